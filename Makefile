@@ -1,0 +1,66 @@
+# The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
+# short tools, so that people, CI and the container image run the same things.
+.DEFAULT_GOAL := help
+.PHONY: help run test check format migrate migration lock clean venv
+
+# The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--quiet --custom-compile-command "make lock"
+export UV_PYTHON := $(BIN)/python
+export UV_NO_CONFIG := 1
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Use
+run: venv ## Set up everything, migrate, and serve with auto-reload   [HOST=127.0.0.1 PORT=8000]
+	@$(BIN)/kernel serve $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)')
+
+test: venv ## Set up everything and run all tests, on SQLite and on PostgreSQL   [ARGS="-k events"]
+	@$(BIN)/pytest -n auto $(ARGS)
+
+##@ Change
+check: venv ## Lint, formatting, types and the walls between modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config importlinter.ini
+
+format: venv ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+migrate: venv ## Bring every module's database to its newest migration
+	@$(BIN)/kernel migrate
+
+migration: venv ## Write a migration from the models   MODULE=events MESSAGE="add a column"
+	@$(BIN)/kernel migration "$(MODULE)" -m "$(MESSAGE)"
+
+##@ Keep
+lock: venv ## Resolve the dependencies anew and write requirements/*.txt   [UPGRADE=1]
+	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/uv.in -o requirements/uv.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml -o requirements/runtime.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml --group dev \
+		-c requirements/runtime.txt -c requirements/uv.txt -o requirements/dev.txt
+
+venv: $(STAMP) ## Install the locked dependencies into .venv (the other targets do it when needed)
+
+clean: ## Remove the virtual environment, caches and local data
+	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements/dev.txt requirements/uv.txt platform/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python of at least 3.11 was found. Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python has no venv module. On Debian and Ubuntu: apt install python3-venv"; exit 1; }; }
+	@test -x $(BIN)/uv || { echo "Installing uv"; $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements/uv.txt; }
+	@echo "Installing the locked dependencies"
+	@$(BIN)/uv pip sync --require-hashes --compile-bytecode requirements/dev.txt
+	@$(BIN)/uv pip install --no-deps --editable platform
+	@touch $@

@@ -1,0 +1,201 @@
+"""Typed settings, read once at start, from layers that are checked as a whole."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pydantic_settings
+from pydantic import SecretStr, ValidationError
+
+from kernel.settings.groups import (
+    CORE_GROUPS,
+    ApplicationSettings,
+    CorsSettings,
+    DatabaseConfig,
+    HttpClientSettings,
+    LogSettings,
+    ModuleSettings,
+    ServerSettings,
+    SettingsGroup,
+    reading,
+)
+from kernel.settings.sources import Environment, Fault, SettingsError, Sources
+
+__all__ = [
+    "ApplicationSettings",
+    "CorsSettings",
+    "DatabaseConfig",
+    "Environment",
+    "Fault",
+    "HttpClientSettings",
+    "LogSettings",
+    "ModuleSettings",
+    "ServerSettings",
+    "Setting",
+    "Settings",
+    "SettingsError",
+    "SettingsGroup",
+    "Sources",
+    "find_root",
+]
+
+Group = TypeVar("Group", bound=SettingsGroup)
+
+# Module names whose variables would be taken for the kernel's.
+RESERVED_NAMES = frozenset({"application", "database", "cors", "log", "server", "http", "http_client", "secrets"})
+# What examples, tutorials and our own env_files use where a secret belongs.
+_EXAMPLES = (
+    "change-me",
+    "changeme",
+    "example",
+    "password",
+    "secret",
+    "postgres",
+    "admin",
+    "test",
+    "todo",
+    "xxx",
+)
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The project's folder: the nearest one from `start` (the working directory) upwards that holds `modules/`."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "modules").is_dir():
+            return folder
+    raise SettingsError(
+        [Fault(str(here), "no folder from here upwards holds modules/: change to the project's folder")]
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as `kernel settings` shows it: its variable, its value (secrets masked) and where that came from."""
+
+    name: str
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one application."""
+
+    root: Path
+    application: ApplicationSettings
+    database: DatabaseConfig
+    http_client: HttpClientSettings
+    cors: CorsSettings
+    log: LogSettings
+    server: ServerSettings
+    modules: Mapping[str, ModuleSettings]
+    sources: Sources
+
+    @classmethod
+    def load(cls, sources: Sources, modules: Mapping[str, type[ModuleSettings]]) -> "Settings":
+        """Build every group from `sources`; `modules` gives the settings class of each module by its name.
+
+        Raises SettingsError with all faults at once, and never a value.
+        """
+        faults = list(sources.faults)
+        built: dict[str, SettingsGroup] = {}
+        plan = [(name, group, str(group.model_config.get("env_prefix"))) for name, group in CORE_GROUPS]
+        plan += [(f"modules.{name}", group, f"{name.upper()}_") for name, group in modules.items()]
+        for name, group, prefix in plan:
+            try:
+                built[name] = read_group(group, sources, prefix)
+                faults += _unsafe_secrets(built[name], sources, prefix)
+            except SettingsError as error:
+                faults += error.faults
+        faults += _misspelled(sources, [(group, prefix) for _, group, prefix in plan])
+        if faults:
+            raise SettingsError(dict.fromkeys(faults))
+        own = {name: built.pop(f"modules.{name}") for name in modules}
+        return cls(root=sources.root, sources=sources, modules=own, **built)  # type: ignore[arg-type]  # by CORE_GROUPS
+
+    def describe(self) -> Iterator[Setting]:
+        """Every setting in force and where its value came from."""
+        for name, _ in CORE_GROUPS:
+            group: SettingsGroup = getattr(self, name)
+            yield from self._describe(group, str(group.model_config.get("env_prefix")))
+        for name, own in self.modules.items():
+            yield from self._describe(own, f"{name.upper()}_")
+
+    def _describe(self, group: SettingsGroup, prefix: str) -> Iterator[Setting]:
+        for field_name in type(group).model_fields:
+            if field_name == "environment" and not isinstance(group, ApplicationSettings):
+                continue
+            name = group.variable(field_name, prefix)
+            layer = self.sources.origin(name)
+            value = getattr(group, field_name)
+            text = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+            yield Setting(name, text, layer.place if layer else "default")
+
+
+def read_group(group: type[Group], sources: Sources, prefix: str) -> Group:
+    """Build one group. Raises SettingsError."""
+    token = reading.set((sources, prefix))
+    try:
+        return group()
+    except ValidationError as error:
+        raise SettingsError(_explain(error, group, prefix)) from None
+    except pydantic_settings.SettingsError as error:
+        raise SettingsError([Fault(prefix.rstrip("_"), f"{error}: write it as JSON")]) from None
+    finally:
+        reading.reset(token)
+
+
+def _explain(error: ValidationError, group: type[SettingsGroup], prefix: str) -> Iterator[Fault]:
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        if detail["type"] == "default_factory_not_called":  # only says that another field is wrong, which is reported
+            continue
+        message = detail["msg"].removeprefix("Value error, ")
+        field = str(detail["loc"][0]) if detail["loc"] else ""
+        if field in group.model_fields:
+            yield Fault(group.variable(field, prefix), message)
+        elif field:
+            yield Fault(field, message)
+        else:  # from a validator of the whole group, which names the variable itself
+            name, _, message = message.partition(" ")
+            yield Fault(name, message)
+
+
+def _unsafe_secrets(group: SettingsGroup, sources: Sources, prefix: str) -> Iterator[Fault]:
+    """In UAT and PROD, secrets that are empty or still an example."""
+    if group.environment not in {Environment.UAT, Environment.PROD}:
+        return
+    for field_name, field in type(group).model_fields.items():
+        name = group.variable(field_name, prefix)
+        value = getattr(group, field_name)
+        if isinstance(value, SecretStr) and _is_example(value.get_secret_value()):
+            yield Fault(name, f"still holds an example secret, which is refused in {group.environment}")
+        elif "SecretStr" in str(field.annotation) and sources.is_given_empty(name):
+            yield Fault(
+                name, f"is empty, which is refused in {group.environment}: give the secret or drop the variable"
+            )
+
+
+def _is_example(secret: str) -> bool:
+    password = urlsplit(secret).password if "://" in secret else secret
+    return (password or "").strip("<>").lower().startswith(_EXAMPLES)
+
+
+def _misspelled(sources: Sources, plan: list[tuple[type[SettingsGroup], str]]) -> Iterator[Fault]:
+    """Variables that begin like ours but are none of ours, each with the name that was probably meant."""
+    known = {group.variable(field, prefix) for group, prefix in plan for field in group.model_fields}
+    prefixes = tuple(prefix for _, prefix in plan)
+    plain = [name for name in known if not name.startswith(prefixes)]
+    for layer in sources.layers:
+        for name in layer.values:
+            if name in known or name.split("__")[0] in known:
+                continue
+            candidates = known if name.startswith(prefixes) else plain
+            meant = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6 if candidates is known else 0.85)
+            if meant:
+                yield Fault(name, f"(from {layer.place}) is not a setting. Did you mean {meant[0]}?")
+            elif candidates is known:
+                yield Fault(name, f"(from {layer.place}) is not a setting: see `kernel settings` for those that are")

@@ -1,0 +1,349 @@
+"""The typed groups of settings: a prefix each, and for each field its meaning, its unit and why this default."""
+
+import json
+from collections.abc import Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from kernel.settings.sources import Environment, Layer, Sources
+
+# The sources and the prefix of the group that is being read; unset, a group reads those of the working directory.
+reading: ContextVar[tuple[Sources, str | None] | None] = ContextVar("reading", default=None)
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Several names: `a,b` or `["a", "b"]`."""
+
+
+class _LayerSource(EnvSettingsSource):
+    """One layer, parsed the way pydantic-settings parses environment variables; empty text counts as not given."""
+
+    def __init__(self, group: type[BaseSettings], layer: Layer, prefix: str | None) -> None:
+        self._layer = layer
+        super().__init__(group, env_prefix=prefix)
+
+    def _load_env_vars(self) -> dict[str, str | None]:
+        return {name.lower(): value for name, value in self._layer.values.items() if value}
+
+
+class SettingsGroup(BaseSettings):
+    """Settings with a common prefix. Values come from the layers in kernel.settings.sources; keywords override them."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+        env_nested_delimiter="__",
+    )
+
+    environment: Environment = Field(Environment.LOCAL, validation_alias="ENVIRONMENT")
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources, prefix = reading.get() or (Sources.read(Path.cwd()), None)
+        return (init_settings, *(_LayerSource(settings_cls, layer, prefix) for layer in sources.layers))
+
+    @classmethod
+    def variable(cls, field_name: str, prefix: str | None = None) -> str:
+        """The name of the variable that sets `field_name`."""
+        alias = cls.model_fields[field_name].validation_alias
+        own_prefix = cls.model_config.get("env_prefix", "") if prefix is None else prefix
+        return alias if isinstance(alias, str) else f"{own_prefix}{field_name}".upper()
+
+
+class ApplicationSettings(SettingsGroup):
+    """What the application is called and which of its modules run."""
+
+    model_config = SettingsConfigDict(env_prefix="APPLICATION_")
+
+    title: str = "Application"
+    version: str = "0.1.0"
+    # Tracebacks in error answers.
+    debug: bool = Field(default_factory=lambda data: data.get("environment") in {Environment.LOCAL, Environment.DEV})
+    # None: all that are found in modules/.
+    enabled_modules: Names | None = Field(None, validation_alias="ENABLED_MODULES")
+    secrets_dir: Path = Field(Path("/mnt/secrets"), validation_alias="SECRETS_DIR")
+
+    @property
+    def shows_docs(self) -> bool:
+        """Whether /docs, /redoc and /openapi.json are served."""
+        return self.environment is not Environment.PROD
+
+    @property
+    def migrates_at_start(self) -> bool:
+        """Whether the start applies migrations; elsewhere it only verifies that there are none to apply."""
+        return self.environment is Environment.LOCAL
+
+    @field_validator("debug")
+    @classmethod
+    def _no_debug_in_production(cls, value: bool, info: Any) -> bool:
+        if value and info.data.get("environment") in {Environment.UAT, Environment.PROD}:
+            raise ValueError(f"must be off in {info.data['environment']}: it shows tracebacks to callers")
+        return value
+
+
+def _database_url(text: str) -> URL:
+    """Parse a database URL and name its asynchronous driver; `postgres://` and `sqlite://` are fine as people write them."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ValueError("is not a database URL like postgresql://user:password@host:5432/name") from None
+    drivers = {
+        "postgres": "postgresql+asyncpg",
+        "postgresql": "postgresql+asyncpg",
+        "sqlite": "sqlite+aiosqlite",
+    }
+    url = url.set(drivername=drivers.get(url.drivername, url.drivername))
+    if url.drivername not in drivers.values():
+        raise ValueError("must begin with postgresql:// or sqlite://")
+    return url
+
+
+class DatabaseConfig(SettingsGroup):
+    """The database that all modules share, unless one has `<MODULE>_DATABASE_URL`, and its connection pool.
+
+    Either `DATABASE_URL`, or `DATABASE_HOST` with the port, user, password and name beside it. On SQLite the URL
+    names a folder (`sqlite:///data`), in which each module has a file of its own.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="DATABASE_")
+
+    url: SecretStr | None = None
+    # A replica: GET and HEAD requests read from it.
+    read_url: SecretStr | None = None
+    host: str | None = None
+    port: int = Field(5432, ge=1, le=65535)
+    user: str | None = None
+    password: SecretStr | None = None
+    name: str | None = None
+
+    # Connections that each process keeps, and how many more it may open under load. All processes together must stay
+    # below the server's max_connections.
+    pool_size: int = Field(5, ge=1)
+    max_overflow: int = Field(10, ge=0)
+    # How long a request waits for a connection before it is answered 503.
+    pool_timeout_seconds: float = Field(30, gt=0)
+    # Below the idle limits of common proxies and firewalls.
+    pool_recycle_seconds: int = Field(3600, ge=1)
+    pool_pre_ping: bool = True
+    # asyncpg would wait 60 s to connect and for ever on a command.
+    connect_timeout_seconds: float = Field(5, gt=0)
+    command_timeout_seconds: float = Field(30, gt=0)
+    # SQLite: how long a writer waits for another process's write.
+    busy_timeout_seconds: float = Field(5, ge=0)
+    # Migrations: how long to wait for another process that is migrating, for a table lock, and for one statement.
+    migration_wait_seconds: float = Field(120, gt=0)
+    migration_lock_timeout_seconds: float = Field(10, gt=0)
+    migration_statement_timeout_seconds: float = Field(600, gt=0)
+
+    @field_validator("url", "read_url")
+    @classmethod
+    def _is_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _database_url(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _is_complete_and_safe(self) -> "DatabaseConfig":
+        if self.url and self.host:
+            raise ValueError("DATABASE_URL and DATABASE_HOST are both set: keep one of them")
+        if self.host and not (self.user and self.name):
+            raise ValueError("DATABASE_HOST needs DATABASE_USER and DATABASE_NAME beside it")
+        if not (self.url or self.host) and self.environment is not Environment.LOCAL:
+            raise ValueError(f"DATABASE_URL is required in {self.environment} (or DATABASE_HOST and its parts)")
+        for variable, url in (("DATABASE_URL", self.get_url()), ("DATABASE_READ_URL", self.get_read_url())):
+            try:
+                check_is_fit(url, self.environment)
+            except ValueError as error:
+                raise ValueError(f"{variable} {error}") from None
+        return self
+
+    def get_url(self) -> URL:
+        """The URL as SQLAlchemy takes it, with its asynchronous driver."""
+        if self.url is not None:
+            return _database_url(self.url.get_secret_value())
+        if self.host is not None:
+            password = self.password.get_secret_value() if self.password else None
+            return URL.create("postgresql+asyncpg", self.user, password, self.host, self.port, self.name)
+        return _database_url("sqlite:///data")
+
+    def get_read_url(self) -> URL:
+        """The replica's URL, or the primary's where there is no replica."""
+        return self.get_url() if self.read_url is None else _database_url(self.read_url.get_secret_value())
+
+    def get_database_url(self) -> str:
+        """The URL as text, with the password in it."""
+        return self.get_url().render_as_string(hide_password=False)
+
+
+def check_is_fit(url: URL, environment: Environment) -> None:
+    """Raise ValueError where a database is unfit for an environment: SQLite in PROD, no password in UAT and PROD.
+
+    A Unix socket (`?host=/run/postgresql`) needs no password: the operating system says who connects.
+    """
+    if environment is Environment.PROD and url.get_backend_name() == "sqlite":
+        raise ValueError("is SQLite, which is refused in prod: name a PostgreSQL database")
+    on_socket = str(url.query.get("host", url.host or "/")).startswith("/")
+    over_network = url.get_backend_name() == "postgresql" and not on_socket
+    if environment in {Environment.UAT, Environment.PROD} and over_network and not url.password:
+        raise ValueError(f"has no password, which is required in {environment}")
+
+
+class HttpClientSettings(SettingsGroup):
+    """The pool of outgoing HTTP connections that all modules share. Timeouts are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="HTTP_CLIENT_")
+
+    max_connections: int = Field(100, ge=1)
+    max_keepalive_connections: int = Field(20, ge=0)
+    keepalive_expiry_seconds: float = Field(30, gt=0)
+    http2: bool = True
+    connect_timeout_seconds: float = Field(5, gt=0)
+    # Per chunk: an upstream that drips never reaches it. The total timeout does.
+    read_timeout_seconds: float = Field(10, gt=0)
+    write_timeout_seconds: float = Field(10, gt=0)
+    pool_timeout_seconds: float = Field(5, gt=0)
+    # For one call with all its tries and the whole body.
+    total_timeout_seconds: float = Field(30, gt=0)
+    max_attempts: int = Field(3, ge=1, le=10)
+    # The first pause between tries; it doubles, with full jitter, up to the longest.
+    backoff_seconds: float = Field(0.1, gt=0)
+    max_backoff_seconds: float = Field(2, gt=0)
+    # Certificates to trust beside the system's, in PEM.
+    ca_file: Path | None = None
+
+
+class CorsSettings(SettingsGroup):
+    """Which web pages of other origins may call the API."""
+
+    model_config = SettingsConfigDict(env_prefix="CORS_")
+
+    allow_origins: Names = Field(
+        default_factory=lambda data: ("*",) if data.get("environment") is Environment.LOCAL else ()
+    )
+    allow_methods: Names = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    allow_headers: Names = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID")
+    expose_headers: Names = ("ETag", "Location", "Retry-After", "X-Request-ID")
+    allow_credentials: bool = False
+    max_age_seconds: int = Field(600, ge=0)
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> "CorsSettings":
+        if "*" in self.allow_origins and self.environment is Environment.PROD:
+            raise ValueError("CORS_ALLOW_ORIGINS may not be * in prod: list the origins")
+        if "*" in self.allow_origins and self.allow_credentials:
+            raise ValueError("CORS_ALLOW_CREDENTIALS needs listed origins in CORS_ALLOW_ORIGINS, not *")
+        return self
+
+
+class LogSettings(SettingsGroup):
+    """How much is logged, and for whom: people or machines."""
+
+    model_config = SettingsConfigDict(env_prefix="LOG_")
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default_factory=lambda data: "DEBUG" if data.get("environment") is Environment.LOCAL else "INFO"
+    )
+    format: Literal["console", "json"] = Field(
+        default_factory=lambda data: "console" if data.get("environment") is Environment.LOCAL else "json"
+    )
+
+
+class ServerSettings(SettingsGroup):
+    """The listening socket and what it accepts."""
+
+    model_config = SettingsConfigDict(env_prefix="SERVER_")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    workers: int = Field(1, ge=1)
+    reload: bool = Field(default_factory=lambda data: data.get("environment") is Environment.LOCAL)
+    # Names by which callers may address us (`*.example.com` covers subdomains); loopback is always allowed.
+    allowed_hosts: Names = ("*",)
+    # Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto count.
+    forwarded_allow_ips: Names = ("127.0.0.1",)
+    # The path under which a proxy serves the application.
+    root_path: str = ""
+    # Above what most load balancers keep idle connections open (60 s), so that they, not we, close them.
+    keep_alive_timeout_seconds: int = Field(75, ge=1)
+    graceful_shutdown_timeout_seconds: int = Field(20, ge=1)
+    # Below this, an answer fits in a packet or two and compressing it costs more than it saves.
+    gzip_minimum_bytes: int = Field(1000, ge=0)
+
+    @field_validator("reload")
+    @classmethod
+    def _reload_is_local(cls, value: bool, info: Any) -> bool:
+        if value and info.data.get("environment") is not Environment.LOCAL:
+            raise ValueError("auto-reload is for local only")
+        return value
+
+
+class ModuleSettings(SettingsGroup):
+    """What every module has; a module with settings of its own derives from this in its `settings.py`.
+
+    The prefix is the module's name: `EVENTS_DATABASE_URL`.
+    """
+
+    # Moves this module to a database of its own. On SQLite this names the file.
+    database_url: SecretStr | None = None
+    database_read_url: SecretStr | None = None
+    # The largest request body, in bytes; more is answered 413.
+    max_body_bytes: int = Field(1 << 20, ge=0)
+
+    @field_validator("database_url", "database_read_url")
+    @classmethod
+    def _is_fit(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
+        if value is not None:
+            check_is_fit(_database_url(value.get_secret_value()), info.data.get("environment", Environment.LOCAL))
+        return value
+
+    def get_url(self) -> URL | None:
+        """This module's own database, if it has one."""
+        return None if self.database_url is None else _database_url(self.database_url.get_secret_value())
+
+    def get_read_url(self) -> URL | None:
+        """This module's own replica, if it has one."""
+        return None if self.database_read_url is None else _database_url(self.database_read_url.get_secret_value())
+
+
+CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
+    ("application", ApplicationSettings),
+    ("database", DatabaseConfig),
+    ("http_client", HttpClientSettings),
+    ("cors", CorsSettings),
+    ("log", LogSettings),
+    ("server", ServerSettings),
+)
