@@ -1,1 +1,52 @@
-"""The kernel."""
+"""The kernel: what every module stands on. These are the names that modules use; the rest is its own business."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel as Kernel
+    from kernel.app import TheKernel as TheKernel
+    from kernel.app import create_app as create_app
+    from kernel.app import load_settings as load_settings
+    from kernel.contracts import Contract as Contract
+    from kernel.contracts import safe as safe
+    from kernel.contracts import use as use
+    from kernel.manifest import Module as Module
+    from kernel.manifest import ModuleContext as ModuleContext
+    from kernel.manifest import module_settings as module_settings
+    from kernel.manifest import module_state as module_state
+    from kernel.settings import ModuleSettings as ModuleSettings
+    from kernel.web.conditional import Conditional as Conditional
+    from kernel.web.conditional import ExpectedVersions as ExpectedVersions
+    from kernel.web.problems import Conflict as Conflict
+    from kernel.web.problems import ContentTooLarge as ContentTooLarge
+    from kernel.web.problems import NotFound as NotFound
+    from kernel.web.problems import Unavailable as Unavailable
+    from kernel.web.problems import Unprocessable as Unprocessable
+    from kernel.web.problems import UnsupportedMediaType as UnsupportedMediaType
+    from kernel.web.problems import found as found
+    from kernel.web.problems import problems as problems
+    from kernel.web.session import Session as Session
+    from kernel.web.session import get_db as get_db
+    from kernel.web.session import with_session as with_session
+
+# Imported when first asked for: `kernel --help` loads no web framework, a repository no HTTP client.
+_HOMES = {
+    "Kernel": "app", "TheKernel": "app", "create_app": "app", "load_settings": "app",
+    "Contract": "contracts", "safe": "contracts", "use": "contracts",
+    "Module": "manifest", "ModuleContext": "manifest", "module_settings": "manifest", "module_state": "manifest",
+    "ModuleSettings": "settings",
+    "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",
+    "Conflict": "web.problems", "ContentTooLarge": "web.problems", "NotFound": "web.problems",
+    "Unavailable": "web.problems", "Unprocessable": "web.problems", "UnsupportedMediaType": "web.problems",
+    "found": "web.problems", "problems": "web.problems",
+    "Session": "web.session", "get_db": "web.session", "with_session": "web.session",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kernel' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"kernel.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -116,7 +116,7 @@ class ApplicationSettings(SettingsGroup):
 
 
 def _database_url(text: str) -> URL:
-    """Parse a database URL and name its asynchronous driver; `postgres://` and `sqlite://` are fine as people write them."""
+    """Parse a database URL and name its asynchronous driver; `postgres://` and `sqlite://` will do."""
     try:
         url = make_url(text)
     except ArgumentError:

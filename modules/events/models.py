@@ -1,0 +1,46 @@
+"""The table of events."""
+
+from datetime import date, time
+
+from sqlalchemy import Index, String, Text, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from kernel.database import BigId, Timestamps, Versioned, new_metadata
+
+# What a search looks at. The query must say it exactly as the index does, or PostgreSQL will not use the index.
+SEARCHED_TEXT = "title || ' ' || description || ' ' || location"
+SEARCH_VECTOR = f"to_tsvector('simple', {SEARCHED_TEXT})"
+
+
+class Base(DeclarativeBase):
+    """The declarative base of events alone: its tables cannot refer to another module's."""
+
+    metadata = new_metadata()
+
+
+class Event(Timestamps, Versioned, Base):
+    """Something that takes place."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    title: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str] = mapped_column(Text)
+    date: Mapped[date]
+    # Local to the place.
+    time: Mapped[time]
+    location: Mapped[str] = mapped_column(String(200))
+    # An image of the module images, which is asked through its contract: no foreign key crosses modules.
+    image_id: Mapped[int | None] = mapped_column(BigId)
+
+    # One index for each filter and each order of the list. The last column is what breaks ties.
+    __table_args__ = (
+        Index(None, "date", "time", "id"),
+        Index(None, "location", "date", "time", "id"),
+        Index(None, "title", "id"),
+        Index(None, "created_at", "id"),
+        Index(None, "image_id"),
+        Index("ix_events_search", text(SEARCH_VECTOR), postgresql_using="gin", info={"dialect": "postgresql"}).ddl_if(
+            dialect="postgresql"
+        ),
+    )

@@ -1,0 +1,61 @@
+"""Every query that events asks of the database."""
+
+import re
+from collections.abc import Iterator
+
+from sqlalchemy import ColumnElement, func, literal_column
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from kernel.database import BaseRepository, Page, Sort, utc_now
+from modules.events.models import SEARCH_VECTOR, SEARCHED_TEXT, Event
+from modules.events.schemas import EventOut, EventQuery, EventSort
+
+
+class EventRepository(BaseRepository[Event, int]):
+    """The table of events."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__(Event, session)
+
+    async def find(self, query: EventQuery) -> Page[EventOut]:
+        """The events that `query` asks for. Raises InvalidCursor."""
+        return await self.page(query, EventOut, *self._filters(query), order=_order(query.sort))
+
+    def _filters(self, query: EventQuery) -> Iterator[ColumnElement[bool]]:
+        if query.q:
+            yield from self._with_words(re.findall(r"\w+", query.q.lower()))
+        if query.location is not None:
+            yield Event.location == query.location
+        if query.date_from is not None:
+            yield Event.date >= query.date_from
+        if query.date_to is not None:
+            yield Event.date <= query.date_to
+        if query.upcoming:
+            yield Event.date >= utc_now().date()
+
+    def _with_words(self, words: list[str]) -> Iterator[ColumnElement[bool]]:
+        """PostgreSQL finds words by how they begin, through the index; SQLite looks for them anywhere in the text."""
+        if not words:
+            return
+        if self.session.get_bind().dialect.name == "postgresql":
+            wanted = func.to_tsquery(literal_column("'simple'"), " & ".join(f"{word}:*" for word in words))
+            yield literal_column(SEARCH_VECTOR).op("@@", is_comparison=True)(wanted)
+        else:
+            for word in words:
+                yield func.lower(literal_column(SEARCHED_TEXT)).contains(word, autoescape=True)
+
+
+def _order(sort: EventSort) -> Sort:
+    match sort:
+        case EventSort.DATE:
+            return Sort(Event.date, Event.time)
+        case EventSort.LATEST:
+            return Sort(Event.date, Event.time, descending=True)
+        case EventSort.TITLE:
+            return Sort(Event.title)
+        case EventSort.TITLE_DESCENDING:
+            return Sort(Event.title, descending=True)
+        case EventSort.OLDEST:
+            return Sort(Event.created_at)
+        case EventSort.NEWEST:
+            return Sort(Event.created_at, descending=True)

@@ -1,0 +1,81 @@
+"""What goes over the wire."""
+
+from datetime import date, datetime, time
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+
+from kernel.database import PageRequest
+from kernel.fields import Id, LocalTime, Omittable, RequestBody, Text
+
+Title = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+Description = Annotated[Text, StringConstraints(max_length=10_000)]
+Location = Annotated[Text, StringConstraints(max_length=200)]
+
+
+class EventIn(RequestBody):
+    """A whole event, to create or to replace one."""
+
+    title: Title
+    description: Description = ""
+    date: date
+    time: LocalTime = Field(description="Local to the place, without a zone.")
+    location: Location = ""
+    image_id: Id | None = None
+
+
+class EventPatch(RequestBody):
+    """The fields to change; those left out stay as they are."""
+
+    title: Title = Omittable
+    description: Description = Omittable
+    date: date = Omittable
+    time: LocalTime = Omittable
+    location: Location = Omittable
+    image_id: Id | None = Omittable
+
+
+class EventOut(BaseModel):
+    """An event as it is stored."""
+
+    id: int
+    title: str
+    description: str
+    date: date
+    time: time
+    location: str
+    image_id: int | None
+    created_at: datetime
+    updated_at: datetime
+    version: int = Field(description="Also the ETag: send it as If-Match to change only what you have seen.")
+
+
+class EventSort(StrEnum):
+    """The orders in which events can be listed; `-` is descending."""
+
+    DATE = "date"
+    LATEST = "-date"
+    TITLE = "title"
+    TITLE_DESCENDING = "-title"
+    OLDEST = "created_at"
+    NEWEST = "-created_at"
+
+
+class EventQuery(PageRequest):
+    """Which events are wanted, in which order, and which page of them."""
+
+    q: Annotated[Text, StringConstraints(max_length=100)] | None = Field(
+        None, description="Words that all begin a word of the title, description or location."
+    )
+    location: Location | None = Field(None, description="Exactly this location.")
+    date_from: date | None = Field(None, description="On this day or later.")
+    date_to: date | None = Field(None, description="On this day or earlier.")
+    upcoming: bool = Field(False, description="Today (in UTC) or later.")
+    sort: EventSort = EventSort.DATE
+
+    @model_validator(mode="after")
+    def _from_before_to(self) -> "EventQuery":
+        if self.date_from and self.date_to and self.date_from > self.date_to:
+            raise ValueError("date_from is later than date_to")
+        return self

@@ -1,0 +1,1 @@
+"""Uploaded pictures: their metadata here, their bytes in object storage."""

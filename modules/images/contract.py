@@ -1,0 +1,24 @@
+"""What other modules may ask about images."""
+
+from pydantic import BaseModel
+
+from kernel import Contract, safe
+
+
+class ImageInfo(BaseModel, frozen=True):
+    """A picture as others see it. Sizes are in pixels."""
+
+    id: int
+    caption: str
+    content_type: str
+    width: int
+    height: int
+
+
+class Images(Contract):
+    """What other modules may ask about images."""
+
+    @safe
+    async def get(self, image_id: int) -> ImageInfo | None:
+        """The picture with this id, or None."""
+        raise NotImplementedError

@@ -1,0 +1,236 @@
+"""The application: what is assembled once at start, and the factory that serves it."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+from fastapi import Depends, FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kernel.contracts import Contract, local_port
+from kernel.database import AsyncDBPool, DatabaseUnavailable
+from kernel.database.migrations import History, MigrationError
+from kernel.discovery import DiscoveredModule, discover
+from kernel.http_client import HttpxRestClientPool
+from kernel.manifest import ModuleContext
+from kernel.observability.health import Check
+from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
+from kernel.web.dispatch import Dispatcher, Site
+from kernel.web.docs import add_docs
+from kernel.web.problems import HANDLERS, document_problems
+from kernel.web.shell import Shell
+
+_log = structlog.get_logger("kernel.app")
+
+# Level 9 takes three times as long as 5 for an answer a few percent smaller (zlib's own figures).
+_GZIP_LEVEL = 5
+_MAX_BODY_BYTES_ELSEWHERE = 0  # no route outside the modules reads a body
+
+
+def load_settings(root: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings of the project at `root`, its modules' included.
+
+    Raises SettingsError and DiscoveryError.
+    """
+    sources = Sources.read(root or find_root(), environ)
+    try:
+        enabled = read_group(ApplicationSettings, sources, "APPLICATION_").enabled_modules
+    except SettingsError:  # reported below, together with everything else
+        enabled = None
+    modules = discover(sources.root, enabled)
+    return Settings.load(sources, {module.name: module.settings_type for module in modules})
+
+
+class Kernel:
+    """One application's modules and what they share. Nothing is opened before `running`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        # Each after the modules it depends on. Everything that talks about structure reads this.
+        self.modules: tuple[DiscoveredModule, ...] = discover(settings.root, settings.application.enabled_modules)
+        self.pool = AsyncDBPool(settings.database, settings.modules, settings.root)
+        self.http = HttpxRestClientPool(settings.http_client)
+        self.contexts = {
+            module.name: ModuleContext(
+                module.name, settings.modules[module.name], self.pool.database(module.name), self.http
+            )
+            for module in self.modules
+        }
+        self.ports: dict[type[Contract], Contract] = {
+            contract: local_port(contract, self.contexts[module.name].database, implementation)
+            for module in self.modules
+            for contract, implementation in module.manifest.provides.items()
+        }
+        self.is_started = False
+        self.start_error: Exception | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open everything in order; close it in reverse, also when opening fails half way."""
+        async with AsyncExitStack() as stack:
+            try:
+                await self._open(stack)
+            except Exception as error:
+                self.start_error = error
+                raise
+            self.is_started = True
+            _log.info("started", modules=[module.name for module in self.modules])
+            try:
+                yield
+            finally:
+                self.is_started = False
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        stack.push_async_callback(self.pool.close)
+        await stack.enter_async_context(self.http)
+        await self._prepare_databases()
+        for module in self.modules:
+            if module.manifest.lifespan is not None:
+                context = self.contexts[module.name]
+                context.state = await stack.enter_async_context(module.manifest.lifespan(context))
+
+    def histories(self) -> Iterator[History]:
+        """The migrations of every module that has tables, in the order in which they are applied."""
+        for module in self.modules:
+            if module.metadata is not None:
+                placement = self.contexts[module.name].database.placement
+                yield History(module.name, module.metadata, placement, module.migrations, self.settings.database)
+
+    def health_checks(self) -> Mapping[str, Check]:
+        """What readiness asks, by component: each database, the client pool, and what the modules contribute."""
+        checks: dict[str, Check] = {"http_client": self._check_http_client}
+        seen: set[object] = set()
+        for module in self.modules:
+            context = self.contexts[module.name]
+            placement = context.database.placement
+            if module.metadata is not None and (placement.url, placement.read_url) not in seen:
+                seen.add((placement.url, placement.read_url))
+                is_shared = placement.schema is not None and context.settings.database_url is None
+                checks["database" if is_shared else f"{module.name}.database"] = context.database.check
+            for component, check in module.manifest.health_checks.items():
+                checks[f"{module.name}.{component}"] = partial(check, context)
+        return checks
+
+    async def _check_http_client(self) -> None:
+        self.http.get_client()
+
+    async def _prepare_databases(self) -> None:
+        """In LOCAL apply the migrations; elsewhere only see that there are none to apply."""
+        for history in self.histories():
+            if self.settings.application.migrates_at_start:
+                await history.upgrade()
+            elif missing := await history.pending():
+                raise MigrationError(
+                    f"the tables of {history.module} lack {len(missing)} migration(s), the first being {missing[0]}: "
+                    "run `kernel migrate` before the start"
+                )
+
+
+class Application(FastAPI):
+    """FastAPI with the kernel's layers around its routes, and no others."""
+
+    kernel: Kernel
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
+        settings = self.kernel.settings
+        app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE)
+        app = AsyncExitStackMiddleware(app)
+        app = ExceptionMiddleware(app, self.exception_handlers, debug=False)
+        for layer, args, options in reversed(self.user_middleware):
+            app = layer(app, *args, **options)
+        app = GZipMiddleware(app, settings.server.gzip_minimum_bytes, _GZIP_LEVEL)
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors.allow_origins,
+            allow_methods=settings.cors.allow_methods,
+            allow_headers=settings.cors.allow_headers,
+            expose_headers=settings.cors.expose_headers,
+            allow_credentials=settings.cors.allow_credentials,
+            max_age=settings.cors.max_age_seconds,
+        )
+        served_over_tls = settings.application.environment in {Environment.UAT, Environment.PROD}
+        return Shell(app, allowed_hosts=settings.server.allowed_hosts, strict_transport=served_over_tls)
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, with the errors as they really are."""
+        if self.openapi_schema is None:
+            self.openapi_schema = document_problems(super().openapi())
+        return self.openapi_schema
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            send = _without_traceback(send, self)
+        await super().__call__(scope, receive, send)
+
+    def _sites(self) -> dict[str, Site]:
+        return self.state.sites  # type: ignore[no-any-return]  # set by create_app
+
+
+def create_app(settings: Settings | None = None) -> Application:
+    """Assemble an application; nothing is opened before its lifespan.
+
+    `uvicorn --factory kernel.app:create_app` serves it. Raises SettingsError and DiscoveryError.
+    """
+    kernel = Kernel(settings or load_settings())
+    application = kernel.settings.application
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with kernel.running():
+            yield
+
+    app = Application(
+        title=application.title,
+        version=application.version,
+        debug=application.debug,
+        openapi_url="/openapi.json" if application.shows_docs else None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        exception_handlers=HANDLERS,
+    )
+    app.kernel = kernel
+    app.state.kernel = kernel
+    app.state.ports = kernel.ports
+    app.state.sites = {}
+    if application.shows_docs:
+        add_docs(app)
+    for module in kernel.modules:
+        if module.router is not None:
+            prefix = "" if module.router.prefix else module.prefix
+            tags: list[Any] = [] if module.router.tags else list(module.tags)
+            app.include_router(module.router, prefix=prefix, tags=tags)
+            context = kernel.contexts[module.name]
+            route = app.router.routes[-1]
+            app.state.sites[module.name] = Site(module.prefix, route, context, context.settings.max_body_bytes)
+    return app
+
+
+def _without_traceback(send: Send, app: Application) -> Send:
+    """A start that fails for a reason we can name says just that; Starlette would send the traceback."""
+
+    async def send_clean(message: Message) -> None:
+        error = app.kernel.start_error
+        if message["type"] == "lifespan.startup.failed" and isinstance(error, MigrationError | DatabaseUnavailable):
+            message = {**message, "message": f"Cannot start: {error}"}
+        await send(message)
+
+    return send_clean
+
+
+async def get_kernel(connection: HTTPConnection) -> Kernel:
+    """A dependency: the kernel of the application that is asked."""
+    kernel: Kernel = connection.app.state.kernel
+    return kernel
+
+
+TheKernel = Annotated[Kernel, Depends(get_kernel)]

@@ -1,0 +1,197 @@
+"""The command `kernel`. Heavy imports are inside the commands, so that `--help` is quick."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+    from kernel.database.migrations import History
+
+app = typer.Typer(
+    help="Serve, migrate and look into a modular monolith.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+def main() -> None:
+    """Run a command; what is wrong with the project ends in one message and exit code 1."""
+    from kernel.database.migrations import MigrationError  # noqa: PLC0415
+    from kernel.discovery import DiscoveryError  # noqa: PLC0415
+    from kernel.settings import SettingsError  # noqa: PLC0415
+
+    try:
+        app()
+    except (SettingsError, DiscoveryError, MigrationError) as error:
+        typer.secho(str(error), fg="red", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Overrides SERVER_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Overrides SERVER_PORT.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Overrides SERVER_WORKERS.")] = None,
+    reload: Annotated[bool | None, typer.Option(help="Overrides SERVER_RELOAD.")] = None,
+) -> None:
+    """Serve the application over HTTP."""
+    import uvicorn  # noqa: PLC0415
+
+    from kernel.app import load_settings  # noqa: PLC0415
+
+    overrides = {"SERVER_HOST": host, "SERVER_PORT": port, "SERVER_WORKERS": workers, "SERVER_RELOAD": reload}
+    # Into the environment, so that reloaded and worker processes read the same.
+    os.environ.update({name: str(value) for name, value in overrides.items() if value is not None})
+    settings = load_settings()
+    server = settings.server
+    if server.reload and server.workers > 1:
+        _fail("Auto-reload serves with one process: leave out --workers, or say --no-reload.")
+    _must_be_free(server.host, server.port)
+    base = f"http://{server.host}:{server.port}{server.root_path}"
+    typer.echo(f"API      {base}/api/v1")
+    if settings.application.shows_docs:
+        typer.echo(f"Docs     {base}/docs")
+    typer.echo(f"Health   {base}/health")
+    os.chdir(settings.root)
+    uvicorn.run(
+        "kernel.server:application",
+        factory=True,
+        app_dir=str(settings.root),
+        host=server.host,
+        port=server.port,
+        workers=server.workers,
+        reload=server.reload,
+        reload_dirs=[str(settings.root / "modules"), str(Path(__file__).parent)] if server.reload else None,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=list(server.forwarded_allow_ips),
+        root_path=server.root_path,
+        timeout_keep_alive=server.keep_alive_timeout_seconds,
+        timeout_graceful_shutdown=server.graceful_shutdown_timeout_seconds,
+    )
+
+
+@app.command()
+def migrate(
+    module: Annotated[str | None, typer.Argument(help="Only this module.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; fail if migrations or models disagree.")
+    ] = False,
+    down_to: Annotated[
+        str | None, typer.Option(help="Undo what came after this revision of MODULE; `base`: all.")
+    ] = None,
+) -> None:
+    """Bring the tables of all modules to their newest migration, in the order of their dependencies."""
+    if down_to is not None and module is None:
+        _fail("--down-to undoes one module's migrations: name the module.")
+    histories = _histories(module)
+    if check:
+        _check(histories)
+        return
+    for history in histories:
+        typer.echo(f"{history.module}: ", nl=False)
+        if down_to is not None:
+            asyncio.run(history.downgrade(down_to))
+            typer.echo(f"down to {down_to}")
+        else:
+            asyncio.run(history.upgrade())
+            typer.echo("at its newest migration")
+
+
+def _check(histories: "list[History]") -> None:
+    problems = []
+    for history in histories:
+        problems += [f"{history.module} lacks migration {revision}" for revision in asyncio.run(history.pending())]
+        problems += [f"{history.module}: tables and models differ: {change}" for change in asyncio.run(history.drift())]
+    if problems:
+        _fail("\n".join(problems))
+    typer.echo("Every database is at its newest migration and agrees with the models.")
+
+
+@app.command()
+def migration(
+    module: Annotated[str, typer.Argument(help="The module whose models changed.")],
+    message: Annotated[str, typer.Option("-m", "--message", help="What it changes, in a few words.")],
+) -> None:
+    """Write the migration that turns a module's tables into its models."""
+    [history] = _histories(module)
+    typer.echo(f"Wrote {asyncio.run(history.write(message))}. Read it before you commit it.")
+
+
+@app.command()
+def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Show the modules, in the order in which they start."""
+    kernel = _kernel()
+    rows = [
+        {
+            "name": module.name,
+            "owner": module.manifest.owner,
+            "depends_on": sorted(module.manifest.depends_on),
+            "provides": sorted(contract.__name__ for contract in module.manifest.provides),
+            "prefix": module.prefix if module.router else None,
+            "tables": sorted(module.metadata.tables) if module.metadata else [],
+        }
+        for module in kernel.modules
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(*(name.replace("_", " ").capitalize() for name in ("name", *list(rows[0])[1:]))) if rows else Table()
+    for row in rows:
+        table.add_row(*(", ".join(cell) if isinstance(cell, list) else str(cell or "") for cell in row.values()))
+    Console().print(table)
+
+
+@app.command()
+def settings() -> None:
+    """Show the settings in force and where each value came from; secrets are masked."""
+    from kernel.app import load_settings  # noqa: PLC0415
+
+    table = Table("Setting", "Value", "From")
+    for setting in load_settings().describe():
+        table.add_row(setting.name, setting.value, setting.origin)
+    # As wide as it needs when nobody looks at it: a value must not be cut in a file.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _kernel() -> "Kernel":
+    from kernel.app import Kernel, load_settings  # noqa: PLC0415
+
+    return Kernel(load_settings())
+
+
+def _histories(module: str | None) -> "list[History]":
+    histories = list(_kernel().histories())
+    chosen = [history for history in histories if module in {None, history.module}]
+    if module is not None and not chosen:
+        _fail(f"There is no module {module} with tables. There are: {', '.join(one.module for one in histories)}.")
+    return chosen
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """Say so in one sentence if the port is taken; uvicorn would say it among its log lines."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            _fail(
+                f"Cannot listen on {host}:{port} ({error.strerror}). "
+                "Stop what listens there, or choose another: make run PORT=8001"
+            )
+
+
+def _fail(message: str) -> None:
+    typer.secho(message, fg="red", err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,27 @@
+"""Databases: engines and sessions, repositories, pages, and the columns that many tables share."""
+
+from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVersion
+from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
+from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
+from kernel.database.pool import AsyncDBPool, Database, Placement
+from kernel.database.repository import BaseRepository
+
+__all__ = [
+    "AsyncDBPool",
+    "BaseRepository",
+    "BigId",
+    "Database",
+    "DatabaseUnavailable",
+    "InvalidCursor",
+    "Page",
+    "PageRequest",
+    "Placement",
+    "ReadOnlySession",
+    "Sort",
+    "StaleVersion",
+    "Timestamps",
+    "UtcDateTime",
+    "Versioned",
+    "new_metadata",
+    "utc_now",
+]

@@ -1,0 +1,71 @@
+"""What can go wrong in the database, told apart without parsing messages."""
+
+from typing import Literal
+
+from sqlalchemy.exc import DBAPIError
+
+# PostgreSQL error codes (Appendix A of its manual) that mean "not now" rather than "not so": connection exceptions,
+# insufficient resources, operator intervention, lock not available.
+_UNAVAILABLE_CLASSES = ("08", "53", "57")
+_UNAVAILABLE_CODES = ("55P03", "25006")  # lock_not_available; read_only_sql_transaction: a failed-over primary
+_SQLITE_UNAVAILABLE = (
+    "SQLITE_BUSY",
+    "SQLITE_LOCKED",
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_CANTOPEN",
+    "SQLITE_READONLY",
+)
+
+
+class DatabaseUnavailable(Exception):
+    """The database did not answer, not in time, or had no room: the same request may succeed later."""
+
+
+class StaleVersion(Exception):
+    """The row has another version than the caller has seen: somebody else changed it meanwhile."""
+
+
+class ReadOnlySession(Exception):
+    """A write was tried in a read session, which GET and HEAD requests get."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "GET and HEAD requests have a read session, without a transaction. Write in a POST, PUT, PATCH or DELETE, "
+            "or open a transaction of your own with `async with database.transaction()`."
+        )
+
+
+Violation = Literal["unique", "reference", "missing", "check", "value"]
+
+_VIOLATIONS: dict[str, Violation] = {
+    "23505": "unique",
+    "23P01": "unique",
+    "23503": "reference",
+    "23001": "reference",
+    "23502": "missing",
+    "23514": "check",
+    "SQLITE_CONSTRAINT_UNIQUE": "unique",
+    "SQLITE_CONSTRAINT_PRIMARYKEY": "unique",
+    "SQLITE_CONSTRAINT_FOREIGNKEY": "reference",
+    "SQLITE_CONSTRAINT_NOTNULL": "missing",
+    "SQLITE_CONSTRAINT_CHECK": "check",
+    "SQLITE_TOOBIG": "value",
+}
+
+
+def violation_of(error: DBAPIError) -> Violation | None:
+    """Which rule of the schema a statement broke, by SQLSTATE on PostgreSQL and by extended code on SQLite."""
+    code = code_of(error.orig)
+    return _VIOLATIONS.get(code) or ("value" if code.startswith("22") else None)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a driver's error means that the database is down, full, busy or shutting down."""
+    code = code_of(error)
+    return code.startswith((*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES, *_SQLITE_UNAVAILABLE))
+
+
+def code_of(error: BaseException | None) -> str:
+    """The SQLSTATE of asyncpg's errors, the extended result code's name of SQLite's, or ""."""
+    return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None) or ""

@@ -1,0 +1,92 @@
+"""Pages of a list: by offset with a total, or by cursor without one."""
+
+import base64
+import binascii
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import from_json, to_json
+from sqlalchemy import ColumnElement, literal, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+class InvalidCursor(Exception):
+    """A cursor that was not made by this list, or was made by it in another order."""
+
+
+class PageRequest(BaseModel):
+    """Which part of a list is wanted. Use as `Annotated[PageRequest, Query()]`; derive from it to add filters."""
+
+    limit: int = Field(20, ge=1, le=100, description="At most so many items.")
+    offset: int = Field(0, ge=0, le=1_000_000, description="Skip so many items; the answer has a total.")
+    cursor: str | None = Field(
+        None,
+        max_length=1000,
+        description="Continue after the page that gave this `next_cursor`; empty starts. Without a total, and as "
+        "fast on the last page as on the first.",
+    )
+
+    @model_validator(mode="after")
+    def _offset_or_cursor(self) -> "PageRequest":
+        if self.cursor is not None and self.offset:
+            raise ValueError("offset and cursor exclude each other")
+        return self
+
+
+class Page(BaseModel, Generic[Item]):
+    """A part of a list."""
+
+    items: list[Item]
+    total: int | None = Field(description="How many items the whole list has; null when paging by cursor.")
+    next_cursor: str | None = Field(description="Where the next page starts; null on the last page.")
+
+
+class Sort:
+    """An order of rows: by columns that are never NULL, all in one direction.
+
+    The repository appends the primary key, so that the order is total and a page never repeats or skips a row.
+    """
+
+    def __init__(self, *columns: InstrumentedAttribute[Any], descending: bool = False) -> None:
+        self.columns = columns
+        self.descending = descending
+        for column in columns:
+            if column.property.columns[0].nullable:
+                raise TypeError(f"{column} may be NULL, which has no place in an order that pages can rely on")
+
+    def then(self, *columns: InstrumentedAttribute[Any]) -> "Sort":
+        """This order, with ties broken by `columns`."""
+        missing = [column for column in columns if column.key not in {own.key for own in self.columns}]
+        return Sort(*self.columns, *missing, descending=self.descending)
+
+    def order_by(self) -> list[ColumnElement[Any]]:
+        """The ORDER BY clause."""
+        return [column.desc() if self.descending else column.asc() for column in self.columns]
+
+    def after(self, cursor: str) -> ColumnElement[bool]:
+        """The condition for rows behind `cursor`. Raises InvalidCursor."""
+        row, position = tuple_(*self.columns), tuple_(*self._decode(cursor))
+        return row < position if self.descending else row > position
+
+    def encode(self, values: tuple[Any, ...]) -> str:
+        """A cursor that stands behind the row with these values."""
+        return base64.urlsafe_b64encode(to_json([self._signature(), *values])).rstrip(b"=").decode()
+
+    def _decode(self, cursor: str) -> list[Any]:
+        try:
+            text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+            signature, *values = from_json(text)
+            if signature != self._signature() or len(values) != len(self.columns):
+                raise InvalidCursor
+            return [
+                # With the column's own type, so that a moment is compared as a moment on SQLite, too.
+                literal(TypeAdapter(column.type.python_type).validate_python(value), column.type)
+                for column, value in zip(self.columns, values, strict=True)
+            ]
+        except (binascii.Error, ValueError, TypeError, ValidationError):
+            raise InvalidCursor from None
+
+    def _signature(self) -> str:
+        return f"{'-' if self.descending else ''}{','.join(column.key for column in self.columns)}"

@@ -1,0 +1,58 @@
+"""What a module says of itself, and what the kernel gives it."""
+
+from collections.abc import Awaitable, Callable, Mapping, Set
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
+
+from kernel.contracts import Contract
+from kernel.database import Database
+from kernel.http_client import HttpxRestClientPool
+from kernel.settings import ModuleSettings
+
+
+@dataclass
+class ModuleContext:
+    """What the kernel gives a running module. Nothing of it belongs to another module."""
+
+    name: str
+    settings: ModuleSettings
+    database: Database
+    http: HttpxRestClientPool
+    # What the module's own lifespan yielded: an object store, a cache.
+    state: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """A module's manifest, `module = Module(...)` in its module.py. Its name is its folder's."""
+
+    # The team that answers for it.
+    owner: str
+    # The modules whose contracts it uses.
+    depends_on: Set[str] = frozenset()
+    # Its contracts, each with what makes an implementation from a session.
+    provides: Mapping[type[Contract], Callable[[AsyncSession], Contract]] = field(default_factory=dict)
+    # Opens what the module needs while it runs; what it yields is in the context's `state`.
+    lifespan: Callable[[ModuleContext], AbstractAsyncContextManager[Any]] | None = None
+    # What /health/ready asks of it, by component. A check returns, or raises what is wrong.
+    health_checks: Mapping[str, Callable[[ModuleContext], Awaitable[None]]] = field(default_factory=dict)
+
+
+def module_context(connection: HTTPConnection) -> ModuleContext:
+    """A dependency: the context of the module that is asked."""
+    context: ModuleContext = connection.scope["kernel.module"]
+    return context
+
+
+async def module_state(connection: HTTPConnection) -> Any:
+    """A dependency: what the module's lifespan yielded."""
+    return module_context(connection).state
+
+
+async def module_settings(connection: HTTPConnection) -> Any:
+    """A dependency: the module's settings."""
+    return module_context(connection).settings

@@ -1,0 +1,1 @@
+"""What the application tells about itself: logs and health."""

@@ -1,0 +1,36 @@
+"""Health checks: what each component says of itself, asked together, each with a deadline."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+Check = Callable[[], Awaitable[None]]
+"""Returns when the component is well, and raises when it is not."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. `problem` is None when the component is well."""
+
+    component: str
+    problem: str | None
+    duration_ms: float
+
+
+async def run_checks(checks: Mapping[str, Check], deadline_seconds: float) -> list[Finding]:
+    """Run all checks at once; one that takes longer than the deadline counts as failed."""
+    return list(await asyncio.gather(*(_run(name, check, deadline_seconds) for name, check in checks.items())))
+
+
+async def _run(component: str, check: Check, deadline_seconds: float) -> Finding:
+    started_at = time.perf_counter()
+    problem = None
+    try:
+        async with asyncio.timeout(deadline_seconds):
+            await check()
+    except TimeoutError:
+        problem = f"no answer within {deadline_seconds:g} s"
+    except Exception as error:  # noqa: BLE001  # whatever a check raises is its finding
+        problem = f"{type(error).__name__}: {error}"
+    return Finding(component, problem, round((time.perf_counter() - started_at) * 1000, 2))

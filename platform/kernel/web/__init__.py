@@ -1,0 +1,1 @@
+"""HTTP around the modules: one ASGI shell, dispatch by prefix, sessions, problem details, conditional requests."""

@@ -1,0 +1,47 @@
+"""Conditional requests (RFC 9110, section 13): ETag, If-Match and If-None-Match on a row's version."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header, Response
+from starlette.exceptions import HTTPException
+
+_TAG = re.compile(r'(W/)?"([^"]*)"')
+
+
+class ETag:
+    """Names the version of what is answered: `etag.set(event.version)`."""
+
+    def __init__(self, response: Response, if_none_match: Annotated[str | None, Header()] = None) -> None:
+        self._response = response
+        self._known = if_none_match
+
+    def set(self, version: int | str) -> None:
+        """Put the version into the answer. Ends the request with 304 where the caller has this version already."""
+        tag = f'"{version}"'
+        if self._known is not None and matches(self._known, tag):
+            raise HTTPException(304, headers={"ETag": tag})
+        self._response.headers["ETag"] = tag
+
+
+def matches(if_none_match: str, tag: str) -> bool:
+    """Whether `If-None-Match` names this strong tag, by the weak comparison that RFC 9110 asks for here."""
+    opaque = tag.strip('"')
+    return if_none_match.strip() == "*" or any(found == opaque for _, found in _TAG.findall(if_none_match))
+
+
+def _versions(
+    if_match: Annotated[
+        str | None, Header(description="Change it only if it still has the version with this ETag; else 412.")
+    ] = None,
+) -> frozenset[int] | None:
+    if if_match is None or if_match.strip() == "*":
+        return None
+    return frozenset(int(tag) for weak, tag in _TAG.findall(if_match) if not weak and tag.isdecimal() and len(tag) < 10)
+
+
+Conditional = Annotated[ETag, Depends()]
+"""For handlers that answer with one versioned thing."""
+
+ExpectedVersions = Annotated[frozenset[int] | None, Depends(_versions)]
+"""The versions that `If-Match` names: None without the header, empty if it names none that could exist."""

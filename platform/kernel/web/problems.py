@@ -1,0 +1,269 @@
+"""Errors as problem details (RFC 9457): one shape for every failure, and never a word of what the caller sent."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar, TypeVar
+
+import structlog
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm.exc import StaleDataError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from kernel.database.errors import DatabaseUnavailable, StaleVersion, Violation, violation_of
+from kernel.database.paging import InvalidCursor
+
+_log = structlog.get_logger("kernel.errors")
+
+MEDIA_TYPE = "application/problem+json"
+_RETRY_AFTER_SECONDS = "1"
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one part of a request."""
+
+    field: str = Field(description="Where: `body.title`, `query.limit`, `path.event_id`, `header.if-match`.")
+    message: str
+    code: str = Field(description="A stable name for the kind of fault.")
+
+
+class ProblemDetails(BaseModel):
+    """An error, as RFC 9457 describes it."""
+
+    type: str = "about:blank"
+    title: str = Field(description="The status in words.")
+    status: int
+    detail: str | None = Field(None, description="What went wrong this time and what to do.")
+    request_id: str | None = Field(None, description="Quote this when you ask for help.")
+    errors: list[FieldProblem] | None = None
+    traceback: list[str] | None = Field(None, description="Only while debugging.")
+
+
+class Problem(HTTPException):
+    """An error that a handler raises to answer with it. Raise a subclass."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self, detail: str, *, errors: Sequence[FieldProblem] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(self.status, detail, dict(headers or {}))
+        self.errors = list(errors)
+
+
+class BadRequest(Problem):
+    """400."""
+
+    status = 400
+
+
+class NotFound(Problem):
+    """404."""
+
+    status = 404
+
+
+class Conflict(Problem):
+    """409."""
+
+    status = 409
+
+
+class PreconditionFailed(Problem):
+    """412."""
+
+    status = 412
+
+
+class ContentTooLarge(Problem):
+    """413."""
+
+    status = 413
+
+
+class UnsupportedMediaType(Problem):
+    """415."""
+
+    status = 415
+
+
+class Unprocessable(Problem):
+    """422 for one field of the body: `raise Unprocessable("image_id", "no image has this id")`."""
+
+    status = 422
+
+    def __init__(self, field: str, message: str, *, code: str = "invalid", part: str = "body") -> None:
+        error = FieldProblem(field=f"{part}.{field}", message=message, code=code)
+        super().__init__(INVALID, errors=[error])
+
+
+class Unavailable(Problem):
+    """503: a dependency is down or busy; the caller may try again."""
+
+    status = 503
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+
+
+Thing = TypeVar("Thing")
+
+
+def found(thing: Thing | None, what: str) -> Thing:
+    """The thing itself; raises NotFound if it is None or False: `found(await events.get_by_id(id), "event")`."""
+    if thing is None or thing is False:
+        raise NotFound(f"There is no such {what}.")
+    return thing
+
+
+INVALID = "The request is not valid: see errors."
+_VIOLATIONS: dict[Violation, tuple[int, str]] = {
+    "unique": (409, "Something with the same key exists already."),
+    "reference": (409, "Something else still refers to this, or this refers to something that does not exist."),
+    "missing": (422, "A required value is missing."),
+    "check": (422, "A value breaks a rule of the data."),
+    "value": (422, "A value is out of range."),
+}
+
+
+def answer(
+    request: Request,
+    status: int,
+    detail: str | None = None,
+    *,
+    errors: Sequence[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+    error: Exception | None = None,
+) -> Response:
+    """A response with problem details."""
+    if status in {204, 304}:
+        return Response(status_code=status, headers=headers)
+    title = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
+    shows_traceback = error is not None and getattr(request.scope.get("app"), "debug", False)
+    body = ProblemDetails(
+        title=title,
+        status=status,
+        detail=None if detail == title else detail,
+        request_id=request.scope.get("request_id"),
+        errors=list(errors) or None,
+        traceback=traceback.format_exception(error) if shows_traceback else None,
+    )
+    return Response(body.model_dump_json(exclude_none=True), status, headers, media_type=MEDIA_TYPE)
+
+
+async def on_http_exception(request: Request, error: HTTPException) -> Response:
+    """Problems that handlers raise, and what Starlette raises itself (404, 405)."""
+    errors = error.errors if isinstance(error, Problem) else ()
+    return answer(request, error.status_code, error.detail, errors=errors, headers=error.headers)
+
+
+async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
+    """422, or 415 where the body is of another media type than the route reads."""
+    expected = _expected_media_type(request)
+    if expected is not None and any(detail["loc"][:1] == ("body",) for detail in error.errors()):
+        return answer(request, 415, f"Send the body as {expected}.", headers={"Accept": expected})
+    return answer(request, 422, INVALID, errors=[_field_problem(detail) for detail in error.errors()])
+
+
+def _expected_media_type(request: Request) -> str | None:
+    """The media type that the route reads, if the request's is another."""
+    body_field = getattr(request.scope.get("route"), "body_field", None)
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if body_field is None or not sent:
+        return None
+    if type(body_field.field_info).__name__ in {"Form", "File"}:
+        accepted: tuple[str, ...] = ("multipart/form-data", "application/x-www-form-urlencoded")
+        return None if sent in accepted else accepted[0]
+    return None if sent == "application/json" or sent.endswith("+json") else "application/json"
+
+
+def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:
+    """One of pydantic's errors without its input. The name of an unknown field is input, too."""
+    where = [str(part) for part in detail["loc"]]
+    if detail["type"] == "extra_forbidden":
+        return FieldProblem(field=".".join(where[:-1]), message="A field is not known here", code=detail["type"])
+    if detail["type"] == "json_invalid":
+        return FieldProblem(field="body", message="The body is not valid JSON", code=detail["type"])
+    if detail["type"] == "value_error" and "ctx" in detail:
+        return FieldProblem(field=".".join(where), message=str(detail["ctx"]["error"]), code="invalid")
+    return FieldProblem(field=".".join(where), message=detail["msg"], code=detail["type"])
+
+
+async def on_database_error(request: Request, error: DBAPIError) -> Response:
+    """409 or 422 for data that the schema refuses; anything else is our fault."""
+    violation = violation_of(error)
+    if violation is None:
+        return await on_unexpected(request, error)
+    status, detail = _VIOLATIONS[violation]
+    return answer(request, status, detail)
+
+
+async def on_database_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
+    """503: nothing was changed, and the caller may try again."""
+    _log.error("database unavailable", reason=str(error), cause=repr(error.__cause__))
+    headers = {"Retry-After": _RETRY_AFTER_SECONDS}
+    return answer(request, 503, "The database is not available. Try again shortly.", headers=headers)
+
+
+async def on_stale_version(request: Request, _error: StaleVersion | StaleDataError) -> Response:
+    """412 for whoever named a version (If-Match), 409 for whoever did not."""
+    status = 412 if "if-match" in request.headers else 409
+    return answer(request, status, "It has been changed meanwhile. Read it again, then repeat the change.")
+
+
+async def on_invalid_cursor(request: Request, _error: InvalidCursor) -> Response:
+    """422."""
+    problem = FieldProblem(
+        field="query.cursor", message="Not a cursor of this list in this order. Start anew without it.", code="invalid"
+    )
+    return answer(request, 422, INVALID, errors=[problem])
+
+
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """500, with the traceback in the log. Runs inside CORS, so that a page of another origin can read the answer."""
+    _log.error("unexpected error", exc_info=error)
+    return answer(request, 500, "An unexpected error. It has been logged.", error=error)
+
+
+HANDLERS: dict[Any, Any] = {
+    HTTPException: on_http_exception,
+    RequestValidationError: on_invalid_request,
+    DBAPIError: on_database_error,
+    DatabaseUnavailable: on_database_unavailable,
+    StaleVersion: on_stale_version,
+    StaleDataError: on_stale_version,
+    InvalidCursor: on_invalid_cursor,
+    Exception: on_unexpected,
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route that may answer with these problems."""
+    return {status: {"description": HTTPStatus(status).phrase, "model": ProblemDetails} for status in statuses}
+
+
+def document_problems(schema: dict[str, Any]) -> dict[str, Any]:
+    """Make an OpenAPI document tell the truth: problem details instead of FastAPI's own validation errors.
+
+    Every operation may fail in ways that no route declares (500, 503, 400 for a foreign host), hence `default`.
+    """
+    components = schema.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        components.pop(name, None)
+    model = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    components |= model.pop("$defs", {}) | {"ProblemDetails": model}
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+    for operations in schema.get("paths", {}).values():
+        for operation in operations.values():
+            responses: dict[str, Any] = operation["responses"]
+            if "requestBody" in operation:
+                responses.setdefault("413", {"description": HTTPStatus(413).phrase})
+                responses.setdefault("415", {"description": HTTPStatus(415).phrase})
+            for status in [status for status in responses if status >= "400"]:
+                responses[status] = {"description": HTTPStatus(int(status)).phrase, "content": content}
+            responses["default"] = {"description": "Any other failure", "content": content}
+    return schema

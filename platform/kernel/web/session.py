@@ -1,0 +1,51 @@
+"""The session of a request: opened by its method, committed before the answer goes out."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
+
+from kernel.database import Database
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def database_of(connection: HTTPConnection) -> Database:
+    """The database of the module that is asked."""
+    context = connection.scope.get("kernel.module")
+    if context is None:
+        raise RuntimeError("Only routes of a module have a database; this one belongs to none.")
+    database: Database = context.database
+    return database
+
+
+async def get_db(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
+    """A read session for GET and HEAD, else a transaction.
+
+    Handlers never commit: the transaction ends when the handler has returned and before the answer goes out, so that
+    a COMMIT that fails is never a success for the caller. Use it as `Session`; in tests, override it.
+    """
+    database = database_of(connection)
+    opened = database.read() if connection.scope.get("method") in _SAFE_METHODS else database.transaction()
+    async with opened as session:
+        yield session
+
+
+# With FastAPI's default scope the code behind `yield`, and with it the COMMIT, would run after the answer was sent.
+Session = Annotated[AsyncSession, Depends(get_db, scope="function")]
+
+Made = TypeVar("Made")
+
+
+def with_session(make: Callable[[AsyncSession], Made]) -> Any:
+    """A dependency on what is made from the request's session: `with_session(EventRepository)`.
+
+    `Depends(EventRepository)` would do the same in a thread, for every request: FastAPI takes a class to block.
+    """
+
+    async def made(session: Session) -> Made:
+        return make(session)
+
+    return Depends(made)
