@@ -55,12 +55,7 @@ clean: ## Remove the virtual environment, caches and local data
 	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): requirements/dev.txt requirements/uv.txt platform/pyproject.toml
+$(STAMP): requirements/dev.txt requirements/uv.txt platform/pyproject.toml bin/install
 	@test -n "$(PYTHON)" || { echo "No Python of at least 3.11 was found. Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
-	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV) || \
-		{ rm -rf $(VENV); echo "Python has no venv module. On Debian and Ubuntu: apt install python3-venv"; exit 1; }; }
-	@test -x $(BIN)/uv || { echo "Installing uv"; $(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements/uv.txt; }
-	@echo "Installing the locked dependencies"
-	@$(BIN)/uv pip sync --require-hashes --compile-bytecode requirements/dev.txt
-	@$(BIN)/uv pip install --no-deps --editable platform
+	@PYTHON='$(PYTHON)' bin/install $(VENV) dev
 	@touch $@

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
@@ -35,12 +34,12 @@ _GZIP_LEVEL = 5
 _MAX_BODY_BYTES_ELSEWHERE = 0  # no route outside the modules reads a body
 
 
-def load_settings(root: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings of the project at `root`, its modules' included.
+def load_settings(sources: Sources | None = None) -> Settings:
+    """All settings, the modules' own included, from `sources`: by default those of the project we are in.
 
     Raises SettingsError and DiscoveryError.
     """
-    sources = Sources.read(root or find_root(), environ)
+    sources = sources or Sources.read(find_root())
     try:
         enabled = read_group(ApplicationSettings, sources, "APPLICATION_").enabled_modules
     except SettingsError:  # reported below, together with everything else

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
@@ -70,7 +71,7 @@ class Sort:
         row, position = tuple_(*self.columns), tuple_(*self._decode(cursor))
         return row < position if self.descending else row > position
 
-    def encode(self, values: tuple[Any, ...]) -> str:
+    def encode(self, values: Sequence[Any]) -> str:
         """A cursor that stands behind the row with these values."""
         return base64.urlsafe_b64encode(to_json([self._signature(), *values])).rstrip(b"=").decode()
 

@@ -90,7 +90,8 @@ class BaseRepository(Generic[ModelType, IDType]):
         """
         sort = (order or Sort()).then(self._id)
         names = tuple(into.model_fields)
-        statement = select(*columns_of(self.model, into), *sort.columns).where(*where).order_by(*sort.order_by())
+        unnamed = [column for column in sort.columns if column.key not in names]
+        statement = select(*columns_of(self.model, into), *unnamed).where(*where).order_by(*sort.order_by())
         if request.cursor is None:
             total = select(func.count()).select_from(self.model).where(*where).scalar_subquery()
             statement = statement.add_columns(total).offset(request.offset)
@@ -101,12 +102,11 @@ class BaseRepository(Generic[ModelType, IDType]):
         count: int | None = None
         if request.cursor is None:
             count = rows[0][-1] if rows else await self.count(*where) if request.offset else 0
-        last = len(names) + len(sort.columns)
-        return Page(
-            items=[_to_schema(into, names, row) for row in shown],
-            total=count,
-            next_cursor=sort.encode(tuple(shown[-1][len(names) : last])) if len(rows) > len(shown) else None,
-        )
+        next_cursor = None
+        if len(rows) > len(shown):
+            last = dict(zip((*names, *(column.key for column in unnamed)), shown[-1], strict=False))
+            next_cursor = sort.encode([last[column.key] for column in sort.columns])
+        return Page(items=[_to_schema(into, names, row) for row in shown], total=count, next_cursor=next_cursor)
 
     # Writing
 
@@ -120,17 +120,17 @@ class BaseRepository(Generic[ModelType, IDType]):
         if into is None:
             entity = self.model(**values)
             self.session.add(entity)
-            await self.session.flush([entity])
+            await self.session.flush()
             return entity
         statement = insert(self.model).values(**values).returning(*columns_of(self.model, into))
         return _to_schema(into, tuple(into.model_fields), (await self.session.execute(statement)).one())
 
     async def create_many(self, rows: Sequence[Mapping[str, Any]]) -> list[ModelType]:
-        """Insert many rows, in batches as large as the driver takes."""
+        """Insert many rows: on PostgreSQL in one statement, on SQLite, which is in this process, in one each."""
         self._must_write()
         entities = [self.model(**row) for row in rows]
         self.session.add_all(entities)
-        await self.session.flush(entities)
+        await self.session.flush()
         return entities
 
     @overload

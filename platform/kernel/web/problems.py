@@ -106,8 +106,8 @@ class Unavailable(Problem):
 
     status = 503
 
-    def __init__(self, detail: str, *, retry_after_seconds: int = 1) -> None:
-        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+    def __init__(self, detail: str, *, errors: Sequence[FieldProblem] = (), retry_after_seconds: int = 1) -> None:
+        super().__init__(detail, errors=errors, headers={"Retry-After": str(retry_after_seconds)})
 
 
 Thing = TypeVar("Thing")

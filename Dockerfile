@@ -1,0 +1,23 @@
+# Two stages: one installs, with the same script as `make`; the other has only what runs.
+FROM python:3.11-slim AS build
+WORKDIR /app
+COPY bin bin
+COPY requirements requirements
+COPY platform platform
+RUN bin/install /app/.venv runtime
+
+FROM python:3.11-slim
+WORKDIR /app
+ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1
+COPY --from=build /app/.venv .venv
+COPY env_files env_files
+COPY migrations migrations
+COPY modules modules
+RUN python -m compileall -q modules migrations && useradd --system --uid 10001 app && install -d -o app data
+USER 10001
+EXPOSE 8000
+ENV ENVIRONMENT=prod SERVER_HOST=0.0.0.0
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('SERVER_PORT', 8000)}/health/live\", timeout=2)"]
+# Exec form: signals reach the server itself. `docker run IMAGE migrate` applies the migrations.
+ENTRYPOINT ["kernel"]
+CMD ["serve"]

@@ -1,0 +1,19 @@
+"""Every query that health asks of the database."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from kernel.database import BaseRepository, Page, Sort
+from modules.health.models import Incident
+from modules.health.schemas import IncidentOut, IncidentQuery
+
+
+class IncidentRepository(BaseRepository[Incident, int]):
+    """The table of incidents."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__(Incident, session)
+
+    async def find(self, query: IncidentQuery) -> Page[IncidentOut]:
+        """The incidents that `query` asks for, the latest first. Raises InvalidCursor."""
+        where = [] if query.component is None else [Incident.component == query.component]
+        return await self.page(query, IncidentOut, *where, order=Sort(Incident.started_at, descending=True))

