@@ -41,6 +41,7 @@ migrate: venv ## Bring every module's database to its newest migration
 
 migration: venv ## Write a migration from the models   MODULE=events MESSAGE="add a column"
 	@$(BIN)/kernel migration "$(MODULE)" -m "$(MESSAGE)"
+	@$(BIN)/ruff format --quiet migrations
 
 ##@ Keep
 lock: venv ## Resolve the dependencies anew and write requirements/*.txt   [UPGRADE=1]

@@ -1,6 +1,6 @@
 """The table of events."""
 
-from datetime import date, time
+import datetime as dt
 
 from sqlalchemy import Index, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -26,9 +26,9 @@ class Event(Timestamps, Versioned, Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     title: Mapped[str] = mapped_column(String(200))
     description: Mapped[str] = mapped_column(Text)
-    date: Mapped[date]
+    date: Mapped[dt.date]
     # Local to the place.
-    time: Mapped[time]
+    time: Mapped[dt.time]
     location: Mapped[str] = mapped_column(String(200))
     # An image of the module images, which is asked through its contract: no foreign key crosses modules.
     image_id: Mapped[int | None] = mapped_column(BigId)

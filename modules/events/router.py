@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from kernel import Conditional, ExpectedVersions, Unprocessable, found, problems, use, with_session
 from kernel.database import Page
@@ -26,12 +26,12 @@ async def list_events(query: Annotated[EventQuery, Query()], events: Events) -> 
 
 @router.post("", status_code=201)
 async def create_event(
-    event: EventIn, events: Events, images: ImagesPort, etag: Conditional, response: Response
+    event: EventIn, events: Events, images: ImagesPort, etag: Conditional, request: Request, response: Response
 ) -> EventOut:
     """Create an event."""
     await _must_exist(images, event.image_id)
     created = await events.create(into=EventOut, **event.model_dump())
-    response.headers["Location"] = router.url_path_for("read_event", event_id=created.id)
+    response.headers["Location"] = f"{request.url.path}/{created.id}"
     etag.set(created.version)
     return created
 

@@ -1,17 +1,17 @@
 """What goes over the wire."""
 
-from datetime import date, datetime, time
+import datetime as dt
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from kernel.database import PageRequest
-from kernel.fields import Id, LocalTime, Omittable, RequestBody, Text
+from kernel.fields import Id, LocalTime, NoNul, Omittable, RequestBody
 
-Title = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
-Description = Annotated[Text, StringConstraints(max_length=10_000)]
-Location = Annotated[Text, StringConstraints(max_length=200)]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), NoNul]
+Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=10_000), NoNul]
+Location = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200), NoNul]
 
 
 class EventIn(RequestBody):
@@ -19,7 +19,7 @@ class EventIn(RequestBody):
 
     title: Title
     description: Description = ""
-    date: date
+    date: dt.date
     time: LocalTime = Field(description="Local to the place, without a zone.")
     location: Location = ""
     image_id: Id | None = None
@@ -30,7 +30,7 @@ class EventPatch(RequestBody):
 
     title: Title = Omittable
     description: Description = Omittable
-    date: date = Omittable
+    date: dt.date = Omittable
     time: LocalTime = Omittable
     location: Location = Omittable
     image_id: Id | None = Omittable
@@ -42,12 +42,12 @@ class EventOut(BaseModel):
     id: int
     title: str
     description: str
-    date: date
-    time: time
+    date: dt.date
+    time: dt.time
     location: str
     image_id: int | None
-    created_at: datetime
-    updated_at: datetime
+    created_at: dt.datetime
+    updated_at: dt.datetime
     version: int = Field(description="Also the ETag: send it as If-Match to change only what you have seen.")
 
 
@@ -65,12 +65,12 @@ class EventSort(StrEnum):
 class EventQuery(PageRequest):
     """Which events are wanted, in which order, and which page of them."""
 
-    q: Annotated[Text, StringConstraints(max_length=100)] | None = Field(
+    q: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), NoNul] | None = Field(
         None, description="Words that all begin a word of the title, description or location."
     )
     location: Location | None = Field(None, description="Exactly this location.")
-    date_from: date | None = Field(None, description="On this day or later.")
-    date_to: date | None = Field(None, description="On this day or earlier.")
+    date_from: dt.date | None = Field(None, description="On this day or later.")
+    date_to: dt.date | None = Field(None, description="On this day or earlier.")
     upcoming: bool = Field(False, description="Today (in UTC) or later.")
     sort: EventSort = EventSort.DATE
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, StringConstraints
 
 from kernel.database import PageRequest
-from kernel.fields import Text
+from kernel.fields import NoNul
 
 
 class Status(BaseModel):
@@ -49,4 +49,4 @@ class IncidentOut(BaseModel):
 class IncidentQuery(PageRequest):
     """Which incidents are wanted; the latest come first."""
 
-    component: Annotated[Text, StringConstraints(max_length=200)] | None = None
+    component: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200), NoNul] | None = None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kernel.web.problems import Conflict as Conflict
     from kernel.web.problems import ContentTooLarge as ContentTooLarge
     from kernel.web.problems import NotFound as NotFound
+    from kernel.web.problems import RangeNotSatisfiable as RangeNotSatisfiable
     from kernel.web.problems import Unavailable as Unavailable
     from kernel.web.problems import Unprocessable as Unprocessable
     from kernel.web.problems import UnsupportedMediaType as UnsupportedMediaType
@@ -38,6 +39,7 @@ _HOMES = {
     "ModuleSettings": "settings",
     "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",
     "Conflict": "web.problems", "ContentTooLarge": "web.problems", "NotFound": "web.problems",
+    "RangeNotSatisfiable": "web.problems",
     "Unavailable": "web.problems", "Unprocessable": "web.problems", "UnsupportedMediaType": "web.problems",
     "found": "web.problems", "problems": "web.problems",
     "Session": "web.session", "get_db": "web.session", "with_session": "web.session",

@@ -59,7 +59,7 @@ class Kernel:
         self.http = HttpxRestClientPool(settings.http_client)
         self.contexts = {
             module.name: ModuleContext(
-                module.name, settings.modules[module.name], self.pool.database(module.name), self.http
+                module.name, settings.root, settings.modules[module.name], self.pool.database(module.name), self.http
             )
             for module in self.modules
         }

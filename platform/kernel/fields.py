@@ -3,7 +3,7 @@
 from datetime import time
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def _without_nul(text: str) -> str:
@@ -18,8 +18,8 @@ def _without_zone(value: time) -> time:
     return value
 
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_without_nul)]
-"""Text without surrounding white space and without NUL, which PostgreSQL cannot store. Bound its length at its use."""
+NoNul = AfterValidator(_without_nul)
+"""For text: PostgreSQL cannot store NUL. Put it last: `Annotated[str, StringConstraints(max_length=200), NoNul]`."""
 
 LocalTime = Annotated[time, AfterValidator(_without_zone)]
 """A time of day where the thing takes place."""

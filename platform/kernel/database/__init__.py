@@ -3,7 +3,7 @@
 from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVersion
 from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
 from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
-from kernel.database.pool import AsyncDBPool, Database, Placement
+from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit
 from kernel.database.repository import BaseRepository
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Timestamps",
     "UtcDateTime",
     "Versioned",
+    "after_commit",
     "new_metadata",
     "utc_now",
 ]

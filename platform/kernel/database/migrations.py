@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import io
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class History:
         """The revisions that the database lacks, oldest first. One that is ahead of this code lacks none."""
         self._must_exist()
         async with self._connected() as connection:
-            applied = await connection(lambda sync: self._context(sync).get_current_heads())
+            applied = await connection(lambda sync: MigrationContext.configure(sync).get_current_heads())
         script = ScriptDirectory.from_config(self._alembic())
         known = {one.revision for one in script.walk_revisions()}
         if not set(applied) <= known:
@@ -83,7 +84,7 @@ class History:
             raise MigrationError(f"{self.module} lacks migration {missing[0]}: run `kernel migrate` first")
         self.folder.mkdir(parents=True, exist_ok=True)
         number = len(list(self.folder.glob("[0-9]*.py"))) + 1
-        async with self._connected() as connection:
+        async with self._alone(), self._connected() as connection:
             if not await connection(self._compare):
                 raise MigrationError(f"the tables of {self.module} are as its models say: there is nothing to migrate")
             written = await connection(
@@ -116,19 +117,18 @@ class History:
         config = self._alembic()
         config.attributes["connection"] = connection
         try:
-            return alembic_command(config, *args, **options)
+            with _without_index_warnings():
+                return alembic_command(config, *args, **options)
         except CommandError as error:
             raise MigrationError(f"migrations of {self.module}: {error}") from error
-
-    def _context(self, connection: Connection) -> MigrationContext:
-        return MigrationContext.configure(connection, opts={"compare_type": True, "target_metadata": self.metadata})
 
     def _compare(self, connection: Connection) -> list[Any]:
         def include(item: Any, _name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
             return kind != "index" or item.info.get("dialect", connection.dialect.name) == connection.dialect.name
 
         options = {"compare_type": True, "target_metadata": self.metadata, "include_object": include}
-        return list(compare_metadata(MigrationContext.configure(connection, opts=options), self.metadata))
+        with _without_index_warnings():
+            return list(compare_metadata(MigrationContext.configure(connection, opts=options), self.metadata))
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Callable[[Callable[[Connection], Any]], Any]]:
@@ -190,8 +190,10 @@ class History:
             connection = await engine.connect()
         except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise MigrationError(f"the database of {self.module} cannot be reached ({type(error).__name__})") from error
-        async with connection:
+        try:
             yield connection
+        finally:
+            await connection.close()
 
     def _waited(self) -> str:
         return _CANNOT_WAIT_LONGER.format(module=self.module, seconds=self.config.migration_wait_seconds)
@@ -199,6 +201,14 @@ class History:
     def _lock_key(self) -> int:
         digest = hashlib.blake2b(f"kernel.migrations.{self.module}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, signed=True)
+
+
+@contextmanager
+def _without_index_warnings() -> Iterator[None]:
+    """On SQLite, Alembic warns of each index that is meant for PostgreSQL alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "autogenerate skipping metadata-specified expression-based index")
+        yield
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -1,6 +1,6 @@
 """Engines by URL, shared between modules, and each module's view of its own tables."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from kernel.settings import DatabaseConfig, ModuleSettings
 # A writer of SQLite holds the whole file, so a second connection for writing could only wait inside SQLite, where
 # waiting is neither fair nor cancellable; in the pool's queue it is both.
 _SQLITE_WRITERS = 1
+_AFTER_COMMIT = "kernel.after_commit"
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,11 @@ class Database:
 
         It takes a connection at its first statement, not before.
         """
-        async with self._transactions() as session, session.begin():
-            yield session
+        async with self._transactions() as session:
+            async with session.begin():
+                yield session
+            for action in session.info.get(_AFTER_COMMIT, ()):
+                await action()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -109,6 +113,14 @@ class Database:
             # On SQLite a transaction would wait for the writer of the moment, who is no sign of ill health.
             async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
                 await connection.execute(text("SELECT 1"))
+
+
+def after_commit(session: AsyncSession, action: Callable[[], Awaitable[None]]) -> None:
+    """Run `action` once the session's transaction is committed, and not at all if it is not.
+
+    For what a rollback could not undo. A crash in between skips it, so it must be something that may be left undone.
+    """
+    session.info.setdefault(_AFTER_COMMIT, []).append(action)
 
 
 class _ReadSession(Session):

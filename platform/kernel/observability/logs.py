@@ -51,7 +51,17 @@ def configure_logging(settings: LogSettings) -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # the shell writes that line, with the request's id
-    for chatty in ("aiosqlite", "asyncio", "PIL", "httpcore2", "httpx2", "hpack", "watchfiles", "python_multipart"):
+    for chatty in (
+        "aiosqlite",
+        "asyncio",
+        "PIL",
+        "httpcore2",
+        "httpx2",
+        "hpack",
+        "watchfiles",
+        "python_multipart",
+        "kernel.database.pool",
+    ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -91,6 +91,12 @@ class UnsupportedMediaType(Problem):
     status = 415
 
 
+class RangeNotSatisfiable(Problem):
+    """416."""
+
+    status = 416
+
+
 class Unprocessable(Problem):
     """422 for one field of the body: `raise Unprocessable("image_id", "no image has this id")`."""
 

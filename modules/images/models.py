@@ -1,0 +1,36 @@
+"""The table of images."""
+
+from sqlalchemy import CheckConstraint, Index, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from kernel.database import BigId, Timestamps, Versioned, new_metadata
+
+
+class Base(DeclarativeBase):
+    """The declarative base of images alone."""
+
+    metadata = new_metadata()
+
+
+class Image(Timestamps, Versioned, Base):
+    """What is known of a picture; its bytes are in the object store."""
+
+    __tablename__ = "images"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    caption: Mapped[str] = mapped_column(String(500))
+    content_type: Mapped[str] = mapped_column(String(50))
+    # In pixels, as it is shown: after the camera's orientation.
+    width: Mapped[int]
+    height: Mapped[int]
+    size_bytes: Mapped[int]
+    # Of the original's bytes, in hexadecimal; its ETag.
+    sha256: Mapped[str] = mapped_column(String(64))
+    # Names in the object store, made here: nothing of the uploader's file name is kept.
+    content_key: Mapped[str] = mapped_column(String(100), unique=True)
+    thumbnail_key: Mapped[str] = mapped_column(String(100), unique=True)
+
+    __table_args__ = (
+        CheckConstraint("width > 0 AND height > 0", name="has_pixels"),
+        Index(None, "created_at", "id"),
+    )

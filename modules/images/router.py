@@ -1,0 +1,120 @@
+"""Images over HTTP."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, File, Form, Header, Path, Query, Request, Response, UploadFile
+from starlette.responses import StreamingResponse
+
+from kernel import Conditional, ExpectedVersions, RangeNotSatisfiable, found, module_state, problems, with_session
+from kernel.database import Page
+from kernel.fields import Id
+from kernel.web.conditional import matches
+from modules.images.imaging import THUMBNAIL_TYPE
+from modules.images.ranges import Unsatisfiable, requested
+from modules.images.repository import ImageRepository
+from modules.images.schemas import Caption, ImageOut, ImagePatch, ImageQuery, StoredImage
+from modules.images.service import ImageService
+
+router = APIRouter()
+
+ImageId = Annotated[Id, Path()]
+Repository = Annotated[ImageRepository, with_session(ImageRepository)]
+Service = Annotated[ImageService, Depends(module_state)]
+IfNoneMatch = Annotated[str | None, Header()]
+
+# The bytes of an image never change, but it may be deleted: ask again each time, and get 304.
+_CACHING = {"Cache-Control": "private, no-cache"}
+
+
+@router.get("")
+async def list_images(query: Annotated[ImageQuery, Query()], images: Repository) -> Page[ImageOut]:
+    """List images, the newest first unless asked otherwise."""
+    return await images.find(query)
+
+
+@router.post("", status_code=201, form_limits={"max_files": 1, "max_fields": 1}, responses=problems(400, 413, 415, 503))
+async def upload_image(
+    file: Annotated[UploadFile, File(description="A PNG, JPEG, WebP or GIF.")],
+    images: Repository,
+    service: Service,
+    etag: Conditional,
+    request: Request,
+    response: Response,
+    caption: Annotated[Caption, Form()] = "",
+) -> ImageOut:
+    """Upload a picture. Its type is what its bytes say; its name is not kept."""
+    kept = await service.keep(await file.read(), caption, images)
+    response.headers["Location"] = f"{request.url.path}/{kept.id}"
+    etag.set(kept.version)
+    return kept
+
+
+@router.get("/{image_id}", responses=problems(404))
+async def read_image(image_id: ImageId, images: Repository, etag: Conditional) -> ImageOut:
+    """Read what is known of an image; 304 if the caller's version (If-None-Match) is the current one."""
+    image = found(await images.get_by_id(image_id, into=ImageOut), "image")
+    etag.set(image.version)
+    return image
+
+
+@router.patch("/{image_id}", responses=problems(404, 412))
+async def patch_image(
+    image_id: ImageId, image: ImagePatch, images: Repository, expected: ExpectedVersions, etag: Conditional
+) -> ImageOut:
+    """Change an image's caption."""
+    values = image.model_dump(exclude_unset=True)
+    changed = found(await images.update(image_id, into=ImageOut, expected_version=expected, **values), "image")
+    etag.set(changed.version)
+    return changed
+
+
+@router.delete("/{image_id}", status_code=204, responses=problems(404, 412))
+async def delete_image(image_id: ImageId, images: Repository, expected: ExpectedVersions, service: Service) -> None:
+    """Delete an image and its bytes."""
+    image = found(await images.get_by_id(image_id, into=StoredImage), "image")
+    found(await service.discard(image, expected, images), "image")
+
+
+@router.get("/{image_id}/content", response_class=Response, responses=problems(404, 416, 503))
+async def read_content(
+    image_id: ImageId,
+    images: Repository,
+    service: Service,
+    if_none_match: IfNoneMatch = None,
+    range_: Annotated[str | None, Header(alias="Range")] = None,
+    if_range: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The picture as it was uploaded, or the part of it that `Range` names."""
+    image = found(await images.get_by_id(image_id, into=StoredImage), "image")
+    tag = f'"{image.sha256}"'
+    headers = _CACHING | {
+        "ETag": tag,
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'inline; filename="image-{image.id}.{image.content_type.partition("/")[2]}"',
+    }
+    if if_none_match is not None and matches(if_none_match, tag):
+        return Response(status_code=304, headers=headers)
+    try:
+        span = requested(range_, image.size_bytes) if if_range in {None, tag} else None
+    except Unsatisfiable:
+        whole = {"Content-Range": f"bytes */{image.size_bytes}"}
+        raise RangeNotSatisfiable("The range begins behind the end of the image.", headers=whole) from None
+    start, end = (span.start, span.end) if span else (0, image.size_bytes)
+    headers["Content-Length"] = str(end - start)
+    if span:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{image.size_bytes}"
+    parts = await service.storage.read(image.content_key, start, end)
+    return StreamingResponse(parts, 206 if span else 200, headers, media_type=image.content_type)
+
+
+@router.get("/{image_id}/thumbnail", response_class=Response, responses=problems(404, 503))
+async def read_thumbnail(
+    image_id: ImageId, images: Repository, service: Service, if_none_match: IfNoneMatch = None
+) -> Response:
+    """A small WebP of the picture: upright, re-encoded, without the camera's metadata."""
+    image = found(await images.get_by_id(image_id, into=StoredImage), "image")
+    tag = f'"{image.sha256}-thumbnail"'
+    headers = _CACHING | {"ETag": tag}
+    if if_none_match is not None and matches(if_none_match, tag):
+        return Response(status_code=304, headers=headers)
+    return Response(await service.storage.read_all(image.thumbnail_key), headers=headers, media_type=THUMBNAIL_TYPE)

@@ -1,0 +1,87 @@
+"""What happens to an upload, and what others may ask."""
+
+import hashlib
+
+import anyio
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from kernel import ContentTooLarge, Unprocessable, UnsupportedMediaType
+from kernel.database import after_commit
+from modules.images.contract import ImageInfo, Images
+from modules.images.imaging import BrokenImage, NotAnImage, Picture, examine
+from modules.images.repository import ImageRepository
+from modules.images.schemas import ImageOut, StoredImage
+from modules.images.settings import ImagesSettings
+from modules.images.storage import ImageStorage
+
+_log = structlog.get_logger("modules.images")
+
+
+class ImageService:
+    """Keeps pictures: bytes first, then the row, so that there is never a row without bytes."""
+
+    def __init__(self, storage: ImageStorage, settings: ImagesSettings) -> None:
+        self.storage = storage
+        self._settings = settings
+        self._decodes = anyio.CapacityLimiter(settings.max_concurrent_decodes)
+
+    async def keep(self, data: bytes, caption: str, images: ImageRepository) -> ImageOut:
+        """Store an upload. Raises a Problem where it is too large, no picture, or broken."""
+        if len(data) > self._settings.max_upload_bytes:
+            raise ContentTooLarge(f"The file is too large: at most {self._settings.max_upload_bytes:,} bytes.")
+        picture = await self._examine(data)
+        content_key, thumbnail_key = self.storage.new_key(), self.storage.new_key()
+        try:
+            await self.storage.put(content_key, data)
+            await self.storage.put(thumbnail_key, picture.thumbnail)
+            return await images.create(
+                into=ImageOut,
+                caption=caption,
+                content_type=picture.content_type,
+                width=picture.width,
+                height=picture.height,
+                size_bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                content_key=content_key,
+                thumbnail_key=thumbnail_key,
+            )
+        except Exception:
+            await self._forget(content_key, thumbnail_key)
+            raise
+
+    async def discard(
+        self, image: StoredImage, expected_version: frozenset[int] | None, images: ImageRepository
+    ) -> bool:
+        """Delete a picture: the row now, the bytes once that is committed. Raises StaleVersion."""
+        after_commit(images.session, lambda: self._forget(image.content_key, image.thumbnail_key))
+        return await images.delete(image.id, expected_version=expected_version)
+
+    async def _examine(self, data: bytes) -> Picture:
+        settings = self._settings
+        try:
+            return await anyio.to_thread.run_sync(
+                lambda: examine(data, max_pixels=settings.max_pixels, thumbnail_pixels=settings.thumbnail_pixels),
+                limiter=self._decodes,
+            )
+        except NotAnImage:
+            raise UnsupportedMediaType("Send a PNG, JPEG, WebP or GIF.") from None
+        except BrokenImage as error:
+            raise Unprocessable("file", f"The image {error}") from None
+
+    async def _forget(self, *keys: str) -> None:
+        """Delete bytes that no row names. Failing leaves them behind, which costs space and nothing else."""
+        try:
+            await self.storage.delete(*keys)
+        except Exception as error:  # noqa: BLE001  # whatever the store says, the row decides
+            _log.warning("bytes without a row were left behind", keys=keys, reason=repr(error))
+
+
+class ImageAnswers(Images):
+    """The contract's answers, in a session of their own."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._images = ImageRepository(session)
+
+    async def get(self, image_id: int) -> ImageInfo | None:
+        return await self._images.get_by_id(image_id, into=ImageInfo)

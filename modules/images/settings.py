@@ -1,0 +1,34 @@
+"""Where the bytes are kept, and how much of them an upload may bring."""
+
+from pydantic import Field, SecretStr, model_validator
+
+from kernel import ModuleSettings
+
+# What a multipart body has around the file: boundaries, headers, the caption.
+_FORM_OVERHEAD_BYTES = 64 << 10
+
+
+class ImagesSettings(ModuleSettings):
+    """Settings of images."""
+
+    # A directory (relative to the project's), or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.
+    storage_url: str = "data/images"
+    # What the store needs beyond its URL, under obstore's names: IMAGES_STORAGE_OPTIONS__SECRET_ACCESS_KEY=...
+    storage_options: dict[str, SecretStr] = Field(default_factory=dict)
+    max_upload_bytes: int = Field(10 << 20, ge=1)
+    # By the header, before anything is decoded: 50 million pixels take 200 MB.
+    max_pixels: int = Field(50_000_000, ge=1)
+    # The longer side of a thumbnail.
+    thumbnail_pixels: int = Field(320, ge=16, le=2048)
+    # Decoding uses a core each; more at once would only use more memory.
+    max_concurrent_decodes: int = Field(2, ge=1)
+
+    max_body_bytes: int = Field(
+        default_factory=lambda data: data.get("max_upload_bytes", 10 << 20) + _FORM_OVERHEAD_BYTES, ge=0
+    )
+
+    @model_validator(mode="after")
+    def _uploads_fit(self) -> "ImagesSettings":
+        if self.max_body_bytes < self.max_upload_bytes:
+            raise ValueError("IMAGES_MAX_BODY_BYTES is less than IMAGES_MAX_UPLOAD_BYTES: no such upload could arrive")
+        return self

@@ -1,0 +1,93 @@
+"""The object store: a directory, S3, GCS or Azure by URL, the same code for all."""
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import obstore
+import structlog
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from kernel import NotFound, Unavailable
+from modules.images.settings import ImagesSettings
+
+if TYPE_CHECKING:
+    from obstore import GetResult  # exists for type checkers only
+
+_log = structlog.get_logger("modules.images")
+_CHUNK_BYTES = 256 << 10
+# Of a store over the network; obstore itself would try for three minutes.
+_CLIENT_OPTIONS: Any = {"timeout": "20s", "connect_timeout": "5s"}
+_RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+
+
+class ImageStorage:
+    """Bytes by key. Raises Unavailable where the store does not answer."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    @classmethod
+    def open(cls, settings: ImagesSettings, root: Path) -> "ImageStorage":
+        """The store that the settings name; a directory is made if need be."""
+        url = settings.storage_url
+        if "://" not in url or url.startswith("file://"):
+            return cls(LocalStore(root / url.removeprefix("file://"), mkdir=True))
+        options: Any = {name: secret.get_secret_value() for name, secret in settings.storage_options.items()}
+        return cls(from_url(url, config=options, client_options=_CLIENT_OPTIONS, retry_config=_RETRIES))
+
+    @staticmethod
+    def new_key() -> str:
+        """A name that nobody can guess and that spreads over many folders."""
+        name = uuid.uuid4().hex
+        return f"{name[:2]}/{name[2:4]}/{name}"
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Keep `data` under `key`, whole or not at all."""
+        try:
+            await obstore.put_async(self._store, key, data)
+        except (BaseError, OSError) as error:
+            raise _unavailable("put", error) from error
+
+    async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to but not including `end`, in pieces. Raises NotFound before the first."""
+        result = await self._get(key, {"range": (start, end)})
+        return (bytes(part) async for part in result.stream(min_chunk_size=_CHUNK_BYTES))
+
+    async def read_all(self, key: str) -> bytes:
+        """All bytes at once, of something small. Raises NotFound."""
+        return bytes(await (await self._get(key, {})).bytes_async())
+
+    async def _get(self, key: str, options: Any) -> "GetResult":
+        try:
+            return await obstore.get_async(self._store, key, options=options)
+        except FileNotFoundError as error:
+            _log.exception("an image has lost its bytes", key=key)
+            raise NotFound("The bytes of this image are gone.") from error
+        except (BaseError, OSError) as error:
+            raise _unavailable("get", error) from error
+
+    async def delete(self, *keys: str) -> None:
+        """Forget what is kept under `keys`."""
+        for key in keys:
+            try:
+                await obstore.delete_async(self._store, key)
+            except FileNotFoundError:
+                continue
+            except (BaseError, OSError) as error:
+                raise _unavailable("delete", error) from error
+
+    async def check(self) -> None:
+        """Ask the store for something that need not exist. Raises what is wrong with it."""
+        try:
+            await obstore.head_async(self._store, "health")
+        except FileNotFoundError:
+            return
+
+
+def _unavailable(operation: str, error: Exception) -> Unavailable:
+    _log.error("storage unavailable", operation=operation, reason=type(error).__name__, exc_info=error)
+    return Unavailable("The storage of images is not available. Try again shortly.")
