@@ -1,0 +1,71 @@
+"""Small projects for tests: a folder with modules of its own, imported instead of the repository's."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import httpx2
+
+from kernel.app import Application, create_app
+from kernel.testing import settings_for
+
+MANIFEST = 'from kernel import Module\n\nmodule = Module(owner="team")\n'
+MODELS = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from kernel.database import BigId, new_metadata
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+
+class Thing(Base):
+    __tablename__ = "things"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+"""
+
+
+def write_project(root: Path, files: Mapping[str, str]) -> Path:
+    """A project at `root`: paths below modules/ and their text. Each module gets an __init__.py and a manifest."""
+    (root / "modules").mkdir(parents=True, exist_ok=True)
+    (root / "modules" / "__init__.py").touch()
+    for path, content in files.items():
+        file = root / "modules" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        if not (file.parent / "module.py").exists() and f"{file.parent.name}/module.py" not in files:
+            (file.parent / "module.py").write_text(MANIFEST)
+        file.write_text(content)
+    return root
+
+
+@contextmanager
+def imported_alone() -> Iterator[None]:
+    """Forget the modules that were imported, before and after."""
+    kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "modules"}
+    path = list(sys.path)
+    for name in kept:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "modules"]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+        sys.path[:] = path
+
+
+@asynccontextmanager
+async def running_project(
+    root: Path, files: Mapping[str, str], variables: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
+    """The application of a small project, started, and a client that talks to it."""
+    with imported_alone():
+        settings = settings_for(
+            write_project(root, files), {"DATABASE_URL": f"sqlite:///{root / 'data'}"} | (dict(variables or {}))
+        )
+        app = create_app(settings)
+        async with app.router.lifespan_context(app):
+            transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+                yield app, client
