@@ -33,7 +33,8 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> It
     folder = Path(tmp_path_factory.getbasetemp().anchor) / "tmp" / f"kernel-tests-{testrun_uid[:12]}"
     with postgresql_server(folder) as url:
         yield url
-    shutil.rmtree(folder, ignore_errors=True)
+    if not (folder / "postmaster.pid").exists():  # no other process uses it any more
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ class Event(Timestamps, Versioned, Base):
         Index(None, "title", "id"),
         Index(None, "created_at", "id"),
         Index(None, "image_id"),
-        Index("ix_events_search", text(SEARCH_VECTOR), postgresql_using="gin", info={"dialect": "postgresql"}).ddl_if(
+        Index("ix_events_search", text(SEARCH_VECTOR), postgresql_using="gin", info={"by_hand": True}).ddl_if(
             dialect="postgresql"
         ),
     )

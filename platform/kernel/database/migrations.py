@@ -110,7 +110,7 @@ class History:
         config.set_main_option("version_locations", _escaped(self.folder))
         config.set_main_option("path_separator", "newline")
         config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
-        config.attributes["metadata"] = self.metadata
+        config.attributes |= {"metadata": self.metadata, "include_object": self._is_compared}
         return config
 
     def _run(self, connection: Connection, alembic_command: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -123,12 +123,14 @@ class History:
             raise MigrationError(f"migrations of {self.module}: {error}") from error
 
     def _compare(self, connection: Connection) -> list[Any]:
-        def include(item: Any, _name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
-            return kind != "index" or item.info.get("dialect", connection.dialect.name) == connection.dialect.name
-
-        options = {"compare_type": True, "target_metadata": self.metadata, "include_object": include}
+        options = {"compare_type": True, "target_metadata": self.metadata, "include_object": self._is_compared}
         with _without_index_warnings():
             return list(compare_metadata(MigrationContext.configure(connection, opts=options), self.metadata))
+
+    def _is_compared(self, _item: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
+        """Leave out indexes that Alembic cannot compare: `Index(..., info={"by_hand": True})`, written by hand."""
+        indexes = (index for table in self.metadata.tables.values() for index in table.indexes)
+        return kind != "index" or name not in {index.name for index in indexes if index.info.get("by_hand")}
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Callable[[Callable[[Connection], Any]], Any]]:

@@ -3,17 +3,10 @@
 from typing import Any, Literal
 
 from alembic import context
-from sqlalchemy import Connection, Index, MetaData, TypeDecorator
-from sqlalchemy.sql.schema import SchemaItem
+from sqlalchemy import Connection, MetaData, TypeDecorator
 
 connection: Connection = context.config.attributes["connection"]
 metadata: MetaData = context.config.attributes["metadata"]
-
-
-def include_object(item: SchemaItem, _name: str | None, kind: str, _reflected: bool, _other: SchemaItem | None) -> bool:
-    """Leave out an index that is for another database: `Index(..., info={"dialect": "postgresql"})`."""
-    only = item.info.get("dialect") if kind == "index" and isinstance(item, Index) else None
-    return only is None or only == connection.dialect.name
 
 
 def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
@@ -30,7 +23,7 @@ context.configure(
     # SQLite cannot alter a column; batch operations rebuild the table there and are plain ALTERs elsewhere.
     render_as_batch=True,
     compare_type=True,
-    include_object=include_object,
+    include_object=context.config.attributes["include_object"],
     render_item=render_item,
 )
 with context.begin_transaction():
