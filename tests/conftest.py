@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import structlog
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -15,6 +16,9 @@ from sqlalchemy.pool import NullPool
 from kernel.app import Application, Kernel, create_app
 from kernel.settings import Settings
 from kernel.testing import create_database, postgresql_server, settings_for
+
+# As an application logs, but to wherever a test captures it.
+structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
 ROOT = Path(__file__).parent.parent
 

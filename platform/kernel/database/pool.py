@@ -219,7 +219,8 @@ def _sqlite_engine(url: URL, config: DatabaseConfig, writes: bool) -> AsyncEngin
     engine = create_async_engine(
         url,
         connect_args={"isolation_level": None},  # we say BEGIN ourselves; the driver would, later and without IMMEDIATE
-        skip_autocommit_rollback=True,
+        # SQLAlchemy takes a connection that says BEGIN itself to be in autocommit, also while a transaction is open.
+        skip_autocommit_rollback=not writes,
         hide_parameters=True,
         **options,
     )
@@ -250,6 +251,8 @@ def _explain_outage(context: ExceptionContext) -> None:
     if context.is_pre_ping:  # the pool handles these: it connects anew
         return
     error = context.original_exception
+    if context.connection is None:
+        raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
     if isinstance(error, OSError | TimeoutError):
         context.is_disconnect = True  # the answer may still come, to whoever uses this connection next
     if context.is_disconnect or is_outage(error):

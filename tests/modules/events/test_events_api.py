@@ -1,0 +1,307 @@
+"""Events over HTTP, on SQLite and on PostgreSQL."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import URL
+
+from kernel.app import Application
+from kernel.database import AsyncDBPool, PageRequest
+from kernel.settings import DatabaseConfig
+from modules.events.repository import EventRepository
+from modules.events.schemas import EventOut, EventQuery
+
+URL_ = "/api/v1/events"
+CONCERT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "location": "Berlin"}
+
+
+async def create(client: httpx2.AsyncClient, **changes: Any) -> dict[str, Any]:
+    answer = await client.post(URL_, json=CONCERT | changes)
+    assert answer.status_code == 201, answer.text
+    created: dict[str, Any] = answer.json()
+    return created
+
+
+async def titles(client: httpx2.AsyncClient, **query: Any) -> list[str]:
+    answer = await client.get(URL_, params=query)
+    assert answer.status_code == 200, answer.text
+    return [event["title"] for event in answer.json()["items"]]
+
+
+async def test_what_is_created_can_be_read_where_the_answer_says(client: httpx2.AsyncClient) -> None:
+    answer = await client.post(URL_, json=CONCERT | {"description": "Loud"})
+    assert answer.status_code == 201
+    body = answer.json()
+    assert answer.headers["location"] == f"{URL_}/{body['id']}"
+    assert body | CONCERT == body
+    assert (body["description"], body["image_id"], body["version"]) == ("Loud", None, 1)
+    assert datetime.now(UTC) - datetime.fromisoformat(body["created_at"]) < timedelta(minutes=1)
+    read = await client.get(answer.headers["location"])
+    assert read.json() == body
+    assert read.headers["etag"] == answer.headers["etag"] == '"1"'
+
+
+async def test_a_replacement_sets_what_is_left_out_to_its_default(client: httpx2.AsyncClient) -> None:
+    event = await create(client, description="Loud")
+    answer = await client.put(f"{URL_}/{event['id']}", json=CONCERT | {"title": "Play"})
+    assert answer.status_code == 200
+    assert (answer.json()["title"], answer.json()["description"], answer.json()["version"]) == ("Play", "", 2)
+    assert answer.json()["created_at"] == event["created_at"]
+    assert answer.json()["updated_at"] > event["updated_at"]
+
+
+async def test_a_patch_changes_only_what_it_names(client: httpx2.AsyncClient) -> None:
+    event = await create(client, description="Loud")
+    answer = await client.patch(f"{URL_}/{event['id']}", json={"location": "Paris"})
+    assert answer.json() == event | {
+        "location": "Paris",
+        "version": 2,
+        "updated_at": answer.json()["updated_at"],
+    }
+
+
+async def test_a_patch_cannot_make_a_required_field_null(client: httpx2.AsyncClient) -> None:
+    event = await create(client)
+    for field in ("title", "description", "date", "time", "location"):
+        answer = await client.patch(f"{URL_}/{event['id']}", json={field: None})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == f"body.{field}"
+
+
+async def test_what_is_deleted_is_gone(client: httpx2.AsyncClient) -> None:
+    event = await create(client)
+    assert (await client.delete(f"{URL_}/{event['id']}")).status_code == 204
+    for method in ("GET", "DELETE"):
+        assert (await client.request(method, f"{URL_}/{event['id']}")).status_code == 404
+    assert (await client.patch(f"{URL_}/{event['id']}", json={"title": "x"})).status_code == 404
+    assert (await client.put(f"{URL_}/{event['id']}", json=CONCERT)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("if_match", "status"),
+    [('"1"', 200), ('"2"', 412), ("*", 200), ('"7", "1"', 200), ('W/"1"', 412), ("1", 412), ('"abc"', 412), ("", 412)],
+)
+async def test_a_change_needs_the_version_that_if_match_names(
+    client: httpx2.AsyncClient, if_match: str, status: int
+) -> None:
+    event = await create(client)
+    headers = {"if-match": if_match}
+    answer = await client.patch(f"{URL_}/{event['id']}", json={"title": "New"}, headers=headers)
+    assert answer.status_code == status
+    replaced = await client.put(f"{URL_}/{event['id']}", json=CONCERT, headers={"if-match": '"99"'})
+    assert replaced.status_code == 412
+    assert (await client.delete(f"{URL_}/{event['id']}", headers={"if-match": '"99"'})).status_code == 412
+    assert (await client.get(f"{URL_}/{event['id']}")).json()["version"] == (2 if status == 200 else 1)
+
+
+async def test_of_many_who_change_one_version_at_once_one_wins(client: httpx2.AsyncClient) -> None:
+    event = await create(client)
+    change = [
+        client.patch(f"{URL_}/{event['id']}", json={"title": str(number)}, headers={"if-match": '"1"'})
+        for number in range(10)
+    ]
+    statuses = sorted(answer.status_code for answer in await asyncio.gather(*change))
+    assert statuses == [200] + [412] * 9
+
+
+async def test_who_has_the_current_version_gets_304(client: httpx2.AsyncClient) -> None:
+    event = await create(client)
+    for known, status in (('"1"', 304), ('W/"1"', 304), ("*", 304), ('"0"', 200), ('"0", "1"', 304)):
+        answer = await client.get(f"{URL_}/{event['id']}", headers={"if-none-match": known})
+        assert answer.status_code == status
+        assert answer.headers["etag"] == '"1"'
+        assert (answer.content == b"") == (status == 304)
+
+
+async def test_lists_page_by_offset_with_a_total_and_by_cursor_without(client: httpx2.AsyncClient) -> None:
+    for day in range(1, 6):
+        await create(client, title=str(day), date=f"2030-05-0{day}")
+    page = (await client.get(URL_, params={"limit": 2, "offset": 2})).json()
+    assert ([event["title"] for event in page["items"]], page["total"]) == (["3", "4"], 5)
+    walked: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = (await client.get(URL_, params={"limit": 2, "cursor": cursor, "sort": "-date"})).json()
+        assert page["total"] is None
+        walked += [event["title"] for event in page["items"]]
+        cursor = page["next_cursor"]
+    assert walked == ["5", "4", "3", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        ("date", ["b", "c", "a"]),
+        ("-date", ["a", "c", "b"]),
+        ("title", ["a", "b", "c"]),
+        ("-title", ["c", "b", "a"]),
+        ("created_at", ["c", "a", "b"]),
+        ("-created_at", ["b", "a", "c"]),
+    ],
+)
+async def test_lists_are_sorted_by_declared_keys(client: httpx2.AsyncClient, sort: str, expected: list[str]) -> None:
+    for title, day, hour in (("c", 2, "09:00"), ("a", 2, "10:00"), ("b", 1, "23:00")):
+        await create(client, title=title, date=f"2030-05-0{day}", time=hour)
+    assert await titles(client, sort=sort) == expected
+
+
+async def test_a_search_finds_words_in_title_description_and_location(client: httpx2.AsyncClient) -> None:
+    await create(client, title="Jazz night", location="Berlin")
+    await create(client, title="Opera", description="An evening of jazz arias", location="Paris")
+    await create(client, title="Market", location="Jazzstadt")
+    assert await titles(client, q="jazz", sort="title") == ["Jazz night", "Market", "Opera"]
+    assert await titles(client, q="JAZZ paris") == ["Opera"]
+    assert await titles(client, q="nig") == ["Jazz night"]
+    assert await titles(client, q="absent") == []
+    for harmless in ("'", "%", "_", "&|!():*", "\\", "a' OR '1'='1", "  "):
+        assert (await client.get(URL_, params={"q": harmless})).status_code == 200
+
+
+async def test_lists_are_filtered_by_dates_place_and_what_is_upcoming(client: httpx2.AsyncClient) -> None:
+    today = datetime.now(UTC).date()
+    for title, day in (("past", today - timedelta(days=2)), ("today", today), ("next", today + timedelta(days=2))):
+        await create(client, title=title, date=str(day), location="Rome" if title == "next" else "Oslo")
+    assert await titles(client, upcoming=True) == ["today", "next"]
+    assert await titles(client, date_to=str(today)) == ["past", "today"]
+    assert await titles(client, date_from=str(today), date_to=str(today)) == ["today"]
+    assert await titles(client, location="Oslo") == ["past", "today"]
+    assert await titles(client, location="Oslo", upcoming=True) == ["today"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"limit": 0}, "query.limit"),
+        ({"limit": 101}, "query.limit"),
+        ({"offset": -1}, "query.offset"),
+        ({"offset": 10**30}, "query.offset"),
+        ({"sort": "shoe"}, "query.sort"),
+        ({"cursor": "zzz"}, "query.cursor"),
+        ({"cursor": "a", "offset": 1}, "query"),
+        ({"date_from": "2030-02-30"}, "query.date_from"),
+        ({"date_from": "2030-02-02", "date_to": "2030-02-01"}, "query"),
+        ({"q": "\x00"}, "query.q"),
+    ],
+)
+async def test_a_query_that_makes_no_sense_is_refused(
+    client: httpx2.AsyncClient, query: dict[str, Any], field: str
+) -> None:
+    answer = await client.get(URL_, params=query)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"title": ""}, "body.title"),
+        ({"title": "   "}, "body.title"),
+        ({"title": "x" * 201}, "body.title"),
+        ({"title": "a\x00b"}, "body.title"),
+        ({"title": 5}, "body.title"),
+        ({"description": "x" * 10_001}, "body.description"),
+        ({"date": "tomorrow"}, "body.date"),
+        ({"date": "10000-01-01"}, "body.date"),
+        ({"time": "25:00"}, "body.time"),
+        ({"time": "20:00Z"}, "body.time"),
+        ({"image_id": 0}, "body.image_id"),
+        ({"image_id": 2**63}, "body.image_id"),
+        ({"image_id": 1.5}, "body.image_id"),
+        ({"image_id": 12345}, "body.image_id"),
+        ({"colour": "red"}, "body"),
+    ],
+)
+async def test_an_event_that_makes_no_sense_is_refused_and_nothing_is_kept(
+    client: httpx2.AsyncClient, change: dict[str, Any], field: str
+) -> None:
+    answer = await client.post(URL_, json=CONCERT | change)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+    assert (await client.get(URL_)).json()["total"] == 0
+
+
+@pytest.mark.parametrize("event_id", ["0", "-1", str(2**63), "abc", "1.5"])
+async def test_an_id_that_cannot_be_one_is_refused(client: httpx2.AsyncClient, event_id: str) -> None:
+    assert (await client.get(f"{URL_}/{event_id}")).status_code == 422
+
+
+async def test_text_in_any_script_comes_back_as_it_was(client: httpx2.AsyncClient) -> None:
+    title = "Größe 東京 🎷 e\u0301"
+    event = await create(client, title=title, date="0001-01-01", time="23:59:59.999999")
+    read = (await client.get(f"{URL_}/{event['id']}")).json()
+    assert (read["title"], read["date"], read["time"]) == (title, "0001-01-01", "23:59:59.999999")
+
+
+# The filters' indexes
+
+FILTERS = {
+    "date range": ({"date_from": "2020-03-01", "date_to": "2020-03-02"}, "ix_events_date_time_id"),
+    "upcoming": ({"upcoming": True}, "ix_events_date_time_id"),
+    "location": ({"location": "City 7"}, "ix_events_location_date_time_id"),
+    "search": ({"q": "rare77"}, "ix_events_search"),
+    "by date": ({}, "ix_events_date_time_id"),
+    "by date, descending": ({"sort": "-date"}, "ix_events_date_time_id"),
+    "by title": ({"sort": "title"}, "ix_events_title_id"),
+    "by creation": ({"sort": "-created_at"}, "ix_events_created_at_id"),
+}
+
+
+@pytest.fixture
+async def plans(migrated_postgresql: URL) -> Any:
+    """Explains the statement of a list on a table of 20,000 events, in which nothing is upcoming."""
+    pool = AsyncDBPool(DatabaseConfig(url=migrated_postgresql.render_as_string(hide_password=False)))
+    database = pool.database("events")
+    async with database.transaction() as session:
+        await session.execute(text("TRUNCATE events.events"))
+        await session.execute(
+            text(
+                "INSERT INTO events.events (title, description, date, time, location, created_at, updated_at, version) "
+                "SELECT 'Event ' || n, 'rare' || n, date '2015-01-01' + n % 3650, time '10:00', 'City ' || n % 200, "
+                "timestamptz '2015-01-01' + n * interval '1 minute', now(), 1 FROM generate_series(1, 20000) n"
+            )
+        )
+    async with database.writer.connect() as connection:
+        await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(
+            text("VACUUM ANALYZE events.events")
+        )
+
+    async def explain(query: EventQuery) -> str:
+        async with database.read() as session:
+            repository = EventRepository(session)
+            seen: list[Any] = []
+
+            async def note(statement: Any, *_: Any, **__: Any) -> Any:
+                seen.append(statement)
+                raise InterruptedError
+
+            session.execute = note  # type: ignore[method-assign]  # to take the statement instead of running it
+            with pytest.raises(InterruptedError):
+                await repository.find(query)
+            compiled = seen[0].compile(
+                dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True, "render_postcompile": True}
+            )
+            del session.execute
+            sql = str(compiled).replace("FROM events", "FROM events.events")
+            return "\n".join((await session.scalars(text(f"EXPLAIN {sql.replace(':', chr(92) + ':')}"))).all())
+
+    yield explain
+    await pool.close()
+
+
+@pytest.mark.parametrize("filter_", FILTERS)
+async def test_every_filter_and_order_has_an_index(plans: Any, filter_: str) -> None:
+    query, index = FILTERS[filter_]
+    plan = await plans(EventQuery(**query, cursor=""))  # type: ignore[arg-type]  # a table of many types
+    assert index in plan, plan
+    assert "Seq Scan" not in plan
+
+
+async def test_a_page_request_is_what_every_list_takes(application: Application) -> None:
+    async with application.kernel.pool.database("events").read() as session:
+        page = await EventRepository(session).page(PageRequest(), EventOut)
+    assert page.items == []
