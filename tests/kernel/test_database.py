@@ -1,6 +1,7 @@
 """Where modules live, which sessions they get, and what happens when the database does not answer."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -213,19 +214,15 @@ async def test_a_database_that_does_not_exist_is_unavailable(postgresql: URL) ->
 
 
 async def test_a_database_that_accepts_and_says_nothing_is_unavailable_in_time() -> None:
-    async def say_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(5)
-        writer.close()
-
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    listening = socket.create_server(("127.0.0.1", 0))  # the kernel of the system accepts, and nobody answers
+    port = listening.getsockname()[1]
     pool = pool_of(f"postgresql://u:p@127.0.0.1:{port}/d", connect_timeout_seconds=0.3)
     started_at = time.monotonic()
     with pytest.raises(DatabaseUnavailable):
         await pool.database("events").check()
     assert time.monotonic() - started_at < 2
     await pool.close()
-    server.close()
+    listening.close()
 
 
 async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_not_used_again(

@@ -1,0 +1,129 @@
+"""The probes, and the memory of what failed."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from kernel.app import Application, create_app
+from kernel.testing import settings_for
+
+
+async def test_a_healthy_application_is_alive_started_and_ready(client: httpx2.AsyncClient) -> None:
+    for probe, status in (("live", "alive"), ("startup", "started"), ("ready", "ready")):
+        answer = await client.get(f"/health/{probe}")
+        assert (answer.status_code, answer.json()) == (200, {"status": status})
+    details = (await client.get("/health")).json()
+    assert details["status"] == "healthy"
+    assert {"http_client", "images.storage"} <= {one["component"] for one in details["components"]}
+    assert set(details["modules"]) == {"images", "health", "events"}
+
+
+async def fail() -> None:
+    raise ConnectionError("it is unplugged")
+
+
+async def hang() -> None:
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("check", [fail, hang])
+async def test_one_component_that_is_not_well_makes_it_unready_but_leaves_it_alive(
+    client: httpx2.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch, check: object
+) -> None:
+    checks = dict(application.kernel.health_checks()) | {f"probe{number}": check for number in range(5)}
+    monkeypatch.setattr(application.kernel, "health_checks", lambda: checks)
+    started_at = time.monotonic()
+    answer = await client.get("/health/ready")
+    assert time.monotonic() - started_at < 1.5, "five checks that hang must share one deadline"
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert [error["field"] for error in answer.json()["errors"]] == [f"probe{number}" for number in range(5)]
+    assert (await client.get("/health/live")).status_code == 200
+    assert (await client.get("/health")).json()["status"] == "unhealthy"
+
+
+async def test_a_recovery_writes_an_incident(
+    client: httpx2.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well = dict(application.kernel.health_checks())
+    monkeypatch.setattr(application.kernel, "health_checks", lambda: well | {"probe": fail})
+    await client.get("/health/ready")
+    await client.get("/health/ready")
+    assert (await client.get("/health/incidents")).json()["items"] == []
+
+    async def mended() -> None:
+        return
+
+    monkeypatch.setattr(application.kernel, "health_checks", lambda: well | {"probe": mended})
+    assert (await client.get("/health/ready")).status_code == 200
+    [incident] = (await client.get("/health/incidents", params={"component": "probe"})).json()["items"]
+    assert incident["seen"] == "ConnectionError: it is unplugged"
+    assert incident["started_at"] < incident["ended_at"]
+    assert (await client.get("/health/incidents", params={"component": "other"})).json()["total"] == 0
+
+
+async def test_an_incident_waits_until_it_can_be_written(
+    client: httpx2.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = application.kernel.contexts["health"].state
+    database = monitor._database
+    well = dict(application.kernel.health_checks())
+    monkeypatch.setattr(application.kernel, "health_checks", lambda: well | {"probe": fail})
+    await client.get("/health/ready")
+    monkeypatch.setattr(application.kernel, "health_checks", lambda: well)
+    monitor._failing["events.storage"] = monitor._failing.pop("probe")
+    monkeypatch.setattr(application.kernel, "health_checks", lambda: {"events.storage": lambda: asyncio.sleep(0)})
+
+    class Broken:
+        def transaction(self) -> None:
+            raise ConnectionError
+
+    monitor._database = Broken()
+    assert (await client.get("/health/ready")).status_code == 200
+    assert (await client.get("/health/incidents")).json()["total"] == 0
+    monitor._database = database
+    await client.get("/health/ready")
+    assert (await client.get("/health/incidents")).json()["total"] == 1
+
+
+async def test_many_probes_within_the_cache_time_ask_the_components_once(root: Path, tmp_path: Path) -> None:
+    app = create_app(settings_for(root, {"DATABASE_URL": f"sqlite:///{tmp_path}", "IMAGES_STORAGE_URL": str(tmp_path)}))
+    asked = 0
+
+    async def count() -> None:
+        nonlocal asked
+        asked += 1
+
+    app.kernel.health_checks = lambda: {"probe": count}  # type: ignore[method-assign]  # stands for all components
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client,
+    ):
+        await asyncio.gather(*(client.get("/health/ready") for _ in range(20)))
+    assert asked == 1
+
+
+async def test_in_production_health_tells_nothing_of_its_inside(root: Path, tmp_path: Path) -> None:
+    variables = {
+        "ENVIRONMENT": "prod",
+        "DATABASE_URL": "postgresql://u:pw-1@127.0.0.1:1/d",
+        "IMAGES_STORAGE_URL": str(tmp_path),
+    }
+    app = create_app(settings_for(root, variables))
+    monitor_of = app.kernel.contexts["health"]
+    from modules.health.service import HealthMonitor  # noqa: PLC0415  # the application is not started: no database
+
+    monitor_of.state = HealthMonitor(monitor_of.database, monitor_of.settings)  # type: ignore[arg-type]  # its own
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.get("/health/startup")).status_code == 503
+        ready = await client.get("/health/ready")
+        assert ready.status_code == 503
+        assert {error["message"] for error in ready.json()["errors"]} == {"not well"}
+        details = (await client.get("/health")).json()
+        assert details["status"] == "unhealthy"
+        assert details["modules"] is None
+        assert {one["problem"] for one in details["components"]} == {None}
