@@ -1,0 +1,85 @@
+"""The README tells the truth: a newcomer who follows it gets a module that works."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+TRY = """
+import asyncio, httpx2
+from kernel.app import create_app
+
+async def main():
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+            assert (await client.post("/api/v1/notes", json={"text": "milk"})).status_code == 201
+            listed = (await client.get("/api/v1/notes")).json()
+            assert [note["text"] for note in listed["items"]] == ["milk"], listed
+
+asyncio.run(main())
+"""
+
+
+def copy_of(root: Path, target: Path) -> Path:
+    """The files of the repository, without what git ignores."""
+    ignored = shutil.ignore_patterns(".git", ".venv", "data", "__pycache__", ".*_cache", "*.egg-info", ".env.local")
+    return Path(shutil.copytree(root, target, ignore=ignored))
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "PYTEST_"))}
+    environment |= {"PYTHONPATH": f"{folder / 'platform'}:{folder}", "NO_COLOR": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.timeout(240)
+def test_a_module_made_by_following_the_readme_works_and_passes_the_checks(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path / "copy")
+    readme = re.sub(r"^   ", "", (root / "README.md").read_text(), flags=re.MULTILINE)
+    files = re.findall(r"```python\n# (modules/notes/\w+\.py)\n(.*?)```", readme, re.DOTALL)
+    assert len(files) == 5
+    (copy / "modules" / "notes").mkdir()
+    (copy / "modules" / "notes" / "__init__.py").write_text('"""Notes."""\n')
+    for path, content in files:
+        (copy / path).write_text(content)
+    run(copy, BIN / "kernel", "migration", "notes", "-m", "first tables")
+    run(copy, BIN / "ruff", "format", "migrations")
+    run(copy, BIN / "ruff", "check", "modules", "migrations")
+    run(copy, BIN / "ruff", "format", "--check", "modules", "migrations")
+    run(copy, BIN / "lint-imports", "--config", "importlinter.ini", "--no-cache")
+    run(copy, BIN / "mypy", "--cache-dir", copy / ".mypy_cache", "-p", "modules.notes")
+    run(copy, BIN / "kernel", "migrate")
+    run(copy, BIN / "kernel", "migrate", "--check")
+    run(copy, sys.executable, "-c", TRY)
+
+
+@pytest.mark.timeout(240)
+def test_without_events_and_images_a_base_remains_that_starts_checks_and_passes(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path / "copy")
+    for module in ("events", "images"):
+        for folder in ("modules", "migrations", "tests/modules"):
+            shutil.rmtree(copy / folder / module)
+    run(copy, BIN / "ruff", "check", ".")
+    run(copy, BIN / "lint-imports", "--config", "importlinter.ini", "--no-cache")
+    run(copy, BIN / "mypy", "--cache-dir", copy / ".mypy_cache")
+    run(copy, BIN / "kernel", "migrate")
+    assert [row for row in run(copy, BIN / "kernel", "modules").splitlines() if "platform-team" in row]
+    tests = ("tests/kernel/test_settings.py", "tests/kernel/test_discovery.py", "tests/modules")
+    passed = run(copy, BIN / "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests)
+    assert re.search(r"\d+ passed", passed)
+
+
+def test_every_link_and_path_in_the_readme_exists(root: Path) -> None:
+    readme = (root / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)]+)\)", readme):
+        assert (root / link).exists(), link
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", readme)) <= targets
