@@ -72,8 +72,8 @@ def test_without_events_and_images_a_base_remains_that_starts_checks_and_passes(
     run(copy, BIN / "mypy", "--cache-dir", copy / ".mypy_cache")
     run(copy, BIN / "kernel", "migrate")
     assert [row for row in run(copy, BIN / "kernel", "modules").splitlines() if "platform-team" in row]
-    tests = ("tests/kernel/test_settings.py", "tests/kernel/test_discovery.py", "tests/modules")
-    passed = run(copy, BIN / "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests)
+    kernel = [f"tests/kernel/test_{name}.py" for name in ("settings", "discovery", "application", "database")]
+    passed = run(copy, BIN / "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *kernel, "tests/modules")
     assert re.search(r"\d+ passed", passed)
 
 

