@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -60,6 +61,8 @@ def serve(
         typer.echo(f"Docs     {base}/docs")
     typer.echo(f"Health   {base}/health")
     os.chdir(settings.root)
+    # After an orderly stop uvicorn raises the signal anew, which would end the process as if it had been killed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         "kernel.server:application",
         factory=True,
@@ -161,7 +164,7 @@ def settings() -> None:
     for setting in load_settings().describe():
         table.add_row(setting.name, setting.value, setting.origin)
     # As wide as it needs when nobody looks at it: a value must not be cut in a file.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def _kernel() -> "Kernel":

@@ -1,0 +1,179 @@
+"""The command `kernel`, as a process: what it prints, how it exits, and the server it runs, on real sockets."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+KERNEL = Path(sys.executable).parent / "kernel"
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """The process's environment without anybody's settings."""
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
+    secrets = folder / "secrets"
+    secrets.mkdir(exist_ok=True)
+    return kept | {
+        "DATABASE_URL": f"sqlite:///{folder / 'data'}",
+        "IMAGES_STORAGE_URL": str(folder / "images"),
+        "SECRETS_DIR": str(secrets),
+        **variables,
+    }
+
+
+def run(root: Path, folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = environment(folder, **variables)
+    return subprocess.run(
+        [KERNEL, *arguments], cwd=root, env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(root: Path, folder: Path, *arguments: str, **variables: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server of its own on a free port; its base URL and its process."""
+    port = free_port()
+    process = subprocess.Popen(
+        [KERNEL, "serve", "--port", str(port), *arguments],
+        cwd=root,
+        env=environment(folder, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    base = f"http://127.0.0.1:{port}"
+    try:
+        give_up_at = time.monotonic() + 30
+        while time.monotonic() < give_up_at and process.poll() is None:
+            try:
+                if httpx2.get(f"{base}/health/startup", timeout=2, trust_env=False).status_code == 200:
+                    break
+            except httpx2.TransportError:
+                time.sleep(0.1)
+        yield base, process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_help_names_every_command(root: Path, tmp_path: Path) -> None:
+    shown = run(root, tmp_path, "--help").stdout
+    assert all(command in shown for command in ("serve", "migrate", "migration", "modules", "settings"))
+
+
+def test_modules_are_shown_as_a_table_and_as_json(root: Path, tmp_path: Path) -> None:
+    rows = json.loads(run(root, tmp_path, "modules", "--json").stdout)
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["health"] == {
+        "name": "health",
+        "owner": "platform-team",
+        "depends_on": [],
+        "provides": [],
+        "prefix": "/health",
+        "tables": ["incidents"],
+    }
+    table = run(root, tmp_path, "modules").stdout
+    assert all(row["owner"] in table for row in rows)
+
+
+def test_settings_are_shown_with_their_origin_and_without_secrets(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "DATABASE_PASSWORD").write_text("hunter2\n")
+    done = run(root, tmp_path, "settings", LOG_LEVEL="ERROR")
+    assert done.returncode == 0
+    assert re.search(r"LOG_LEVEL\s*│ ERROR\s*│ environment", done.stdout)
+    assert re.search(r"DATABASE_PASSWORD\s*│ \*+\s*│ .*secrets", done.stdout)
+    assert re.search(r"APPLICATION_TITLE\s*│ Modular monolith\s*│ env_files/.env", done.stdout)
+    assert "hunter2" not in done.stdout
+
+
+@pytest.mark.parametrize("command", [("serve",), ("migrate",), ("modules",), ("settings",)])
+def test_wrong_settings_end_every_command_with_all_faults_in_one_message(
+    root: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    done = run(root, tmp_path, *command, ENVIRONMENT="prod", DATABASE_POOLSIZE="hunter2", CORS_ALLOW_ORIGINS="*")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for fault in ("DATABASE_URL: ", "Did you mean DATABASE_POOL_SIZE?", "CORS_ALLOW_ORIGINS: "):
+        assert fault in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_migrating_brings_the_tables_and_check_compares_them(root: Path, tmp_path: Path) -> None:
+    before = run(root, tmp_path, "migrate", "--check")
+    assert before.returncode == 1
+    assert "health lacks migration 0001" in before.stderr
+    assert "health: at its newest migration" in run(root, tmp_path, "migrate").stdout
+    after = run(root, tmp_path, "migrate", "--check")
+    assert (after.returncode, "agrees with the models" in after.stdout) == (0, True)
+    assert run(root, tmp_path, "migrate", "health", "--down-to", "base").returncode == 0
+    assert run(root, tmp_path, "migrate", "--check").returncode == 1
+
+
+def test_a_module_that_is_not_there_is_said_not_to_be(root: Path, tmp_path: Path) -> None:
+    done = run(root, tmp_path, "migrate", "ghost")
+    assert (done.returncode, "There is no module ghost" in done.stderr) == (1, True)
+
+
+def test_a_taken_port_is_one_clear_sentence(root: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(root, tmp_path, "serve", "--port", str(port))
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "make run PORT=" in done.stderr
+
+
+def test_a_server_says_where_it_is_serves_and_stops_at_a_signal(root: Path, tmp_path: Path) -> None:
+    with serving(root, tmp_path, "--no-reload", LOG_FORMAT="json") as (base, process):
+        answer = httpx2.get(f"{base}/health/ready", headers={"x-request-id": "seen-in-the-log"}, trust_env=False)
+        assert answer.json() == {"status": "ready"}
+        assert "server" not in answer.headers
+        assert httpx2.get(f"{base}/docs", trust_env=False).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert f"{base}/docs" in output
+    assert f"{base}/health" in output
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    [request] = [line for line in lines if line.get("request_id") == "seen-in-the-log"]
+    assert (request["status"], request["path"], request["level"]) == (200, "/health/ready", "info")
+
+
+def test_a_server_with_auto_reload_serves_too(root: Path, tmp_path: Path) -> None:
+    with serving(root, tmp_path, "--reload") as (base, _):
+        assert httpx2.get(f"{base}/health/live", trust_env=False).status_code == 200
+
+
+def test_two_workers_serve_one_address(root: Path, tmp_path: Path) -> None:
+    server = serving(root, tmp_path, "--workers", "2", "--no-reload")
+    with server as (base, _), httpx2.Client(trust_env=False) as client:
+        assert {client.get(f"{base}/health/live").status_code for _ in range(20)} == {200}
+
+
+def test_a_database_that_is_not_at_its_newest_migration_stops_the_start_with_one_sentence(
+    root: Path, tmp_path: Path
+) -> None:
+    started_at = time.monotonic()
+    done = run(root, tmp_path, "serve", "--port", str(free_port()), ENVIRONMENT="dev")
+    assert done.returncode != 0
+    assert "run `kernel migrate` before the start" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert time.monotonic() - started_at < 10
