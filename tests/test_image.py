@@ -70,7 +70,7 @@ def test_what_the_build_installs_serves_without_any_development_tool(root: Path,
         "PATH": f"{app / '.venv' / 'bin'}:{environment['PATH']}",
         "SERVER_PORT": str(port),
         "SERVER_RELOAD": "false",
-        "SECRETS_DIR": str(app),
+        "SECRETS_DIR": str(app / "env_files"),  # has only dotted names, which are passed over
     }
     entry = [app / ".venv" / "bin" / "kernel", *json.loads(dict(steps)["CMD"])]
     process = subprocess.Popen(entry, cwd=app, env=served)
@@ -83,7 +83,7 @@ def test_what_the_build_installs_serves_without_any_development_tool(root: Path,
             healthy = subprocess.run(
                 [app / ".venv" / "bin" / probe[0], *probe[1:]], env=served, capture_output=True, check=False
             )
-            if healthy.returncode == 0:
+            if healthy.returncode == 0 or process.poll() is not None:
                 break
             time.sleep(0.2)
         assert healthy is not None
