@@ -305,3 +305,16 @@ async def test_a_page_request_is_what_every_list_takes(application: Application)
     async with application.kernel.pool.database("events").read() as session:
         page = await EventRepository(session).page(PageRequest(), EventOut)
     assert page.items == []
+
+
+async def test_an_event_may_name_an_image_that_exists(client: httpx2.AsyncClient) -> None:
+    """Through the contract of images: no foreign key crosses."""
+    from tests.modules.images.pictures import picture  # noqa: PLC0415  # events can be tested without images
+
+    image = (await client.post("/api/v1/images", files={"file": ("x", picture())})).json()
+    event = await create(client, image_id=image["id"])
+    assert event["image_id"] == image["id"]
+    patched = await client.patch(f"{URL_}/{event['id']}", json={"image_id": None})
+    assert patched.json()["image_id"] is None
+    refused = await client.patch(f"{URL_}/{event['id']}", json={"image_id": image["id"] + 1})
+    assert refused.json()["errors"][0]["field"] == "body.image_id"
