@@ -231,16 +231,22 @@ async def test_a_database_that_accepts_and_says_nothing_is_unavailable_in_time()
     listening.close()
 
 
+@pytest.mark.parametrize("kind", ["read", "write"])
 async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_not_used_again(
-    migrated_postgresql: URL,
+    migrated_postgresql: URL, kind: str
 ) -> None:
     url = migrated_postgresql.render_as_string(hide_password=False)
     pool = pool_of(url, command_timeout_seconds=0.3, pool_size=1, max_overflow=0)
+    backend = text("SELECT pg_backend_pid()")
+    database = pool.database("events")
+    opened = database.read if kind == "read" else database.transaction
+    async with opened() as session:
+        before = await session.scalar(backend)
     with pytest.raises(DatabaseUnavailable):
-        async with pool.get_session("events") as session:
+        async with opened() as session:
             await session.execute(text("SELECT pg_sleep(10)"))
-    async with pool.get_session("events") as session:
-        assert await session.scalar(text("SELECT 1")) == 1
+    async with opened() as session:
+        assert await session.scalar(backend) != before
     await pool.close()
 
 
@@ -273,6 +279,29 @@ async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_po
     assert not set(before) & set(after)
     await pool.close()
     await killer.close()
+
+
+async def test_two_processes_that_read_and_then_write_one_sqlite_file_lose_nothing(
+    tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    """Each pool is as much as a process of its own: they know of each other only through the file."""
+    (tmp_path / "health.db").write_bytes((migrated_sqlite / "health.db").read_bytes())
+    pools = [pool_of(f"sqlite:///{tmp_path}") for _ in range(2)]
+    async with pools[0].get_session("health") as session:
+        await session.execute(text("CREATE TABLE counter AS SELECT 0 AS value"))
+
+    async def increment(pool: AsyncDBPool) -> None:
+        for _ in range(50):
+            async with pool.get_session("health") as session:
+                value = await session.scalar(text("SELECT value FROM counter"))
+                await asyncio.sleep(0)
+                await session.execute(text("UPDATE counter SET value = :value"), {"value": int(value or 0) + 1})
+
+    await asyncio.gather(*(increment(pool) for pool in pools))
+    async with pools[0].database("health").read() as session:
+        assert await session.scalar(text("SELECT value FROM counter")) == 100
+    for pool in pools:
+        await pool.close()
 
 
 @needs_events
