@@ -253,7 +253,5 @@ def _explain_outage(context: ExceptionContext) -> None:
     error = context.original_exception
     if context.connection is None:
         raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
-    if isinstance(error, OSError | TimeoutError):
-        context.is_disconnect = True  # the answer may still come, to whoever uses this connection next
-    if context.is_disconnect or is_outage(error):
+    if isinstance(error, OSError | TimeoutError) or context.is_disconnect or is_outage(error):
         raise DatabaseUnavailable(f"the database gave no answer ({type(error).__name__})") from error
