@@ -14,9 +14,10 @@ class ImagesSettings(ModuleSettings):
     # A directory (relative to the project's), or s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.
     storage_url: str = "data/images"
     # What the store needs beyond its URL, under obstore's names: IMAGES_STORAGE_OPTIONS__SECRET_ACCESS_KEY=...
+    # An endpoint that begins with http:// is talked to without TLS.
     storage_options: dict[str, SecretStr] = Field(default_factory=dict)
     max_upload_bytes: int = Field(10 << 20, ge=1)
-    # By the header, before anything is decoded: 50 million pixels take 200 MB.
+    # By the header, before anything is decoded: 50 million pixels take 170 MB (JPEG) to 790 MB (WebP) for a moment.
     max_pixels: int = Field(50_000_000, ge=1)
     # The longer side of a thumbnail.
     thumbnail_pixels: int = Field(320, ge=16, le=2048)

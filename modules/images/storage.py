@@ -35,9 +35,13 @@ class ImageStorage:
         """The store that the settings name; a directory is made if need be."""
         url = settings.storage_url
         if "://" not in url or url.startswith("file://"):
-            return cls(LocalStore(root / url.removeprefix("file://"), mkdir=True))
+            return cls(LocalStore(root / url.removeprefix("file:").removeprefix("//"), mkdir=True))
         options: Any = {name: secret.get_secret_value() for name, secret in settings.storage_options.items()}
-        return cls(from_url(url, config=options, client_options=_CLIENT_OPTIONS, retry_config=_RETRIES))
+        # Without TLS only where the settings themselves say so, as for a MinIO next door. obstore has this as an
+        # option of the store, too, but panics on it.
+        is_plain = any(value.startswith("http://") for name, value in options.items() if "endpoint" in name)
+        client_options = _CLIENT_OPTIONS | {"allow_http": is_plain}
+        return cls(from_url(url, config=options, client_options=client_options, retry_config=_RETRIES))
 
     @staticmethod
     def new_key() -> str:

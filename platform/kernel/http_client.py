@@ -5,9 +5,10 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,25 +21,25 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 # Nothing was sent yet, so that even a POST may be tried again. Not PoolTimeout: we ourselves are the bottleneck then.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
-# The connection broke. Not ReadTimeout: an upstream that is too slow is not helped by asking it twice.
+# The connection broke, and the upstream may or may not have done what was asked.
 _DROPPED = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
 
 
 class HttpxRestClientPool:
-    """The application's HTTP client. Open while the application runs."""
+    """The application's HTTP client. Open while the application runs: `async with pool:`."""
 
     def __init__(self, settings: HttpClientSettings) -> None:
         self._settings = settings
         self._client: httpx2.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the pool. No connection is made before the first call."""
+        """Open the pool. No connection is made before the first call. Raises OSError for an unreadable `ca_file`."""
         limits = httpx2.Limits(
             max_connections=self._settings.max_connections,
             max_keepalive_connections=self._settings.max_keepalive_connections,
             keepalive_expiry=self._settings.keepalive_expiry_seconds,
         )
-        context = ssl.create_default_context()
+        context = httpx2.create_ssl_context(trust_env=False)
         if self._settings.ca_file is not None:
             context.load_verify_locations(self._settings.ca_file)
         # On the transport: a client that is given one ignores its own verify, limits and http2.
@@ -54,6 +55,8 @@ class HttpxRestClientPool:
                 write=self._settings.write_timeout_seconds,
                 pool=self._settings.pool_timeout_seconds,
             ),
+            # All callers share this client: a cookie that it kept for one of them would be sent for the others.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             trust_env=False,
             follow_redirects=False,
         )
@@ -74,7 +77,8 @@ class HttpxRestClientPool:
         """The shared client; do not close it.
 
         A call ends after `total_timeout_seconds` with all its tries and its whole body, or after its own
-        `extensions={"total_timeout": seconds}`. Raises RuntimeError while the pool is not open.
+        `extensions={"total_timeout": seconds}`; it raises `httpx2.ReadTimeout` then. A body that breaks off is not
+        fetched again: part of it may already be in use. Raises RuntimeError while the pool is not open.
         """
         if self._client is None:
             raise RuntimeError("The HTTP client pool is not open: use it while the application runs.")
@@ -105,41 +109,36 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
         deadline: float = request.extensions["deadline"]
         attempt = 1
         while True:
-            response, error = await self._try(request, deadline)
-            pause = self._pause(attempt, response)
-            is_last = attempt >= self._settings.max_attempts or time.monotonic() + pause >= deadline
-            if is_last or not _may_retry(request, response, error):
-                break
-            if response is not None:
+            started = time.monotonic()
+            try:
+                async with _until(deadline, request):
+                    response = await self._inner.handle_async_request(request)
+            except httpx2.TransportError as error:
+                pause = self._backoff(attempt)
+                if not (_is_safe_after(error, request, started) and self._has_room(attempt, pause, deadline)):
+                    raise
+            else:
+                asked_for = _retry_after(response)
+                pause = self._backoff(attempt) if asked_for is None else asked_for
+                is_retried = response.status_code in _RETRIED_STATUSES and _is_repeatable(request)
+                if not (is_retried and self._has_room(attempt, pause, deadline)):
+                    response.stream = _DeadlineStream(response.stream, request, deadline)
+                    return response
                 await response.aclose()
             await asyncio.sleep(pause)
             attempt += 1
-        if response is None:
-            assert error is not None  # noqa: S101  # for the type checker: _try gives one or the other
-            raise error
-        response.stream = _DeadlineStream(response.stream, request, deadline)
-        return response
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    async def _try(
-        self, request: httpx2.Request, deadline: float
-    ) -> tuple[httpx2.Response | None, httpx2.TransportError | None]:
-        try:
-            async with _until(deadline, request):
-                return await self._inner.handle_async_request(request), None
-        except httpx2.TransportError as error:
-            return None, error
+    def _has_room(self, attempt: int, pause: float, deadline: float) -> bool:
+        return attempt < self._settings.max_attempts and time.monotonic() + pause < deadline
 
-    def _pause(self, attempt: int, response: httpx2.Response | None) -> float:
-        """Seconds before the next try: what the upstream asks for, else exponential back-off with full jitter.
+    def _backoff(self, attempt: int) -> float:
+        """Seconds before the next try: exponential, with full jitter.
 
         https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         """
-        asked_for = _retry_after(response)
-        if asked_for is not None:
-            return asked_for
         ceiling = min(self._settings.max_backoff_seconds, self._settings.backoff_seconds * 2 ** (attempt - 1))
         return random.uniform(0, ceiling)  # noqa: S311  # jitter, not a secret
 
@@ -153,13 +152,13 @@ class _DeadlineStream(httpx2.AsyncByteStream):
         self._deadline = deadline
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        parts = aiter(self._inner)
-        while True:
-            async with _until(self._deadline, self._request):
-                part = await anext(parts, None)
-            if part is None:
-                return
-            yield part
+        async with aclosing(aiter(self._inner)) as parts:
+            while True:
+                async with _until(self._deadline, self._request):
+                    part = await anext(parts, None)
+                if part is None:
+                    return
+                yield part
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -180,30 +179,37 @@ async def _until(deadline: float, request: httpx2.Request) -> AsyncIterator[None
         raise httpx2.ReadTimeout(message, request=request) from error
 
 
-def _may_retry(request: httpx2.Request, response: httpx2.Response | None, error: httpx2.TransportError | None) -> bool:
+def _is_safe_after(error: httpx2.TransportError, request: httpx2.Request, started: float) -> bool:
     if isinstance(error, _NOT_SENT):
         return not _is_about_certificates(error)
-    if request.method not in _IDEMPOTENT and "idempotency-key" not in request.headers:
-        return False
-    if not isinstance(request.stream, httpx2.ByteStream):  # it has been sent, and may be gone
-        return False
-    return isinstance(error, _DROPPED) or (response is not None and response.status_code in _RETRIED_STATUSES)
+    if isinstance(error, httpx2.ReadTimeout):
+        # An upstream that is too slow is not helped by asking it twice. But on HTTP/2 all calls of a connection fail
+        # when one of them times out: a call that has not waited its own time out was merely dropped.
+        own_limit = request.extensions["timeout"]["read"]
+        return own_limit is not None and time.monotonic() - started < own_limit and _is_repeatable(request)
+    return isinstance(error, _DROPPED) and _is_repeatable(request)
+
+
+def _is_repeatable(request: httpx2.Request) -> bool:
+    """Whether doing it twice is as good as once, and its body is still at hand."""
+    is_idempotent = request.method in _IDEMPOTENT or "idempotency-key" in request.headers
+    return is_idempotent and isinstance(request.stream, httpx2.ByteStream)
 
 
 def _is_about_certificates(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, ssl.SSLError):
+        if isinstance(error, ssl.SSLCertVerificationError):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-def _retry_after(response: httpx2.Response | None) -> float | None:
+def _retry_after(response: httpx2.Response) -> float | None:
     """The seconds that `Retry-After` asks for, given as a number or a date (RFC 9110, section 10.2.3)."""
-    value = "" if response is None else response.headers.get("retry-after", "").strip()
+    value = response.headers.get("retry-after", "").strip()
     if value.isdecimal():
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
