@@ -12,6 +12,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
 
+import h2.exceptions
 import httpx2
 
 from kernel.settings import HttpClientSettings
@@ -166,11 +167,14 @@ class _DeadlineStream(httpx2.AsyncByteStream):
 
 @asynccontextmanager
 async def _until(deadline: float, request: httpx2.Request) -> AsyncIterator[None]:
-    """End the block at the deadline (of time.monotonic). Raises ReadTimeout."""
+    """End the block at the deadline (of time.monotonic). Raises ReadTimeout or RemoteProtocolError."""
     timeout = asyncio.timeout(deadline - time.monotonic())
     try:
         async with timeout:
             yield
+    except h2.exceptions.ProtocolError as error:
+        # httpx2 lets this through when a call that was cancelled has closed the connection under the others.
+        raise httpx2.RemoteProtocolError(str(error), request=request) from error
     except TimeoutError as error:
         if not timeout.expired():
             raise

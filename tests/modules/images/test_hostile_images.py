@@ -119,7 +119,7 @@ def test_no_damage_escapes_as_another_error() -> None:
     seeds = [picture(name, (40, 30)) for name in FORMATS]
     seeds += [picture("JPEG", progressive=True), picture("WEBP", exif=exif), picture("PNG", mode="P", exif=exif)]
     chance = random.Random(7)
-    for _ in range(1500):
+    for _ in range(1000):
         data = bytearray(chance.choice(seeds))
         for _ in range(chance.randint(1, 6)):
             data[chance.randrange(min(len(data), chance.choice((120, 10_000))))] = chance.randrange(256)
@@ -135,12 +135,14 @@ def test_a_sound_picture_is_not_refused_for_its_damaged_metadata() -> None:
     exif[0x0112], exif[0x010F], exif[0x8769] = 6, "a camera", {0x9003: "2020:01:01 00:00:00"}
     data = picture("JPEG", (40, 20), exif=exif)
     start = data.index(b"Exif\0\0") + 6
+    length = int.from_bytes(data[start - 8 : start - 6], "big") - 8  # the segment's, less its own head
     chance = random.Random(7)
-    for _ in range(1500):
+    for _ in range(1000):
         damaged = bytearray(data)
         for _ in range(chance.randint(1, 6)):
-            damaged[start + chance.randrange(100)] = chance.randrange(256)
-        assert sorted((look(bytes(damaged)).width, look(bytes(damaged)).height)) == [20, 40]
+            damaged[start + chance.randrange(length)] = chance.randrange(256)
+        seen = look(bytes(damaged))
+        assert {seen.width, seen.height} == {20, 40}
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
