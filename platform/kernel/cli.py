@@ -24,13 +24,15 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command; what is wrong with the project ends in one message and exit code 1."""
-    from kernel.database.migrations import MigrationError  # noqa: PLC0415
-    from kernel.discovery import DiscoveryError  # noqa: PLC0415
-    from kernel.settings import SettingsError  # noqa: PLC0415
-
     try:
         app()
-    except (SettingsError, DiscoveryError, MigrationError) as error:
+    except Exception as error:
+        from kernel.database.migrations import MigrationError  # noqa: PLC0415
+        from kernel.discovery import DiscoveryError  # noqa: PLC0415
+        from kernel.settings import SettingsError  # noqa: PLC0415
+
+        if not isinstance(error, SettingsError | DiscoveryError | MigrationError):
+            raise
         typer.secho(str(error), fg="red", err=True)
         sys.exit(1)
 
