@@ -56,7 +56,9 @@ def configure_logging(settings: LogSettings) -> None:
     logging.getLogger("uvicorn.access").disabled = True  # the shell writes that line, with the request's id
     for chatty in (
         "aiosqlite",
+        "alembic",
         "asyncio",
+        "filelock",
         "PIL",
         "httpcore2",
         "httpx2",
