@@ -5,14 +5,17 @@ import random
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
 
+import h2.errors
+import h2.events
 import h2.exceptions
+import httpcore2
 import httpx2
 
 from kernel.settings import HttpClientSettings
@@ -24,6 +27,8 @@ _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 # The connection broke, and the upstream may or may not have done what was asked.
 _DROPPED = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
+# How long the rest of a failed answer may take; its connection is closed otherwise.
+_DISCARD_SECONDS = 0.5
 
 
 class HttpxRestClientPool:
@@ -108,12 +113,17 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         deadline: float = request.extensions["deadline"]
+        async with _until(deadline, request):
+            response = await self._handle(request, deadline)
+        response.stream = _DeadlineStream(response.stream, request, deadline)
+        return response
+
+    async def _handle(self, request: httpx2.Request, deadline: float) -> httpx2.Response:
         attempt = 1
         while True:
             started = time.monotonic()
             try:
-                async with _until(deadline, request):
-                    response = await self._inner.handle_async_request(request)
+                response = await self._inner.handle_async_request(request)
             except httpx2.TransportError as error:
                 pause = self._backoff(attempt)
                 if not (_is_safe_after(error, request, started) and self._has_room(attempt, pause, deadline)):
@@ -123,9 +133,8 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
                 pause = self._backoff(attempt) if asked_for is None else asked_for
                 is_retried = response.status_code in _RETRIED_STATUSES and _is_repeatable(request)
                 if not (is_retried and self._has_room(attempt, pause, deadline)):
-                    response.stream = _DeadlineStream(response.stream, request, deadline)
                     return response
-                await response.aclose()
+                await _discard(response, request)
             await asyncio.sleep(pause)
             attempt += 1
 
@@ -183,6 +192,17 @@ async def _until(deadline: float, request: httpx2.Request) -> AsyncIterator[None
         raise httpx2.ReadTimeout(message, request=request) from error
 
 
+async def _discard(response: httpx2.Response, request: httpx2.Request) -> None:
+    """Read a failed answer to its end, so that its connection serves the next try; cut a slow one off."""
+    try:
+        with suppress(httpx2.TransportError):
+            async with _until(time.monotonic() + _DISCARD_SECONDS, request):
+                async for _ in response.aiter_raw():
+                    pass
+    finally:
+        await response.aclose()
+
+
 def _is_safe_after(error: httpx2.TransportError, request: httpx2.Request, started: float) -> bool:
     if isinstance(error, _NOT_SENT):
         return not _is_about_certificates(error)
@@ -217,3 +237,29 @@ def _retry_after(response: httpx2.Response) -> float | None:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+_close_stream = httpcore2.AsyncHTTP2Connection._response_closed
+
+
+async def _give_up_stream(self: httpcore2.AsyncHTTP2Connection, stream_id: int) -> None:
+    """Close a stream of an HTTP/2 connection, also one whose call was cancelled, timed out or read in part only.
+
+    httpcore2 2.16 forgets such a stream without a word to h2 and the server. After 100 of them every later call to
+    that origin fails ("Max outbound streams is 100, 100 open"), and after 16 MiB that nobody read every later call
+    hangs, for good; a connection that failed keeps its place in the pool. https://github.com/encode/httpcore/issues/1022
+    """
+    with suppress(h2.exceptions.ProtocolError):  # the connection is closed already
+        for event in self._events.get(stream_id, ()):
+            if isinstance(event, h2.events.DataReceived):
+                self._h2_state.acknowledge_received_data(event.flow_controlled_length or 0, stream_id)
+        stream = self._h2_state.streams.get(stream_id)
+        if stream is not None and not stream.closed:
+            self._h2_state.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)  # is sent with what is sent next
+    await _close_stream(self, stream_id)
+    if self._connection_error and not self._events:
+        await self.aclose()
+
+
+# For the whole process: httpcore2 leaves no other way to say which class its pools use for HTTP/2.
+httpcore2.AsyncHTTP2Connection._response_closed = _give_up_stream  # type: ignore[method-assign]  # that is the purpose

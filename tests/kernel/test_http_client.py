@@ -572,3 +572,23 @@ async def test_ten_thousand_cancelled_calls_do_not_use_up_the_pool(
         responses = await asyncio.gather(*(client.get(f"{server.url}/good") for _ in range(20)))
     assert [response.status_code for response in responses] == [200] * 20
     gc.collect()
+
+
+async def test_calls_that_timed_out_leave_their_http2_connection_usable(tmp_path: Path) -> None:
+    """httpcore2 2.16 never closes their streams: after 100 of them no later call to that origin would succeed."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+
+    async def handler(call: Call) -> Reply | Hang:
+        return Reply() if call.path == "/good" else Hang()
+
+    settings = HttpClientSettings(ca_file=tmp_path / "ca.pem")
+    async with HttpServer(handler, tls_context(authority, "h2")) as server, HttpxRestClientPool(settings) as opened:
+        client = opened.get_client()
+        for _ in range(3):
+            await asyncio.gather(
+                *(client.get(f"{server.url}/hang", extensions={"total_timeout": 0.1}) for _ in range(60)),
+                return_exceptions=True,
+            )
+        good = await asyncio.gather(*(client.get(f"{server.url}/good") for _ in range(20)))
+    assert {(response.status_code, response.http_version) for response in good} == {(200, "HTTP/2")}
