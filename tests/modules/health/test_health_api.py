@@ -39,7 +39,7 @@ async def test_one_component_that_is_not_well_makes_it_unready_but_leaves_it_ali
     monkeypatch.setattr(application.kernel, "health_checks", lambda: checks)
     started_at = time.monotonic()
     answer = await client.get("/health/ready")
-    assert time.monotonic() - started_at < 1.5, "five checks that hang must share one deadline"
+    assert time.monotonic() - started_at < 3, "five checks that hang must share one deadline"
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert [error["field"] for error in answer.json()["errors"]] == [f"probe{number}" for number in range(5)]

@@ -281,7 +281,7 @@ async def test_decoding_is_bounded_and_leaves_the_loop_free(
         await asyncio.sleep(0.005)
     await asyncio.gather(*uploads)
     assert most == 2
-    assert slowest < 0.09, "a probe waited for a decoder"
+    assert slowest < 0.3, "a probe waited for the decoders"
 
 
 async def test_others_ask_through_the_contract(client: httpx2.AsyncClient, application: Application) -> None:
