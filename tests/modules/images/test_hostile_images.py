@@ -73,7 +73,7 @@ def test_an_ordinary_progressive_jpeg_is_accepted() -> None:
 
 def test_what_only_looks_like_a_scan_is_not_counted() -> None:
     in_a_comment = picture("JPEG", comment=b"\xff\xda" * 1000)
-    behind_the_end = picture("JPEG") + b"\xff\xda" * 1000
+    behind_the_end = picture("JPEG") + b"\0\2" + b"\xff\xda\0\2" * 1000
     assert look(in_a_comment).width == look(behind_the_end).width == 64
 
 
@@ -143,6 +143,13 @@ def test_a_sound_picture_is_not_refused_for_its_damaged_metadata() -> None:
             damaged[start + chance.randrange(length)] = chance.randrange(256)
         seen = look(bytes(damaged))
         assert {seen.width, seen.height} == {20, 40}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("name", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("exif", [b"", b"nonsense", b"MM\0*", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
+def test_what_is_no_metadata_at_all_is_passed_over(name: str, exif: bytes) -> None:
+    assert look(picture(name, exif=b"Exif\0\0" + exif)).width == 64
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
