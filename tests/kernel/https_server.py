@@ -223,6 +223,7 @@ class _Http2:
         self._heads: dict[int, dict[str, str]] = {}
         self._bodies: dict[int, bytes] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._has_room = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connection.initiate_connection()
@@ -247,6 +248,8 @@ class _Http2:
                 self._tasks[stream] = self._start(self._reply(stream, writer))
             case h2.events.StreamReset(stream_id=int(stream)) if stream in self._tasks:
                 self._tasks.pop(stream).cancel()
+            case h2.events.WindowUpdated():
+                self._has_room.set()
 
     async def _reply(self, stream: int, writer: asyncio.StreamWriter) -> None:
         headers = self._heads.pop(stream)
@@ -260,6 +263,9 @@ class _Http2:
             self._flush(writer)
             for part in _parts(reply, method):
                 await _pause(reply, writer)
+                while self._connection.local_flow_control_window(stream) < len(part):
+                    self._has_room.clear()
+                    await self._has_room.wait()
                 self._connection.send_data(stream, part)
                 self._flush(writer)
             self._connection.end_stream(stream)

@@ -43,6 +43,11 @@ def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:
     )
 
 
+@pytest.fixture
+def http2_server(authority: trustme.CA) -> Callable[[Handler], HttpServer]:
+    return lambda handler: HttpServer(handler, tls_context(authority, "h2"))
+
+
 @pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
 def either_server(request: pytest.FixtureRequest, authority: trustme.CA) -> Callable[[Handler], HttpServer]:
     """A server of each protocol in turn, over TLS."""
@@ -166,14 +171,14 @@ async def test_no_more_idle_connections_are_kept_than_allowed(pool: Callable[...
 async def test_waiting_for_a_free_connection_ends_after_the_pool_timeout(
     pool: Callable[..., HttpxRestClientPool],
 ) -> None:
-    async with HttpServer(always(Hang())) as server, pool(max_connections=1, pool_timeout_seconds=0.2) as opened:
+    async with HttpServer(always(Hang())) as server, pool(max_connections=1, pool_timeout_seconds=0.5) as opened:
         holder = asyncio.create_task(opened.get_client().get(server.url))
         while not server.calls:  # noqa: ASYNC110  # the server keeps a list, not an event
             await asyncio.sleep(0.01)
         started = time.monotonic()
         with pytest.raises(httpx2.PoolTimeout):
             await opened.get_client().get(server.url)
-        assert 0.15 < time.monotonic() - started < 0.7  # once: a retry would wait again
+        assert 0.49 < time.monotonic() - started < 1.2  # once: two retries would take 1.5 s
         holder.cancel()
         await asyncio.wait([holder])
 
@@ -213,6 +218,18 @@ async def test_an_unknown_authority_is_refused_at_once(
     assert (server.connections, server.calls) == (1, [])
 
 
+async def test_authorities_of_the_environment_are_ignored(
+    pool: Callable[..., HttpxRestClientPool],
+    http2_server: Callable[[Handler], HttpServer],
+    ca_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca_file))
+    async with http2_server(always(Reply())) as server, pool(ca_file=None) as opened:
+        with pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            await opened.get_client().get(server.url)
+
+
 async def test_the_authority_in_the_ca_file_is_trusted(
     pool: Callable[..., HttpxRestClientPool], authority: trustme.CA, ca_file: Path
 ) -> None:
@@ -245,6 +262,15 @@ async def test_a_redirect_is_followed_only_when_asked(pool: Callable[..., HttpxR
         assert [call.path for call in server.calls] == ["/old"]
         assert (await opened.get_client().get(f"{server.url}/old", follow_redirects=True)).status_code == 200
     assert [call.path for call in server.calls] == ["/old", "/old", "/new"]
+
+
+async def test_a_cookie_of_one_call_is_not_sent_with_the_next(pool: Callable[..., HttpxRestClientPool]) -> None:
+    async with HttpServer(always(Reply(headers={"set-cookie": "session=alice"}))) as server, pool() as opened:
+        client = opened.get_client()
+        await client.get(server.url)
+        await client.get(server.url)
+        await client.get(server.url, headers={"Cookie": "session=bob"})
+    assert [call.headers.get("cookie") for call in server.calls] == [None, None, "session=bob"]
 
 
 # What is tried again.
@@ -346,6 +372,40 @@ async def test_a_refused_connection_is_tried_three_times(pool: Callable[..., Htt
         with pytest.raises(httpx2.ConnectError):
             await opened.get_client().request(method, server.url, extensions={"trace": connects})
     assert connects.count == 3
+
+
+async def test_a_handshake_that_breaks_off_is_tried_again_even_for_a_post(
+    pool: Callable[..., HttpxRestClientPool],
+) -> None:
+    accepted = 0
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server, pool() as opened:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(httpx2.ConnectError):
+            await opened.get_client().post(f"https://127.0.0.1:{port}")
+    assert accepted == 3
+
+
+async def test_a_failed_answer_is_read_so_that_its_connection_serves_the_next_try(
+    pool: Callable[..., HttpxRestClientPool],
+) -> None:
+    async with HttpServer(first(Reply(503, body=b"." * 50_000))) as server, pool() as opened:
+        assert (await opened.get_client().get(server.url)).status_code == 200
+    assert (len(server.calls), server.connections) == (2, 1)
+
+
+async def test_a_failed_answer_that_drips_does_not_hold_up_the_next_try(
+    pool: Callable[..., HttpxRestClientPool], either_server: Callable[[Handler], HttpServer]
+) -> None:
+    async with either_server(first(Reply(503, body=b"." * 200, drip_seconds=0.05))) as server, pool() as opened:
+        assert (await opened.get_client().get(server.url)).status_code == 200
+    assert gap(server) < 5  # the whole of it takes ten
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -469,6 +529,14 @@ async def test_a_call_may_set_its_own_deadline(
         assert 0.29 <= time.monotonic() - started < 0.8
 
 
+async def test_an_answer_that_never_pauses_ends_at_the_deadline(
+    pool: Callable[..., HttpxRestClientPool], either_server: Callable[[Handler], HttpServer]
+) -> None:
+    async with either_server(always(Reply(body=b"." * 30_000_000))) as server, pool() as opened:
+        with pytest.raises(httpx2.ReadTimeout, match=r"within 0\.2 s"):
+            await read_streamed(opened.get_client(), server.url, extensions={"total_timeout": 0.2})
+
+
 async def test_a_call_may_set_a_later_deadline_than_the_pool(pool: Callable[..., HttpxRestClientPool]) -> None:
     async with HttpServer(after(0.3, Reply())) as server, pool(total_timeout_seconds=0.1) as opened:
         response = await opened.get_client().get(server.url, extensions={"total_timeout": 5})
@@ -530,6 +598,79 @@ async def test_an_answer_read_in_part_leaves_its_connection_free(
                     assert part == b"."
                     break
     assert len(server.calls) == 3
+
+
+# What the calls that share an HTTP/2 connection do to each other: nothing.
+
+
+async def test_a_body_that_nobody_reads_on_http2_does_not_hold_up_others(
+    pool: Callable[..., HttpxRestClientPool], http2_server: Callable[[Handler], HttpServer]
+) -> None:
+    """httpcore2 2.16 never gives back what such bodies have used of the connection's window of 16 MiB."""
+
+    async def handler(call: Call) -> Reply:
+        return Reply(body=b"." * 20_000_000) if call.path == "/big" else Reply()
+
+    async with http2_server(handler) as server, pool(max_connections=1) as opened:
+        client = opened.get_client()
+        async with client.stream("GET", f"{server.url}/big") as response:
+            async for _ in response.aiter_raw():
+                break
+        for _ in range(2):
+            assert (await client.get(server.url)).text == "ok"
+    assert server.connections == 1
+
+
+async def test_bodies_that_arrived_and_were_not_read_on_http2_do_not_hold_up_others(
+    pool: Callable[..., HttpxRestClientPool], http2_server: Callable[[Handler], HttpServer]
+) -> None:
+    async def handler(call: Call) -> Reply:
+        if call.path == "/big":
+            return Reply(body=b"." * 1_500_000)
+        await asyncio.sleep(0.1)
+        return Reply()
+
+    async with http2_server(handler) as server, pool(max_connections=1) as opened:
+        client = opened.get_client()
+        for _ in range(16):
+            async with client.stream("GET", f"{server.url}/big"):
+                assert (await client.get(server.url)).text == "ok"  # what arrives meanwhile is kept for the other
+        assert len((await client.get(f"{server.url}/big")).content) == 1_500_000
+    assert server.connections == 1
+
+
+async def test_a_call_that_timed_out_on_http2_does_not_fail_others(
+    pool: Callable[..., HttpxRestClientPool], http2_server: Callable[[Handler], HttpServer]
+) -> None:
+    """httpcore2 2.16 fails all calls of the connection with the first, however short they have waited themselves."""
+    is_waiting = asyncio.Event()
+
+    async def handler(call: Call) -> Reply | Hang:
+        if call.path == "/other" and call.attempt > 1:
+            return Reply()
+        is_waiting.set()
+        return Hang()
+
+    async with http2_server(handler) as server, pool(read_timeout_seconds=0.5) as opened:
+        client = opened.get_client()
+        slow = asyncio.create_task(client.get(f"{server.url}/slow"))
+        await is_waiting.wait()
+        await asyncio.sleep(0.1)
+        assert (await client.get(f"{server.url}/other")).status_code == 200
+        with pytest.raises(httpx2.ReadTimeout):
+            await slow
+    assert [call.path for call in server.calls] == ["/slow", "/other", "/other"]
+
+
+async def test_a_call_that_timed_out_leaves_its_connection_free(
+    pool: Callable[..., HttpxRestClientPool], either_server: Callable[[Handler], HttpServer]
+) -> None:
+    """httpcore2 2.16 keeps the unusable HTTP/2 connection in the pool until it expires."""
+    async with either_server(first(Hang())) as server, pool(max_connections=1, pool_timeout_seconds=1) as opened:
+        client = opened.get_client()
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.get(server.url, timeout=httpx2.Timeout(1, read=0.1))
+        assert (await client.get(server.url)).status_code == 200
 
 
 # Cancelled calls.
