@@ -22,6 +22,10 @@ class DatabaseUnavailable(Exception):
     """The database did not answer, not in time, or had no room: the same request may succeed later."""
 
 
+class LostConnection(DatabaseUnavailable):
+    """The connection was gone when it was used: nothing that it was asked to do has been done, except to commit."""
+
+
 class StaleVersion(Exception):
     """The row has another version than the caller has seen: somebody else changed it meanwhile."""
 

@@ -1,19 +1,20 @@
 """The queries that every table needs. A module's repository derives from this and adds its own."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
-from typing import Any, Generic, TypeVar, cast, overload
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar, overload
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Select, func, insert, inspect, literal_column, select, update
+from sqlalchemy import ClauseElement, ColumnElement, Select, Update, func, insert, literal_column, select, update
 from sqlalchemy import delete as delete_from
-from sqlalchemy.engine import Row
+from sqlalchemy.exc import MultipleResultsFound
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
+from kernel.database import statements
+from kernel.database.direct import Rows
 from kernel.database.errors import ReadOnlySession, StaleVersion
 from kernel.database.paging import Page, PageRequest, Sort
-from kernel.database.pool import is_read_only
+from kernel.database.session import LazySession, ReadSession
 
 ModelType = TypeVar("ModelType", bound=DeclarativeBase)
 IDType = TypeVar("IDType")
@@ -26,8 +27,9 @@ class BaseRepository(Generic[ModelType, IDType]):
     """One table's queries, each a single statement.
 
     Where a method takes `into`, naming a pydantic schema makes it a projection: only the schema's columns are
-    selected, and the rows become the schema without an entity in between. Without it the method returns entities,
-    which are for changing things.
+    selected, and the rows become the schema without an entity in between; such statements run on the driver itself
+    where the session allows it (kernel.database.direct). Without it the method returns entities, which are for
+    changing things.
 
     Nothing here commits: whoever opened the session does.
     """
@@ -35,7 +37,7 @@ class BaseRepository(Generic[ModelType, IDType]):
     def __init__(self, model: type[ModelType], session: AsyncSession) -> None:
         self.model = model
         self.session = session
-        self._id: InstrumentedAttribute[IDType] = primary_key_of(model)
+        self._id: InstrumentedAttribute[IDType] = statements.primary_key_of(model)
 
     # Reading
 
@@ -45,8 +47,11 @@ class BaseRepository(Generic[ModelType, IDType]):
     async def get_by_id(self, id_: IDType, *, into: type[Schema]) -> Schema | None: ...
     async def get_by_id(self, id_: IDType, *, into: type[Schema] | None = None) -> ModelType | Schema | None:
         """The row with this primary key, or None."""
-        statement = self.select().where(self._id == id_)
-        return await (self.one(statement) if into is None else self.one(statement, into=into))
+        if into is None:
+            return await self.one(self.select().where(self._id == id_))
+        if self._refines_select:
+            return await self.one(self.select().where(self._id == id_), into=into)
+        return _only(into, await self._rows(statements.by_id(self.model, into), {statements.ID: id_}))
 
     @overload
     async def get_many(self, ids: Iterable[IDType]) -> list[ModelType]: ...
@@ -75,11 +80,13 @@ class BaseRepository(Generic[ModelType, IDType]):
 
     async def count(self, *where: ColumnElement[bool]) -> int:
         """How many rows fulfil all of `where`."""
-        return await self.session.scalar(select(func.count()).select_from(self.model).where(*where)) or 0
+        return int((await self._rows(_counting(self.select().where(*where))))[0][0])
 
     async def exists(self, id_: IDType) -> bool:
         """Whether there is a row with this primary key."""
-        return await self.session.scalar(select(literal_column("1")).where(self._id == id_)) is not None
+        one: ColumnElement[int] = literal_column("1")
+        found = self.select().where(self._id == id_).with_only_columns(one, maintain_column_froms=True)
+        return bool(await self._rows(found))
 
     async def page(
         self, request: PageRequest, into: type[Schema], *where: ColumnElement[bool], order: Sort | None = None
@@ -91,13 +98,14 @@ class BaseRepository(Generic[ModelType, IDType]):
         sort = (order or Sort()).then(self._id)
         names = tuple(into.model_fields)
         unnamed = [column for column in sort.columns if column.key not in names]
-        statement = select(*columns_of(self.model, into), *unnamed).where(*where).order_by(*sort.order_by())
+        found = self.select().where(*where)
+        columns: list[Any] = [*statements.columns_of(self.model, into), *unnamed]
         if request.cursor is None:
-            total = select(func.count()).select_from(self.model).where(*where).scalar_subquery()
-            statement = statement.add_columns(total).offset(request.offset)
+            columns.append(_counting(found).correlate(None).scalar_subquery())
         elif request.cursor:
-            statement = statement.where(sort.after(request.cursor))
-        rows = (await self.session.execute(statement.limit(request.limit + 1))).all()
+            found = found.where(sort.after(request.cursor))
+        statement = found.with_only_columns(*columns).order_by(*sort.order_by()).limit(request.limit + 1)
+        rows = await self._rows(statement.offset(request.offset) if request.cursor is None else statement)
         shown = rows[: request.limit]
         count: int | None = None
         if request.cursor is None:
@@ -122,8 +130,11 @@ class BaseRepository(Generic[ModelType, IDType]):
             self.session.add(entity)
             await self.session.flush()
             return entity
-        statement = insert(self.model).values(**values).returning(*columns_of(self.model, into))
-        return _to_schema(into, tuple(into.model_fields), (await self.session.execute(statement)).one())
+        rows = await self._directly(lambda: statements.insertion(self.model, into), values)
+        if rows is None:
+            statement = insert(self.model).values(**values).returning(*statements.columns_of(self.model, into))
+            rows = list((await self.session.execute(statement)).all())
+        return _to_schema(into, tuple(into.model_fields), rows[0])
 
     async def create_many(self, rows: Sequence[Mapping[str, Any]]) -> list[ModelType]:
         """Insert many rows: on PostgreSQL in one statement, on SQLite, which is in this process, in one each."""
@@ -147,34 +158,45 @@ class BaseRepository(Generic[ModelType, IDType]):
         A model with a version gets the next one. Raises StaleVersion where the row's is not `expected_version`.
         """
         self._must_write()
-        version = self._version()
-        if version is not None:
-            values[version.key] = version + 1
-        statement = update(self.model).where(self._id == id_, *self._unchanged(expected_version)).values(**values)
+        versions = self._versions(expected_version)
         changed: ModelType | Schema | None
         if into is None:
-            fresh = {"populate_existing": True}
-            changed = await self.session.scalar(statement.returning(self.model), execution_options=fresh)
+            statement = self._change(id_, versions, values).returning(self.model)
+            changed = await self.session.scalar(statement, execution_options={"populate_existing": True})
         else:
-            row = (await self.session.execute(statement.returning(*columns_of(self.model, into)))).one_or_none()
-            changed = None if row is None else _to_schema(into, tuple(into.model_fields), row)
-        if changed is None:
-            await self._refuse_stale(id_, expected_version)
+            rows = await self._directly(
+                lambda of_version: statements.change(self.model, into, of_version=of_version), values, id_, versions
+            )
+            if rows is None:
+                returned = statements.columns_of(self.model, into)
+                result = await self.session.execute(self._change(id_, versions, values).returning(*returned))
+                rows = list(result.all())
+            changed = _only(into, rows)
+        if changed is None and versions is not None and await self.exists(id_):
+            raise StaleVersion
         return changed
 
     async def delete(self, id_: IDType, *, expected_version: Expected = None) -> bool:
         """Delete one row; whether there was one. Raises StaleVersion where its version is not `expected_version`."""
         self._must_write()
-        statement = delete_from(self.model).where(self._id == id_, *self._unchanged(expected_version))
-        deleted = await self.session.scalar(statement.returning(self._id)) is not None
-        if not deleted:
-            await self._refuse_stale(id_, expected_version)
-        return deleted
+        versions = self._versions(expected_version)
+        rows = await self._directly(
+            lambda of_version: statements.deletion(self.model, of_version=of_version), {}, id_, versions
+        )
+        if rows is None:
+            statement = delete_from(self.model).where(*self._row(id_, versions)).returning(self._id)
+            rows = list((await self.session.execute(statement)).all())
+        if not rows and versions is not None and await self.exists(id_):
+            raise StaleVersion
+        return bool(rows)
 
     # For the queries of derived repositories
 
     def select(self) -> Select[ModelType]:
-        """The base statement. Refine it with `where`, `join` and `order_by`, then run it with `one` or `all`."""
+        """The base statement of all reads. Refine it with `where`, `join` and `order_by`; run it with `one` or `all`.
+
+        A repository may override it, say to pass over what is archived.
+        """
         return select(self.model)
 
     @overload
@@ -185,9 +207,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         """The only row, or None. Raises sqlalchemy.exc.MultipleResultsFound."""
         if into is None:
             return (await self.session.execute(statement)).scalar_one_or_none()
-        projection = statement.with_only_columns(*columns_of(self.model, into))
-        row = (await self.session.execute(projection)).one_or_none()
-        return None if row is None else _to_schema(into, tuple(into.model_fields), row)
+        return _only(into, await self._rows(statement.with_only_columns(*statements.columns_of(self.model, into))))
 
     @overload
     async def all(self, statement: Select[ModelType]) -> list[ModelType]: ...
@@ -200,50 +220,75 @@ class BaseRepository(Generic[ModelType, IDType]):
         if into is None:
             return list((await self.session.scalars(statement)).all())
         names = tuple(into.model_fields)
-        projection = statement.with_only_columns(*columns_of(self.model, into))
-        return [_to_schema(into, names, row) for row in (await self.session.execute(projection)).all()]
+        rows = await self._rows(statement.with_only_columns(*statements.columns_of(self.model, into)))
+        return [_to_schema(into, names, row) for row in rows]
+
+    async def _rows(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> Rows:
+        """The rows of a statement, by the shortest way that the session allows."""
+        if isinstance(self.session, LazySession):
+            rows = await self.session.fetch(statement, parameters)
+            if rows is not None:
+                return rows
+        return list((await self.session.execute(statement, parameters)).all())
+
+    async def _directly(
+        self,
+        build: Callable[..., ClauseElement],
+        values: Mapping[str, Any],
+        id_: IDType | None = None,
+        versions: Collection[int] | None = None,
+    ) -> Rows | None:
+        """The rows of a statement that writes `values`, run on the driver; None if the ORM must write them.
+
+        It must if it may know of the row, and if a value or the versions cannot be parameters.
+        """
+        if not isinstance(self.session, LazySession) or not statements.is_one_table(self.model):
+            return None
+        parameters = statements.as_parameters(self.model, values)
+        if parameters is None:
+            return None
+        if id_ is None:
+            return await self.session.fetch(build(), parameters)
+        if versions is not None and len(versions) != 1:
+            return None
+        parameters[statements.ID] = id_
+        if versions is not None:
+            [parameters[statements.VERSION]] = versions
+        return await self.session.fetch(build(of_version=versions is not None), parameters)
+
+    @property
+    def _refines_select(self) -> bool:
+        return type(self).select is not BaseRepository.select
 
     def _must_write(self) -> None:
-        if is_read_only(self.session):
+        if isinstance(self.session, ReadSession):
             raise ReadOnlySession
 
-    def _version(self) -> InstrumentedAttribute[int] | None:
-        column = inspect(self.model).version_id_col
-        if column is None:
-            return None
-        return cast(InstrumentedAttribute[int], inspect(self.model).get_property_by_column(column).class_attribute)
-
-    def _unchanged(self, expected_version: Expected) -> list[ColumnElement[bool]]:
-        if expected_version is None:
-            return []
-        version = self._version()
-        if version is None:
+    def _versions(self, expected: Expected) -> Collection[int] | None:
+        if expected is not None and statements.version_of(self.model) is None:
             raise TypeError(f"{self.model.__name__} has no version: derive it from kernel.database.Versioned")
-        return [version.in_([expected_version] if isinstance(expected_version, int) else expected_version)]
+        return [expected] if isinstance(expected, int) else expected
 
-    async def _refuse_stale(self, id_: IDType, expected_version: Expected) -> None:
-        if expected_version is not None and await self.exists(id_):
-            raise StaleVersion
+    def _row(self, id_: IDType, versions: Collection[int] | None) -> list[ColumnElement[bool]]:
+        version = statements.version_of(self.model)
+        return [self._id == id_] + ([] if versions is None or version is None else [version.in_(versions)])
 
-
-@cache
-def primary_key_of(model: type[DeclarativeBase]) -> InstrumentedAttribute[Any]:
-    """The attribute that is the primary key. Raises TypeError for a key of several columns."""
-    columns = inspect(model).primary_key
-    if len(columns) != 1:
-        raise TypeError(f"{model.__name__} has a primary key of {len(columns)} columns; BaseRepository needs one")
-    return cast(InstrumentedAttribute[Any], inspect(model).get_property_by_column(columns[0]).class_attribute)
+    def _change(self, id_: IDType, versions: Collection[int] | None, values: Mapping[str, Any]) -> Update:
+        version = statements.version_of(self.model)
+        counted = {} if version is None else {version.key: version + 1}
+        return update(self.model).where(*self._row(id_, versions)).values({**values, **counted})
 
 
-@cache
-def columns_of(model: type[DeclarativeBase], schema: type[BaseModel]) -> tuple[InstrumentedAttribute[Any], ...]:
-    """The columns that a schema's fields name. Raises TypeError for a field that is no column."""
-    columns = inspect(model).column_attrs
-    unknown = [name for name in schema.model_fields if name not in columns]
-    if unknown:
-        raise TypeError(f"{schema.__name__} cannot be read from {model.__name__}: it has no column {unknown[0]}")
-    return tuple(columns[name].class_attribute for name in schema.model_fields)
+def _only(schema: type[Schema], rows: Rows) -> Schema | None:
+    """The one row as a schema, or None. Raises sqlalchemy.exc.MultipleResultsFound."""
+    if len(rows) > 1:
+        raise MultipleResultsFound("Multiple rows were found when one or none was required")
+    return _to_schema(schema, tuple(schema.model_fields), rows[0]) if rows else None
 
 
-def _to_schema(schema: type[Schema], names: tuple[str, ...], row: Row[Any]) -> Schema:
+def _to_schema(schema: type[Schema], names: tuple[str, ...], row: Sequence[Any]) -> Schema:
     return schema.model_validate(dict(zip(names, row, strict=False)), by_name=True)
+
+
+def _counting(statement: Select[Any]) -> Select[Any]:
+    return statement.with_only_columns(func.count(), maintain_column_froms=True)

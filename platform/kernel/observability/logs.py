@@ -65,7 +65,7 @@ def configure_logging(settings: LogSettings) -> None:
         "hpack",
         "watchfiles",
         "python_multipart",
-        "kernel.database.pool",
+        "kernel.database.engines",
     ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

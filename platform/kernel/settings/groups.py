@@ -158,7 +158,13 @@ class DatabaseConfig(SettingsGroup):
     pool_timeout_seconds: float = Field(30, gt=0)
     # Below the idle limits of common proxies and firewalls.
     pool_recycle_seconds: int = Field(3600, ge=1)
+    # Ask each connection for a sign of life before the ORM gets it. Statements that run on the driver need none: one
+    # that meets a dead connection is repeated on a new one, which costs nothing as long as all live.
     pool_pre_ping: bool = True
+    # After so long a pause the driver's connections are asked, too: what a firewall dropped gives no answer at all.
+    pool_ping_after_idle_seconds: float = Field(30, ge=0)
+    # Run compiled statements on the driver itself where the ORM is not needed (kernel/database/direct.py).
+    direct_statements: bool = True
     # asyncpg would wait 60 s to connect and for ever on a command.
     connect_timeout_seconds: float = Field(5, gt=0)
     command_timeout_seconds: float = Field(30, gt=0)

@@ -1,0 +1,186 @@
+"""SQLAlchemy's words at the driver's speed.
+
+SQLAlchemy turns a statement into text once for each shape; the text then runs on the driver itself, over a connection
+of SQLAlchemy's own pool. What is left out is what lies between the two at every call: a greenlet, a cursor, an
+execution context, a result. That is two thirds of what a small read costs (`make bench`).
+
+What stays SQLAlchemy's, so that both ways give the same: the text, Python-side defaults, the types' conversion of
+parameters and results, the classes of errors. `tests/kernel/test_direct.py` compares both ways value by value, and
+`DATABASE_DIRECT_STATEMENTS=false` switches this one off.
+
+The names with a leading underscore are SQLAlchemy's own; its version is locked, and that test fails when they change.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import BindParameter
+from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.util import LRUCache
+
+from kernel.database.errors import DatabaseUnavailable, LostConnection, code_of, is_outage
+
+Rows = list[Sequence[Any]]
+Values = Sequence[BindParameter[Any]]
+Convert = Callable[[Any], Any]
+
+# As many statements as SQLAlchemy itself keeps for an engine.
+_SHAPES = 500
+# The server says goodbye (admin_shutdown, crash_shutdown, cannot_connect_now): whatever it was doing is undone.
+_GOODBYES = frozenset({"57P01", "57P02", "57P03"})
+
+
+class Statement:
+    """One shape: its text, and how values go in and come out."""
+
+    __slots__ = ("_binds", "_compiled", "_defaults", "_results", "is_direct", "text")
+
+    def __init__(self, compiled: SQLCompiler, dialect: Dialect, schemas: Mapping[str | None, str]) -> None:
+        self._compiled = compiled
+        self.text = compiled.string
+        if compiled.schema_translate_map:
+            self.text = compiled.preparer._render_schema_translates(self.text, schemas)
+        convert: Mapping[str, Any] = compiled._bind_processors
+        self._binds = [(name, convert.get(name)) for name in compiled.positiontup or ()]
+        filled = [(column, column.default) for column in compiled.insert_prefetch]
+        filled += [(column, column.onupdate) for column in compiled.update_prefetch]
+        self._defaults: list[tuple[str, Any]] = [
+            (compiled._within_exec_param_key_getter(column), default) for column, default in filled
+        ]
+        self._results: list[tuple[int, Convert]] | None = None
+        # Whether the text is the same for all values (IN has as many parameters as values), and no default needs a
+        # cursor.
+        self.is_direct = not (compiled.post_compile_params or compiled.literal_execute_params) and all(
+            default.is_scalar or _is_plain(default) for _, default in self._defaults
+        )
+
+    def arguments(self, params: Mapping[str, Any] | None, values: Values | None, collected: Any) -> list[Any]:
+        """The values of the text's parameters, in their order, as the driver takes them."""
+        named = self._compiled.construct_params(
+            params, extracted_parameters=values, escape_names=False, _collected_params=collected
+        )
+        for key, default in self._defaults:
+            named[key] = default.arg if default.is_scalar else default.arg(None)
+        return [named[name] if convert is None else convert(named[name]) for name, convert in self._binds]
+
+    def learn_results(self, dialect: Dialect, kinds: Sequence[Any]) -> None:
+        """Note how results are converted; `kinds` are the driver's own types of the columns."""
+        columns = self._compiled._result_columns
+        found = (
+            column.type._cached_result_processor(dialect, kind) for column, kind in zip(columns, kinds, strict=True)
+        )
+        self._results = [(index, convert) for index, convert in enumerate(found) if convert is not None]
+
+    @property
+    def knows_results(self) -> bool:
+        return self._results is not None
+
+    def converted(self, rows: Rows) -> Rows:
+        """The rows with each value as its column's type gives it."""
+        if not self._results:
+            return rows
+        converted: Rows = []
+        for row in rows:
+            values = list(row)
+            for index, convert in self._results:
+                values[index] = convert(values[index])
+            converted.append(values)
+        return converted
+
+
+def _is_plain(default: Any) -> bool:
+    """Whether a default is a function without arguments (SQLAlchemy wraps those, and would pass others a cursor)."""
+    return bool(default.is_callable) and hasattr(default.arg, "__wrapped__")
+
+
+class Direct:
+    """Runs statements for the module whose tables are in `schemas`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._dialect = engine.dialect
+        self._schemas: Mapping[str | None, str] = engine.get_execution_options().get("schema_translate_map", {})
+        self._compiled: Any = LRUCache(_SHAPES)
+        self._statements: WeakKeyDictionary[SQLCompiler, Statement] = WeakKeyDictionary()
+        self._fetch = _fetch_asyncpg if self._dialect.driver == "asyncpg" else _fetch_aiosqlite
+
+    def prepare(
+        self, statement: ClauseElement, params: Mapping[str, Any] | None, values: Values | None
+    ) -> tuple[Statement, list[Any]] | None:
+        """The text and the arguments of a statement; None where it must go through SQLAlchemy.
+
+        `params` are the values of named parameters and of columns to write; `values` replace those in the statement,
+        in the order of its cache key. Raises sqlalchemy.exc.StatementError for a value that its type refuses.
+        """
+        compiled: Any
+        compiled, own_values, collected, _ = statement._compile_w_cache(
+            self._dialect,
+            compiled_cache=self._compiled,
+            column_keys=sorted(params) if params else [],
+            schema_translate_map=self._schemas or None,
+        )
+        shape = self._statements.get(compiled)
+        if shape is None:
+            shape = self._statements[compiled] = Statement(compiled, self._dialect, self._schemas)
+        if not shape.is_direct:
+            return None
+        try:
+            return shape, shape.arguments(params, own_values if values is None else values, collected)
+        except Exception as error:
+            raise self._instance(error, shape.text) from error
+
+    async def begin(self, connection: PoolProxiedConnection) -> None:
+        """Begin a transaction, so that SQLAlchemy knows of it. Raises as `run` does."""
+        adapted: Any = connection.dbapi_connection
+        try:
+            await adapted._start_transaction()
+        except Exception as error:
+            raise self._translated(error, connection, "BEGIN") from error
+
+    async def run(self, connection: PoolProxiedConnection, shape: Statement, arguments: list[Any]) -> Rows:
+        """The rows that the statement gives. Raises DatabaseUnavailable and sqlalchemy.exc.DBAPIError."""
+        try:
+            rows = await self._fetch(connection.driver_connection, self._dialect, shape, arguments)
+        except Exception as error:
+            raise self._translated(error, connection, shape.text) from error
+        return shape.converted(rows)
+
+    def _translated(self, error: Exception, connection: PoolProxiedConnection, text: str) -> BaseException:
+        """The driver's error as SQLAlchemy and the kernel would raise it."""
+        if code_of(error) in _GOODBYES or isinstance(error, ConnectionError) or _is_closed(connection):
+            return LostConnection(f"the database gave no answer ({type(error).__name__})")
+        if isinstance(error, OSError | TimeoutError) or is_outage(error):
+            return DatabaseUnavailable(f"the database gave no answer ({type(error).__name__})")
+        try:
+            connection.dbapi_connection._handle_exception(error)  # type: ignore[union-attr]  # of SQLAlchemy's adapters
+        except Exception as translated:  # noqa: BLE001  # it always raises
+            return self._instance(translated, text)
+        return error
+
+    def _instance(self, error: Exception, text: str) -> BaseException:
+        base = self._dialect.loaded_dbapi.Error
+        return DBAPIError.instance(text, None, error, base, hide_parameters=True, dialect=self._dialect)
+
+
+def _is_closed(connection: PoolProxiedConnection) -> bool:
+    is_closed: Callable[[], bool] = getattr(connection.driver_connection, "is_closed", lambda: False)
+    return is_closed()
+
+
+async def _fetch_asyncpg(driver: Any, dialect: Dialect, shape: Statement, arguments: list[Any]) -> Rows:
+    if not shape.knows_results:
+        prepared = await driver.prepare(shape.text)
+        shape.learn_results(dialect, [attribute.type.oid for attribute in prepared.get_attributes()])
+    rows: Rows = await driver.fetch(shape.text, *arguments)  # prepared once for each connection, by asyncpg
+    return rows
+
+
+async def _fetch_aiosqlite(driver: Any, dialect: Dialect, shape: Statement, arguments: list[Any]) -> Rows:
+    if not shape.knows_results:  # SQLite's converters do not look at the driver's types
+        shape.learn_results(dialect, [None] * len(shape._compiled._result_columns))
+    rows: Rows = await driver.execute_fetchall(shape.text, arguments)
+    return rows

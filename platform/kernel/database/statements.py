@@ -1,0 +1,110 @@
+"""The statements that every table needs, built once for each table and schema; their values come as parameters."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
+
+from pydantic import BaseModel
+from sqlalchemy import ColumnElement, Insert, Select, Update, bindparam, delete, insert, inspect, select, update
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapper
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.dml import ReturningDelete
+
+# Parameters, by names that no column has.
+ID = "kernel__id"
+VERSION = "kernel__version"
+
+Model = type[DeclarativeBase]
+
+
+@cache
+def primary_key_of(model: Model) -> InstrumentedAttribute[Any]:
+    """The attribute that is the primary key. Raises TypeError for a key of several columns."""
+    columns = inspect(model).primary_key
+    if len(columns) != 1:
+        raise TypeError(f"{model.__name__} has a primary key of {len(columns)} columns; BaseRepository needs one")
+    return cast(InstrumentedAttribute[Any], inspect(model).get_property_by_column(columns[0]).class_attribute)
+
+
+@cache
+def version_of(model: Model) -> InstrumentedAttribute[int] | None:
+    """The attribute that counts changes (kernel.database.Versioned), if there is one."""
+    column = inspect(model).version_id_col
+    if column is None:
+        return None
+    return cast(InstrumentedAttribute[int], inspect(model).get_property_by_column(column).class_attribute)
+
+
+@cache
+def columns_of(model: Model, schema: type[BaseModel]) -> tuple[InstrumentedAttribute[Any], ...]:
+    """The columns that a schema's fields name. Raises TypeError for a field that is no column."""
+    columns = inspect(model).column_attrs
+    unknown = [name for name in schema.model_fields if name not in columns]
+    if unknown:
+        raise TypeError(f"{schema.__name__} cannot be read from {model.__name__}: it has no column {unknown[0]}")
+    return tuple(columns[name].class_attribute for name in schema.model_fields)
+
+
+@cache
+def by_id(model: Model, schema: type[BaseModel]) -> Select[Any]:
+    """The row whose primary key is the parameter ID."""
+    return select(*columns_of(model, schema)).where(*_row(model, of_version=False))
+
+
+@cache
+def insertion(model: Model, schema: type[BaseModel]) -> Insert:
+    """One row, of the columns that are given as parameters."""
+    table: Any = inspect(model).local_table
+    return insert(table).returning(*columns_of(model, schema))
+
+
+@cache
+def change(model: Model, schema: type[BaseModel], *, of_version: bool) -> Update:
+    """The columns that are given as parameters, in the row ID, if it has the version VERSION."""
+    table: Any = inspect(model).local_table
+    statement = update(table).where(*_row(model, of_version=of_version)).returning(*columns_of(model, schema))
+    version = version_of(model)
+    return statement if version is None else statement.values({version.key: version + 1})
+
+
+@cache
+def deletion(model: Model, *, of_version: bool) -> ReturningDelete[Any]:
+    """The row ID, if it has the version VERSION; gives its key."""
+    table: Any = inspect(model).local_table
+    return delete(table).where(*_row(model, of_version=of_version)).returning(primary_key_of(model))
+
+
+def _row(model: Model, *, of_version: bool) -> list[ColumnElement[bool]]:
+    key, version = primary_key_of(model), version_of(model)
+    conditions = [key == bindparam(ID, type_=key.type)]
+    if of_version and version is not None:
+        conditions.append(version == bindparam(VERSION, type_=version.type))
+    return conditions
+
+
+@cache
+def is_one_table(model: Model) -> bool:
+    """Whether its rows are in one table and mean one class, so that the ORM has nothing to add to what is written."""
+    mapper: Mapper[Any] = inspect(model)
+    return not mapper.inherits and mapper.polymorphic_on is None and len(mapper.tables) == 1
+
+
+@cache
+def _column_keys(model: Model) -> Mapping[str, str]:
+    return {name: attribute.columns[0].key for name, attribute in inspect(model).column_attrs.items()}
+
+
+def as_parameters(model: Model, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Values by attribute as parameters by column; None where one is an expression, which no parameter can be.
+
+    Raises TypeError for a name that is no column's.
+    """
+    keys = _column_keys(model)
+    parameters = {}
+    for name, value in values.items():
+        if name not in keys:
+            raise TypeError(f"{model.__name__} has no column {name!r}")
+        if hasattr(value, "__clause_element__") or isinstance(value, ClauseElement):
+            return None
+        parameters[keys[name]] = value
+    return parameters
