@@ -7,10 +7,8 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, FastAPI
-from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +20,7 @@ from kernel.http_client import HttpxRestClientPool
 from kernel.manifest import ModuleContext
 from kernel.observability.health import Check
 from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
+from kernel.web.compression import Compression
 from kernel.web.dispatch import Dispatcher, Site
 from kernel.web.docs import add_docs
 from kernel.web.problems import HANDLERS, document_problems
@@ -142,12 +141,11 @@ class Application(FastAPI):
         """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
         settings = self.kernel.settings
         app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE)
-        app = AsyncExitStackMiddleware(app)
         app = ExceptionMiddleware(app, self.exception_handlers, debug=False)
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)
-        app = GZipMiddleware(app, settings.server.gzip_minimum_bytes, _GZIP_LEVEL)
-        app = CORSMiddleware(
+        app = Compression(app, settings.server.gzip_minimum_bytes, _GZIP_LEVEL)
+        cors = CORSMiddleware(
             app,
             allow_origins=settings.cors.allow_origins,
             allow_methods=settings.cors.allow_methods,
@@ -157,7 +155,7 @@ class Application(FastAPI):
             max_age=settings.cors.max_age_seconds,
         )
         served_over_tls = settings.application.environment in {Environment.UAT, Environment.PROD}
-        return Shell(app, allowed_hosts=settings.server.allowed_hosts, strict_transport=served_over_tls)
+        return Shell(app, cors, allowed_hosts=settings.server.allowed_hosts, strict_transport=served_over_tls)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with the errors as they really are."""

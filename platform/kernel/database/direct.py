@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import asyncpg
 from sqlalchemy import BindParameter
 from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.exc import DBAPIError
@@ -151,7 +152,9 @@ class Direct:
 
     def _translated(self, error: Exception, connection: PoolProxiedConnection, text: str) -> BaseException:
         """The driver's error as SQLAlchemy and the kernel would raise it."""
-        if code_of(error) in _GOODBYES or isinstance(error, ConnectionError) or _is_closed(connection):
+        # asyncpg takes the end of a connection that comes just now for a mistake of its own.
+        is_over = code_of(error) in _GOODBYES or isinstance(error, ConnectionError | asyncpg.InternalClientError)
+        if is_over or _is_closed(connection):
             return LostConnection(f"the database gave no answer ({type(error).__name__})")
         if isinstance(error, OSError | TimeoutError) or is_outage(error):
             return DatabaseUnavailable(f"the database gave no answer ({type(error).__name__})")

@@ -122,7 +122,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
         try:
             async with asyncio.timeout(self.ping_timeout):
                 await driver.fetchrow(";")  # an empty query, as SQLAlchemy's own ping
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except Exception:  # noqa: BLE001  # asyncpg has many for this, some that say they are its own mistakes
             return False
         except BaseException as error:
             connection.invalidate(error)

@@ -12,7 +12,7 @@ _TAG = re.compile(r'(W/)?"([^"]*)"')
 class ETag:
     """Names the version of what is answered: `etag.set(event.version)`."""
 
-    def __init__(self, response: Response, if_none_match: Annotated[str | None, Header()] = None) -> None:
+    def __init__(self, response: Response, if_none_match: str | None) -> None:
         self._response = response
         self._known = if_none_match
 
@@ -30,7 +30,14 @@ def matches(if_none_match: str, tag: str) -> bool:
     return if_none_match.strip() == "*" or any(found == opaque for _, found in _TAG.findall(if_none_match))
 
 
-def _versions(
+# Both are asynchronous although they wait for nothing: FastAPI would run them in a thread, which takes longer.
+
+
+async def _etag(response: Response, if_none_match: Annotated[str | None, Header()] = None) -> ETag:
+    return ETag(response, if_none_match)
+
+
+async def _versions(
     if_match: Annotated[
         str | None, Header(description="Change it only if it still has the version with this ETag; else 412.")
     ] = None,
@@ -40,7 +47,7 @@ def _versions(
     return frozenset(int(tag) for weak, tag in _TAG.findall(if_match) if not weak and tag.isdecimal() and len(tag) < 10)
 
 
-Conditional = Annotated[ETag, Depends()]
+Conditional = Annotated[ETag, Depends(_etag)]
 """For handlers that answer with one versioned thing."""
 
 ExpectedVersions = Annotated[frozenset[int] | None, Depends(_versions)]

@@ -4,14 +4,20 @@ FastAPI tries one route after the other. Here the path's first segments find the
 tried. The routes stay where FastAPI put them, so that OpenAPI, overrides and `url_for` work as ever.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette._utils import get_route_path
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kernel.web.endpoint import Endpoint, NotCompiled
 from kernel.web.problems import ContentTooLarge
 
 _TOO_LARGE = "The body is too large: at most {limit:,} bytes."
@@ -31,29 +37,34 @@ class Dispatcher:
     """Pure ASGI. Sets `scope["kernel.module"]` to the context of the module that is asked."""
 
     def __init__(self, app: FastAPI, sites: Mapping[str, Site], max_body_bytes: int) -> None:
-        self._router = app.router
+        self._app = app
         self._sites = {
-            _segments(site.prefix): (_view(app, [site.route]), site.context, site.max_body_bytes)
+            _segments(site.prefix): _Routes(app, [site.route], site.context, site.max_body_bytes)
             for site in sites.values()
         }
         modules = {id(site.route) for site in sites.values()}
         own = [route for route in app.router.routes if id(route) not in modules]
-        self._rest = (_view(app, own), None, max_body_bytes)
+        self._rest = _Routes(app, own, None, max_body_bytes)
         # Prefixes of several lengths are possible (/health, /api/v1/events): the longest that matches wins.
         self._lengths = sorted({len(segments) for segments in self._sites}, reverse=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._router(scope, receive, send)
+            await self._app.router(scope, receive, send)
             return
-        app, context, limit = self._find(get_route_path(scope))
-        scope["router"] = self._router
-        scope["kernel.module"] = context
+        path = get_route_path(scope)
+        routes = self._find(path)
+        scope["router"] = self._app.router
+        scope["kernel.module"] = routes.context
+        endpoint: ASGIApp | None = None
         if scope["type"] == "http":
-            receive = _limited(scope, receive, limit)
-        await app(scope, receive, send)
+            receive = _limited(scope, receive, routes.max_body_bytes)
+            # FastAPI replaces dependencies and traces calls where it walks them itself.
+            if not self._app.dependency_overrides and "fastapi.telemetry" not in scope:
+                endpoint = routes.match(scope, path)
+        await (endpoint or routes.by_fastapi)(scope, receive, send)
 
-    def _find(self, path: str) -> tuple[ASGIApp, object, int]:
+    def _find(self, path: str) -> "_Routes":
         segments = _segments(path)
         for length in self._lengths:
             site = self._sites.get(segments[:length])
@@ -62,14 +73,56 @@ class Dispatcher:
         return self._rest
 
 
+class _Routes:
+    """The routes of one module, and those of them that are compiled."""
+
+    def __init__(self, app: FastAPI, routes: list[BaseRoute], context: object, max_body_bytes: int) -> None:
+        self.context = context
+        self.max_body_bytes = max_body_bytes
+        self._routes = routes
+        router = APIRouter(redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app)
+        router.routes = routes
+        self.by_fastapi = AsyncExitStackMiddleware(router)
+
+    def match(self, scope: Scope, path: str) -> ASGIApp | None:
+        """The compiled handler of a request; None if FastAPI is to find what becomes of it."""
+        for pattern, route, endpoint in self._by_method.get(scope["method"], ()):
+            found = pattern.match(path)
+            if found is None:
+                continue
+            if endpoint is None or not endpoint.takes(scope):
+                return None
+            convert = route.param_convertors
+            values = {name: convert[name].convert(value) for name, value in found.groupdict().items()}
+            scope["path_params"] = {**scope.get("path_params", {}), **values}
+            scope["endpoint"] = route.endpoint
+            scope["route"] = route.original_route
+            return endpoint
+        return None
+
+    @cached_property
+    def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None]]]:
+        """The routes of each method in their order, up to the first that is none of FastAPI's (a mount).
+
+        Made at the module's first request: with hundreds of modules it would take the start seconds.
+        """
+        found: dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None]]] = {}
+        for route in iter_route_contexts(self._routes):
+            if isinstance(route.original_route, WebSocketRoute):
+                continue
+            if not isinstance(route.original_route, APIRoute):
+                break
+            try:
+                endpoint = Endpoint(route)
+            except NotCompiled:
+                endpoint = None
+            for method in route.methods or ():
+                found.setdefault(method, []).append((route.path_regex, route, endpoint))
+        return found
+
+
 def _segments(path: str) -> tuple[str, ...]:
     return tuple(path.split("/")[1:])
-
-
-def _view(app: FastAPI, routes: list[BaseRoute]) -> APIRouter:
-    router = APIRouter(redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app)
-    router.routes = routes
-    return router
 
 
 def _limited(scope: Scope, receive: Receive, limit: int) -> Receive:

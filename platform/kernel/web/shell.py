@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 
 import structlog
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
+from kernel.web.access_log import log_request
 from kernel.web.problems import answer
 
-_access = structlog.get_logger("kernel.access")
 _errors = structlog.get_logger("kernel.errors")
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -26,14 +26,22 @@ _SECURITY_HEADERS = (
     (b"cross-origin-resource-policy", b"same-site"),
 )
 _DEFAULT_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+# A page of another origin would get an answer with other headers (CORS).
+_VARY_ORIGIN = (b"vary", b"Origin")
 _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
 class Shell:
-    """Pure ASGI. `allowed_hosts` are names or `*.suffix`; `("*",)` allows all."""
+    """Pure ASGI. `allowed_hosts` are names or `*.suffix`; `("*",)` allows all.
 
-    def __init__(self, app: ASGIApp, *, allowed_hosts: Sequence[str] = ("*",), strict_transport: bool = False) -> None:
+    Requests of web pages (with an Origin) go through `cors`, all others straight to `app`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, cors: ASGIApp, *, allowed_hosts: Sequence[str] = ("*",), strict_transport: bool = False
+    ) -> None:
         self._app = app
+        self._cors = cors
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset((*allowed_hosts, *_LOOPBACK))
         self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
@@ -44,7 +52,7 @@ class Shell:
             await self._app(scope, receive, send)
             return
         started_at = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id, host, origin = _look_at(scope)
         scope["request_id"] = request_id
         status = 0
 
@@ -53,45 +61,53 @@ class Shell:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message["headers"] = list(message.get("headers", ()))
-                if not any(name == b"content-security-policy" for name, _ in headers):
+                for name, _ in headers:
+                    if name == b"content-security-policy":
+                        break
+                else:
                     headers.append(_DEFAULT_POLICY)
                 headers.extend(self._headers)
+                if origin is None:
+                    headers.append(_VARY_ORIGIN)
                 headers.append((b"x-request-id", request_id.encode()))
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                if self._any_host or self._is_allowed(Headers(scope=scope).get("host", "")):
-                    await self._app(scope, receive, send_with_headers)
-                else:
-                    refusal = answer(Request(scope), 400, "This host is not served here: see SERVER_ALLOWED_HOSTS.")
-                    await refusal(scope, receive, send_with_headers)
-            except Exception as error:
-                # Handlers of errors stand further in; what gets here failed after the answer had begun, or in them.
-                _errors.error("unexpected error outside the application", exc_info=error)
-                if status:
-                    raise  # only closing the connection can tell the caller that the answer is not whole
-                await answer(Request(scope), 500)(scope, receive, send_with_headers)
-            finally:
-                _access.info(
-                    "request",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=status or 499,  # nginx's code for a caller who left before the answer
-                    duration_ms=round((time.perf_counter() - started_at) * 1000, 2),
-                    client=(scope.get("client") or ("-",))[0],
-                )
+        bound = bind_contextvars(request_id=request_id)
+        try:
+            if self._any_host or self._is_allowed(host):
+                await (self._app if origin is None else self._cors)(scope, receive, send_with_headers)
+            else:
+                refusal = answer(Request(scope), 400, "This host is not served here: see SERVER_ALLOWED_HOSTS.")
+                await refusal(scope, receive, send_with_headers)
+        except Exception as error:
+            # Handlers of errors stand further in; what gets here failed after the answer had begun, or in them.
+            _errors.error("unexpected error outside the application", exc_info=error)
+            if status:
+                raise  # only closing the connection can tell the caller that the answer is not whole
+            await answer(Request(scope), 500)(scope, receive, send_with_headers)
+        finally:
+            # 499 is nginx's code for a caller who left before the answer.
+            client = (scope.get("client") or ("-",))[0]
+            log_request(request_id, scope["method"], scope["path"], status or 499, started_at, client)
+            reset_contextvars(**bound)
 
     def _is_allowed(self, host: str) -> bool:
         name = re.sub(r":\d+$", "", host).lower()
         return name in self._hosts or name.endswith(self._suffixes)
 
 
-def _request_id(scope: Scope) -> str:
-    """The caller's `X-Request-ID` where it is fit for a log line, else a new one of 128 random bits."""
+def _look_at(scope: Scope) -> tuple[str, str, bytes | None]:
+    """The id, the host and the origin of a request.
+
+    The id is the caller's `X-Request-ID` where that is fit for a log line, else a new one of 128 random bits.
+    """
+    request_id, host, origin = "", "", None
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            given: str = value.decode("latin-1")
-            if _VALID_ID.fullmatch(given):
-                return given
-    return os.urandom(16).hex()
+            given = value.decode("latin-1")
+            request_id = given if _VALID_ID.fullmatch(given) else ""
+        elif name == b"host":
+            host = value.decode("latin-1")
+        elif name == b"origin":
+            origin = value
+    return request_id or os.urandom(16).hex(), host, origin

@@ -1,0 +1,1 @@
+"""Measures the application against other ways of writing it: `python -m bench`."""

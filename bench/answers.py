@@ -1,0 +1,57 @@
+"""Whether all applications answer alike. Figures of applications that do different things mean nothing."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from bench.database import Tables
+from bench.inprocess import BenchmarkError, Worker
+from bench.scenarios import Scenario, recipe_for
+
+_ASKED = 3
+_COMPARED_HEADERS = ("content-type", "etag", "location")
+# What differs from run to run: when something was written, and what a cursor looks like, which is each one's own.
+_MASKS = (
+    (re.compile(r'"(created_at|updated_at)":"[^"]*"'), r'"\1":"…"'),
+    (re.compile(r'"next_cursor":"[^"]*"'), '"next_cursor":"…"'),
+)
+_MADE_ID = (re.compile(r'"id":\d+'), '"id":…')
+
+
+async def check(scenario: Scenario, workers: Mapping[str, Worker], tables: Tables) -> None:
+    """Ask every application the same and compare. Raises BenchmarkError with the first difference."""
+    expected: tuple[str, list[str]] | None = None
+    for name in scenario.apps:
+        if name not in workers:
+            continue
+        recipe = recipe_for(scenario, _ASKED, workers[name].cursors)
+        await tables.reset(scenario.rows_for(_ASKED), will_write=scenario.writes)
+        answers = [
+            comparable(await workers[name].do("show", recipe, number), masks_ids=scenario.writes)
+            for number in range(_ASKED)
+        ]
+        if not all(answer.startswith("2") for answer in answers):
+            raise BenchmarkError(
+                f"{name} does not succeed in {scenario.title!r}: it answers\n  {answers[0][:600]}\n"
+                f"{workers[name].last_logged()}"
+            )
+        if expected is None:
+            expected = (name, answers)
+        for ours, theirs in zip(answers, expected[1], strict=True):
+            if ours != theirs:
+                raise BenchmarkError(
+                    f"{name} and {expected[0]} answer {scenario.title!r} differently:\n"
+                    f"  {name}: {ours[:600]}\n  {expected[0]}: {theirs[:600]}"
+                )
+
+
+def comparable(answer: Mapping[str, Any], *, masks_ids: bool) -> str:
+    """An answer as text, without what may differ: status, some headers, and the body byte for byte."""
+    body = answer["body"]
+    for pattern, replacement in (*_MASKS, *([_MADE_ID] if masks_ids else [])):
+        body = pattern.sub(replacement, body)
+    headers = {name: answer["headers"].get(name, "-") for name in _COMPARED_HEADERS}
+    if not body:  # FastAPI names a type even then
+        del headers["content-type"]
+    headers["location"] = re.sub(r"\d+$", "…", headers["location"])
+    return f"{answer['status']} {' '.join(f'{name}={value}' for name, value in headers.items())} {body}"

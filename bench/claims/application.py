@@ -1,0 +1,51 @@
+"""This repository's application, with production settings on a PostgreSQL database of its own, and events in it."""
+
+import http.client
+import json
+import random
+import subprocess
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from bench.claims.processes import KERNEL, ROOT, environment
+
+_WORDS = (
+    "the a of in and with for by to music concert evening garden entrance reading stage friends river orchestra children "
+    "workshop market lecture winter summer open-air exhibition gallery theatre quartet premiere doors begin eight tickets"
+).split()
+_PLACES = ("Town hall", "Old brewery", "Library", "Riverside park", "Museum of arts")
+
+
+def migrated(folder: Path, database: URL) -> dict[str, str]:
+    """The variables of the application on `database`, which gets its tables."""
+    variables = environment(
+        folder,
+        ENVIRONMENT="prod",
+        DATABASE_URL=database.render_as_string(hide_password=False),
+        IMAGES_STORAGE_URL=str(folder / "images"),
+    )
+    done = subprocess.run([KERNEL, "migrate"], cwd=ROOT, env=variables, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"kernel migrate failed:\n{done.stderr}")
+    return variables
+
+
+def create_events(port: int, count: int, description_words: int) -> None:
+    """Create events over HTTP, each with other words; the same ones at each run."""
+    chosen = random.Random(1)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    for number in range(count):
+        event = {
+            "title": " ".join(chosen.choices(_WORDS, k=4)),
+            "description": " ".join(chosen.choices(_WORDS, k=description_words)),
+            "date": f"2030-05-{1 + number % 28:02}",
+            "time": f"{8 + number % 14:02}:30",
+            "location": chosen.choice(_PLACES),
+        }
+        connection.request("POST", "/api/v1/events", json.dumps(event), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 201:
+            raise RuntimeError(f"an event could not be created: {answer.status} {body.decode()[:300]}")
+    connection.close()

@@ -1,0 +1,83 @@
+"""A PostgreSQL server of our own, reachable over a Unix socket and, as a deployed one is, over TCP with a password."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from sqlalchemy.engine import URL
+
+from bench.claims.processes import free_port
+from kernel.testing import create_database, pgserver, postgresql_server
+
+_ROLE = "bench"
+_PASSWORD = "only-for-measuring"  # noqa: S105  # of a server that lives as long as the measurement
+# Before initdb's own lines, of which the first that matches would let everybody in.
+_ACCESS = f"host all {_ROLE} 127.0.0.1/32 scram-sha-256\n"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    # Of its administrative database, over its Unix socket, without a password.
+    url: URL
+    # The same over TCP on loopback with a password (SCRAM); None where it could not be made to listen.
+    tcp_url: URL | None
+
+    def create_database(self, name: str) -> URL:
+        """A new, empty database; its URL over the Unix socket."""
+        return create_database(self.url, name)
+
+
+@contextmanager
+def postgresql(name: str, *, over_tcp: bool = False) -> Iterator[Server]:
+    """A server that is stopped, and whose data is thrown away, at the end of the block."""
+    folder = Path(tempfile.gettempdir()) / name
+    try:
+        port = _listen(folder) if over_tcp else None
+        with postgresql_server(folder) as url:
+            if port is None:
+                yield Server(url, None)
+            else:
+                url = url.update_query_dict({"port": str(port)})  # it names the socket, too
+                yield Server(url, asyncio.run(_with_password(url, port)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _listen(folder: Path) -> int | None:
+    """Start the server with a port before the kernel's helper does so without; None if it refuses."""
+    folder.mkdir()
+    server: Any = pgserver.get_server(folder, cleanup_mode="stop", start=False)
+    server.ensure_pgdata_inited()
+    access = folder / "pg_hba.conf"
+    access.write_text(_ACCESS + access.read_text())
+    port = free_port()
+    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off -c synchronous_commit=off -c max_connections=300"
+    try:
+        pgserver.pgexec.pgexec(
+            "pg_ctl",
+            ("-w", "-o", options, "-l", str(folder / "log"), "-D", str(folder), "start"),
+            bin_path=server.bin_path,
+            user=server.system_user,
+            timeout=30,
+        )
+    except OSError:
+        return None
+    return port
+
+
+async def _with_password(url: URL, port: int) -> URL:
+    connection = await asyncpg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        await connection.execute(f"CREATE ROLE {_ROLE} LOGIN SUPERUSER PASSWORD '{_PASSWORD}'")
+    finally:
+        await connection.close()
+    return URL.create("postgresql+asyncpg", _ROLE, _PASSWORD, "127.0.0.1", port, url.database)

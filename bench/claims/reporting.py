@@ -1,0 +1,82 @@
+"""Progress while measuring, and at the end one table for people and one file for programs."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+Verdict = Literal["yes", "partly", "no", "for information"]
+
+# What the figures depend on most.
+_LIBRARIES = ("fastapi", "starlette", "uvicorn", "uvloop", "sqlalchemy", "asyncpg", "pydantic", "httpx2")
+_STARTED_AT = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one measurement found."""
+
+    about: str
+    # For a claim, what was measured; for growth, what was aimed at.
+    measured: str
+    figure: str
+    holds: Verdict
+    # The same for programs: seconds, MiB and ratios by name.
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def say(text: str) -> None:
+    """A line of progress, on standard error so that the table alone goes into a file."""
+    print(f"[{time.monotonic() - _STARTED_AT:5.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells]
+    lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
+    return "\n".join(lines)
+
+
+def table(headings: Sequence[str], findings: Sequence[Finding]) -> str:
+    """The findings as a Markdown table; `headings` name the four columns."""
+    return markdown(headings, [(one.about, one.measured, one.figure, one.holds) for one in findings])
+
+
+def write_json(file: Path, findings: Sequence[Finding], *, quick: bool) -> None:
+    """The findings and what they depend on, as JSON. Nothing in it names the machine."""
+    document = {
+        "quick": quick,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "findings": [asdict(finding) for finding in findings],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def interleaved(turns: int, contestants: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Each contestant's figures from `turns` turns.
+
+    All take part in each turn, every other time in reverse order, so that whatever else the machine does during the
+    measurement falls on all of them alike.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(turns):
+        names = list(contestants)
+        for name in names if turn % 2 == 0 else reversed(names):
+            figures[name].append(contestants[name]())
+    return figures
+
+
+def verdict(*fulfilled: bool) -> Verdict:
+    """Yes if all of the claim's parts are fulfilled, partly if only some are."""
+    return "yes" if all(fulfilled) else "partly" if any(fulfilled) else "no"

@@ -1,0 +1,5 @@
+"""What the two-hundredth module costs: `python -m bench.growth`."""
+
+from bench.growth.project import last_path, module_name, write_project
+
+__all__ = ["last_path", "module_name", "write_project"]

@@ -1,0 +1,179 @@
+"""The machine: its cores, what a process used of them, and whether it was left alone meanwhile."""
+
+import datetime as dt
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# The application has the first core for itself; databases and load generators share the second.
+APP_CORE = 0
+OTHER_CORE = 1
+
+# Those that we may use, before anything is pinned.
+_CORES = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+_SPIN_STEPS = 200_000
+_LIBRARIES = (
+    "fastapi",
+    "starlette",
+    "pydantic",
+    "sqlalchemy",
+    "asyncpg",
+    "aiosqlite",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+)
+
+
+def cores() -> int:
+    """How many we may use."""
+    return len(_CORES)
+
+
+def can_pin() -> bool:
+    """Whether the application can have a core for itself."""
+    return hasattr(os, "sched_setaffinity") and {APP_CORE, OTHER_CORE} <= _CORES
+
+
+@contextmanager
+def pinned_to(core: int) -> Iterator[None]:
+    """Processes that are started in this block run on `core` alone, where that is possible."""
+    if not can_pin():
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def pin(pid: int, core: int) -> None:
+    """Move a process, its children and all their threads to `core`."""
+    if not can_pin():
+        return
+    for member in _family(pid):
+        for task in Path(f"/proc/{member}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
+
+
+def spin() -> tuple[float, float]:
+    """A fixed piece of work in pure Python: its CPU and wall time in milliseconds. Both rise if we are disturbed."""
+    started, began = time.process_time(), time.perf_counter()
+    value = 0
+    for step in range(_SPIN_STEPS):
+        value = (value * 31 + step) & 0xFFFF
+    return (time.process_time() - started) * 1000, (time.perf_counter() - began) * 1000
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """What a process and its children have used so far, all threads together; None where /proc does not say."""
+    used = 0.0
+    for member in _family(pid):
+        try:
+            after_name = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        used += (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+    return used
+
+
+def resident_mib(pid: int) -> float | None:
+    """The memory that a process and its children hold; None where /proc does not say."""
+    held = 0.0
+    for member in _family(pid):
+        try:
+            lines = Path(f"/proc/{member}/status").read_text().splitlines()
+        except OSError:
+            return None
+        held += next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0)
+    return held
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from _family(int(child))
+
+
+class Processes:
+    """What an application, the database and we ourselves use of the machine from now on, and what everybody else does.
+
+    `pid` is the application's and `database_pid` the database's.
+    """
+
+    def __init__(self, pid: int, database_pid: int) -> None:
+        self._pid = pid
+        self._database_pid = database_pid
+        self._before = self._now()
+
+    def since(self) -> tuple[float | None, float | None]:
+        """CPU seconds of the application, and of those who are not ours; None where /proc does not say."""
+        (app, ours, everything), (app_then, ours_then, everything_then) = self._now(), self._before
+        if app is None or app_then is None:
+            return None, None
+        used = app - app_then
+        if everything is None or everything_then is None:
+            return used, None
+        return used, everything - everything_then - used - (ours - ours_then)
+
+    def _now(self) -> tuple[float | None, float, float | None]:
+        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+        return cpu_seconds(self._pid), ours + (cpu_seconds(self._database_pid) or 0), _everything()
+
+
+def _everything() -> float | None:
+    """What all processes of the machine have used, and what was taken from it; interrupts are nobody's."""
+    try:
+        user, nice, system, _, _, _, _, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def describe(postgresql: str) -> dict[str, Any]:
+    """What the figures depend on. Nothing in it names the machine or who uses it."""
+    return {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "pinned": can_pin(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "postgresql": postgresql,
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

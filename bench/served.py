@@ -1,0 +1,139 @@
+"""Requests per second over a socket: every application on uvicorn with one worker, and a load generator beside it."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench import load
+from bench.database import Tables
+from bench.machine import Processes
+from bench.scenarios import Scenario, recipe_for
+from bench.servers import CONNECTIONS, Generator, Server
+
+# Until the requests that were under way at the end of a run are over, so that they do not meet the next one.
+_SETTLE_SECONDS = 0.15
+# More than any application here can change or delete.
+_MOST_A_SECOND = 12_000
+# A run during which others used more than this of a core is repeated.
+_MOST_FOREIGN = 0.10
+
+
+@dataclass
+class Load:
+    """What one run of the load generator measured on one application."""
+
+    scenario: str
+    app: str
+    round: int
+    requests: int
+    seconds: float
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    # Answers that were no success; connections that broke; answers that took too long.
+    failed: int
+    broken: int
+    late: int
+    cpu_us: float | None
+    # How much of its core the application used; well below 1, something else was the limit.
+    busy: float | None
+    # How much of a core everything that is not ours used meanwhile.
+    foreign: float | None
+    repeats: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.failed + self.broken + self.late
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long and how often each application is loaded."""
+
+    rounds: int
+    seconds: float
+    warm_up_seconds: float
+    most_repeats: int
+
+
+async def measure(
+    scenario: Scenario, started: Mapping[str, Server], tables: Tables, generator: Generator, effort: Effort
+) -> list[Load]:
+    """Some rounds of runs on each application that knows the scenario, interleaved."""
+    names = [name for name in scenario.apps if name in started]
+    loads: list[Load] = []
+    usual: dict[str, float] = {}
+    for number in range(effort.rounds):
+        # Each application goes first as often as the others.
+        shift = number % len(names) if names else 0
+        for name in names[shift:] + names[:shift]:
+            if name not in usual:
+                await _warm_up(scenario, started[name], tables, effort.warm_up_seconds)
+            wanted = int(usual.get(name, _MOST_A_SECOND) * (effort.seconds + 1)) + CONNECTIONS
+            measured = await _least_disturbed(scenario, started[name], tables, generator, number, wanted, effort)
+            usual[name] = measured.per_second * 1.5
+            loads.append(measured)
+    return loads
+
+
+async def _warm_up(scenario: Scenario, server: Server, tables: Tables, seconds: float) -> None:
+    """Open the pool's connections and fill the caches, with as many connections as will come."""
+    wanted = int(_MOST_A_SECOND * seconds)
+    await tables.reset(scenario.rows_for(wanted), will_write=scenario.writes)
+    await load.run(recipe_for(scenario, wanted, server.cursors), f"127.0.0.1:{server.port}", CONNECTIONS, seconds)
+    await asyncio.sleep(_SETTLE_SECONDS)
+
+
+async def _least_disturbed(
+    scenario: Scenario,
+    server: Server,
+    tables: Tables,
+    generator: Generator,
+    number: int,
+    wanted: int,
+    effort: Effort,
+) -> Load:
+    """One run, repeated while others use the machine; with errors it is not, for these may be the application's."""
+    runs: list[Load] = []
+    for _ in range(effort.most_repeats + 1):
+        runs.append(await _run(scenario, server, tables, generator, number, wanted, effort.seconds))
+        if runs[-1].errors or (runs[-1].foreign or 0) <= _MOST_FOREIGN:
+            break
+    best = runs[-1] if runs[-1].errors else min(runs, key=lambda run: run.foreign or 0)
+    best.repeats = len(runs) - 1
+    return best
+
+
+async def _run(
+    scenario: Scenario,
+    server: Server,
+    tables: Tables,
+    generator: Generator,
+    number: int,
+    wanted: int,
+    seconds: float,
+) -> Load:
+    recipe = recipe_for(scenario, wanted, server.cursors)
+    await tables.reset(scenario.rows_for(wanted), will_write=scenario.writes)
+    server.forget_log()
+    processes = Processes(server.pid, tables.server_pid)
+    figures = await generator.run(recipe, server.port, seconds)
+    used, foreign = processes.since()
+    await asyncio.sleep(_SETTLE_SECONDS)
+    requests, lasted = int(figures["requests"]), figures["seconds"]
+    return Load(
+        scenario=scenario.name,
+        app=server.name,
+        round=number,
+        requests=requests,
+        seconds=lasted,
+        per_second=requests / lasted,
+        p50_ms=figures["p50_ms"],
+        p99_ms=figures["p99_ms"],
+        failed=int(figures["failed"]),
+        broken=int(figures["broken"]),
+        late=int(figures["late"]),
+        cpu_us=used / requests * 1e6 if used is not None and requests else None,
+        busy=None if used is None else used / lasted,
+        foreign=None if foreign is None else round(max(0.0, foreign / lasted), 3),
+    )
