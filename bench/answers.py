@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.database import Tables
-from bench.inprocess import BenchmarkError, Worker
+from bench.errors import BenchmarkError
+from bench.inprocess import Worker
 from bench.scenarios import Scenario, recipe_for
 
 _ASKED = 3

@@ -14,7 +14,8 @@ from pathlib import Path
 from bench import answers, inprocess, served, servers, statements
 from bench.apps.registry import APPS, Places
 from bench.database import Tables, databases
-from bench.inprocess import BenchmarkError, Pace
+from bench.errors import BenchmarkError
+from bench.inprocess import Pace
 from bench.machine import describe
 from bench.report import Results
 from bench.scenarios import ON_SQLITE, SCENARIOS, Scenario
@@ -128,7 +129,7 @@ async def _served(
     async with AsyncExitStack() as stack:
         started = await stack.enter_async_context(servers.servers(plan.apps, places, cursors))
         for scenario in plan.served:
-            loads = await served.measure(scenario, started, tables, generator, plan.effort)
+            loads = await served.measure(scenario, started, tables, generator, plan.effort, say)
             results.loads += loads
             repeats = sum(load.repeats for load in loads)
             say(

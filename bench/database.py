@@ -14,6 +14,7 @@ import asyncpg
 
 from bench.apps.registry import APPS, Places, environment
 from bench.data import EVENT_COLUMNS, EVENTS, IMAGE_COLUMNS, IMAGES, POOL_START, event_rows, image_rows, png
+from bench.errors import BenchmarkError
 from bench.machine import OTHER_CORE, pinned_to
 from kernel.testing import create_database, postgresql_server
 
@@ -40,7 +41,7 @@ def databases(folder: Path) -> Iterator[Places]:
         for migration in migrations:
             output, _ = migration.communicate()
             if migration.returncode:
-                raise RuntimeError(f"kernel migrate failed:\n{output}")
+                raise BenchmarkError(f"kernel migrate failed:\n{output}")
         _fill_sqlite(places)
         _write_pictures(places.images)
         yield places

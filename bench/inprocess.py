@@ -12,16 +12,13 @@ from typing import Any
 
 from bench.apps.registry import APPS, Places, environment
 from bench.database import ROOT, Tables
+from bench.errors import BenchmarkError
 from bench.machine import APP_CORE, pin
 from bench.scenarios import Recipe, Scenario, recipe_for
 
 # A turn during which the machine was slower than this against its usual pace is repeated.
 _TOLERANCE = 1.12
 _PIPE_BYTES = 8 << 20
-
-
-class BenchmarkError(Exception):
-    """Something did not work, so that no figure would mean anything. Says what."""
 
 
 class Worker:

@@ -1,7 +1,7 @@
 """Requests per second over a socket: every application on uvicorn with one worker, and a load generator beside it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bench import load
@@ -57,13 +57,20 @@ class Effort:
 
 
 async def measure(
-    scenario: Scenario, started: Mapping[str, Server], tables: Tables, generator: Generator, effort: Effort
+    scenario: Scenario,
+    started: Mapping[str, Server],
+    tables: Tables,
+    generator: Generator,
+    effort: Effort,
+    say: Callable[[str], None],
 ) -> list[Load]:
     """Some rounds of runs on each application that knows the scenario, interleaved."""
     names = [name for name in scenario.apps if name in started]
     loads: list[Load] = []
     usual: dict[str, float] = {}
     for number in range(effort.rounds):
+        if effort.rounds > 1:
+            say(f"  {scenario.title}: round {number + 1} of {effort.rounds}")
         # Each application goes first as often as the others.
         shift = number % len(names) if names else 0
         for name in names[shift:] + names[:shift]:

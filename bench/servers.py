@@ -14,7 +14,7 @@ from typing import Any
 from bench import lua
 from bench.apps.registry import APPS, Places, environment
 from bench.database import ROOT
-from bench.inprocess import BenchmarkError
+from bench.errors import BenchmarkError
 from bench.machine import APP_CORE, OTHER_CORE, pin, pinned_to, resident_mib
 from bench.scenarios import Recipe
 

@@ -18,7 +18,7 @@ import uvloop
 from bench.claims.processes import ROOT, allow_open_files
 
 # Whoever arrives while the server's queue of those it has not accepted yet is full (2,048 with uvicorn) is told nothing
-# by Linux and tries again after a second, then after two more. A server that never stops for longer than 0.4 s keeps up.
+# by Linux and tries again after a second, then after two more. A server that never pauses for 0.4 s keeps up.
 CONNECTS_PER_SECOND = 5_000
 # Files that a process has open besides its connections.
 SPARE_FILES = 200

@@ -45,8 +45,8 @@ def postgresql(name: str, *, over_tcp: bool = False) -> Iterator[Server]:
             if port is None:
                 yield Server(url, None)
             else:
-                url = url.update_query_dict({"port": str(port)})  # it names the socket, too
-                yield Server(url, asyncio.run(_with_password(url, port)))
+                with_port = url.update_query_dict({"port": str(port)})  # it names the socket, too
+                yield Server(with_port, asyncio.run(_with_password(with_port, port)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         folder.with_suffix(".lock").unlink(missing_ok=True)

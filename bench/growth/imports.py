@@ -44,7 +44,7 @@ def _two_names(module: str) -> str:
 def dear_and_idle(
     project: Path, paths: Sequence[str], variables: Mapping[str, str], most: int = 12
 ) -> list[tuple[str, float]]:
-    """The dearest imports of the application's start in which nothing ran, neither in the start nor for GETs of `paths`.
+    """The dearest imports of the application's start in which nothing ran, neither then nor for GETs of `paths`.
 
     In milliseconds. Classes and constants that others use do not count as running, nor does what is written in C, so
     that a name here is a candidate only.

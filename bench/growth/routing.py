@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from threading import Thread
@@ -32,7 +33,7 @@ def measure_routing(
                 workers[name] = stack.enter_context(opened), last_path(modules, routes)
         _warm_up(workers)
         say(f"routing: {turns} turns of {calls} requests each")
-        figures = interleaved(turns, {name: lambda name=name: _cpu(*workers[name], calls) for name in workers})
+        figures = interleaved(turns, {name: partial(_cpu, *one, calls) for name, one in workers.items()})
     cost = {name: median(turn) * 1e6 for name, turn in figures.items()}
     # Of each turn, so that a turn in which the machine was busy elsewhere is one of many.
     ratio = {

@@ -75,7 +75,7 @@ def _finding(start: Start, figures: list[tuple[float, float]]) -> Finding:
         aims.append(f"at most {start.most_mib:g} MiB")
         fulfilled.append(peak <= start.most_mib)
     shown = f"{seconds:.2f} s" + (f", peak {peak:.0f} MiB" if peak else "")
-    spread = f" (of {len(figures)}: {min(figures)[0]:.2f} to {max(figures)[0]:.2f} s)"
+    spread = f" ({len(figures)} starts: {min(figures)[0]:.2f} to {max(figures)[0]:.2f} s)" if figures[1:] else ""
     return Finding(
         start.about,
         ", ".join(aims) or "for comparison",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection
@@ -137,9 +138,13 @@ class Application(FastAPI):
 
     kernel: Kernel
 
+    # Whether FastAPI's own telemetry has anybody to report to, once that is known. It would ask at every request.
+    is_traced = True
+
     def build_middleware_stack(self) -> ASGIApp:
         """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
         settings = self.kernel.settings
+        self.is_traced = self._native_telemetry.enabled()
         app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE)
         app = ExceptionMiddleware(app, self.exception_handlers, debug=False)
         for layer, args, options in reversed(self.user_middleware):
@@ -166,7 +171,10 @@ class Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             send = _without_traceback(send, self)
-        await super().__call__(scope, receive, send)
+        if self.is_traced or scope["type"] == "lifespan":
+            await super().__call__(scope, receive, send)
+        else:
+            await Starlette.__call__(self, scope, receive, send)
 
     def _sites(self) -> dict[str, Site]:
         return self.state.sites  # type: ignore[no-any-return]  # set by create_app

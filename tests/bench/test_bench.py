@@ -3,6 +3,8 @@
 import asyncio
 import json
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -148,21 +150,26 @@ def test_a_script_counts_where_its_recipe_does() -> None:
     assert "local if_match = true\n" in script
 
 
-async def serve(heard: list[str]) -> asyncio.Server:
+@asynccontextmanager
+async def serving(heard: list[str]) -> AsyncIterator[int]:
     """A server that answers everything with success and keeps what it heard: request line, If-Match and body."""
+    handlers: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
+        with suppress(asyncio.IncompleteReadError, ConnectionError), closing(writer):
             while True:
                 line, *fields = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
                 headers = dict(field.split(": ", 1) for field in fields if field)
                 body = await reader.readexactly(int(headers.get("Content-Length", "0")))
                 heard.append(f"{line} {headers.get('If-Match')} {body!r}")
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
 
-    return await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+    await asyncio.wait_for(asyncio.gather(*handlers), 5)
 
 
 def expected(recipe: Recipe, count: int) -> list[str]:
@@ -179,8 +186,8 @@ ASKED = (
 @pytest.mark.parametrize("recipe", ASKED)
 async def test_the_generator_in_python_makes_the_recipes_requests(recipe: Recipe) -> None:
     heard: list[str] = []
-    async with await serve(heard) as server:
-        figures = await run(recipe, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", 1, 0.2)
+    async with serving(heard) as port:
+        figures = await run(recipe, f"127.0.0.1:{port}", 1, 0.2)
     assert heard[:7] == expected(recipe, 7)
     assert lua.result_of(json.dumps(figures)) == figures
     assert figures["requests"] > 0
@@ -191,8 +198,7 @@ async def test_the_generator_in_python_makes_the_recipes_requests(recipe: Recipe
 @pytest.mark.parametrize("recipe", ASKED)
 async def test_wrk_makes_the_recipes_requests(recipe: Recipe, tmp_path: Path) -> None:
     heard: list[str] = []
-    async with await serve(heard) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with serving(heard) as port:
         figures = await Generator(tmp_path, may_use_wrk=True).run(recipe, port, 1, connections=1)
     assert heard[:7] == expected(recipe, 7)
     assert figures["requests"] > 0

@@ -19,7 +19,7 @@ import asyncpg
 from sqlalchemy import BindParameter
 from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import LRUCache
@@ -134,15 +134,26 @@ class Direct:
         except Exception as error:
             raise self._instance(error, shape.text) from error
 
-    async def begin(self, connection: PoolProxiedConnection) -> None:
-        """Begin a transaction, so that SQLAlchemy knows of it. Raises as `run` does."""
+    async def begin(self, connection: ConnectionPoolEntry) -> None:
+        """Begin a transaction of which SQLAlchemy knows. Raises as `run` does."""
         adapted: Any = connection.dbapi_connection
         try:
             await adapted._start_transaction()
         except Exception as error:
             raise self._translated(error, connection, "BEGIN") from error
 
-    async def run(self, connection: PoolProxiedConnection, shape: Statement, arguments: list[Any]) -> Rows:
+    async def end(self, connection: ConnectionPoolEntry, *, commit: bool) -> None:
+        """Commit or roll back what `begin` began. Raises as `run` does."""
+        adapted: Any = connection.dbapi_connection
+        transaction = adapted._transaction
+        if transaction is None:  # a COMMIT has failed, which was the end of it
+            return
+        try:
+            await adapted._call_and_discard(transaction.commit if commit else transaction.rollback)
+        except Exception as error:
+            raise self._translated(error, connection, "COMMIT" if commit else "ROLLBACK") from error
+
+    async def run(self, connection: ConnectionPoolEntry, shape: Statement, arguments: list[Any]) -> Rows:
         """The rows that the statement gives. Raises DatabaseUnavailable and sqlalchemy.exc.DBAPIError."""
         try:
             rows = await self._fetch(connection.driver_connection, self._dialect, shape, arguments)
@@ -150,7 +161,7 @@ class Direct:
             raise self._translated(error, connection, shape.text) from error
         return shape.converted(rows)
 
-    def _translated(self, error: Exception, connection: PoolProxiedConnection, text: str) -> BaseException:
+    def _translated(self, error: Exception, connection: ConnectionPoolEntry, text: str) -> BaseException:
         """The driver's error as SQLAlchemy and the kernel would raise it."""
         # asyncpg takes the end of a connection that comes just now for a mistake of its own.
         is_over = code_of(error) in _GOODBYES or isinstance(error, ConnectionError | asyncpg.InternalClientError)
@@ -169,7 +180,7 @@ class Direct:
         return DBAPIError.instance(text, None, error, base, hide_parameters=True, dialect=self._dialect)
 
 
-def _is_closed(connection: PoolProxiedConnection) -> bool:
+def _is_closed(connection: ConnectionPoolEntry) -> bool:
     is_closed: Callable[[], bool] = getattr(connection.driver_connection, "is_closed", lambda: False)
     return is_closed()
 

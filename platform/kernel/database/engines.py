@@ -27,15 +27,17 @@ Result = TypeVar("Result")
 class BoundedPool(AsyncAdaptedQueuePool):
     """A pool of connections that are handed out in the order in which they were asked for.
 
-    SQLAlchemy takes connections through `connect`, inside a greenlet; `lend` gives them to those who have none.
-    Whatever keeps it from handing out a connection has one type, DatabaseUnavailable: asyncpg raises OSError,
-    TimeoutError or errors of its own while connecting, none of which SQLAlchemy wraps.
+    SQLAlchemy takes connections through `connect`, inside a greenlet; `attempt` is for those who have none. Whatever
+    keeps the pool from handing one out has one type, DatabaseUnavailable: asyncpg raises OSError, TimeoutError or
+    errors of its own while connecting, none of which SQLAlchemy wraps.
+
+    An entry is one place in the pool and the connection that is in it now. SQLAlchemy would wrap it anew each time.
     """
 
-    # In seconds: how long a connection may have been idle before it must answer a ping, when it is taken by SQLAlchemy
-    # and when it is lent; and how long it has for that. None: never.
+    # In seconds: how long a connection may have been idle before it must answer a ping, when SQLAlchemy takes it and
+    # when a statement of ours does; and how long it has for that. None: never.
     ping_after: float | None = None
-    lend_ping_after: float | None = None
+    attempt_ping_after: float | None = None
     ping_timeout: float = 1
 
     def __init__(self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any) -> None:
@@ -46,49 +48,58 @@ class BoundedPool(AsyncAdaptedQueuePool):
         self._chosen: ConnectionPoolEntry | None = None
 
     def connect(self) -> PoolProxiedConnection:
-        return await_only(self._take(self.ping_after))
+        return self.proxied(await_only(self._take(self.ping_after)))
 
-    async def lend(self) -> PoolProxiedConnection:
-        """A connection to a server that was alive when last heard of. Give it back with `close`."""
-        return await self._take(self.lend_ping_after)
+    def proxied(self, entry: ConnectionPoolEntry) -> PoolProxiedConnection:
+        """An entry as SQLAlchemy's connections take it. Closing that gives it back."""
+        self._chosen = entry
+        return super().connect()
 
     async def attempt(
-        self, work: Callable[[PoolProxiedConnection], Awaitable[Result]]
-    ) -> tuple[PoolProxiedConnection, Result]:
+        self, work: Callable[[ConnectionPoolEntry], Awaitable[Result]]
+    ) -> tuple[ConnectionPoolEntry, Result]:
         """Do something with a connection, and again with a new one if the first was lost before that had an effect.
 
         So a connection that died while nobody used it is never seen by a request, and none is pinged beforehand.
         """
         for is_last in (False, True):
-            connection = await self.lend()
+            entry = await self._take(self.attempt_ping_after)
             try:
-                return connection, await work(connection)
+                return entry, await work(entry)
             except LostConnection as error:
-                self._invalidate(connection, error)  # and each that is as old, when its turn comes
+                self._invalidate_time = time.time()  # those of its age are dead, too: SQLAlchemy replaces them
+                self.drop(entry, error)
                 if is_last:
                     raise
             except Exception:
-                connection.close()
+                self.give_back(entry)
                 raise
-            except (
-                BaseException
-            ) as error:  # cancelled: the answer is still to come, and must not meet the next question
-                connection.invalidate(error)
+            except BaseException as error:  # cancelled: the next to use it must not meet the answer to this
+                self.drop(entry, error)
                 raise
         raise AssertionError("unreachable")
 
-    async def _take(self, ping_after: float | None) -> PoolProxiedConnection:
+    def give_back(self, entry: ConnectionPoolEntry) -> None:
+        """End the use of an entry that `attempt` gave."""
+        self._do_return_conn(entry)
+
+    def drop(self, entry: ConnectionPoolEntry, error: BaseException | None = None) -> None:
+        """Give back an entry whose connection is of no more use."""
+        entry.invalidate(error)
+        self._do_return_conn(entry)
+
+    async def _take(self, ping_after: float | None) -> ConnectionPoolEntry:
         while True:
             await self._turn()
-            self._chosen = self._pool.get(block=False) if self.checkedin() else None
-            try:
-                # Only opening one needs SQLAlchemy's greenlet.
-                connection = self._connect() if self._is_open(self._chosen) else await greenlet_spawn(self._connect)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
-            if ping_after is None or await self._is_alive(connection, ping_after):
-                return connection
-            self._invalidate(connection)
+            entry = self._pool.get(block=False) if self.checkedin() else None
+            if entry is None or not self._is_open(entry):
+                try:
+                    return await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
+                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
+            if ping_after is None or await self._is_alive(entry, ping_after):
+                return entry
+            self.drop(entry)
 
     async def _turn(self) -> None:
         if not self._turns.locked():
@@ -100,24 +111,32 @@ class BoundedPool(AsyncAdaptedQueuePool):
         except TimeoutError:
             raise DatabaseUnavailable("all connections of the database pool are in use") from None
 
-    def _connect(self) -> PoolProxiedConnection:
-        return super().connect()
-
-    def _is_open(self, record: Any) -> bool:
-        """Whether SQLAlchemy will hand out this record's connection as it is."""
-        if record is None or record.dbapi_connection is None or record.starttime < self._invalidate_time:
+    def _is_open(self, entry: Any) -> bool:
+        """Whether the entry has a connection that is not to be replaced, by SQLAlchemy's own conditions."""
+        if entry.dbapi_connection is None or entry.starttime < self._invalidate_time:
             return False
-        return self._recycle < 0 or time.time() - record.starttime <= self._recycle
+        return self._recycle < 0 or time.time() - entry.starttime <= self._recycle
 
-    async def _is_alive(self, connection: PoolProxiedConnection, ping_after: float) -> bool:
+    def _opened(self, entry: Any) -> ConnectionPoolEntry:
+        """The entry, or a new one, with an open connection."""
+        if entry is None:
+            entry = self._do_get()
+        try:
+            entry.get_connection()
+        except BaseException as error:
+            self.drop(entry, error)
+            raise
+        return entry  # type: ignore[no-any-return]  # as it came
+
+    async def _is_alive(self, entry: ConnectionPoolEntry, ping_after: float) -> bool:
         """Whether the driver knows of no end and, after a long pause, the server still answers.
 
         A connection that was ended properly is known to be; one that a firewall dropped is not.
         """
-        driver: Any = connection.driver_connection
+        driver: Any = entry.driver_connection
         if driver.is_closed():
             return False
-        if time.monotonic() - connection.info.get(_IDLE_SINCE, float("inf")) < ping_after:
+        if time.monotonic() - entry.info.get(_IDLE_SINCE, float("inf")) < ping_after:
             return True
         try:
             async with asyncio.timeout(self.ping_timeout):
@@ -125,7 +144,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
         except Exception:  # noqa: BLE001  # asyncpg has many for this, some that say they are its own mistakes
             return False
         except BaseException as error:
-            connection.invalidate(error)
+            self.drop(entry, error)
             raise
         return True
 
@@ -165,7 +184,7 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
     pool = engine.sync_engine.pool
     assert isinstance(pool, BoundedPool)  # noqa: S101  # for the type checker: as was said above
     pool.ping_after = 0 if config.pool_pre_ping else config.pool_ping_after_idle_seconds
-    pool.lend_ping_after = config.pool_ping_after_idle_seconds
+    pool.attempt_ping_after = config.pool_ping_after_idle_seconds
     pool.ping_timeout = config.connect_timeout_seconds
     event.listen(engine.sync_engine, "handle_error", _explain_outage)
     return engine

@@ -1,23 +1,25 @@
 """Sessions that cost nothing until the ORM is asked: until then, their statements run on the driver."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, UOWTransaction
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.util import greenlet_spawn
 
 from kernel.database.direct import Direct, Rows, Statement, Values
 from kernel.database.engines import BoundedPool
-from kernel.database.errors import ReadOnlySession
+from kernel.database.errors import DatabaseUnavailable, ReadOnlySession
 
 # What AsyncSession's constructor sets; whatever needs the ORM goes through one of these.
 _MADE_LATE = frozenset({"sync_session", "_proxied", "_async_bind", "_async_binds"})
 
+Result = TypeVar("Result")
 Action = Callable[[], Awaitable[None]]
 
 
@@ -82,8 +84,9 @@ class ReadSession(LazySession):
         AsyncSession.__init__(self, self._engine, sync_session_class=_ReadOnly, expire_on_commit=False)
 
     async def _run(self, direct: Direct, shape: Statement, arguments: list[Any]) -> Rows:
-        connection, rows = await self._pool().attempt(partial(direct.run, shape=shape, arguments=arguments))
-        connection.close()
+        pool = self._pool()
+        entry, rows = await pool.attempt(partial(direct.run, shape=shape, arguments=arguments))
+        pool.give_back(entry)
         return rows
 
     async def release(self) -> None:
@@ -95,39 +98,63 @@ class ReadSession(LazySession):
 class WriteSession(LazySession):
     """One transaction, begun by its first statement."""
 
-    _held: Connection | None = None
+    # The connection on which statements have begun the transaction, and the same in SQLAlchemy's hands.
+    _entry: ConnectionPoolEntry | None = None
+    _joined: Connection | None = None
 
     def _become(self) -> None:
-        bind = self._engine if self._held is None else AsyncConnection(self._engine, self._held)
-        # A session that joins the transaction that statements have begun is to end it, too.
+        bind: AsyncEngine | AsyncConnection = self._engine
+        if self._entry is not None:
+            self._joined = Connection(self._engine.sync_engine, self._pool().proxied(self._entry))
+            self._joined.begin()
+            bind = AsyncConnection(self._engine, self._joined)
+        # A session that joins a transaction that statements have begun is to end it, too.
         AsyncSession.__init__(self, bind, expire_on_commit=False, join_transaction_mode="control_fully")
         self.sync_session.begin()
 
     async def _run(self, direct: Direct, shape: Statement, arguments: list[Any]) -> Rows:
-        if self._held is None:
-            lent, _ = await self._pool().attempt(direct.begin)
-            self._held = Connection(self._engine.sync_engine, lent)
-            self._held.begin()
-        try:
-            return await direct.run(self._held.connection, shape, arguments)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # cancelled: the answer is still to come
-                self._held.invalidate(error)
-            raise
+        if self._entry is None:
+            self._entry, _ = await self._pool().attempt(direct.begin)
+        return await self._uninterrupted(direct.run(self._entry, shape, arguments))
 
     async def finish(self) -> None:
         """Commit."""
         if self.uses_orm:
             await self.commit()
-        elif self._held is not None:
-            await greenlet_spawn(self._held.commit)
+        elif self._direct is not None and self._entry is not None:
+            await self._uninterrupted(self._direct.end(self._entry, commit=True))
+            self._give_back()
 
     async def release(self) -> None:
         """Give everything back; what is not committed is rolled back."""
         if self.uses_orm:
             await self.close()
-        if self._held is not None:
-            if self._held.in_transaction():
-                await greenlet_spawn(self._held.close)
+            if self._joined is not None:
+                await greenlet_spawn(self._joined.close)
+        elif self._direct is not None and self._entry is not None:
+            try:
+                await self._uninterrupted(self._direct.end(self._entry, commit=False))
+            except DatabaseUnavailable as error:  # then the server rolls back
+                self._drop(error)
             else:
-                self._held.close()
+                self._give_back()
+
+    async def _uninterrupted(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do something on the connection; whoever is cancelled meanwhile leaves it in no state to be used."""
+        try:
+            return await work
+        except Exception:
+            raise
+        except BaseException as error:
+            self._drop(error)
+            raise
+
+    def _give_back(self) -> None:
+        if self._entry is not None:
+            self._pool().give_back(self._entry)
+            self._entry = None
+
+    def _drop(self, error: BaseException) -> None:
+        if self._entry is not None:
+            self._pool().drop(self._entry, error)
+            self._entry = None

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Request, Response
 from fastapi._compat import ModelField, Undefined
 from fastapi._compat.shared import field_annotation_is_sequence
 from fastapi.datastructures import DefaultPlaceholder
@@ -34,12 +34,15 @@ from fastapi.dependencies.utils import (
     request_body_to_args,
     request_params_to_args,
 )
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import FastAPIError, RequestValidationError
 from fastapi.params import Form, Param, ParamTypes
 from fastapi.routing import serialize_response
 from fastapi.utils import is_body_allowed_for_status_code
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
+
+from kernel.web.session import get_db, open_session
 
 _JSON = b"application/json"
 # In a dependency's place if it did not run, because what it needs is not valid.
@@ -135,29 +138,28 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
+        response: Response | None = None
         if self._has_managers:
-            async with AsyncExitStack() as stack:  # a transaction commits here, before the answer goes out
+            async with AsyncExitStack() as stack:
                 response = await self._respond(request, stack)
         else:
             response = await self._respond(request, None)
-        await response(scope, receive, send)
+        if response is None:
+            raise FastAPIError("A dependency has swallowed an exception behind its yield. Raise it again there.")
+        await response(scope, receive, send)  # after the commit
 
     async def _respond(self, request: Request, stack: AsyncExitStack | None) -> Response:
         body = await _json_of(request) if self._reads_body else Undefined
         results: list[Any] = []
         errors: list[Any] = []
-        shared: Response | None = None
-        if self._has_response:
-            shared = Response()
-            del shared.headers["content-length"]
-            shared.status_code = None  # type: ignore[assignment]  # FastAPI's sign that no handler set one
+        shared = _answer_to_fill() if self._has_response else None
         for step in self._steps:
             arguments = await _arguments(step.inputs, request, shared, results, body, errors)
             if arguments is None:
                 results.append(_INVALID)
             elif step.kind == "coroutine":
                 results.append(await step.call(**arguments))
-            elif stack is not None and step.kind == "manager":
+            elif stack is not None:
                 results.append(await stack.enter_async_context(step.call(**arguments)))
             else:
                 results.append(await run_in_threadpool(step.call, **arguments))
@@ -215,9 +217,19 @@ class Endpoint:
         )
 
 
+def _answer_to_fill() -> Response:
+    """What a handler that asks for the response gets: no body, no headers, no status yet."""
+    response = Response.__new__(Response)
+    response.background, response.body, response.raw_headers = None, b"", []
+    response.status_code = None  # type: ignore[assignment]  # FastAPI's sign that no handler set one
+    return response
+
+
 def _step(dependant: Dependant, inputs: _Inputs) -> _Step:
     call = dependant.call
     assert call is not None  # noqa: S101  # FastAPI's own types leave it open
+    if call is get_db:
+        return _Step(open_session, "manager", inputs)  # the same without a generator around it
     if _is_async_gen_callable(call):
         if _get_computed_scope(dependant=dependant) != "function":
             raise NotCompiled  # it ends after the answer was sent
@@ -247,12 +259,23 @@ async def _arguments(
     inputs: _Inputs, request: Request, response: Response | None, results: list[Any], body: Any, errors: list[Any]
 ) -> dict[str, Any] | None:
     """The arguments of one function; None if they, or what they are made from, are not valid."""
-    arguments: dict[str, Any] = {}
     known = len(errors)
-    is_valid = True
-    for name, place in inputs.results:
-        arguments[name] = results[place]
-        is_valid = is_valid and results[place] is not _INVALID
+    arguments = {name: results[place] for name, place in inputs.results}
+    _read_parameters(arguments, errors, inputs, request)
+    if inputs.body:
+        values, faults = await request_body_to_args(inputs.body, body, embed_body_fields=inputs.embeds_body)
+        arguments.update(values)
+        errors.extend(faults)
+    for name in inputs.request:
+        arguments[name] = request
+    if inputs.response is not None:
+        arguments[inputs.response] = response
+    if len(errors) > known or any(results[place] is _INVALID for _, place in inputs.results):
+        return None
+    return arguments
+
+
+def _read_parameters(arguments: dict[str, Any], errors: list[Any], inputs: _Inputs, request: Request) -> None:
     for parameter in inputs.plain:
         value = parameter.read(request.scope)
         if value is Undefined and parameter.is_none_without:
@@ -270,15 +293,6 @@ async def _arguments(
         _read(arguments, errors, inputs.headers, request.headers)
     if inputs.cookies:
         _read(arguments, errors, inputs.cookies, request.cookies)
-    if inputs.body:
-        values, faults = await request_body_to_args(inputs.body, body, embed_body_fields=inputs.embeds_body)
-        arguments.update(values)
-        errors.extend(faults)
-    for name in inputs.request:
-        arguments[name] = request
-    if inputs.response is not None:
-        arguments[inputs.response] = response
-    return arguments if is_valid and len(errors) == known else None
 
 
 def _read(arguments: dict[str, Any], errors: list[Any], fields: Sequence[ModelField], received: Any) -> None:

@@ -1,6 +1,7 @@
 """The session of a request: opened by its method, committed before the answer goes out."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends
@@ -21,15 +22,19 @@ def database_of(connection: HTTPConnection) -> Database:
     return database
 
 
+def open_session(connection: HTTPConnection) -> AbstractAsyncContextManager[AsyncSession]:
+    """What `get_db` opens."""
+    database = database_of(connection)
+    return database.read() if connection.scope.get("method") in _SAFE_METHODS else database.transaction()
+
+
 async def get_db(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     """A read session for GET and HEAD, else a transaction.
 
     Handlers never commit: the transaction ends when the handler has returned and before the answer goes out, so that
     a COMMIT that fails is never a success for the caller. Use it as `Session`; in tests, override it.
     """
-    database = database_of(connection)
-    opened = database.read() if connection.scope.get("method") in _SAFE_METHODS else database.transaction()
-    async with opened as session:
+    async with open_session(connection) as session:
         yield session
 
 

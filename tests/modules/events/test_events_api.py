@@ -280,13 +280,12 @@ async def plans(migrated_postgresql: URL) -> Any:
                 seen.append(statement)
                 raise InterruptedError
 
-            session.execute = note  # type: ignore[method-assign]  # to take the statement instead of running it
+            session.fetch = note  # type: ignore[attr-defined]  # to take the statement instead of running it
             with pytest.raises(InterruptedError):
                 await repository.find(query)
             compiled = seen[0].compile(
                 dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True, "render_postcompile": True}
             )
-            del session.execute
             sql = str(compiled).replace("FROM events", "FROM events.events")
             return "\n".join((await session.scalars(text(f"EXPLAIN {sql.replace(':', chr(92) + ':')}"))).all())
 
