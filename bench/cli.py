@@ -202,7 +202,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             rounds=options.rounds or (1 if quick else 3),
             seconds=1 if quick else 3,
             warm_up_seconds=0.2 if quick else 1,
-            most_repeats=0 if quick else 2,
+            most_repeats=0 if quick else 1,
         ),
         may_use_wrk=not options.no_wrk,
     )

@@ -1,6 +1,6 @@
 """The application: what is assembled once at start, and the factory that serves it."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -180,8 +180,8 @@ class Application(FastAPI):
         return self.state.sites  # type: ignore[no-any-return]  # set by create_app
 
 
-def create_app(settings: Settings | None = None) -> Application:
-    """Assemble an application; nothing is opened before its lifespan.
+def create_app(settings: Settings | None = None, when_started: Callable[[], None] | None = None) -> Application:
+    """Assemble an application; nothing is opened before its lifespan, at whose start `when_started` is called last.
 
     `uvicorn --factory kernel.app:create_app` serves it. Raises SettingsError and DiscoveryError.
     """
@@ -191,6 +191,8 @@ def create_app(settings: Settings | None = None) -> Application:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with kernel.running():
+            if when_started is not None:
+                when_started()
             yield
 
     app = Application(

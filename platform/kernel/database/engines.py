@@ -72,16 +72,19 @@ class BoundedPool(AsyncAdaptedQueuePool):
                 if is_last:
                     raise
             except Exception:
-                self.give_back(entry)
+                await self.give_back(entry)
                 raise
             except BaseException as error:  # cancelled: the next to use it must not meet the answer to this
                 self.drop(entry, error)
                 raise
         raise AssertionError("unreachable")
 
-    def give_back(self, entry: ConnectionPoolEntry) -> None:
+    async def give_back(self, entry: ConnectionPoolEntry) -> None:
         """End the use of an entry that `attempt` gave."""
-        self._do_return_conn(entry)
+        if self.checkedin() < self.size():
+            self._do_return_conn(entry)
+        else:  # one of those above the pool's size is closed, which needs the greenlet
+            await greenlet_spawn(self._do_return_conn, entry)
 
     def drop(self, entry: ConnectionPoolEntry, error: BaseException | None = None) -> None:
         """Give back an entry whose connection is of no more use."""

@@ -73,13 +73,13 @@ class Sort:
 
     def encode(self, values: Sequence[Any]) -> str:
         """A cursor that stands behind the row with these values."""
-        return base64.urlsafe_b64encode(to_json([self._signature(), *values])).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(to_json([self.signature, *values])).rstrip(b"=").decode()
 
     def _decode(self, cursor: str) -> list[Any]:
         try:
             text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
             signature, *values = from_json(text)
-            if signature != self._signature() or len(values) != len(self.columns):
+            if signature != self.signature or len(values) != len(self.columns):
                 raise InvalidCursor
             return [
                 # With the column's own type, so that a moment is compared as a moment on SQLite, too.
@@ -89,5 +89,7 @@ class Sort:
         except (binascii.Error, ValueError, TypeError, ValidationError):
             raise InvalidCursor from None
 
-    def _signature(self) -> str:
+    @property
+    def signature(self) -> str:
+        """The order in a word, for whoever must tell one from another."""
         return f"{'-' if self.descending else ''}{','.join(column.key for column in self.columns)}"

@@ -1,6 +1,6 @@
 """The queries that every table needs. A module's repository derives from this and adds its own."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from pydantic import BaseModel
@@ -98,17 +98,23 @@ class BaseRepository(Generic[ModelType, IDType]):
         sort = (order or Sort()).then(self._id)
         names = tuple(into.model_fields)
         unnamed = [column for column in sort.columns if column.key not in names]
-        found = self.select().where(*where)
-        columns: list[Any] = [*statements.columns_of(self.model, into), *unnamed]
-        if request.cursor is None:
-            columns.append(_counting(found).correlate(None).scalar_subquery())
-        elif request.cursor:
-            found = found.where(sort.after(request.cursor))
-        statement = found.with_only_columns(*columns).order_by(*sort.order_by()).limit(request.limit + 1)
-        rows = await self._rows(statement.offset(request.offset) if request.cursor is None else statement)
+        conditions = [*where, sort.after(request.cursor)] if request.cursor else where
+        counts = request.cursor is None
+
+        def build() -> Select[Any]:
+            found = self.select().where(*conditions)
+            columns: list[Any] = [*statements.columns_of(self.model, into), *unnamed]
+            if counts:
+                columns.append(_counting(found).correlate(None).scalar_subquery())
+            statement = found.with_only_columns(*columns).order_by(*sort.order_by()).limit(statements.LIMIT)
+            return statement.offset(statements.OFFSET) if counts else statement
+
+        place = {statements.LIMIT.key: request.limit + 1} | ({statements.OFFSET.key: request.offset} if counts else {})
+        shape = (self.model, into, sort.signature, counts)
+        rows = await self._rows_of_shape(shape, conditions, build, place)
         shown = rows[: request.limit]
         count: int | None = None
-        if request.cursor is None:
+        if counts:
             count = rows[0][-1] if rows else await self.count(*where) if request.offset else 0
         next_cursor = None
         if len(rows) > len(shown):
@@ -230,6 +236,21 @@ class BaseRepository(Generic[ModelType, IDType]):
             if rows is not None:
                 return rows
         return list((await self.session.execute(statement, parameters)).all())
+
+    async def _rows_of_shape(
+        self,
+        shape: Hashable,
+        conditions: Sequence[ColumnElement[bool]],
+        build: Callable[[], Select[Any]],
+        parameters: Mapping[str, Any],
+    ) -> Rows:
+        """The rows of a statement that is built only if none of this shape has been (statements.shaped)."""
+        if isinstance(self.session, LazySession) and not (self.session.uses_orm or self._refines_select):
+            known = statements.shaped(shape, conditions, build)
+            rows = None if known is None else await self.session.fetch(known[0], parameters, known[1])
+            if rows is not None:
+                return rows
+        return await self._rows(build(), parameters)
 
     async def _directly(
         self,

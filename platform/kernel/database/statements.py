@@ -1,18 +1,38 @@
 """The statements that every table needs, built once for each table and schema; their values come as parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Insert, Select, Update, bindparam, delete, insert, inspect, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Insert,
+    Integer,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    insert,
+    inspect,
+    select,
+    update,
+)
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapper
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.dml import ReturningDelete
+from sqlalchemy.util import LRUCache
 
 # Parameters, by names that no column has.
 ID = "kernel__id"
 VERSION = "kernel__version"
+LIMIT = bindparam("kernel__limit", type_=Integer)
+OFFSET = bindparam("kernel__offset", type_=Integer)
+
+# As many shapes as the largest application has lists with their filters, several times over.
+_SHAPES = 1000
 
 Model = type[DeclarativeBase]
 
@@ -108,3 +128,41 @@ def as_parameters(model: Model, values: Mapping[str, Any]) -> dict[str, Any] | N
             return None
         parameters[keys[name]] = value
     return parameters
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    statement: Select[Any]
+    # Its values, each with its place among those of the conditions; the statement's own have none.
+    values: Sequence[tuple[BindParameter[Any], int | None]]
+
+
+_shapes: Any = LRUCache(_SHAPES)
+
+
+def shaped(
+    key: Hashable, conditions: Sequence[ColumnElement[bool]], build: Callable[[], Select[Any]]
+) -> tuple[Select[Any], list[BindParameter[Any]]] | None:
+    """The statement that `build` once made for such conditions, and the values that these have; None if there is none.
+
+    Conditions of one shape differ in their values only, and SQLAlchemy's own cache keys tell shapes from values. To
+    build a statement from its clauses takes longer than to run it.
+    """
+    keys = [condition._generate_cache_key() for condition in conditions]
+    values: list[BindParameter[Any]] = []
+    for one in keys:
+        if one is None or one.params:
+            return None
+        values.extend(one.bindparams)
+    if len({id(value) for value in values}) < len(values):
+        return None  # two conditions share a value; others of their shape need not
+    full = (key, *(one.key for one in keys if one is not None))
+    shape = _shapes.get(full)
+    if shape is None:
+        statement = build()
+        own = statement._generate_cache_key()
+        places = {id(value): place for place, value in enumerate(values)}
+        if own is None or not places.keys() <= {id(value) for value in own.bindparams}:
+            return None
+        shape = _shapes[full] = _Shape(statement, [(value, places.get(id(value))) for value in own.bindparams])
+    return shape.statement, [own if place is None else values[place] for own, place in shape.values]

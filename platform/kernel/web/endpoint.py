@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi._compat import ModelField, Undefined
+from fastapi._compat import ModelField, Undefined, get_cached_model_fields
 from fastapi._compat.shared import field_annotation_is_sequence
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.dependencies.models import (
@@ -39,6 +39,7 @@ from fastapi.params import Form, Param, ParamTypes
 from fastapi.routing import serialize_response
 from fastapi.utils import is_body_allowed_for_status_code
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -55,6 +56,7 @@ class _Inputs:
 
     results: tuple[tuple[str, int], ...]
     plain: Sequence["_Plain"]
+    plain_models: Sequence["_PlainModel"]
     # What FastAPI itself reads: lists, models, all that is more than one value under one name.
     path: Sequence[ModelField]
     query: Sequence[ModelField]
@@ -85,6 +87,18 @@ class _Plain:
             if name == self.key:
                 return value.decode("latin-1")
         return Undefined
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainModel:
+    """A model of query parameters, each of which is one value under one name."""
+
+    field: ModelField
+    names: frozenset[str]
+
+    def reads(self, received: QueryParams) -> bool:
+        """Whether there is nothing else; what becomes of that is FastAPI's to say."""
+        return self.names.issuperset(received)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +216,14 @@ class Endpoint:
                 results.append((needed.name, place))
         path, path_rest = _sorted_out(dependant.path_params)
         headers, headers_rest = _sorted_out(dependant.header_params)
+        models, query_rest = _models_among(dependant.query_params)
         requests = (dependant.request_param_name, dependant.http_connection_param_name)
         return _Inputs(
             results=tuple(results),
             plain=[*path, *headers],
             path=path_rest,
-            query=dependant.query_params,
+            plain_models=models,
+            query=query_rest,
             headers=headers_rest,
             cookies=dependant.cookie_params,
             body=dependant.body_params,
@@ -243,16 +259,35 @@ def _sorted_out(fields: Sequence[ModelField]) -> tuple[list[_Plain], list[ModelF
     """Those that are plain, and the rest."""
     plain, rest = [], []
     for field in fields:
-        info, aliases = field.field_info, _get_param_aliases(field)
-        is_value = _get_param_model(field) is None and not field_annotation_is_sequence(info.annotation)
-        if isinstance(info, Param) and is_value and not _is_json_field(field) and len(aliases) == 1:
-            name, in_path = aliases[0][1], info.in_ is ParamTypes.path
+        info, name = field.field_info, _only_name(field)
+        if isinstance(info, Param) and name is not None and _get_param_model(field) is None:
+            in_path = info.in_ is ParamTypes.path
             is_none = not info.is_required() and field.default is None and not info.validate_default
             key = name if in_path else name.lower().encode("latin-1")
             plain.append(_Plain(field, in_path, key, (info.in_.value, name), is_none))
         else:
             rest.append(field)
     return plain, rest
+
+
+def _models_among(fields: Sequence[ModelField]) -> tuple[list[_PlainModel], list[ModelField]]:
+    plain, rest = [], []
+    for field in fields:
+        model = _get_param_model(field)
+        names = [_only_name(one) for one in get_cached_model_fields(model)] if model is not None else [None]
+        if None in names or field.field_info.annotation is not model:
+            rest.append(field)
+        else:
+            plain.append(_PlainModel(field, frozenset(name for name in names if name is not None)))
+    return plain, rest
+
+
+def _only_name(field: ModelField) -> str | None:
+    """The name of a parameter that is one value under one name; None for others."""
+    aliases = _get_param_aliases(field)
+    is_one = len(aliases) == 1 and aliases[0][0] == aliases[0][1]
+    is_value = not field_annotation_is_sequence(field.field_info.annotation) and not _is_json_field(field)
+    return aliases[0][1] if is_one and is_value else None
 
 
 async def _arguments(
@@ -285,6 +320,15 @@ def _read_parameters(arguments: dict[str, Any], errors: list[Any], inputs: _Inpu
             field=parameter.field, value=value, values=arguments, loc=parameter.loc
         )
         errors.extend(faults)
+    for model in inputs.plain_models:
+        received = request.query_params
+        if model.reads(received):
+            arguments[model.field.name], faults = _validate_value_with_model_field(
+                field=model.field, value=dict(received), values={}, loc=("query",)
+            )
+            errors.extend(faults)
+        else:
+            _read(arguments, errors, [model.field], received)
     if inputs.path:
         _read(arguments, errors, inputs.path, request.path_params)
     if inputs.query:

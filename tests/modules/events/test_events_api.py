@@ -7,11 +7,12 @@ from typing import Any
 import httpx2
 import pytest
 from sqlalchemy import text
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
 
 from kernel.app import Application
 from kernel.database import AsyncDBPool, PageRequest
+from kernel.database.direct import Direct
+from kernel.database.session import ReadSession
 from kernel.settings import DatabaseConfig
 from modules.events.repository import EventRepository
 from modules.events.schemas import EventOut, EventQuery
@@ -272,22 +273,23 @@ async def plans(migrated_postgresql: URL) -> Any:
         )
 
     async def explain(query: EventQuery) -> str:
+        """The plan of the very text that `find` would run."""
         async with database.read() as session:
-            repository = EventRepository(session)
-            seen: list[Any] = []
+            assert isinstance(session, ReadSession)
+            asked: list[Any] = []
 
-            async def note(statement: Any, *_: Any, **__: Any) -> Any:
-                seen.append(statement)
-                raise InterruptedError
+            async def note(*statement: Any) -> list[Any]:
+                asked.append(statement)
+                return []
 
-            session.fetch = note  # type: ignore[attr-defined]  # to take the statement instead of running it
-            with pytest.raises(InterruptedError):
-                await repository.find(query)
-            compiled = seen[0].compile(
-                dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True, "render_postcompile": True}
-            )
-            sql = str(compiled).replace("FROM events", "FROM events.events")
-            return "\n".join((await session.scalars(text(f"EXPLAIN {sql.replace(':', chr(92) + ':')}"))).all())
+            session.fetch = note  # type: ignore[method-assign]  # to take the statement instead of running it
+            await EventRepository(session).find(query)
+        shape, arguments = Direct(database.reader.sync_engine).prepare(*asked[0]) or (None, [])
+        assert shape is not None
+        async with database.reader.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            return "\n".join(row[0] for row in await driver.fetch(f"EXPLAIN {shape.text}", *arguments))
 
     yield explain
     await pool.close()
