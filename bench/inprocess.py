@@ -121,6 +121,10 @@ class Turn:
     slowness: float
     repeats: int = 0
 
+    @property
+    def is_disturbed(self) -> bool:
+        return self.slowness > _TOLERANCE
+
 
 @dataclass
 class Pace:
@@ -176,7 +180,7 @@ async def _turn(scenario: Scenario, worker: Worker, tables: Tables, number: int,
         )
         if best is None or turn.slowness < best.slowness:
             best = turn
-        if slowness <= _TOLERANCE:
+        if not turn.is_disturbed:
             break
     assert best is not None  # noqa: S101  # for the type checker: the loop runs at least once
     best.repeats = repeat

@@ -69,9 +69,9 @@ class Results:
         if verdicts := self.verdicts():
             parts += ["## Targets", _targets(verdicts)]
         if self.turns or self.statements:
-            parts += ["## CPU per request, in process", _IN_PROCESS, self._in_process()]
+            parts += ["## CPU per request, in process", _IN_PROCESS + _disturbed(self.turns), self._in_process()]
         if self.loads:
-            parts += ["## Served", _served_text(self.options), self._served()]
+            parts += ["## Served", _served_text(self.options) + _disturbed(self.loads), self._served()]
         return "\n\n".join(parts) + "\n"
 
     def _apps(self) -> list[str]:
@@ -146,6 +146,12 @@ def _served_text(options: Mapping[str, Any]) -> str:
         f"application. Every application has a pool of {POOL_SIZE} connections and {MAX_OVERFLOW} more under load. "
         "CPU is the server's, per request. RSS is that after the start and after everything."
     )
+
+
+def _disturbed(measured: Sequence[Turn] | Sequence[Load]) -> str:
+    """How much to believe: something else may have used the machine, every time that a turn was repeated."""
+    count = sum(one.is_disturbed for one in measured)
+    return f" **{count} of {len(measured)} turns were disturbed by other processes.**" if count else ""
 
 
 def _about(machine: Mapping[str, Any], options: Mapping[str, Any]) -> str:

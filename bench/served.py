@@ -45,6 +45,10 @@ class Load:
     def errors(self) -> int:
         return self.failed + self.broken + self.late
 
+    @property
+    def is_disturbed(self) -> bool:
+        return (self.foreign or 0) > _MOST_FOREIGN
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -104,7 +108,7 @@ async def _least_disturbed(
     runs: list[Load] = []
     for _ in range(effort.most_repeats + 1):
         runs.append(await _run(scenario, server, tables, generator, number, wanted, effort.seconds))
-        if runs[-1].errors or (runs[-1].foreign or 0) <= _MOST_FOREIGN:
+        if runs[-1].errors or not runs[-1].is_disturbed:
             break
     best = runs[-1] if runs[-1].errors else min(runs, key=lambda run: run.foreign or 0)
     best.repeats = len(runs) - 1

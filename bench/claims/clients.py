@@ -35,10 +35,8 @@ def measure_clients(folder: Path, *, quick: bool) -> list[Finding]:
 
 def _measure(server: Upstream, kind: Kind, *, quick: bool) -> Finding:
     turns = 2 if quick else 5
-    # Few where each call makes a context: 100 at least, or nobody would be concurrent.
+    # Few where each call makes a context of its own, but enough that 100 callers have one each.
     calls = {_POOLED: 1_000, _NEW: 100, _SHARED_TLS: 200, _PLAIN: 1_000}
-    if not quick:
-        calls = {name: 2 * count for name, count in calls.items()}
     say(f"HTTP client: {turns} turns over {kind}")
     url, http2 = server.urls[kind], kind == "HTTP/2 over TLS"
     shared = _context(server.ca_file)

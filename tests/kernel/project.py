@@ -23,6 +23,27 @@ class Thing(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
 """
+# What makes the table of MODELS.
+MIGRATION = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0001", None, None, None
+
+def upgrade() -> None:
+    name = sa.Column("name", sa.String, nullable=False, unique=True)
+    op.create_table("things", sa.Column("id", sa.Integer, primary_key=True), name)
+
+def downgrade() -> None:
+    op.drop_table("things")
+"""
+
+
+def write_migration(root: Path, module: str) -> Path:
+    """A project at `root` whose module with MODELS has its migration."""
+    folder = root / "migrations" / module
+    folder.mkdir(parents=True)
+    (folder / "0001_first.py").write_text(MIGRATION)
+    return root
 
 
 def write_project(root: Path, files: Mapping[str, str]) -> Path:

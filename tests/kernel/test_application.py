@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from kernel.app import create_app
 from kernel.testing import settings_for
-from tests.kernel.project import MANIFEST, MODELS, imported_alone, running_project, write_project
+from tests.kernel.project import MANIFEST, MODELS, imported_alone, running_project, write_migration, write_project
 
 SENTINEL = "s3ntinel-of-a-caller"
 
@@ -84,28 +84,13 @@ async def count(session: Session) -> int:
     return await BaseRepository(Thing, session).count()
 """.replace("SENTINEL", SENTINEL)
 
-MIGRATION = """
-import sqlalchemy as sa
-from alembic import op
-revision, down_revision, branch_labels, depends_on = "0001", None, None, None
-
-def upgrade() -> None:
-    name = sa.Column("name", sa.String, nullable=False, unique=True)
-    op.create_table("things", sa.Column("id", sa.Integer, primary_key=True), name)
-
-def downgrade() -> None:
-    op.drop_table("things")
-"""
-
 FILES = {"probe/router.py": PROBE, "probe/models.py": MODELS}
 BASE = "/api/v1/probe"
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "migrations" / "probe").mkdir(parents=True)
-    (tmp_path / "migrations" / "probe" / "0001_first.py").write_text(MIGRATION)
-    return tmp_path
+    return write_migration(tmp_path, "probe")
 
 
 async def ask(
