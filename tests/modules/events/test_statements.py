@@ -1,0 +1,80 @@
+"""What each request costs the database: exact statements, as the driver sends them, and connections under load."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import event
+from sqlalchemy.util import await_only
+
+from kernel.app import Application
+
+URL = "/api/v1/events"
+CONCERT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "location": "Berlin"}
+
+
+@pytest.fixture
+def sent(application: Application) -> list[str]:
+    """The first word of every statement that reaches a driver from here on."""
+    words: list[str] = []
+
+    def note(query: Any) -> None:
+        text = query if isinstance(query, str) else query.query
+        words.append(text.strip(" ;").split()[0].upper())
+
+    def listen(connection: Any, _record: Any) -> None:
+        driver = connection.driver_connection
+        if hasattr(driver, "add_query_logger"):
+            driver.add_query_logger(note)
+        else:
+            await_only(driver.set_trace_callback(note))
+
+    for database in (application.kernel.pool.database(name) for name in ("events", "images")):
+        for engine in {id(one.sync_engine.pool): one for one in (database.writer, database.reader)}.values():
+            if not event.contains(engine.sync_engine.pool, "connect", listen):
+                event.listen(engine.sync_engine.pool, "connect", listen)
+    return words
+
+
+async def test_each_request_is_as_few_statements_as_can_be(client: httpx2.AsyncClient, sent: list[str]) -> None:
+    created = await client.post(URL, json=CONCERT)
+    one, tag = created.headers["location"], created.headers["etag"]
+    await client.get(one)  # by now both connections are open
+    await asyncio.sleep(0)
+    sent.clear()
+
+    async def costs(method: str, path: str, status: int, *statements: str, **options: Any) -> httpx2.Response:
+        answer = await client.request(method, path, **options)
+        assert answer.status_code == status, answer.text
+        await asyncio.sleep(0)  # asyncpg tells of a query one turn of the loop later
+        assert sent == list(statements), f"{method} {path}"
+        sent.clear()
+        return answer
+
+    await costs("GET", "/health/live", 200)
+    await costs("GET", one, 200, "SELECT")
+    await costs("GET", one, 304, "SELECT", headers={"if-none-match": tag})
+    await costs("GET", f"{URL}?limit=20", 200, "SELECT")
+    await costs("GET", f"{URL}?cursor=", 200, "SELECT")
+    await costs("GET", f"{URL}?q=conc&location=Berlin&upcoming=true", 200, "SELECT")
+    await costs("POST", URL, 201, "BEGIN", "INSERT", "COMMIT", json=CONCERT)
+    await costs("PATCH", one, 200, "BEGIN", "UPDATE", "COMMIT", json={"title": "Gig"}, headers={"if-match": tag})
+    # What went wrong takes another to find out: was it changed, or is it gone?
+    await costs("PATCH", one, 412, "BEGIN", "UPDATE", "SELECT", "ROLLBACK", json={}, headers={"if-match": tag})
+    await costs("DELETE", one, 204, "BEGIN", "DELETE", "COMMIT")
+    await costs("DELETE", one, 404, "BEGIN", "DELETE", "ROLLBACK")
+    # Not even a transaction for what is refused without asking the database.
+    await costs("POST", URL, 422, json={"title": ""})
+    await costs("POST", URL, 422, "SELECT", json=CONCERT | {"image_id": 1})
+
+
+async def test_64_callers_at_once_are_all_answered_by_a_pool_of_5_and_10(client: httpx2.AsyncClient) -> None:
+    async def call(number: int) -> int:
+        made = await client.post(URL, json=CONCERT | {"title": f"Concert {number}"})
+        read = await client.get(made.headers["location"])
+        listed = await client.get(URL)
+        return {(201, 200, 200): 1}.get((made.status_code, read.status_code, listed.status_code), 0)
+
+    for _ in range(3):
+        assert sum(await asyncio.gather(*(call(number) for number in range(64)))) == 64
