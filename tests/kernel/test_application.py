@@ -19,6 +19,7 @@ SENTINEL = "s3ntinel-of-a-caller"
 PROBE = """
 from typing import Annotated
 from fastapi import APIRouter, Body, Depends, HTTPException, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from kernel import Session, Unavailable, Conflict, with_session
@@ -50,6 +51,10 @@ async def wrong_answer() -> int:
 @router.get("/large")
 async def large() -> list[int]:
     return list(range(2000))
+
+@router.get("/stream")
+async def stream() -> StreamingResponse:
+    return StreamingResponse("x" * 1000 for _ in range(5))
 
 @router.post("/things")
 async def create(name: Annotated[str, Body(embed=True, max_length=10)], session: Session) -> int:
@@ -252,7 +257,25 @@ async def test_large_answers_are_compressed_for_who_can_read_that(root: Path) ->
         assert (await client.get(f"{BASE}/large")).headers["content-encoding"] == "gzip"
         plain = await client.get(f"{BASE}/large", headers={"accept-encoding": "identity"})
         assert "content-encoding" not in plain.headers
-        assert "content-encoding" not in (await client.get(f"{BASE}/count")).headers
+        assert "Accept-Encoding" in plain.headers["vary"], "a cache must not give it to those who read gzip, or reverse"
+        small = (await client.get(f"{BASE}/count")).headers
+        assert "content-encoding" not in small
+        assert small["vary"] == "Origin"
+
+
+async def test_a_stream_is_compressed_as_it_comes(root: Path) -> None:
+    async with running_project(root, FILES) as (_, client):
+        answer = await client.get(f"{BASE}/stream")
+        assert answer.headers["content-encoding"] == "gzip"
+        assert "content-length" not in answer.headers
+        assert answer.text == "x" * 5000
+
+
+async def test_answers_vary_by_origin_once_with_and_without_one(root: Path) -> None:
+    async with running_project(root, FILES) as (_, client):
+        for headers in ({}, {"origin": "https://app.example.org"}):
+            answer = await client.get(f"{BASE}/count", headers=headers)
+            assert [value for name, value in answer.headers.multi_items() if name == "vary"] == ["Origin"]
 
 
 async def test_cors_allows_listed_origins_only(root: Path) -> None:
