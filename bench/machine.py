@@ -7,7 +7,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def pin(pid: int, core: int) -> None:
         return
     for member in _family(pid):
         for task in Path(f"/proc/{member}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {core})
+            with suppress(ProcessLookupError):  # a thread that is gone by now
+                os.sched_setaffinity(int(task.name), {core})
 
 
 def spin() -> tuple[float, float]:
@@ -82,7 +83,9 @@ def cpu_seconds(pid: int) -> float | None:
         try:
             after_name = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
         except OSError:
-            return None
+            if member == pid:
+                return None
+            continue
         used += (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
     return used
 
@@ -94,7 +97,9 @@ def resident_mib(pid: int) -> float | None:
         try:
             lines = Path(f"/proc/{member}/status").read_text().splitlines()
         except OSError:
-            return None
+            if member == pid:
+                return None
+            continue
         held += next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0)
     return held
 
@@ -102,8 +107,9 @@ def resident_mib(pid: int) -> float | None:
 def _family(pid: int) -> Iterator[int]:
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            yield from _family(int(child))
+        with suppress(OSError):  # a thread or a process that is gone by now
+            for child in children.read_text().split():
+                yield from _family(int(child))
 
 
 class Processes:

@@ -12,8 +12,10 @@ from bench.servers import CONNECTIONS, Generator, Server
 
 # Until the requests that were under way at the end of a run are over, so that they do not meet the next one.
 _SETTLE_SECONDS = 0.15
-# More than any application here can change or delete.
-_MOST_A_SECOND = 12_000
+# More than any application here can change or delete; and how much faster a run may be than the one before, of which
+# the warm-up comes from the slower generator.
+_MOST_A_SECOND = 25_000
+_AFTER_WARM_UP, _AFTER_A_RUN = 3, 1.5
 # A run during which others used more than this of a core is repeated.
 _MOST_FOREIGN = 0.10
 
@@ -79,20 +81,23 @@ async def measure(
         shift = number % len(names) if names else 0
         for name in names[shift:] + names[:shift]:
             if name not in usual:
-                await _warm_up(scenario, started[name], tables, effort.warm_up_seconds)
-            wanted = int(usual.get(name, _MOST_A_SECOND) * (effort.seconds + 1)) + CONNECTIONS
+                warm = await _warm_up(scenario, started[name], tables, effort.warm_up_seconds)
+                usual[name] = warm * _AFTER_WARM_UP
+            wanted = int(usual[name] * (effort.seconds + 1)) + CONNECTIONS
             measured = await _least_disturbed(scenario, started[name], tables, generator, number, wanted, effort)
-            usual[name] = measured.per_second * 1.5
+            usual[name] = measured.per_second * _AFTER_A_RUN
             loads.append(measured)
     return loads
 
 
-async def _warm_up(scenario: Scenario, server: Server, tables: Tables, seconds: float) -> None:
-    """Open the pool's connections and fill the caches, with as many connections as will come."""
+async def _warm_up(scenario: Scenario, server: Server, tables: Tables, seconds: float) -> float:
+    """Open the pool's connections and fill the caches, with as many connections as will come. Requests a second."""
     wanted = int(_MOST_A_SECOND * seconds)
     await tables.reset(scenario.rows_for(wanted), will_write=scenario.writes)
-    await load.run(recipe_for(scenario, wanted, server.cursors), f"127.0.0.1:{server.port}", CONNECTIONS, seconds)
+    recipe = recipe_for(scenario, wanted, server.cursors)
+    figures = await load.run(recipe, f"127.0.0.1:{server.port}", CONNECTIONS, seconds)
     await asyncio.sleep(_SETTLE_SECONDS)
+    return figures["requests"] / seconds
 
 
 async def _least_disturbed(

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ def _listen(folder: Path) -> int | None:
             user=server.system_user,
             timeout=30,
         )
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         return None
     return port
 

@@ -22,7 +22,9 @@ def measure_routing(
     `projects` are two, by their number of modules. The four applications run in processes of their own and take turns.
     """
     few, many = sorted(projects)
-    turns, calls = (5, 150) if quick else (15, 400)
+    turns = 5 if quick else 15
+    # So many that a turn of the quickest takes tens of milliseconds, and one of the slowest at most a second.
+    calls = {"kernel": 500, "bare": 100} if quick else {"kernel": 2_000, "bare": 300}
     with ExitStack() as stack:
         workers: dict[str, tuple[Worker, str]] = {}
         for kind in ("kernel", "bare"):
@@ -32,8 +34,10 @@ def measure_routing(
                 opened = worker(project, variables, logs / f"{name}.log", bare=kind == "bare")
                 workers[name] = stack.enter_context(opened), last_path(modules, routes)
         _warm_up(workers)
-        say(f"routing: {turns} turns of {calls} requests each")
-        figures = interleaved(turns, {name: partial(_cpu, *one, calls) for name, one in workers.items()})
+        say(f"routing: {turns} turns")
+        figures = interleaved(
+            turns, {name: partial(_cpu, *one, calls[name.partition("-")[0]]) for name, one in workers.items()}
+        )
     cost = {name: median(turn) * 1e6 for name, turn in figures.items()}
     # Of each turn, so that a turn in which the machine was busy elsewhere is one of many.
     ratio = {
