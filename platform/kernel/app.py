@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.contracts import Contract, local_port
 from kernel.database import AsyncDBPool, DatabaseUnavailable
-from kernel.database.migrations import History, MigrationError
+from kernel.database.errors import MigrationError
+from kernel.database.revisions import is_at_head
 from kernel.discovery import DiscoveredModule, discover
 from kernel.http_client import HttpxRestClientPool
 from kernel.manifest import ModuleContext
@@ -27,6 +28,9 @@ from kernel.web.docs import add_docs
 from kernel.web.problems import HANDLERS, document_problems
 from kernel.web.shell import Shell
 
+if TYPE_CHECKING:
+    from kernel.database.migrations import History
+
 _log = structlog.get_logger("kernel.app")
 
 # Level 9 takes three times as long as 5 for an answer a few percent smaller (zlib's own figures).
@@ -34,8 +38,16 @@ _GZIP_LEVEL = 5
 _MAX_BODY_BYTES_ELSEWHERE = 0  # no route outside the modules reads a body
 
 
-def load_settings(sources: Sources | None = None) -> Settings:
-    """All settings, the modules' own included, from `sources`: by default those of the project we are in.
+class Project(NamedTuple):
+    """What is read of a project, once, before anything is opened."""
+
+    settings: Settings
+    # Each after the modules it depends on.
+    modules: tuple[DiscoveredModule, ...]
+
+
+def load_project(sources: Sources | None = None) -> Project:
+    """All settings, the modules' own included, from `sources` (by default those of the project we are in), and modules.
 
     Raises SettingsError and DiscoveryError.
     """
@@ -45,16 +57,22 @@ def load_settings(sources: Sources | None = None) -> Settings:
     except SettingsError:  # reported below, together with everything else
         enabled = None
     modules = discover(sources.root, enabled)
-    return Settings.load(sources, {module.name: module.settings_type for module in modules})
+    return Project(Settings.load(sources, {module.name: module.settings_type for module in modules}), modules)
+
+
+def load_settings(sources: Sources | None = None) -> Settings:
+    """The settings of a project alone: see load_project."""
+    return load_project(sources).settings
 
 
 class Kernel:
     """One application's modules and what they share. Nothing is opened before `running`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, modules: tuple[DiscoveredModule, ...] | None = None) -> None:
+        """`modules` are those that were found when the settings were loaded; without them, they are found here."""
         self.settings = settings
         # Each after the modules it depends on. Everything that talks about structure reads this.
-        self.modules: tuple[DiscoveredModule, ...] = discover(settings.root, settings.application.enabled_modules)
+        self.modules = modules or discover(settings.root, settings.application.enabled_modules)
         self.pool = AsyncDBPool(settings.database, settings.modules, settings.root)
         self.http = HttpxRestClientPool(settings.http_client)
         self.contexts = {
@@ -96,8 +114,10 @@ class Kernel:
                 context = self.contexts[module.name]
                 context.state = await stack.enter_async_context(module.manifest.lifespan(context))
 
-    def histories(self) -> Iterator[History]:
+    def histories(self) -> Iterator["History"]:
         """The migrations of every module that has tables, in the order in which they are applied."""
+        from kernel.database.migrations import History  # noqa: PLC0415  # Alembic is dear and seldom needed
+
         for module in self.modules:
             if module.metadata is not None:
                 placement = self.contexts[module.name].database.placement
@@ -123,10 +143,15 @@ class Kernel:
 
     async def _prepare_databases(self) -> None:
         """In LOCAL apply the migrations; elsewhere only see that there are none to apply."""
-        for history in self.histories():
-            if self.settings.application.migrates_at_start:
+        if self.settings.application.migrates_at_start:
+            for history in self.histories():
                 await history.upgrade()
-            elif missing := await history.pending():
+            return
+        with_tables = [module for module in self.modules if module.metadata is not None]
+        if all([await is_at_head(self.contexts[one.name].database, one.migrations) for one in with_tables]):
+            return
+        for history in self.histories():
+            if missing := await history.pending():
                 raise MigrationError(
                     f"the tables of {history.module} lack {len(missing)} migration(s), the first being {missing[0]}: "
                     "run `kernel migrate` before the start"
@@ -180,12 +205,16 @@ class Application(FastAPI):
         return self.state.sites  # type: ignore[no-any-return]  # set by create_app
 
 
-def create_app(settings: Settings | None = None, when_started: Callable[[], None] | None = None) -> Application:
+def create_app(
+    settings: Settings | None = None,
+    modules: tuple[DiscoveredModule, ...] | None = None,
+    when_started: Callable[[], None] | None = None,
+) -> Application:
     """Assemble an application; nothing is opened before its lifespan, at whose start `when_started` is called last.
 
     `uvicorn --factory kernel.app:create_app` serves it. Raises SettingsError and DiscoveryError.
     """
-    kernel = Kernel(settings or load_settings())
+    kernel = Kernel(*load_project()) if settings is None else Kernel(settings, modules)
     application = kernel.settings.application
 
     @asynccontextmanager

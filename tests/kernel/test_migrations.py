@@ -13,7 +13,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from kernel.app import Kernel, create_app
-from kernel.database.migrations import History, MigrationError
+from kernel.database.errors import MigrationError
+from kernel.database.migrations import History
 from kernel.testing import settings_for
 from tests.kernel.project import MODELS, imported_alone, write_project
 

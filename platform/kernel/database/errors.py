@@ -30,6 +30,10 @@ class StaleVersion(Exception):
     """The row has another version than the caller has seen: somebody else changed it meanwhile."""
 
 
+class MigrationError(Exception):
+    """A history that cannot be applied, or a database that is not where it should be; says what to do."""
+
+
 class ReadOnlySession(Exception):
     """A write was tried in a read session, which GET and HEAD requests get."""
 

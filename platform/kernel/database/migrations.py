@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from kernel.database.errors import MigrationError
 from kernel.database.pool import Placement
 from kernel.settings import DatabaseConfig
 
@@ -32,10 +33,6 @@ _log = structlog.get_logger("kernel.migrations")
 _ENVIRONMENT = Path(__file__).parent / "alembic_environment"
 _POLL_SECONDS = 0.2
 _CANNOT_WAIT_LONGER = "another process has been migrating {module} for more than {seconds:g} s"
-
-
-class MigrationError(Exception):
-    """A history that cannot be applied, or a database that is not where it should be; says what to do."""
 
 
 @dataclass(frozen=True)

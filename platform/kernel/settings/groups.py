@@ -303,6 +303,8 @@ class ServerSettings(SettingsGroup):
     forwarded_allow_ips: Names = ("127.0.0.1",)
     # The path under which a proxy serves the application.
     root_path: str = ""
+    # Connections that may wait to be accepted; past that, callers wait a second for their next try. Linux allows 4096.
+    backlog: int = Field(4096, ge=1)
     # Above what most load balancers keep idle connections open (60 s), so that they, not we, close them.
     keep_alive_timeout_seconds: int = Field(75, ge=1)
     graceful_shutdown_timeout_seconds: int = Field(20, ge=1)

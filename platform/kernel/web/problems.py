@@ -248,8 +248,8 @@ HANDLERS: dict[Any, Any] = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route that may answer with these problems."""
-    return {status: {"description": HTTPStatus(status).phrase, "model": ProblemDetails} for status in statuses}
+    """The `responses=` of a route that may answer with these problems; `document_problems` adds their form."""
+    return {status: {"description": HTTPStatus(status).phrase} for status in statuses}
 
 
 def document_problems(schema: dict[str, Any]) -> dict[str, Any]:
