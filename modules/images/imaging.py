@@ -15,7 +15,6 @@ _SIGNATURES = (
     (b"GIF87a", "GIF", "image/gif"),
     (b"GIF89a", "GIF", "image/gif"),
 )
-THUMBNAIL_TYPE = "image/webp"
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 lay the picture on its side
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -9,10 +9,9 @@ from kernel import Conditional, ExpectedVersions, RangeNotSatisfiable, found, mo
 from kernel.database import Page
 from kernel.fields import Id
 from kernel.web.conditional import matches
-from modules.images.imaging import THUMBNAIL_TYPE
 from modules.images.ranges import Unsatisfiable, requested
 from modules.images.repository import ImageRepository
-from modules.images.schemas import Caption, ImageOut, ImagePatch, ImageQuery, StoredImage
+from modules.images.schemas import THUMBNAIL_TYPE, Caption, ImageOut, ImagePatch, ImageQuery, StoredImage
 from modules.images.service import ImageService
 
 router = APIRouter()

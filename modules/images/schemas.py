@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field, StringConstraints
 from kernel.database import PageRequest
 from kernel.fields import NoNul, Omittable, RequestBody
 
+THUMBNAIL_TYPE = "image/webp"
+
 Caption = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), NoNul]
 
 

@@ -1,6 +1,7 @@
 """What happens to an upload, and what others may ask."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
@@ -9,11 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from kernel import ContentTooLarge, Unprocessable, UnsupportedMediaType
 from kernel.database import after_commit
 from modules.images.contract import ImageInfo, Images
-from modules.images.imaging import BrokenImage, NotAnImage, Picture, examine
 from modules.images.repository import ImageRepository
 from modules.images.schemas import ImageOut, StoredImage
 from modules.images.settings import ImagesSettings
 from modules.images.storage import ImageStorage
+
+if TYPE_CHECKING:
+    from modules.images.imaging import Picture
 
 _log = structlog.get_logger("modules.images")
 
@@ -57,16 +60,20 @@ class ImageService:
         after_commit(images.session, lambda: self._forget(image.content_key, image.thumbnail_key))
         return await images.delete(image.id, expected_version=expected_version)
 
-    async def _examine(self, data: bytes) -> Picture:
+    async def _examine(self, data: bytes) -> "Picture":
+        from modules.images import imaging  # noqa: PLC0415  # Pillow: by the first upload, not by every start
+
         settings = self._settings
         try:
             return await anyio.to_thread.run_sync(
-                lambda: examine(data, max_pixels=settings.max_pixels, thumbnail_pixels=settings.thumbnail_pixels),
+                lambda: imaging.examine(
+                    data, max_pixels=settings.max_pixels, thumbnail_pixels=settings.thumbnail_pixels
+                ),
                 limiter=self._decodes,
             )
-        except NotAnImage:
+        except imaging.NotAnImage:
             raise UnsupportedMediaType("Send a PNG, JPEG, WebP or GIF.") from None
-        except BrokenImage as error:
+        except imaging.BrokenImage as error:
             raise Unprocessable("file", f"The image {error}") from None
 
     async def _forget(self, *keys: str) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from kernel.app import Application, create_app
 from kernel.settings import Settings
 from kernel.testing import settings_for
-from modules.images import service as service_module
+from modules.images import imaging
 from modules.images.contract import ImageInfo, Images
 from modules.images.repository import ImageRepository
 from tests.modules.images.pictures import FORMATS, picture
@@ -259,7 +259,7 @@ async def test_decoding_is_bounded_and_leaves_the_loop_free(
     client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, running, most = threading.Lock(), 0, 0
-    examine = service_module.examine
+    examine = imaging.examine
 
     def slow(data: bytes, **limits: int) -> Any:
         nonlocal running, most
@@ -271,7 +271,7 @@ async def test_decoding_is_bounded_and_leaves_the_loop_free(
             running -= 1
         return examine(data, **limits)
 
-    monkeypatch.setattr(service_module, "examine", slow)
+    monkeypatch.setattr(imaging, "examine", slow)
     uploads = [asyncio.create_task(upload(client)) for _ in range(6)]
     slowest = 0.0
     while not all(task.done() for task in uploads):
