@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from bench.growth import last_path, write_project
@@ -115,3 +116,53 @@ def test_calling_in_process_passes_the_query_and_the_headers_on() -> None:
     assert asyncio.run(call(app, "/a?b=c", {"Accept": "x"})) == (201, 4)
     assert (seen[0]["path"], seen[0]["query_string"]) == ("/a", b"b=c")
     assert (b"accept", b"x") in seen[0]["headers"]
+
+
+async def test_many_modules_are_routed_as_fastapi_alone_would_route_them(tmp_path: Path) -> None:
+    """Route by route: answers, refused methods, redirects, what is not there, and the OpenAPI document."""
+    project = write_project(tmp_path, modules=20, routes=10, tables=2)
+    with imported_alone():
+        ours = create_app(settings_for(project, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
+        theirs = FastAPI()
+        for module in ours.kernel.modules:
+            assert module.router is not None
+            theirs.include_router(module.router, prefix=module.prefix, tags=list(module.tags))
+        facts = [
+            path.replace("{item_id}", "7")
+            for path, operations in theirs.openapi()["paths"].items()
+            if "fact" in path and "get" in operations
+        ]
+        assert len(facts) == 18 * 10 + 2 * 4
+        async with ours.router.lifespan_context(ours):
+            for path in facts:
+                for method, asked in (
+                    ("GET", path),
+                    ("POST", path),
+                    ("HEAD", path),
+                    ("GET", f"{path}/"),
+                    ("GET", f"{path}?unknown=1"),
+                    ("GET", path.replace("/7/", "/seven/")),
+                    ("GET", f"{path}x"),
+                    ("GET", f"/{path}"),
+                    ("GET", path.replace("feature_0", "feature_9")),
+                ):
+                    assert await routed(ours, method, asked) == await routed(theirs, method, asked), (method, asked)
+        described, expected = ours.openapi()["paths"], theirs.openapi()["paths"]
+    assert list(described) == list(expected)
+    for path, operations in expected.items():
+        assert list(described[path]) == list(operations)
+        for method, operation in operations.items():
+            found = described[path][method]
+            assert {key: found.get(key) for key in operation if key != "responses"} == {
+                key: value for key, value in operation.items() if key != "responses"
+            }
+            assert found["responses"].keys() >= operation["responses"].keys()
+
+
+async def routed(app: FastAPI, method: str, path: str) -> tuple[int, str | None, str | None, str]:
+    """What says where a request went: status, where else to go, what else to do, and an answer that is no error."""
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.request(method, path)
+    allowed = answer.headers.get("allow")
+    body = answer.text if answer.status_code == 200 else ""
+    return answer.status_code, answer.headers.get("location"), allowed, body
