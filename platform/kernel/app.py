@@ -170,7 +170,8 @@ class Application(FastAPI):
         """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
         settings = self.kernel.settings
         self.is_traced = self._native_telemetry.enabled()
-        app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE)
+        compiles = settings.application.compiled_endpoints
+        app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE, compiles=compiles)
         app = ExceptionMiddleware(app, self.exception_handlers, debug=False)
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)

@@ -95,6 +95,8 @@ class ApplicationSettings(SettingsGroup):
     debug: bool = Field(default_factory=lambda data: data.get("environment") in {Environment.LOCAL, Environment.DEV})
     # None: all that are found in modules/.
     enabled_modules: Names | None = Field(None, validation_alias="ENABLED_MODULES")
+    # Put the dependencies of a route in order once instead of at every request (kernel/web/endpoint.py).
+    compiled_endpoints: bool = True
     secrets_dir: Path = Field(Path("/mnt/secrets"), validation_alias="SECRETS_DIR")
 
     @property

@@ -36,8 +36,9 @@ class Site:
 class Dispatcher:
     """Pure ASGI. Sets `scope["kernel.module"]` to the context of the module that is asked."""
 
-    def __init__(self, app: FastAPI, sites: Mapping[str, Site], max_body_bytes: int) -> None:
+    def __init__(self, app: FastAPI, sites: Mapping[str, Site], max_body_bytes: int, *, compiles: bool) -> None:
         self._app = app
+        self._compiles = compiles
         self._sites = {
             _segments(site.prefix): _Routes(app, [site.route], site.context, site.max_body_bytes)
             for site in sites.values()
@@ -60,7 +61,7 @@ class Dispatcher:
         if scope["type"] == "http":
             receive = _limited(scope, receive, routes.max_body_bytes)
             # FastAPI replaces dependencies and traces calls where it walks them itself.
-            if not self._app.dependency_overrides and "fastapi.telemetry" not in scope:
+            if self._compiles and not self._app.dependency_overrides and "fastapi.telemetry" not in scope:
                 endpoint = routes.match(scope, path)
         await (endpoint or routes.by_fastapi)(scope, receive, send)
 
