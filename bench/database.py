@@ -134,6 +134,13 @@ class Tables:
         await self._connection.execute(f"ALTER SYSTEM SET log_min_duration_statement = {0 if switched_on else -1}")
         await self._connection.execute("SELECT pg_reload_conf()")
 
+    async def connections_opened(self) -> int:
+        """How many connections the database has been asked for so far; those of the last second may be missing."""
+        await self._connection.execute("SELECT pg_stat_clear_snapshot()")
+        statement = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
+        opened: int = await self._connection.fetchval(statement)
+        return opened
+
     async def _insert(self, first: int, count: int) -> None:
         await self._connection.copy_records_to_table(
             "events", schema_name="events", columns=EVENT_COLUMNS, records=list(event_rows(first, count))

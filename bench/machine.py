@@ -77,7 +77,7 @@ def spin() -> tuple[float, float]:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """What a process and its children have used so far, all threads together; None where /proc does not say."""
+    """What a process and its children, those that have ended too, have used so far; None where /proc does not say."""
     used = 0.0
     for member in _family(pid):
         try:
@@ -86,7 +86,8 @@ def cpu_seconds(pid: int) -> float | None:
             if member == pid:
                 return None
             continue
-        used += (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+        # In user and in system mode, by itself and by children that have ended (man 5 proc_pid_stat, fields 14 to 17).
+        used += sum(map(int, after_name[11:15])) / os.sysconf("SC_CLK_TCK")
     return used
 
 

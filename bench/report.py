@@ -109,6 +109,7 @@ class Results:
             "p99 ms",
             "CPU µs",
             "busy",
+            "opened/s",
             "RSS MiB",
         )
         return _table(head, rows)
@@ -117,7 +118,7 @@ class Results:
         scenario, app = loads[0].scenario, loads[0].app
         if any(load.errors for load in loads):
             answers = sum(load.requests for load in loads)
-            return [f"**errors {sum(load.errors for load in loads)} of {answers}**", *("-" * 6)]
+            return [f"**errors {sum(load.errors for load in loads)} of {answers}**", *("-" * 7)]
         return [
             _shown(Spread.of([load.per_second for load in loads]), 0),
             *(_ratio(self.rates, scenario, app, base) for base in (_control_of(app), _LIMIT)),
@@ -125,6 +126,7 @@ class Results:
             _shown(Spread.of([load.p99_ms for load in loads]), 1),
             _shown(Spread.of(_given(load.cpu_us for load in loads)), 0),
             _shown(Spread.of([100 * busy for busy in _given(load.busy for load in loads)]), 0, " %"),
+            _shown(Spread.of([load.opened / load.seconds for load in loads]), 0),
         ]
 
     def _memory(self, app: str) -> str:
@@ -142,9 +144,10 @@ _IN_PROCESS = (
 def _served_text(options: Mapping[str, Any]) -> str:
     return (
         f"uvicorn with one worker on a core of its own; {options['generator']} with {CONNECTIONS} connections and the "
-        "database share the other core. Where `busy` is well below 100 %, that other core was the limit, not the "
-        f"application. Every application has a pool of {POOL_SIZE} connections and {MAX_OVERFLOW} more under load. "
-        "CPU is the server's, per request. RSS is that after the start and after everything."
+        f"database share the other core. Every application has a pool of {POOL_SIZE} connections and {MAX_OVERFLOW} "
+        "more under load. CPU is the server's, per request. Where `busy` is well below 100 %, the application waited: "
+        "for the other core, or for connections. `opened/s` are new connections to the database; a warm pool needs "
+        "none. RSS is that after the start and after everything."
     )
 
 

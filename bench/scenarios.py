@@ -9,7 +9,8 @@ from bench.data import EVENTS, POOL_START, SEARCH_WORDS, png
 
 ON_POSTGRESQL = ("limit", "control", "template", "ours")
 ON_SQLITE = ("control-sqlite", "ours-sqlite")
-# How many rows a turn that changes rows goes round; then it begins again with the next version.
+# How many rows a turn that changes rows goes round; then it begins again with the next version. As many as take about a
+# second at least: SQLAlchemy's pool lets a request that waits be overtaken for as long as that.
 PATCHED_ROWS = 10_000
 
 _BOUNDARY = "----bench-boundary-7MA4YWxkTrZu0gW"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bench import load
 from bench.database import Tables
 from bench.machine import Processes
-from bench.scenarios import Scenario, recipe_for
+from bench.scenarios import PATCHED_ROWS, Scenario, recipe_for
 from bench.servers import CONNECTIONS, Generator, Server
 
 # Until the requests that were under way at the end of a run are over, so that they do not meet the next one.
@@ -41,6 +41,8 @@ class Load:
     busy: float | None
     # How much of a core everything that is not ours used meanwhile.
     foreign: float | None
+    # Connections to the database that were opened meanwhile. A pool that is warm needs none.
+    opened: int
     repeats: int = 0
 
     @property
@@ -83,7 +85,7 @@ async def measure(
             if name not in usual:
                 warm = await _warm_up(scenario, started[name], tables, effort.warm_up_seconds)
                 usual[name] = warm * _AFTER_WARM_UP
-            wanted = int(usual[name] * (effort.seconds + 1)) + CONNECTIONS
+            wanted = max(PATCHED_ROWS, int(usual[name] * (effort.seconds + 1)))
             measured = await _least_disturbed(scenario, started[name], tables, generator, number, wanted, effort)
             usual[name] = measured.per_second * _AFTER_A_RUN
             loads.append(measured)
@@ -132,6 +134,7 @@ async def _run(
     recipe = recipe_for(scenario, wanted, server.cursors)
     await tables.reset(scenario.rows_for(wanted), will_write=scenario.writes)
     server.forget_log()
+    opened = await tables.connections_opened()
     processes = Processes(server.pid, tables.server_pid)
     figures = await generator.run(recipe, server.port, seconds)
     used, foreign = processes.since()
@@ -152,4 +155,5 @@ async def _run(
         cpu_us=used / requests * 1e6 if used is not None and requests else None,
         busy=None if used is None else used / lasted,
         foreign=None if foreign is None else round(max(0.0, foreign / lasted), 3),
+        opened=await tables.connections_opened() - opened,
     )

@@ -45,12 +45,19 @@ def postgresql_server(folder: Path) -> Iterator[URL]:
         server.cleanup()
 
 
+def query(url: URL, statement: str) -> str:
+    """What a statement gives, as text. It runs in a process of its own, whatever this one's event loop does."""
+    psql = Path(pgserver.postgres_server.POSTGRES_VERSIONS[18]) / "psql"
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    command = [str(psql), plain, "-qAtc", statement]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # our own binary
+    return done.stdout.strip()
+
+
 def create_database(server: URL, name: str) -> URL:
     """A new, empty database on a server; its URL."""
-    psql = Path(pgserver.postgres_server.POSTGRES_VERSIONS[18]) / "psql"
-    plain = server.set(drivername="postgresql").render_as_string(hide_password=False)
-    for statement in (f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)', f'CREATE DATABASE "{name}"'):
-        subprocess.run([psql, plain, "-qc", statement], check=True, capture_output=True)  # noqa: S603  # our own binary
+    query(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    query(server, f'CREATE DATABASE "{name}"')
     return server.set(database=name)
 
 

@@ -35,7 +35,7 @@ def turn(app: str, number: int, cpu_us: float) -> Turn:
 
 
 def load(app: str, number: int, per_second: float, *, failed: int = 0) -> Load:
-    return Load("read_one", app, number, 1000, 1.0, per_second, 2.0, 9.0, failed, 0, 0, 100.0, 0.9, 0.0)
+    return Load("read_one", app, number, 1000, 1.0, per_second, 2.0, 9.0, failed, 0, 0, 100.0, 0.9, 0.0, 0)
 
 
 def test_a_spread_has_the_least_the_middle_and_the_greatest() -> None:

@@ -58,6 +58,11 @@ class Colours(BaseModel):
     plain: int = 1
 
 
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    q: str = "none"
+
+
 class Kind(str, Enum):
     A = "a"
     B = "b"
@@ -88,6 +93,10 @@ async def query_model(filters: Annotated[Filters, Query()]) -> Filters:
 @router.get("/query/lists")
 async def query_lists(colours: Annotated[Colours, Query()]) -> Colours:
     return colours
+
+@router.get("/query/open")
+async def query_open(given: Annotated[Open, Query()]) -> dict[str, Any]:
+    return given.model_dump()
 
 @router.get("/query/page")
 async def query_page(page: Annotated[PageRequest, Query()]) -> PageRequest:
@@ -241,6 +250,11 @@ async def depends(
 ) -> list[Any]:
     return [a, b, c, d.number]
 
+@router.get("/checked", dependencies=[Depends(again)])
+async def checked() -> int:
+    traces.append("handler")
+    return 1
+
 @router.get("/managed")
 async def managed_for_the_function(
     value: Annotated[str, Depends(managed, scope="function")], fail: bool = False
@@ -352,6 +366,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
         )
     ),
     *(("GET", f"/query/lists{query}", {}) for query in ("", "?colours=a&colours=b", "?plain=x", "?plain=2&more=1")),
+    *(("GET", f"/query/open{query}", {}) for query in ("", "?q=a", "?q=a&x=1&x=2&y=3")),
     *(("GET", f"/query/page{query}", {}) for query in ("", "?limit=5&offset=2", "?cursor=&offset=1", "?limit=0")),
     ("GET", "/headers", {}),
     ("GET", "/headers", {"headers": [("x-number", "9"), ("x-many", "a"), ("x-many", "b"), ("under_score", "u")]}),
@@ -389,6 +404,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     *(("GET", path, {}) for path in ("/sync", "/background", "/several", "/refused", "/raises", "/scoped")),
     *((method, "/several", {}) for method in ("PUT", "POST", "HEAD", "OPTIONS", "DELETE")),
     *(("GET", f"/depends{query}", {}) for query in ("", "?number=2", "?number=x")),
+    *(("GET", f"/checked{query}", {}) for query in ("", "?number=x")),
     *(("GET", f"/managed{query}", {}) for query in ("", "?fail=1", "?fail=x", "/request")),
     ("GET", "/secured", {}),
     ("GET", "/secured", {"headers": {"authorization": "Bearer abc"}}),
