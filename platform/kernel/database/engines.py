@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,7 @@ from sqlalchemy.engine import URL, Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection, StaticPool
 from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.queue import Empty, QueueCommon
 
 from kernel.database.errors import DatabaseUnavailable, LostConnection, is_outage
 from kernel.settings import DatabaseConfig
@@ -24,6 +27,44 @@ _IDLE_SINCE = "kernel.idle_since"
 Result = TypeVar("Result")
 
 
+class _Idle(QueueCommon[ConnectionPoolEntry]):
+    """The entries that nobody uses now, the one used last on top. There is always room, and nobody waits here."""
+
+    def __init__(self, maxsize: int = 0, use_lifo: bool = True) -> None:
+        self.maxsize = maxsize
+        self.use_lifo = use_lifo
+        self._entries: deque[ConnectionPoolEntry] = deque()
+
+    def empty(self) -> bool:
+        return not self._entries
+
+    def full(self) -> bool:
+        return False
+
+    def qsize(self) -> int:
+        return len(self._entries)
+
+    def put_nowait(self, item: ConnectionPoolEntry) -> None:
+        self._entries.append(item)
+
+    def put(self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None) -> None:
+        self._entries.append(item)
+
+    def get_nowait(self) -> ConnectionPoolEntry:
+        if not self._entries:
+            raise Empty
+        return self._entries.pop()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:
+        return self.get_nowait()
+
+    def take_older_than(self, moment: float) -> ConnectionPoolEntry | None:
+        """The one that has been idle longest, if it was so before `moment`."""
+        if self._entries and self._entries[0].info[_IDLE_SINCE] <= moment:
+            return self._entries.popleft()
+        return None
+
+
 class BoundedPool(AsyncAdaptedQueuePool):
     """A pool of connections that are handed out in the order in which they were asked for.
 
@@ -32,13 +73,20 @@ class BoundedPool(AsyncAdaptedQueuePool):
     errors of its own while connecting, none of which SQLAlchemy wraps.
 
     An entry is one place in the pool and the connection that is in it now. SQLAlchemy would wrap it anew each time.
+
+    Connections above the pool's size stay until they have been idle for a while. SQLAlchemy closes each at its return,
+    also while somebody waits for one; a load that needs them opens them again and again, for more than it asks of them.
     """
+
+    _queue_class = _Idle
 
     # In seconds: how long a connection may have been idle before it must answer a ping, when SQLAlchemy takes it and
     # when a statement of ours does; and how long it has for that. None: never.
     ping_after: float | None = None
     attempt_ping_after: float | None = None
     ping_timeout: float = 1
+    # How long those above the pool's size are kept, in seconds.
+    overflow_lingers: float = 30
 
     def __init__(self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any) -> None:
         super().__init__(creator, pool_size, max_overflow, **options)
@@ -46,6 +94,8 @@ class BoundedPool(AsyncAdaptedQueuePool):
         # for ever. asyncio's semaphore hands on in order.
         self._turns = asyncio.Semaphore(pool_size + max_overflow)
         self._chosen: ConnectionPoolEntry | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     def connect(self) -> PoolProxiedConnection:
         return self.proxied(await_only(self._take(self.ping_after)))
@@ -72,19 +122,16 @@ class BoundedPool(AsyncAdaptedQueuePool):
                 if is_last:
                     raise
             except Exception:
-                await self.give_back(entry)
+                self.give_back(entry)
                 raise
             except BaseException as error:  # cancelled: the next to use it must not meet the answer to this
                 self.drop(entry, error)
                 raise
         raise AssertionError("unreachable")
 
-    async def give_back(self, entry: ConnectionPoolEntry) -> None:
+    def give_back(self, entry: ConnectionPoolEntry) -> None:
         """End the use of an entry that `attempt` gave."""
-        if self.checkedin() < self.size():
-            self._do_return_conn(entry)
-        else:  # one of those above the pool's size is closed, which needs the greenlet
-            await greenlet_spawn(self._do_return_conn, entry)
+        self._do_return_conn(entry)
 
     def drop(self, entry: ConnectionPoolEntry, error: BaseException | None = None) -> None:
         """Give back an entry whose connection is of no more use."""
@@ -165,6 +212,23 @@ class BoundedPool(AsyncAdaptedQueuePool):
         record.info[_IDLE_SINCE] = time.monotonic()
         super()._do_return_conn(record)
         self._turns.release()
+        if self._next_look is None and self.checkedin() > self.size():
+            with suppress(RuntimeError):  # without a loop it is the garbage collector that returns it
+                self._next_look = asyncio.get_running_loop().call_later(self.overflow_lingers, self._close_surplus)
+
+    def _close_surplus(self) -> None:
+        """Close those above the pool's size that nobody has needed for a while; look again later if there are more."""
+        self._next_look = None
+        loop, idle = asyncio.get_running_loop(), self._pool
+        while self.checkedin() > self.size() and isinstance(idle, _Idle):
+            entry = idle.take_older_than(time.monotonic() - self.overflow_lingers)
+            if entry is None:
+                self._next_look = loop.call_later(self.overflow_lingers / 2, self._close_surplus)
+                return
+            self._dec_overflow()
+            task = loop.create_task(greenlet_spawn(entry.close))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
 
 def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
@@ -176,7 +240,6 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
         max_overflow=config.max_overflow,
         pool_timeout=config.pool_timeout_seconds,
         pool_recycle=config.pool_recycle_seconds,
-        pool_use_lifo=True,  # idle connections age out instead of taking turns
         skip_autocommit_rollback=True,
         hide_parameters=True,  # an error in the log must not show what a caller sent
         connect_args={
@@ -189,6 +252,7 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
     pool.ping_after = 0 if config.pool_pre_ping else config.pool_ping_after_idle_seconds
     pool.attempt_ping_after = config.pool_ping_after_idle_seconds
     pool.ping_timeout = config.connect_timeout_seconds
+    pool.overflow_lingers = config.pool_overflow_lingers_seconds
     event.listen(engine.sync_engine, "handle_error", _explain_outage)
     return engine
 

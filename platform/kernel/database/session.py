@@ -86,7 +86,7 @@ class ReadSession(LazySession):
     async def _run(self, direct: Direct, shape: Statement, arguments: list[Any]) -> Rows:
         pool = self._pool()
         entry, rows = await pool.attempt(partial(direct.run, shape=shape, arguments=arguments))
-        await pool.give_back(entry)
+        pool.give_back(entry)
         return rows
 
     async def release(self) -> None:
@@ -123,7 +123,7 @@ class WriteSession(LazySession):
             await self.commit()
         elif self._direct is not None and self._entry is not None:
             await self._uninterrupted(self._direct.end(self._entry, commit=True))
-            await self._give_back()
+            self._give_back()
 
     async def release(self) -> None:
         """Give everything back; what is not committed is rolled back."""
@@ -137,7 +137,7 @@ class WriteSession(LazySession):
             except DatabaseUnavailable as error:  # then the server rolls back
                 self._drop(error)
             else:
-                await self._give_back()
+                self._give_back()
 
     async def _uninterrupted(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do something on the connection; whoever is cancelled meanwhile leaves it in no state to be used."""
@@ -149,10 +149,10 @@ class WriteSession(LazySession):
             self._drop(error)
             raise
 
-    async def _give_back(self) -> None:
+    def _give_back(self) -> None:
         if self._entry is not None:
-            entry, self._entry = self._entry, None
-            await self._pool().give_back(entry)
+            self._pool().give_back(self._entry)
+            self._entry = None
 
     def _drop(self, error: BaseException) -> None:
         if self._entry is not None:

@@ -156,6 +156,8 @@ class DatabaseConfig(SettingsGroup):
     # below the server's max_connections.
     pool_size: int = Field(5, ge=1)
     max_overflow: int = Field(10, ge=0)
+    # How long those above pool_size are kept when nobody needs them.
+    pool_overflow_lingers_seconds: float = Field(30, gt=0)
     # How long a request waits for a connection before it is answered 503.
     pool_timeout_seconds: float = Field(30, gt=0)
     # Below the idle limits of common proxies and firewalls.
