@@ -3,11 +3,12 @@
 import base64
 import binascii
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json, to_json
-from sqlalchemy import ColumnElement, literal, tuple_
+from sqlalchemy import ColumnElement, bindparam, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 Item = TypeVar("Item", bound=BaseModel)
@@ -44,6 +45,9 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None = Field(description="Where the next page starts; null on the last page.")
 
 
+_adapter = cache(TypeAdapter)
+
+
 class Sort:
     """An order of rows: by columns that are never NULL, all in one direction.
 
@@ -66,28 +70,33 @@ class Sort:
         """The ORDER BY clause."""
         return [column.desc() if self.descending else column.asc() for column in self.columns]
 
-    def after(self, cursor: str) -> ColumnElement[bool]:
-        """The condition for rows behind `cursor`. Raises InvalidCursor."""
-        row, position = tuple_(*self.columns), tuple_(*self._decode(cursor))
+    def after(self) -> ColumnElement[bool]:
+        """The condition for rows behind a position, which comes as parameters: see `position`."""
+        names = zip(self.columns, self._parameters(), strict=True)
+        row = tuple_(*self.columns)
+        position = tuple_(*(bindparam(name, type_=column.type) for column, name in names))
         return row < position if self.descending else row > position
 
-    def encode(self, values: Sequence[Any]) -> str:
-        """A cursor that stands behind the row with these values."""
-        return base64.urlsafe_b64encode(to_json([self.signature, *values])).rstrip(b"=").decode()
-
-    def _decode(self, cursor: str) -> list[Any]:
+    def position(self, cursor: str) -> dict[str, Any]:
+        """The parameters of `after` for rows behind `cursor`. Raises InvalidCursor."""
         try:
             text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
             signature, *values = from_json(text)
             if signature != self.signature or len(values) != len(self.columns):
                 raise InvalidCursor
-            return [
-                # With the column's own type, so that a moment is compared as a moment on SQLite, too.
-                literal(TypeAdapter(column.type.python_type).validate_python(value), column.type)
-                for column, value in zip(self.columns, values, strict=True)
-            ]
+            # As the column's own type, so that a moment is compared as a moment on SQLite, too.
+            kinds = (_adapter(column.type.python_type) for column in self.columns)
+            typed = (kind.validate_python(value) for kind, value in zip(kinds, values, strict=True))
+            return dict(zip(self._parameters(), typed, strict=True))
         except (binascii.Error, ValueError, TypeError, ValidationError):
             raise InvalidCursor from None
+
+    def encode(self, values: Sequence[Any]) -> str:
+        """A cursor that stands behind the row with these values."""
+        return base64.urlsafe_b64encode(to_json([self.signature, *values])).rstrip(b"=").decode()
+
+    def _parameters(self) -> list[str]:
+        return [f"kernel__after_{number}" for number in range(len(self.columns))]
 
     @property
     def signature(self) -> str:

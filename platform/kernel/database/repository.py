@@ -98,20 +98,23 @@ class BaseRepository(Generic[ModelType, IDType]):
         sort = (order or Sort()).then(self._id)
         names = tuple(into.model_fields)
         unnamed = [column for column in sort.columns if column.key not in names]
-        conditions = [*where, sort.after(request.cursor)] if request.cursor else where
-        counts = request.cursor is None
+        counts, continues = request.cursor is None, bool(request.cursor)
+        place = {statements.LIMIT.key: request.limit + 1} | (sort.position(request.cursor) if request.cursor else {})
+        if counts:
+            place[statements.OFFSET.key] = request.offset
 
         def build() -> Select[Any]:
-            found = self.select().where(*conditions)
+            found = self.select().where(*where)
             columns: list[Any] = [*statements.columns_of(self.model, into), *unnamed]
             if counts:
                 columns.append(_counting(found).correlate(None).scalar_subquery())
+            if continues:
+                found = found.where(sort.after())
             statement = found.with_only_columns(*columns).order_by(*sort.order_by()).limit(statements.LIMIT)
             return statement.offset(statements.OFFSET) if counts else statement
 
-        place = {statements.LIMIT.key: request.limit + 1} | ({statements.OFFSET.key: request.offset} if counts else {})
-        shape = (self.model, into, sort.signature, counts)
-        rows = await self._rows_of_shape(shape, conditions, build, place)
+        shape = (self.model, into, sort.signature, counts, continues)
+        rows = await self._rows_of_shape(shape, where, build, place)
         shown = rows[: request.limit]
         count: int | None = None
         if counts:

@@ -1,6 +1,7 @@
 """What each request costs the database: exact statements, as the driver sends them, and connections under load."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -8,20 +9,26 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
-from kernel.app import Application
+from kernel.app import Application, create_app
+from kernel.settings import Settings
 
 URL = "/api/v1/events"
 CONCERT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "location": "Berlin"}
 
 
 @pytest.fixture
-def sent(application: Application) -> list[str]:
-    """The first word of every statement that reaches a driver from here on."""
-    words: list[str] = []
+def sent() -> list[str]:
+    """The first word of every statement that reaches a driver."""
+    return []
+
+
+@pytest.fixture
+async def application(settings: Settings, sent: list[str]) -> AsyncIterator[Application]:
+    """A whole application whose connections note what they are asked."""
 
     def note(query: Any) -> None:
         text = query if isinstance(query, str) else query.query
-        words.append(text.strip(" ;").split()[0].upper())
+        sent.append(text.strip(" ;").split()[0].upper())
 
     def listen(connection: Any, _record: Any) -> None:
         driver = connection.driver_connection
@@ -30,17 +37,19 @@ def sent(application: Application) -> list[str]:
         else:
             await_only(driver.set_trace_callback(note))
 
-    for database in (application.kernel.pool.database(name) for name in ("events", "images")):
-        for engine in {id(one.sync_engine.pool): one for one in (database.writer, database.reader)}.values():
-            if not event.contains(engine.sync_engine.pool, "connect", listen):
-                event.listen(engine.sync_engine.pool, "connect", listen)
-    return words
+    app = create_app(settings)
+    for database in (app.kernel.pool.database(name) for name in ("events", "images")):
+        for pool in {database.writer.sync_engine.pool, database.reader.sync_engine.pool}:
+            if not event.contains(pool, "connect", listen):
+                event.listen(pool, "connect", listen)
+    async with app.router.lifespan_context(app):
+        yield app
 
 
 async def test_each_request_is_as_few_statements_as_can_be(client: httpx2.AsyncClient, sent: list[str]) -> None:
     created = await client.post(URL, json=CONCERT)
     one, tag = created.headers["location"], created.headers["etag"]
-    await client.get(one)  # by now both connections are open
+    await client.get(one)  # by now all connections are open
     await asyncio.sleep(0)
     sent.clear()
 
