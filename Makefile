@@ -30,6 +30,7 @@ check: venv ## Lint, formatting, types and the walls between modules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@test ! -d bench || $(BIN)/mypy -p bench
 	$(BIN)/lint-imports --config importlinter.ini
 
 format: venv ## Format the code and mend what the linter can

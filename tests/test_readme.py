@@ -67,12 +67,15 @@ def test_without_events_and_images_a_base_remains_that_starts_checks_and_passes(
     for module in ("events", "images"):
         for folder in ("modules", "migrations", "tests/modules"):
             shutil.rmtree(copy / folder / module)
+    for folder in ("bench", "tests/bench"):
+        shutil.rmtree(copy / folder)
     run(copy, BIN / "ruff", "check", ".")
     run(copy, BIN / "lint-imports", "--config", "importlinter.ini", "--no-cache")
     run(copy, BIN / "mypy", "--cache-dir", copy / ".mypy_cache")
     run(copy, BIN / "kernel", "migrate")
     assert [row for row in run(copy, BIN / "kernel", "modules").splitlines() if "platform-team" in row]
-    kernel = [f"tests/kernel/test_{name}.py" for name in ("settings", "discovery", "application", "database")]
+    names = ("settings", "discovery", "application", "database", "endpoint")
+    kernel = [f"tests/kernel/test_{name}.py" for name in names]
     passed = run(copy, BIN / "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *kernel, "tests/modules")
     assert re.search(r"\d+ passed", passed)
 

@@ -27,7 +27,9 @@ class Thing(Base):
 MIGRATION = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision, branch_labels, depends_on = "0001", None, None, None
+revision = "0001"
+down_revision = None
+branch_labels = depends_on = None
 
 def upgrade() -> None:
     name = sa.Column("name", sa.String, nullable=False, unique=True)

@@ -331,7 +331,7 @@ def in_use(database: Database) -> int:
 
 def idle(database: Database) -> int:
     pool: Any = database.writer.sync_engine.pool
-    return sum(entry.dbapi_connection is not None for entry in pool._pool._entries)
+    return sum(entry.dbapi_connection is not None for entry in pool._pool.queue)
 
 
 async def test_errors_have_sqlalchemys_classes_and_hide_values(database: Database) -> None:

@@ -12,9 +12,7 @@ from kernel.database.revisions import is_at_head
 from kernel.testing import settings_for
 from tests.kernel.project import MODELS, imported_alone, write_migration, write_project
 
-NEXT = (
-    '"""Next."""\nimport sqlalchemy as sa\nfrom alembic import op\n\nrevision: str = "0002"\ndown_revision = "0001"\n'
-)
+NEXT = '"""Next."""\nimport sqlalchemy as sa\nfrom alembic import op\n\nrevision = "0002"\ndown_revision = "0001"\n'
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

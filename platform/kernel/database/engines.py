@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from sqlalchemy.engine import URL, Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection, StaticPool
 from sqlalchemy.util import await_only, greenlet_spawn
-from sqlalchemy.util.queue import Empty, QueueCommon
+from sqlalchemy.util.queue import Queue
 
 from kernel.database.errors import DatabaseUnavailable, LostConnection, is_outage
 from kernel.settings import DatabaseConfig
@@ -27,41 +26,16 @@ _IDLE_SINCE = "kernel.idle_since"
 Result = TypeVar("Result")
 
 
-class _Idle(QueueCommon[ConnectionPoolEntry]):
-    """The entries that nobody uses now, the one used last on top. There is always room, and nobody waits here."""
+class _Idle(Queue[ConnectionPoolEntry]):
+    """The entries that nobody uses now, the one used last on top. There is always room."""
 
-    def __init__(self, maxsize: int = 0, use_lifo: bool = True) -> None:
-        self.maxsize = maxsize
-        self.use_lifo = use_lifo
-        self._entries: deque[ConnectionPoolEntry] = deque()
-
-    def empty(self) -> bool:
-        return not self._entries
-
-    def full(self) -> bool:
+    def _full(self) -> bool:
         return False
-
-    def qsize(self) -> int:
-        return len(self._entries)
-
-    def put_nowait(self, item: ConnectionPoolEntry) -> None:
-        self._entries.append(item)
-
-    def put(self, item: ConnectionPoolEntry, block: bool = True, timeout: float | None = None) -> None:
-        self._entries.append(item)
-
-    def get_nowait(self) -> ConnectionPoolEntry:
-        if not self._entries:
-            raise Empty
-        return self._entries.pop()
-
-    def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:
-        return self.get_nowait()
 
     def take_older_than(self, moment: float) -> ConnectionPoolEntry | None:
         """The one that has been idle longest, if it was so before `moment`."""
-        if self._entries and self._entries[0].info[_IDLE_SINCE] <= moment:
-            return self._entries.popleft()
+        if self.queue and self.queue[0].info[_IDLE_SINCE] <= moment:
+            return self.queue.popleft()
         return None
 
 
@@ -89,7 +63,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
     overflow_lingers: float = 30
 
     def __init__(self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any) -> None:
-        super().__init__(creator, pool_size, max_overflow, **options)
+        super().__init__(creator, pool_size, max_overflow, **(options | {"use_lifo": True}))
         # SQLAlchemy's own queue lets whoever comes first take what was meant for one who waits; under load some wait
         # for ever. asyncio's semaphore hands on in order.
         self._turns = asyncio.Semaphore(pool_size + max_overflow)

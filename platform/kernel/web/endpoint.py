@@ -9,105 +9,35 @@ The names with a leading underscore are FastAPI's own; its version is locked, an
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi._compat import ModelField, Undefined, get_cached_model_fields
 from fastapi._compat.shared import field_annotation_is_sequence
 from fastapi.datastructures import DefaultPlaceholder
-from fastapi.dependencies.models import (
-    Dependant,
-    _get_cache_key,
-    _get_computed_scope,
-    _is_async_gen_callable,
-    _is_coroutine_callable,
-    _is_gen_callable,
-)
-from fastapi.dependencies.utils import (
-    _get_param_aliases,
-    _get_param_model,
-    _is_json_field,
-    _validate_value_with_model_field,
-    request_body_to_args,
-    request_params_to_args,
-)
+from fastapi.dependencies import models, utils
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import FastAPIError, RequestValidationError
-from fastapi.params import Form, Param, ParamTypes
+from fastapi.params import Form, Param, ParamTypes, Query
 from fastapi.routing import serialize_response
 from fastapi.utils import is_body_allowed_for_status_code
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from kernel.web.session import get_db, open_session
 
-_JSON = b"application/json"
+_JSON = (b"content-type", b"application/json")
 # In a dependency's place if it did not run, because what it needs is not valid.
 _INVALID = object()
 
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """Where a function's arguments come from."""
-
-    results: tuple[tuple[str, int], ...]
-    plain: Sequence["_Plain"]
-    plain_models: Sequence["_PlainModel"]
-    # What FastAPI itself reads: lists, models, all that is more than one value under one name.
-    path: Sequence[ModelField]
-    query: Sequence[ModelField]
-    headers: Sequence[ModelField]
-    cookies: Sequence[ModelField]
-    body: list[ModelField]
-    embeds_body: bool
-    request: tuple[str, ...]
-    response: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Plain:
-    """A parameter of the path or a header that is one value under one name, as nearly all are."""
-
-    field: ModelField
-    in_path: bool
-    key: str | bytes
-    loc: tuple[str, str]
-    # Left out it is None, and nobody wants that validated.
-    is_none_without: bool
-
-    def read(self, scope: Scope) -> Any:
-        """The value as it was sent, or Undefined."""
-        if self.in_path:
-            return scope["path_params"].get(self.key, Undefined)
-        for name, value in scope["headers"]:
-            if name == self.key:
-                return value.decode("latin-1")
-        return Undefined
-
-
-@dataclass(frozen=True, slots=True)
-class _PlainModel:
-    """A model of query parameters, each of which is one value under one name."""
-
-    field: ModelField
-    names: frozenset[str]
-
-    def reads(self, received: QueryParams) -> bool:
-        """Whether there is nothing else; what becomes of that is FastAPI's to say."""
-        return self.names.issuperset(received)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One dependency: what it calls, with what."""
-
-    call: Callable[..., Any]
-    kind: str
-    inputs: _Inputs
+Arguments = dict[str, Any]
+Read = Callable[[Request, Arguments, list[Any]], None]
+"""Adds arguments that a request gives, and the errors in them."""
 
 
 class NotCompiled(Exception):
@@ -119,36 +49,30 @@ class Endpoint:
 
     def __init__(self, route: Any) -> None:
         """`route` is FastAPI's own description of it, after inclusion. Raises NotCompiled."""
-        self._route = route
-        self._steps: list[_Step] = []
         self._reads_body = route.body_field is not None
         is_form = self._reads_body and isinstance(route.body_field.field_info, Form)
         if is_form or route.is_sse_stream or route.is_json_stream or route.max_body_size is not None:
             raise NotCompiled
-        if not _is_coroutine_callable(route.dependant.call):
+        self._embeds_body = route._embed_body_fields
+        self._dependencies: list[_Call] = []
+        self._handler = self._put_in_order(route.dependant, {})
+        if self._handler.kind != "coroutine":
             raise NotCompiled
-        self._inputs = self._flatten(route.dependant, {})
-        self._call: Callable[..., Any] = route.dependant.call
-        self._has_managers = any(step.kind == "manager" for step in self._steps)
-        self._has_response = any(one.response for one in (self._inputs, *(step.inputs for step in self._steps)))
+        self._has_managers = any(call.kind == "manager" for call in self._dependencies)
+        self._has_response = any(call.response for call in (self._handler, *self._dependencies))
+        self._status: int = route.status_code or 200
         is_default = isinstance(route.response_class, DefaultPlaceholder)
         self._response_class: type[Response] = route.response_class.value if is_default else route.response_class
-        # FastAPI's own condition: straight to bytes, and no other response class.
+        # FastAPI's own condition for the way straight to bytes.
         self._dumps_json = route.response_field is not None and is_default
         self._serialization = {
-            "field": route.response_field,
-            "include": route.response_model_include,
-            "exclude": route.response_model_exclude,
-            "by_alias": route.response_model_by_alias,
-            "exclude_unset": route.response_model_exclude_unset,
-            "exclude_defaults": route.response_model_exclude_defaults,
-            "exclude_none": route.response_model_exclude_none,
-            "dump_json": self._dumps_json,
-        }
+            name: getattr(route, f"response_model_{name}")
+            for name in ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
+        } | {"field": route.response_field, "dump_json": self._dumps_json}
 
     def takes(self, scope: Scope) -> bool:
         """Whether the body, if one is read, is labelled as plain JSON; other labels are FastAPI's to judge."""
-        return not self._reads_body or (b"content-type", _JSON) in scope["headers"]
+        return not self._reads_body or _JSON in scope["headers"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
@@ -167,25 +91,25 @@ class Endpoint:
         results: list[Any] = []
         errors: list[Any] = []
         shared = _answer_to_fill() if self._has_response else None
-        for step in self._steps:
-            arguments = await _arguments(step.inputs, request, shared, results, body, errors)
+        for call in self._dependencies:
+            arguments = await call.arguments(request, shared, results, body, errors)
             if arguments is None:
                 results.append(_INVALID)
-            elif step.kind == "coroutine":
-                results.append(await step.call(**arguments))
-            elif stack is not None:
-                results.append(await stack.enter_async_context(step.call(**arguments)))
+            elif call.kind == "coroutine":
+                results.append(await call.function(**arguments))
+            elif stack is not None and call.kind == "manager":
+                results.append(await stack.enter_async_context(call.function(**arguments)))
             else:
-                results.append(await run_in_threadpool(step.call, **arguments))
-        arguments = await _arguments(self._inputs, request, shared, results, body, errors)
+                results.append(await run_in_threadpool(call.function, **arguments))
+        arguments = await self._handler.arguments(request, shared, results, body, errors)
         if arguments is None or errors:
             raise RequestValidationError(errors, body=None if body is Undefined else body)
-        return await self._answer(await self._call(**arguments), shared)
+        return await self._answer(await self._handler.function(**arguments), shared)
 
     async def _answer(self, result: Any, shared: Response | None) -> Response:
         if isinstance(result, Response):
             return result
-        status: int = (shared.status_code if shared else None) or self._route.status_code or 200
+        status: int = (shared.status_code if shared else None) or self._status
         content = await serialize_response(response_content=result, **self._serialization)
         if self._dumps_json:
             response = Response(content, status, media_type="application/json")
@@ -197,40 +121,168 @@ class Endpoint:
             response.headers.raw.extend(shared.headers.raw)
         return response
 
-    def _flatten(self, dependant: Dependant, seen: dict[Any, int]) -> _Inputs:
-        """What `dependant` needs, after a step for each of its own dependencies that is not among the steps yet."""
+    def _put_in_order(self, dependant: Dependant, seen: dict[Any, int]) -> "_Call":
+        """The call that `dependant` is, behind those that it needs and that are not among the dependencies yet."""
         if dependant.security_scopes_param_name or dependant.own_oauth_scopes or dependant.parent_oauth_scopes:
             raise NotCompiled
         if dependant.background_tasks_param_name or dependant.websocket_param_name or dependant.concurrency:
             raise NotCompiled
         results = []
         for needed in dependant.dependencies:
-            key = _get_cache_key(dependant=needed)
+            key = models._get_cache_key(dependant=needed)
             place = seen.get(key) if needed.use_cache else None
             if place is None:
-                inputs = self._flatten(needed, seen)
-                place = len(self._steps)
-                self._steps.append(_step(needed, inputs))
+                call = self._put_in_order(needed, seen)
+                place = len(self._dependencies)
+                self._dependencies.append(call)
                 seen.setdefault(key, place)
             if needed.name is not None:
                 results.append((needed.name, place))
-        path, path_rest = _sorted_out(dependant.path_params)
-        headers, headers_rest = _sorted_out(dependant.header_params)
-        models, query_rest = _models_among(dependant.query_params)
         requests = (dependant.request_param_name, dependant.http_connection_param_name)
-        return _Inputs(
+        function, kind = _callable(dependant)
+        return _Call(
+            function=function,
+            kind=kind,
             results=tuple(results),
-            plain=[*path, *headers],
-            path=path_rest,
-            plain_models=models,
-            query=query_rest,
-            headers=headers_rest,
-            cookies=dependant.cookie_params,
+            reads=tuple(_reads(dependant)),
             body=dependant.body_params,
-            embeds_body=self._route._embed_body_fields,
+            embeds_body=self._embeds_body,
             request=tuple(name for name in requests if name is not None),
             response=dependant.response_param_name,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A dependency or the handler: what is called, and where its arguments come from."""
+
+    function: Callable[..., Any]
+    kind: str
+    results: Sequence[tuple[str, int]]
+    reads: Sequence[Read]
+    body: list[ModelField]
+    embeds_body: bool
+    request: Sequence[str]
+    response: str | None
+
+    async def arguments(
+        self, request: Request, response: Response | None, results: list[Any], body: Any, errors: list[Any]
+    ) -> Arguments | None:
+        """None if they, or what they are made from, are not valid."""
+        known = len(errors)
+        arguments = {name: results[place] for name, place in self.results}
+        for read in self.reads:
+            read(request, arguments, errors)
+        if self.body:
+            values, faults = await utils.request_body_to_args(self.body, body, embed_body_fields=self.embeds_body)
+            arguments.update(values)
+            errors.extend(faults)
+        for name in self.request:
+            arguments[name] = request
+        if self.response is not None:
+            arguments[self.response] = response
+        if len(errors) > known or any(results[place] is _INVALID for _, place in self.results):
+            return None
+        return arguments
+
+
+def _callable(dependant: Dependant) -> tuple[Callable[..., Any], str]:
+    call = dependant.call
+    assert call is not None  # noqa: S101  # FastAPI's own types leave it open
+    if call is get_db:
+        return open_session, "manager"  # the same without a generator around it
+    if models._is_async_gen_callable(call):
+        if models._get_computed_scope(dependant=dependant) != "function":
+            raise NotCompiled  # it ends after the answer was sent
+        return asynccontextmanager(call), "manager"
+    if models._is_gen_callable(call):
+        raise NotCompiled
+    return call, "coroutine" if models._is_coroutine_callable(call) else "thread"
+
+
+def _reads(dependant: Dependant) -> Iterator[Read]:
+    """How each parameter is read: most are one value under one name, and FastAPI's way is long for those."""
+    for fields, received in (
+        (dependant.path_params, attrgetter("path_params")),
+        (dependant.query_params, attrgetter("query_params")),
+        (dependant.header_params, attrgetter("headers")),
+        (dependant.cookie_params, attrgetter("cookies")),
+    ):
+        for field in fields:
+            yield _value(field) or _model(field) or _by_fastapi(field, received)
+
+
+def _by_fastapi(field: ModelField, received: Callable[[Request], Any]) -> Read:
+    def read(request: Request, arguments: Arguments, errors: list[Any]) -> None:
+        values, faults = utils.request_params_to_args([field], received(request))
+        arguments.update(values)
+        errors.extend(faults)
+
+    return read
+
+
+def _value(field: ModelField) -> Read | None:
+    """For a parameter of the path or a header that is one value under one name."""
+    info, name = field.field_info, _only_name(field)
+    if name is None or not isinstance(info, Param) or info.in_ not in {ParamTypes.path, ParamTypes.header}:
+        return None
+    if utils._get_param_model(field) is not None:
+        return None
+    in_path, header, loc = info.in_ is ParamTypes.path, name.lower().encode("latin-1"), (info.in_.value, name)
+    is_none_without = not info.is_required() and field.default is None and not info.validate_default
+
+    def read(request: Request, arguments: Arguments, errors: list[Any]) -> None:
+        value: Any = Undefined
+        if in_path:
+            value = request.scope["path_params"].get(name, Undefined)
+        else:
+            for sent, content in request.scope["headers"]:
+                if sent == header:
+                    value = content.decode("latin-1")
+                    break
+        if value is Undefined and is_none_without:
+            arguments[field.name] = None
+        else:
+            _validate(field, value, loc, arguments, errors)
+
+    return read
+
+
+def _model(field: ModelField) -> Read | None:
+    """For a model of query parameters, each one value under one name."""
+    info = field.field_info
+    model = utils._get_param_model(field)
+    # A model that may be left out altogether, and those of headers and cookies, are FastAPI's.
+    if model is None:
+        return None
+    names = {_only_name(one) for one in get_cached_model_fields(model)}
+    if None in names or not isinstance(info, Query) or info.annotation is not model:
+        return None
+    with_others = _by_fastapi(field, attrgetter("query_params"))
+
+    def read(request: Request, arguments: Arguments, errors: list[Any]) -> None:
+        received = request.query_params
+        if names.issuperset(received):
+            _validate(field, dict(received), ("query",), arguments, errors)
+        else:
+            with_others(request, arguments, errors)
+
+    return read
+
+
+def _validate(field: ModelField, value: Any, loc: tuple[str, ...], arguments: Arguments, errors: list[Any]) -> None:
+    arguments[field.name], faults = utils._validate_value_with_model_field(
+        field=field, value=value, values=arguments, loc=loc
+    )
+    errors.extend(faults)
+
+
+def _only_name(field: ModelField) -> str | None:
+    """The name of a parameter that is one value under one name; None for others."""
+    aliases = utils._get_param_aliases(field)
+    is_one = len(aliases) == 1 and aliases[0][0] == aliases[0][1]
+    is_value = not field_annotation_is_sequence(field.field_info.annotation) and not utils._is_json_field(field)
+    return aliases[0][1] if is_one and is_value else None
 
 
 def _answer_to_fill() -> Response:
@@ -241,123 +293,13 @@ def _answer_to_fill() -> Response:
     return response
 
 
-def _step(dependant: Dependant, inputs: _Inputs) -> _Step:
-    call = dependant.call
-    assert call is not None  # noqa: S101  # FastAPI's own types leave it open
-    if call is get_db:
-        return _Step(open_session, "manager", inputs)  # the same without a generator around it
-    if _is_async_gen_callable(call):
-        if _get_computed_scope(dependant=dependant) != "function":
-            raise NotCompiled  # it ends after the answer was sent
-        return _Step(asynccontextmanager(call), "manager", inputs)
-    if _is_gen_callable(call):
-        raise NotCompiled
-    return _Step(call, "coroutine" if _is_coroutine_callable(call) else "thread", inputs)
-
-
-def _sorted_out(fields: Sequence[ModelField]) -> tuple[list[_Plain], list[ModelField]]:
-    """Those that are plain, and the rest."""
-    plain, rest = [], []
-    for field in fields:
-        info, name = field.field_info, _only_name(field)
-        if isinstance(info, Param) and name is not None and _get_param_model(field) is None:
-            in_path = info.in_ is ParamTypes.path
-            is_none = not info.is_required() and field.default is None and not info.validate_default
-            key = name if in_path else name.lower().encode("latin-1")
-            plain.append(_Plain(field, in_path, key, (info.in_.value, name), is_none))
-        else:
-            rest.append(field)
-    return plain, rest
-
-
-def _models_among(fields: Sequence[ModelField]) -> tuple[list[_PlainModel], list[ModelField]]:
-    plain, rest = [], []
-    for field in fields:
-        model = _get_param_model(field)
-        names = [_only_name(one) for one in get_cached_model_fields(model)] if model is not None else [None]
-        if None in names or field.field_info.annotation is not model:
-            rest.append(field)
-        else:
-            plain.append(_PlainModel(field, frozenset(name for name in names if name is not None)))
-    return plain, rest
-
-
-def _only_name(field: ModelField) -> str | None:
-    """The name of a parameter that is one value under one name; None for others."""
-    aliases = _get_param_aliases(field)
-    is_one = len(aliases) == 1 and aliases[0][0] == aliases[0][1]
-    is_value = not field_annotation_is_sequence(field.field_info.annotation) and not _is_json_field(field)
-    return aliases[0][1] if is_one and is_value else None
-
-
-async def _arguments(
-    inputs: _Inputs, request: Request, response: Response | None, results: list[Any], body: Any, errors: list[Any]
-) -> dict[str, Any] | None:
-    """The arguments of one function; None if they, or what they are made from, are not valid."""
-    known = len(errors)
-    arguments = {name: results[place] for name, place in inputs.results}
-    _read_parameters(arguments, errors, inputs, request)
-    if inputs.body:
-        values, faults = await request_body_to_args(inputs.body, body, embed_body_fields=inputs.embeds_body)
-        arguments.update(values)
-        errors.extend(faults)
-    for name in inputs.request:
-        arguments[name] = request
-    if inputs.response is not None:
-        arguments[inputs.response] = response
-    if len(errors) > known or any(results[place] is _INVALID for _, place in inputs.results):
-        return None
-    return arguments
-
-
-def _read_parameters(arguments: dict[str, Any], errors: list[Any], inputs: _Inputs, request: Request) -> None:
-    for parameter in inputs.plain:
-        value = parameter.read(request.scope)
-        if value is Undefined and parameter.is_none_without:
-            arguments[parameter.field.name] = None
-            continue
-        arguments[parameter.field.name], faults = _validate_value_with_model_field(
-            field=parameter.field, value=value, values=arguments, loc=parameter.loc
-        )
-        errors.extend(faults)
-    for model in inputs.plain_models:
-        received = request.query_params
-        if model.reads(received):
-            arguments[model.field.name], faults = _validate_value_with_model_field(
-                field=model.field, value=dict(received), values={}, loc=("query",)
-            )
-            errors.extend(faults)
-        else:
-            _read(arguments, errors, [model.field], received)
-    if inputs.path:
-        _read(arguments, errors, inputs.path, request.path_params)
-    if inputs.query:
-        _read(arguments, errors, inputs.query, request.query_params)
-    if inputs.headers:
-        _read(arguments, errors, inputs.headers, request.headers)
-    if inputs.cookies:
-        _read(arguments, errors, inputs.cookies, request.cookies)
-
-
-def _read(arguments: dict[str, Any], errors: list[Any], fields: Sequence[ModelField], received: Any) -> None:
-    values, faults = request_params_to_args(fields, received)
-    arguments.update(values)
-    errors.extend(faults)
-
-
 async def _json_of(request: Request) -> Any:
     """The body, with FastAPI's own errors for what is no JSON."""
     try:
         return await request.json() if await request.body() else Undefined
     except json.JSONDecodeError as error:
-        detail = {
-            "type": "json_invalid",
-            "loc": ("body", error.pos),
-            "msg": "JSON decode error",
-            "input": {},
-            "ctx": {"error": error.msg},
-        }
-        raise RequestValidationError([detail], body=error.doc) from error
+        place = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error"}
+        raise RequestValidationError([place | {"input": {}, "ctx": {"error": error.msg}}], body=error.doc) from error
     except HTTPException:
         raise
     except Exception as error:
