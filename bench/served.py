@@ -11,7 +11,7 @@ from bench.scenarios import PATCHED_ROWS, Scenario, recipe_for
 from bench.servers import CONNECTIONS, Generator, Server
 
 # Until the requests that were under way at the end of a run are over, so that they do not meet the next one.
-_SETTLE_SECONDS = 0.15
+_SETTLE_SECONDS = 0.1
 # More than any application here can change or delete; and how much faster a run may be than the one before, of which
 # the warm-up comes from the slower generator.
 _MOST_A_SECOND = 25_000

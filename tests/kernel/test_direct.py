@@ -544,6 +544,78 @@ async def test_a_statement_that_is_cancelled_takes_its_connection_with_it(databa
             await Reminders(Reminder, session).create(into=ReminderOut, words=f"after {writes}")
 
 
+async def test_a_transaction_that_was_lost_is_no_success_whoever_goes_on(database: Database) -> None:
+    async def impatient(then: str) -> None:
+        async with database.transaction() as session:
+            assert isinstance(session, LazySession)
+            reminders = Reminders(Reminder, session)
+            await reminders.create(into=ReminderOut, words=f"first {then}")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await session.fetch(sa.select(sa.func.pg_sleep(30).cast(sa.Text)))
+            if then == "writes":
+                with pytest.raises(DatabaseUnavailable, match="lost"):
+                    await reminders.create(into=ReminderOut, words="second")
+            elif then == "asks the ORM":
+                with pytest.raises(DatabaseUnavailable, match="lost"):
+                    await session.get(Reminder, 1)
+
+    for then in ("does nothing", "writes", "asks the ORM"):
+        with pytest.raises(DatabaseUnavailable, match="lost"):
+            await impatient(then)
+    async with database.read() as session:
+        assert await Reminders(Reminder, session).count() == 0
+    assert in_use(database) == 0
+
+
+async def test_a_statement_that_takes_too_long_takes_its_connection_with_it(new_database: Callable[[str], URL]) -> None:
+    pool = await opened(new_database("late").render_as_string(hide_password=False), command_timeout_seconds=0.2)
+    database = pool.database("events")
+
+    async def slow(*, writes: bool) -> None:
+        async with database.transaction() if writes else database.read() as session:
+            assert isinstance(session, LazySession)
+            await session.fetch(sa.select(sa.func.pg_sleep(30).cast(sa.Text)))
+
+    for writes in (False, True):
+        with pytest.raises(DatabaseUnavailable, match="no answer"):
+            await slow(writes=writes)
+        assert (in_use(database), idle(database)) == (0, 0)
+    await pool.close()
+
+
+async def test_a_transaction_does_one_thing_after_the_other(database: Database) -> None:
+    async def at_once() -> None:
+        async with database.transaction() as session:
+            reminders = Reminders(Reminder, session)
+            await asyncio.gather(*(reminders.create(into=ReminderOut, words=words) for words in ("one", "two")))
+
+    with pytest.raises(RuntimeError, match="one thing after the other"):
+        await at_once()
+
+    async def leaves_one_behind() -> None:
+        async with database.transaction() as session:
+            assert isinstance(session, LazySession)
+            await Reminders(Reminder, session).create(into=ReminderOut, words="written")
+            task = asyncio.create_task(session.fetch(sa.select(sa.func.pg_sleep(30).cast(sa.Text))))  # type: ignore[arg-type]  # a coroutine
+            await asyncio.sleep(0.05)
+            left.append(task)
+            raise ZeroDivisionError
+
+    left: list[asyncio.Task[Any]] = []
+    with pytest.raises(ZeroDivisionError):
+        await leaves_one_behind()
+    with pytest.raises(DatabaseUnavailable):
+        await left[0]
+    async with database.read() as session:
+        reminders = Reminders(Reminder, session)
+        # Reading may: each statement has a connection of its own.
+        assert await asyncio.gather(*(reminders.count() for _ in range(4))) == [0] * 4
+    assert in_use(database) == 0
+    pool: Any = database.writer.sync_engine.pool
+    assert pool._turns._value == 4, "nothing was given back twice"
+
+
 async def test_connections_go_to_who_has_waited_longest(pool: AsyncDBPool, database: Database) -> None:
     """2 + 2 connections, and 40 who want one for a while: none is passed over."""
     served: list[int] = []

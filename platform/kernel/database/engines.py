@@ -95,11 +95,11 @@ class BoundedPool(AsyncAdaptedQueuePool):
                 self.drop(entry, error)
                 if is_last:
                     raise
-            except Exception:
-                self.give_back(entry)
-                raise
-            except BaseException as error:  # cancelled: the next to use it must not meet the answer to this
-                self.drop(entry, error)
+            except BaseException as error:
+                if isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception):
+                    self.drop(entry, error)  # late or cancelled: the next to use it must not meet the answer to this
+                else:
+                    self.give_back(entry)
                 raise
         raise AssertionError("unreachable")
 

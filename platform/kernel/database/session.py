@@ -1,6 +1,7 @@
 """Sessions that cost nothing until the ORM is asked: until then, their statements run on the driver."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -101,8 +102,12 @@ class WriteSession(LazySession):
     # The connection on which statements have begun the transaction, and the same in SQLAlchemy's hands.
     _entry: ConnectionPoolEntry | None = None
     _joined: Connection | None = None
+    # Why the transaction is over before its end: whoever goes on nevertheless must not begin another.
+    _lost: BaseException | None = None
+    _is_busy = False
 
     def _become(self) -> None:
+        self._must_not_be_lost()
         bind: AsyncEngine | AsyncConnection = self._engine
         if self._entry is not None:
             self._joined = Connection(self._engine.sync_engine, self._pool().proxied(self._entry))
@@ -113,40 +118,56 @@ class WriteSession(LazySession):
         self.sync_session.begin()
 
     async def _run(self, direct: Direct, shape: Statement, arguments: list[Any]) -> Rows:
-        if self._entry is None:
-            self._entry, _ = await self._pool().attempt(direct.begin)
-        return await self._uninterrupted(direct.run(self._entry, shape, arguments))
+        if self._is_busy:
+            raise RuntimeError("A transaction does one thing after the other: await a statement before the next.")
+        self._must_not_be_lost()
+        self._is_busy = True
+        try:
+            if self._entry is None:
+                entry, _ = await self._pool().attempt(direct.begin)
+                if self._lost is not None:  # the session was released meanwhile
+                    self._pool().drop(entry)
+                    self._must_not_be_lost()
+                self._entry = entry
+            return await self._on(self._entry, direct.run(self._entry, shape, arguments))
+        finally:
+            self._is_busy = False
 
     async def finish(self) -> None:
-        """Commit."""
+        """Commit. Raises DatabaseUnavailable if the transaction was lost, whatever has been made of that."""
+        self._must_not_be_lost()
         if self.uses_orm:
             await self.commit()
         elif self._direct is not None and self._entry is not None:
-            await self._uninterrupted(self._direct.end(self._entry, commit=True))
+            await self._on(self._entry, self._direct.end(self._entry, commit=True))
             self._give_back()
 
     async def release(self) -> None:
         """Give everything back; what is not committed is rolled back."""
+        self._lost = self._lost or RuntimeError("the session is over")
         if self.uses_orm:
-            await self.close()
-            if self._joined is not None:
-                await greenlet_spawn(self._joined.close)
-        elif self._direct is not None and self._entry is not None:
             try:
-                await self._uninterrupted(self._direct.end(self._entry, commit=False))
-            except DatabaseUnavailable as error:  # then the server rolls back
-                self._drop(error)
-            else:
-                self._give_back()
+                await self.close()
+            finally:
+                if self._joined is not None:
+                    await greenlet_spawn(self._joined.close)
+        elif self._entry is not None and self._is_busy:  # somebody else still waits for a statement
+            entry, self._entry = self._entry, None
+            self._pool().drop(entry)
+        elif self._direct is not None and self._entry is not None:
+            with suppress(DatabaseUnavailable):  # then the server rolls back
+                await self._on(self._entry, self._direct.end(self._entry, commit=False))
+            self._give_back()
 
-    async def _uninterrupted(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do something on the connection; whoever is cancelled meanwhile leaves it in no state to be used."""
+    async def _on(self, entry: ConnectionPoolEntry, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do something on the connection, which is of no more use if it failed or nobody waits for its answer."""
         try:
             return await work
-        except Exception:
-            raise
         except BaseException as error:
-            self._drop(error)
+            is_useless = isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception)
+            if is_useless and self._entry is entry:
+                self._entry, self._lost = None, error
+                self._pool().drop(entry, error)
             raise
 
     def _give_back(self) -> None:
@@ -154,7 +175,6 @@ class WriteSession(LazySession):
             self._pool().give_back(self._entry)
             self._entry = None
 
-    def _drop(self, error: BaseException) -> None:
-        if self._entry is not None:
-            self._pool().drop(self._entry, error)
-            self._entry = None
+    def _must_not_be_lost(self) -> None:
+        if self._lost is not None:
+            raise DatabaseUnavailable("the transaction was lost, and with it what it had written") from self._lost
