@@ -195,6 +195,11 @@ async def answer_headers(response: Response) -> int:
     response.set_cookie("a", "b")
     return 1
 
+@router.get("/answer/emptied")
+async def answer_emptied(response: Response) -> Out:
+    response.status_code = 204
+    return Out(name="never sent")
+
 @router.get("/answer/shared")
 async def answer_shared(response: Response, marked: Annotated[int, Depends(lambda response: response)] = 0) -> int:
     return 1
@@ -399,9 +404,33 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/file", {"files": {"file": b"abc"}}),
     *(
         ("GET", f"/answer/{name}", {})
-        for name in ("model", "dict", "filtered", "wrong", "none", "nothing", "response", "class", "headers", "shared")
+        for name in (
+            "model",
+            "dict",
+            "filtered",
+            "wrong",
+            "none",
+            "nothing",
+            "response",
+            "class",
+            "headers",
+            "emptied",
+            "shared",
+        )
     ),
-    *(("GET", path, {}) for path in ("/sync", "/background", "/several", "/refused", "/raises", "/scoped")),
+    *(
+        ("GET", path, {})
+        for path in (
+            "/answer/emptied",
+            "/answer/shared",
+            "/sync",
+            "/background",
+            "/several",
+            "/refused",
+            "/raises",
+            "/scoped",
+        )
+    ),
     *((method, "/several", {}) for method in ("PUT", "POST", "HEAD", "OPTIONS", "DELETE")),
     *(("GET", f"/depends{query}", {}) for query in ("", "?number=2", "?number=x")),
     *(("GET", f"/checked{query}", {}) for query in ("", "?number=x")),

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,19 +27,6 @@ _IDLE_SINCE = "kernel.idle_since"
 Result = TypeVar("Result")
 
 
-class _Idle(Queue[ConnectionPoolEntry]):
-    """The entries that nobody uses now, the one used last on top. There is always room."""
-
-    def _full(self) -> bool:
-        return False
-
-    def take_older_than(self, moment: float) -> ConnectionPoolEntry | None:
-        """The one that has been idle longest, if it was so before `moment`."""
-        if self.queue and self.queue[0].info[_IDLE_SINCE] <= moment:
-            return self.queue.popleft()
-        return None
-
-
 class BoundedPool(AsyncAdaptedQueuePool):
     """A pool of connections that are handed out in the order in which they were asked for.
 
@@ -52,7 +40,8 @@ class BoundedPool(AsyncAdaptedQueuePool):
     also while somebody waits for one; a load that needs them opens them again and again, for more than it asks of them.
     """
 
-    _queue_class = _Idle
+    # A plain one, of which only the deque is used: nobody waits in it, and there is always room.
+    _queue_class = Queue  # type: ignore[assignment]  # as the base's, which is no deque
 
     # In seconds: how long a connection may have been idle before it must answer a ping, when SQLAlchemy takes it and
     # when a statement of ours does; and how long it has for that. None: never.
@@ -63,7 +52,8 @@ class BoundedPool(AsyncAdaptedQueuePool):
     overflow_lingers: float = 30
 
     def __init__(self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any) -> None:
-        super().__init__(creator, pool_size, max_overflow, **(options | {"use_lifo": True}))
+        super().__init__(creator, pool_size, max_overflow, **options)
+        self._idle: deque[ConnectionPoolEntry] = self._pool.queue  # type: ignore[attr-defined]  # the one used last on the right
         # SQLAlchemy's own queue lets whoever comes first take what was meant for one who waits; under load some wait
         # for ever. asyncio's semaphore hands on in order.
         self._turns = asyncio.Semaphore(pool_size + max_overflow)
@@ -115,7 +105,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
     async def _take(self, ping_after: float | None) -> ConnectionPoolEntry:
         while True:
             await self._turn()
-            entry = self._pool.get(block=False) if self.checkedin() else None
+            entry = self._idle.pop() if self._idle else None
             if entry is None or not self._is_open(entry):
                 try:
                     return await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
@@ -184,21 +174,21 @@ class BoundedPool(AsyncAdaptedQueuePool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         record.info[_IDLE_SINCE] = time.monotonic()
-        super()._do_return_conn(record)
+        self._idle.append(record)
         self._turns.release()
-        if self._next_look is None and self.checkedin() > self.size():
+        if self._next_look is None and len(self._idle) > self.size():
             with suppress(RuntimeError):  # without a loop it is the garbage collector that returns it
                 self._next_look = asyncio.get_running_loop().call_later(self.overflow_lingers, self._close_surplus)
 
     def _close_surplus(self) -> None:
         """Close those above the pool's size that nobody has needed for a while; look again later if there are more."""
         self._next_look = None
-        loop, idle = asyncio.get_running_loop(), self._pool
-        while self.checkedin() > self.size() and isinstance(idle, _Idle):
-            entry = idle.take_older_than(time.monotonic() - self.overflow_lingers)
-            if entry is None:
+        loop, needed_since = asyncio.get_running_loop(), time.monotonic() - self.overflow_lingers
+        while len(self._idle) > self.size():
+            if self._idle[0].info[_IDLE_SINCE] > needed_since:
                 self._next_look = loop.call_later(self.overflow_lingers / 2, self._close_surplus)
                 return
+            entry = self._idle.popleft()
             self._dec_overflow()
             task = loop.create_task(greenlet_spawn(entry.close))
             self._closing.add(task)

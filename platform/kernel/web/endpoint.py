@@ -90,7 +90,8 @@ class Endpoint:
         body = await _json_of(request) if self._reads_body else Undefined
         results: list[Any] = []
         errors: list[Any] = []
-        shared = _answer_to_fill() if self._has_response else None
+        # What a handler that asks for the response gets; FastAPI takes it that a status of None was not set.
+        shared = _response(b"", None) if self._has_response else None
         for call in self._dependencies:
             arguments = await call.arguments(request, shared, results, body, errors)
             if arguments is None:
@@ -111,14 +112,18 @@ class Endpoint:
             return result
         status: int = (shared.status_code if shared else None) or self._status
         content = await serialize_response(response_content=result, **self._serialization)
-        if self._dumps_json:
+        is_allowed = is_body_allowed_for_status_code(status)
+        if self._dumps_json and is_allowed:
+            response = _response(content, status)
+            response.raw_headers = [(b"content-length", b"%d" % len(content)), (b"content-type", b"application/json")]
+        elif self._dumps_json:
             response = Response(content, status, media_type="application/json")
         else:
             response = self._response_class(content, status)
-        if not is_body_allowed_for_status_code(status):
+        if not is_allowed:
             response.body = b""
         if shared is not None:
-            response.headers.raw.extend(shared.headers.raw)
+            response.raw_headers.extend(shared.raw_headers)
         return response
 
     def _put_in_order(self, dependant: Dependant, seen: dict[Any, int]) -> "_Call":
@@ -285,11 +290,11 @@ def _only_name(field: ModelField) -> str | None:
     return aliases[0][1] if is_one and is_value else None
 
 
-def _answer_to_fill() -> Response:
-    """What a handler that asks for the response gets: no body, no headers, no status yet."""
+def _response(body: bytes, status: int | None) -> Response:
+    """A response without headers. Its constructor would make some, character by character."""
     response = Response.__new__(Response)
-    response.background, response.body, response.raw_headers = None, b"", []
-    response.status_code = None  # type: ignore[assignment]  # FastAPI's sign that no handler set one
+    response.status_code, response.body, response.background = status, body, None  # type: ignore[assignment]  # see shared
+    response.raw_headers = []
     return response
 
 
