@@ -69,6 +69,8 @@ def serve(
     # After an orderly stop uvicorn raises the signal anew, which would end the process as if it had been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     is_one_process = server.workers == 1 and not server.reload
+    if not is_one_process:  # this one only watches the others
+        gc.enable()
     uvicorn.run(
         application(project) if is_one_process else "kernel.server:application",
         factory=not is_one_process,

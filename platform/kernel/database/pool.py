@@ -38,20 +38,20 @@ class Placement:
 
     @property
     def is_in_memory(self) -> bool:
-        return self.url.get_backend_name() == "sqlite" and self.url.database in {None, "", ":memory:"}
+        return self.url.get_backend_name() == "sqlite" and not _is_file(self.url)
+
+
+def _is_file(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
 
 
 def _file_of(module: str | None, url: URL) -> URL:
     """On SQLite the shared URL names a folder, with a file for each module."""
-    if module is None or url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"}:
-        return url
-    return url.set(database=str(Path(str(url.database)) / f"{module}.db"))
+    return url.set(database=f"{url.database}/{module}.db") if module is not None and _is_file(url) else url
 
 
 def _absolute(url: URL, root: Path) -> URL:
-    if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"}:
-        return url
-    return url.set(database=str(root / str(url.database)))
+    return url.set(database=str(root / str(url.database))) if _is_file(url) else url
 
 
 class Database:

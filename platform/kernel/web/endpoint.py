@@ -194,12 +194,11 @@ class _Call:
 def _callable(dependant: Dependant) -> tuple[Callable[..., Any], str]:
     call = dependant.call
     assert call is not None  # noqa: S101  # FastAPI's own types leave it open
-    if call is get_db:
-        return open_session, "manager"  # the same without a generator around it
     if models._is_async_gen_callable(call):
         if models._get_computed_scope(dependant=dependant) != "function":
             raise NotCompiled  # it ends after the answer was sent
-        return asynccontextmanager(call), "manager"
+        # The kernel's own is the same without a generator around it.
+        return open_session if call is get_db else asynccontextmanager(call), "manager"
     if models._is_gen_callable(call):
         raise NotCompiled
     return call, "coroutine" if models._is_coroutine_callable(call) else "thread"
