@@ -638,7 +638,7 @@ async def test_connections_go_to_who_has_waited_longest(pool: AsyncDBPool, datab
 async def test_connections_above_the_pools_size_are_kept_while_they_are_needed(
     new_database: Callable[[str], URL],
 ) -> None:
-    options = {"pool_size": 1, "max_overflow": 3, "pool_overflow_lingers_seconds": 0.3}
+    options = {"pool_size": 1, "max_overflow": 3, "pool_overflow_lingers_seconds": 0.6}
     pool = await opened(new_database("burst").render_as_string(hide_password=False), **options)
     database = pool.database("events")
 
@@ -653,7 +653,11 @@ async def test_connections_above_the_pools_size_are_kept_while_they_are_needed(
     assert len(first) == 4
     assert set(await asyncio.gather(*(backend() for _ in range(12)))) == first, "nobody closed any between the two"
     assert idle(database) == 4
-    for _ in range(100):
+    await asyncio.sleep(0.4)
+    await asyncio.gather(*(backend() for _ in range(12)))
+    await asyncio.sleep(0.3)
+    assert idle(database) == 4, "they were needed since"
+    for _ in range(200):
         if idle(database) == 1:
             break
         await asyncio.sleep(0.02)

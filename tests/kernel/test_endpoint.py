@@ -25,8 +25,9 @@ from fastapi import (
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPBearer, OAuth2PasswordBearer, SecurityScopes
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel import Session, with_session
+from kernel import Session, get_db, with_session
 from kernel.database import BaseRepository, PageRequest
 from modules.probe.models import Thing
 
@@ -315,6 +316,10 @@ async def make_thing(name: str, things: Repository, session: Session, fail: bool
         raise HTTPException(409, "after all not")
     return made
 
+@router.get("/things/open")
+async def session_for_the_request(session: Annotated[AsyncSession, Depends(get_db)]) -> int:
+    return 1
+
 @router.get("/things")
 async def list_things(things: Repository, response: Response) -> list[ThingOut]:
     response.headers["x-count"] = str(await things.count())
@@ -442,6 +447,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/things?name=two&fail=1", {}),
     ("POST", "/things", {}),
     ("GET", "/things", {}),
+    ("GET", "/things/open", {}),
     ("GET", "/order/never", {}),
     ("GET", "/order/never/", {}),
     ("GET", "/nested/4", {}),
@@ -451,7 +457,15 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/path/7", {}),
     ("HEAD", "/path/7", {}),
 ]
-LEFT_TO_FASTAPI = {"form", "file", "sync", "background", "managed_for_the_request", "secured_by_scope"}
+LEFT_TO_FASTAPI = {
+    "form",
+    "file",
+    "sync",
+    "background",
+    "managed_for_the_request",
+    "secured_by_scope",
+    "session_for_the_request",
+}
 
 
 FILES = {"probe/router.py": ROUTER, "probe/models.py": MODELS}

@@ -12,7 +12,14 @@ from kernel.database.revisions import is_at_head
 from kernel.testing import settings_for
 from tests.kernel.project import MODELS, imported_alone, write_migration, write_project
 
-NEXT = '"""Next."""\nimport sqlalchemy as sa\nfrom alembic import op\n\nrevision = "0002"\ndown_revision = "0001"\n'
+NEXT = """
+revision = "0002"
+down_revision = "0001"
+branch_labels = depends_on = None
+
+def upgrade() -> None:
+    pass
+"""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -34,6 +41,8 @@ async def test_the_newest_revision_must_be_the_one_that_is_applied(tmp_path: Pat
         assert await is_at_head(database, folder)
         (folder / "0002_next.py").write_text(NEXT)
         assert not await is_at_head(database, folder)
+        await history.upgrade()
+        assert await is_at_head(database, folder)
         # What only Python understands is left to Alembic, and so is a folder that is not there.
         (folder / "0002_next.py").write_text(NEXT.replace('"0002"', '"00" + "02"'))
         assert not await is_at_head(database, folder)
