@@ -69,6 +69,15 @@ async def _migrate(variables: dict[str, str]) -> None:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without any tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'data'}"
+    make: Callable[[str], URL] = request.getfixturevalue("new_database")
+    return make("empty").render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database with empty tables, of both kinds in turn."""
     if request.param == "sqlite":

@@ -72,7 +72,7 @@ class Kernel:
         """`modules` are those that were found when the settings were loaded; without them, they are found here."""
         self.settings = settings
         # Each after the modules it depends on. Everything that talks about structure reads this.
-        self.modules = modules or discover(settings.root, settings.application.enabled_modules)
+        self.modules = discover(settings.root, settings.application.enabled_modules) if modules is None else modules
         self.pool = AsyncDBPool(settings.database, settings.modules, settings.root)
         self.http = HttpxRestClientPool(settings.http_client)
         self.contexts = {

@@ -4,12 +4,10 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from kernel.app import Kernel, create_app
@@ -17,15 +15,6 @@ from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
 from kernel.testing import settings_for
 from tests.kernel.project import MODELS, imported_alone, write_project
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without any tables."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'data'}"
-    make: Callable[[str], URL] = request.getfixturevalue("new_database")
-    return make("migrations").render_as_string(hide_password=False)
 
 
 @pytest.fixture

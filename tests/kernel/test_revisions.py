@@ -1,10 +1,8 @@
 """Whether a database is at its newest migration, as the start asks it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy.engine import URL
 
 from kernel.app import Kernel
 from kernel.database import DatabaseUnavailable
@@ -22,18 +20,10 @@ def upgrade() -> None:
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'data'}"
-    make: Callable[[str], URL] = request.getfixturevalue("new_database")
-    return make("revisions").render_as_string(hide_password=False)
-
-
-async def test_the_newest_revision_must_be_the_one_that_is_applied(tmp_path: Path, url: str) -> None:
+async def test_the_newest_revision_must_be_the_one_that_is_applied(tmp_path: Path, empty_url: str) -> None:
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
-        kernel = Kernel(settings_for(root, {"DATABASE_URL": url}))
+        kernel = Kernel(settings_for(root, {"DATABASE_URL": empty_url}))
         database, folder = kernel.pool.database("shop"), root / "migrations" / "shop"
         assert not await is_at_head(database, folder), "nothing is applied yet"
         [history] = kernel.histories()

@@ -167,7 +167,7 @@ class Direct:
         is_over = code_of(error) in _GOODBYES or isinstance(error, ConnectionError | asyncpg.InternalClientError)
         if is_over or _is_closed(connection):
             return LostConnection(f"the database gave no answer ({type(error).__name__})")
-        if isinstance(error, OSError | TimeoutError) or is_outage(error):
+        if is_outage(error):
             return DatabaseUnavailable(f"the database gave no answer ({type(error).__name__})")
         try:
             connection.dbapi_connection._handle_exception(error)  # type: ignore[union-attr]  # of SQLAlchemy's adapters

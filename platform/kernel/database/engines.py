@@ -195,6 +195,11 @@ class BoundedPool(AsyncAdaptedQueuePool):
             task.add_done_callback(self._closing.discard)
 
 
+def is_file(url: URL) -> bool:
+    """Whether a URL names a SQLite database that is not in memory."""
+    return url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
+
+
 def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
     """One engine for reads and writes: they share its pool."""
     engine = create_async_engine(
@@ -223,11 +228,9 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
 
 def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEngine:
     """An engine for the readers of a file, or for its one writer."""
-    in_memory = url.database in {None, "", ":memory:"}
-    if not in_memory:
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"poolclass": StaticPool}
-    if not in_memory:
+    if is_file(url):
+        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
         size = _SQLITE_WRITERS if writes else config.pool_size
         options = {
             "poolclass": BoundedPool,
@@ -272,5 +275,5 @@ def _explain_outage(context: ExceptionContext) -> None:
     error = context.original_exception
     if context.connection is None:
         raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
-    if isinstance(error, OSError | TimeoutError) or context.is_disconnect or is_outage(error):
+    if context.is_disconnect or is_outage(error):
         raise DatabaseUnavailable(f"the database gave no answer ({type(error).__name__})") from error

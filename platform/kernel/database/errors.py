@@ -69,9 +69,11 @@ def violation_of(error: DBAPIError) -> Violation | None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a driver's error means that the database is down, full, busy or shutting down."""
+    """Whether a driver's error means that the database is down, late, full, busy or shutting down."""
     code = code_of(error)
-    return code.startswith((*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES, *_SQLITE_UNAVAILABLE))
+    return isinstance(error, OSError | TimeoutError) or code.startswith(
+        (*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES, *_SQLITE_UNAVAILABLE)
+    )
 
 
 def code_of(error: BaseException | None) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from kernel.database.direct import Direct
-from kernel.database.engines import BoundedPool, postgresql_engine, sqlite_engine
+from kernel.database.engines import BoundedPool, is_file, postgresql_engine, sqlite_engine
 from kernel.database.session import Action, ReadSession, WriteSession
 from kernel.settings import DatabaseConfig, ModuleSettings
 
@@ -38,20 +38,16 @@ class Placement:
 
     @property
     def is_in_memory(self) -> bool:
-        return self.url.get_backend_name() == "sqlite" and not _is_file(self.url)
-
-
-def _is_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
+        return self.url.get_backend_name() == "sqlite" and not is_file(self.url)
 
 
 def _file_of(module: str | None, url: URL) -> URL:
     """On SQLite the shared URL names a folder, with a file for each module."""
-    return url.set(database=f"{url.database}/{module}.db") if module is not None and _is_file(url) else url
+    return url.set(database=f"{url.database}/{module}.db") if module is not None and is_file(url) else url
 
 
 def _absolute(url: URL, root: Path) -> URL:
-    return url.set(database=str(root / str(url.database))) if _is_file(url) else url
+    return url.set(database=str(root / str(url.database))) if is_file(url) else url
 
 
 class Database:

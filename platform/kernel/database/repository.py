@@ -1,7 +1,7 @@
 """The queries that every table needs. A module's repository derives from this and adds its own."""
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from pydantic import BaseModel
 from sqlalchemy import ClauseElement, ColumnElement, Select, Update, func, insert, literal_column, select, update
@@ -234,8 +234,8 @@ class BaseRepository(Generic[ModelType, IDType]):
 
     async def _rows(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> Rows:
         """The rows of a statement, by the shortest way that the session allows."""
-        if isinstance(self.session, LazySession):
-            rows = await self.session.fetch(statement, parameters)
+        if (session := self._direct_session) is not None:
+            rows = await session.fetch(statement, parameters)
             if rows is not None:
                 return rows
         return list((await self.session.execute(statement, parameters)).all())
@@ -248,9 +248,9 @@ class BaseRepository(Generic[ModelType, IDType]):
         parameters: Mapping[str, Any],
     ) -> Rows:
         """The rows of a statement that is built only if none of this shape has been (statements.shaped)."""
-        if isinstance(self.session, LazySession) and not (self.session.uses_orm or self._refines_select):
+        if (session := self._direct_session) is not None and not self._refines_select:
             known = statements.shaped(shape, conditions, build)
-            rows = None if known is None else await self.session.fetch(known[0], parameters, known[1])
+            rows = None if known is None else await session.fetch(known[0], parameters, known[1])
             if rows is not None:
                 return rows
         return await self._rows(build(), parameters)
@@ -266,19 +266,26 @@ class BaseRepository(Generic[ModelType, IDType]):
 
         It must if it may know of the row, and if a value or the versions cannot be parameters.
         """
-        if not isinstance(self.session, LazySession) or not statements.is_one_table(self.model):
+        session = self._direct_session
+        if session is None or not statements.is_one_table(self.model):
             return None
         parameters = statements.as_parameters(self.model, values)
         if parameters is None:
             return None
         if id_ is None:
-            return await self.session.fetch(build(), parameters)
+            return await session.fetch(build(), parameters)
         if versions is not None and len(versions) != 1:
             return None
         parameters[statements.ID] = id_
         if versions is not None:
             [parameters[statements.VERSION]] = versions
-        return await self.session.fetch(build(of_version=versions is not None), parameters)
+        return await session.fetch(build(of_version=versions is not None), parameters)
+
+    @property
+    def _direct_session(self) -> LazySession | None:
+        """The session, if its statements may run on the driver."""
+        is_direct = isinstance(self.session, LazySession) and self.session.runs_directly
+        return cast(LazySession, self.session) if is_direct else None
 
     @property
     def _refines_select(self) -> bool:

@@ -43,6 +43,11 @@ class LazySession(AsyncSession):
         """Whether it has been used as a session, which may hold changes that only it knows of."""
         return "sync_session" in self.__dict__
 
+    @property
+    def runs_directly(self) -> bool:
+        """Whether statements may run on the driver: it can, and nobody has used the session as one."""
+        return self._direct is not None and not self.uses_orm
+
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
         """SQLAlchemy's; the plain question after the database does not wake the ORM."""
         return super().get_bind(*args, **options) if self.uses_orm or args or options else self._engine.sync_engine
