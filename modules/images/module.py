@@ -25,5 +25,6 @@ module = Module(
     owner="media-team",
     provides={Images: ImageAnswers},
     lifespan=_open,
+    helpers={"imaging": "service", "ranges": "router"},
     health_checks={"storage": _check_storage},
 )

@@ -1,6 +1,6 @@
 """The application: what is assembled once at start, and the factory that serves it."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -10,12 +10,13 @@ from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kernel.contracts import Contract, local_port
-from kernel.database import AsyncDBPool, DatabaseUnavailable
-from kernel.database.errors import MigrationError
+from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
+from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
+from kernel.database.errors import MigrationError, RoleError
 from kernel.database.revisions import is_at_head
 from kernel.discovery import DiscoveredModule, discover
 from kernel.http_client import HttpxRestClientPool
@@ -25,7 +26,7 @@ from kernel.settings import ApplicationSettings, Environment, Settings, Settings
 from kernel.web.compression import Compression
 from kernel.web.dispatch import Dispatcher, Site
 from kernel.web.docs import add_docs
-from kernel.web.problems import HANDLERS, document_problems
+from kernel.web.problems import HANDLERS, answer, document_problems
 from kernel.web.shell import Shell
 
 if TYPE_CHECKING:
@@ -46,17 +47,17 @@ class Project(NamedTuple):
     modules: tuple[DiscoveredModule, ...]
 
 
-def load_project(sources: Sources | None = None) -> Project:
+def load_project(sources: Sources | None = None, elsewhere: Collection[str] = ()) -> Project:
     """All settings, the modules' own included, from `sources` (by default those of the project we are in), and modules.
 
-    Raises SettingsError and DiscoveryError.
+    Nothing is read of the modules `elsewhere`: see discover. Raises SettingsError and DiscoveryError.
     """
     sources = sources or Sources.read(find_root())
     try:
         enabled = read_group(ApplicationSettings, sources, "APPLICATION_").enabled_modules
     except SettingsError:  # reported below, together with everything else
         enabled = None
-    modules = discover(sources.root, enabled)
+    modules = discover(sources.root, enabled, elsewhere)
     return Project(Settings.load(sources, {module.name: module.settings_type for module in modules}), modules)
 
 
@@ -68,12 +69,21 @@ def load_settings(sources: Sources | None = None) -> Settings:
 class Kernel:
     """One application's modules and what they share. Nothing is opened before `running`."""
 
-    def __init__(self, settings: Settings, modules: tuple[DiscoveredModule, ...] | None = None) -> None:
-        """`modules` are those that were found when the settings were loaded; without them, they are found here."""
+    def __init__(
+        self,
+        settings: Settings,
+        modules: tuple[DiscoveredModule, ...] | None = None,
+        ports: Mapping[type[Contract], Contract] | None = None,
+    ) -> None:
+        """`modules` are those that were found when the settings were loaded; without them, they are found here.
+
+        `ports` answer the contracts of modules elsewhere.
+        """
         self.settings = settings
         # Each after the modules it depends on. Everything that talks about structure reads this.
         self.modules = discover(settings.root, settings.application.enabled_modules) if modules is None else modules
-        self.pool = AsyncDBPool(settings.database, settings.modules, settings.root)
+        with_tables = [module.name for module in self.modules if module.metadata is not None]
+        self.pool = AsyncDBPool(settings.database, settings.modules, settings.root, with_tables)
         self.http = HttpxRestClientPool(settings.http_client)
         self.contexts = {
             module.name: ModuleContext(
@@ -81,8 +91,9 @@ class Kernel:
             )
             for module in self.modules
         }
-        self.ports: dict[type[Contract], Contract] = {
-            contract: local_port(contract, self.contexts[module.name].database, implementation)
+        rule = CallRule(is_strict=settings.application.strict_contract_calls)
+        self.ports: dict[type[Contract], Contract] = dict(ports or {}) | {
+            contract: local_port(contract, self.contexts[module.name].database, implementation, rule)
             for module in self.modules
             for contract, implementation in module.manifest.provides.items()
         }
@@ -123,6 +134,10 @@ class Kernel:
                 placement = self.contexts[module.name].database.placement
                 yield History(module.name, module.metadata, placement, module.migrations, self.settings.database)
 
+    def roles(self) -> list[roles.Role]:
+        """The PostgreSQL role of every module that is not on SQLite. Raises RoleError."""
+        return [role for module in self.modules if (role := self.pool.role(module.name)) is not None]
+
     def health_checks(self) -> Mapping[str, Check]:
         """What readiness asks, by component: each database, the client pool, and what the modules contribute."""
         checks: dict[str, Check] = {"http_client": self._check_http_client}
@@ -142,11 +157,15 @@ class Kernel:
         self.http.get_client()
 
     async def _prepare_databases(self) -> None:
-        """In LOCAL apply the migrations; elsewhere only see that there are none to apply."""
+        """In LOCAL apply the migrations and make the roles; elsewhere only see that nothing lacks."""
         if self.settings.application.migrates_at_start:
             for history in self.histories():
                 await history.upgrade()
+            if self.settings.database.role_per_module:
+                await roles.apply(self.roles(), self.settings.database)
             return
+        if self.settings.database.role_per_module:
+            await roles.verify(self.roles(), self.settings.database)
         with_tables = [module for module in self.modules if module.metadata is not None]
         if all([await is_at_head(self.contexts[one.name].database, one.migrations) for one in with_tables]):
             return
@@ -210,12 +229,14 @@ def create_app(
     settings: Settings | None = None,
     modules: tuple[DiscoveredModule, ...] | None = None,
     when_started: Callable[[], None] | None = None,
+    ports: Mapping[type[Contract], Contract] | None = None,
 ) -> Application:
     """Assemble an application; nothing is opened before its lifespan, at whose start `when_started` is called last.
 
-    `uvicorn --factory kernel.app:create_app` serves it. Raises SettingsError and DiscoveryError.
+    `ports` answer the contracts of modules elsewhere. `uvicorn --factory kernel.app:create_app` serves it.
+    Raises SettingsError and DiscoveryError.
     """
-    kernel = Kernel(*load_project()) if settings is None else Kernel(settings, modules)
+    kernel = Kernel(*(load_project() if settings is None else (settings, modules)), ports)
     application = kernel.settings.application
 
     @asynccontextmanager
@@ -233,7 +254,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers=HANDLERS,
+        exception_handlers=HANDLERS | {ContractUnavailable: _on_contract_unavailable},
     )
     app.kernel = kernel
     app.state.kernel = kernel
@@ -252,12 +273,21 @@ def create_app(
     return app
 
 
+async def _on_contract_unavailable(request: Request, error: ContractUnavailable) -> Response:
+    """503: another module that this one asks does not answer."""
+    _log.error("contract unavailable", reason=str(error), cause=repr(error.__cause__))
+    detail = "Something that this needs is not available. Try again shortly."
+    return answer(request, 503, detail, headers={"Retry-After": "1"})
+
+
 def _without_traceback(send: Send, app: Application) -> Send:
     """A start that fails for a reason we can name says just that; Starlette would send the traceback."""
 
     async def send_clean(message: Message) -> None:
         error = app.kernel.start_error
-        if message["type"] == "lifespan.startup.failed" and isinstance(error, MigrationError | DatabaseUnavailable):
+        if message["type"] == "lifespan.startup.failed" and isinstance(
+            error, MigrationError | RoleError | DatabaseUnavailable
+        ):
             message = {**message, "message": f"Cannot start: {error}"}
         await send(message)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,14 +24,18 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command; what is wrong with the project ends in one message and exit code 1."""
+    if find_spec("walls") is not None:  # the walls' own commands: for development, not in the image
+        from walls.cli import add_to  # noqa: PLC0415
+
+        add_to(app)
     try:
         app()
     except Exception as error:
-        from kernel.database.errors import MigrationError  # noqa: PLC0415
+        from kernel.database.errors import MigrationError, RoleError  # noqa: PLC0415
         from kernel.discovery import DiscoveryError  # noqa: PLC0415
         from kernel.settings import SettingsError  # noqa: PLC0415
 
-        if not isinstance(error, SettingsError | DiscoveryError | MigrationError):
+        if not isinstance(error, SettingsError | DiscoveryError | MigrationError | RoleError):
             raise
         typer.secho(str(error), fg="red", err=True)
         sys.exit(1)
@@ -138,6 +143,30 @@ def migration(
     """Write the migration that turns a module's tables into its models."""
     [history] = _histories(module)
     typer.echo(f"Wrote {asyncio.run(history.write(message))}. Read it before you commit it.")
+
+
+@app.command()
+def roles(
+    apply: Annotated[bool, typer.Option("--apply", help="Run it; it may be run again.")] = False,
+    login: Annotated[
+        list[str] | None, typer.Option(help="Another user who may take the roles, beside the one that runs this.")
+    ] = None,
+) -> None:
+    """Print the SQL that gives each module a PostgreSQL role with rights in its own schema, after `kernel migrate`."""
+    from kernel.database import roles as of_database  # noqa: PLC0415
+
+    kernel = _kernel()
+    found = kernel.roles()
+    if not found:
+        typer.echo("There is nothing to do: no module is on PostgreSQL, and SQLite has no roles.")
+    elif apply:
+        asyncio.run(of_database.apply(found, kernel.settings.database, login or ()))
+        typer.echo(f"Applied: {', '.join(role.name for role in found)}")
+    else:
+        for role in found:
+            typer.echo(f"-- {role.module}, in {role.url.render_as_string()}")
+            for statement in role.statements(login or ()):
+                typer.echo(f"{statement};")
 
 
 @app.command()

@@ -5,14 +5,23 @@ implements it; another asks through `use(...)` and never learns where the answer
 """
 
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
+import structlog
 from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
 from kernel.database import Database
+from kernel.database.session import open_sessions
+
+_log = structlog.get_logger("kernel.contracts")
+_KERNEL, _STANDARD_LIBRARY = str(Path(__file__).parent), str(Path(os.__file__).parent)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -24,7 +33,7 @@ class Contract:
         super().__init_subclass__()
         if Contract not in cls.__bases__:
             return  # an implementation may have whatever helpers it likes
-        for name, method in _methods(cls).items():
+        for name, method in methods_of(cls).items():
             if not inspect.iscoroutinefunction(method):
                 raise TypeError(f"{cls.__name__}.{name} must be `async def`: a contract may be answered from elsewhere")
             signature = inspect.signature(method)
@@ -35,6 +44,41 @@ class Contract:
 
 class ContractUnavailable(Exception):
     """Nobody who provides the contract can be reached."""
+
+
+class CallInTransaction(Exception):
+    """Another module was asked inside a transaction that has written; says where, and what to do."""
+
+
+class CallRule:
+    """Asking another module is treated as a remote call, also when it is not.
+
+    What is written before the call would be locked while another process answers, and could not be undone there. What
+    is only read gives its connection back: it must not be held while the other module waits for one of the same pool.
+    """
+
+    def __init__(self, *, is_strict: bool) -> None:
+        self._is_strict = is_strict
+        self._warned: set[tuple[str, str]] = set()
+
+    async def before(self, call: str) -> None:
+        """Every port calls this first. Raises CallInTransaction if strict; else it warns, once for each place."""
+        for session in open_sessions():
+            if (written := session.what_it_wrote()) is None:
+                await session.step_aside()
+            else:
+                self._complain(call, _caller(), written)
+
+    def _complain(self, call: str, place: str, written: str) -> None:
+        message = (
+            f"{call} is asked at {place}, inside a transaction that has written ({written}). The module that answers "
+            "may be remote: ask before you write, or publish a message instead."
+        )
+        if self._is_strict:
+            raise CallInTransaction(message)
+        if (call, place) not in self._warned:
+            self._warned.add((call, place))
+            _log.warning("asked inside a transaction", call=call, place=place, advice=message)
 
 
 def safe(method: Method) -> Method:
@@ -59,23 +103,29 @@ def use(contract: type[Contract]) -> Any:
 
 
 def local_port(
-    contract: type[Contract], database: Database, implementation: Callable[[AsyncSession], Contract]
+    contract: type[Contract], database: Database, implementation: Callable[[AsyncSession], Contract], rule: CallRule
 ) -> Contract:
     """The contract, answered in this process: each call in a unit of work of the owning module."""
-    calls = {name: _local_call(name, method, database, implementation) for name, method in _methods(contract).items()}
+    calls = {
+        name: _local_call(f"{contract.__name__}.{name}", method, database, implementation, rule)
+        for name, method in methods_of(contract).items()
+    }
     port: Contract = type(f"Local{contract.__name__}", (contract,), calls)()
     return port
 
 
 def _local_call(
-    name: str,
+    call_name: str,
     method: Callable[..., Any],
     database: Database,
     implementation: Callable[[AsyncSession], Contract],
+    rule: CallRule,
 ) -> Callable[..., Any]:
+    name = method.__name__
     opened = database.read if getattr(method, "__kernel_safe__", False) else database.transaction
 
     async def call(_self: Contract, *args: Any, **kwargs: Any) -> Any:
+        await rule.before(call_name)
         async with opened() as session:
             return await getattr(implementation(session), name)(*args, **kwargs)
 
@@ -83,6 +133,22 @@ def _local_call(
     return call
 
 
-def _methods(contract: type[Contract]) -> dict[str, Callable[..., Any]]:
+def methods_of(contract: type[Contract]) -> dict[str, Callable[..., Any]]:
+    """What can be asked, by name."""
     members = inspect.getmembers(contract, inspect.isfunction)
     return {name: method for name, method in members if not name.startswith("_")}
+
+
+def _caller() -> str:
+    """File and line of the nearest frame in a module; without one, of the nearest that is no library's."""
+    nearest = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file, line, frame = Path(frame.f_code.co_filename), frame.f_lineno, frame.f_back
+        if "site-packages" in file.parts or str(file).startswith((_KERNEL, _STANDARD_LIBRARY, "<")):
+            continue
+        if "modules" in file.parts:
+            start = len(file.parts) - 1 - file.parts[::-1].index("modules")
+            return f"{'/'.join(file.parts[start:])}:{line}"
+        nearest = nearest or f"{file}:{line}"
+    return nearest or "a task of its own"

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import pkgutil
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
@@ -15,6 +16,7 @@ from fastapi import APIRouter
 from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 
+from kernel.contracts import Contract
 from kernel.manifest import Module
 from kernel.settings import RESERVED_NAMES, ModuleSettings
 
@@ -47,34 +49,52 @@ class DiscoveredModule:
     migrations: Path
 
 
-def discover(root: Path, enabled: Collection[str] | None = None) -> tuple[DiscoveredModule, ...]:
+def discover(
+    root: Path, enabled: Collection[str] | None = None, elsewhere: Collection[str] = ()
+) -> tuple[DiscoveredModule, ...]:
     """The modules below `root/modules`, or those `enabled` of them, each after the modules it depends on.
 
+    Of the modules `elsewhere` nothing is loaded; others may depend on them, for somebody else answers their contracts.
     Raises DiscoveryError.
     """
     problems: list[str] = []
-    names = list(_folders(root / "modules", problems))
+    names = list(_folders(root / "modules", elsewhere, problems))
     for name in enabled or ():
-        if name not in names:
-            meant = difflib.get_close_matches(name, names, n=1)
-            hint = f"Did you mean {meant[0]}?" if meant else f"There are: {', '.join(names) or 'none'}."
+        if name not in names and name not in elsewhere:
+            known = sorted({*names, *elsewhere})
+            meant = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {meant[0]}?" if meant else f"There are: {', '.join(known) or 'none'}."
             problems.append(f"ENABLED_MODULES names {name}, but there is no modules/{name}. {hint}")
     selected = [name for name in names if enabled is None or name in enabled]
     found = [module for name in selected if (module := _load(root, name, problems)) is not None]
-    problems += _wrong_together(found, selected, names)
+    problems += _wrong_together(found, {*selected, *elsewhere}, names)
     if problems:
         raise DiscoveryError(problems)
     by_name = {module.name: module for module in found}
-    graph = {module.name: sorted(module.manifest.depends_on) for module in found}
+    graph = {module.name: sorted(module.manifest.depends_on & by_name.keys()) for module in found}
     return tuple(by_name[name] for name in TopologicalSorter(graph).static_order())
 
 
-def _folders(modules: Path, problems: list[str]) -> Iterator[str]:
+def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:
+    """The contracts that a module declares, of which nothing else is loaded. Raises DiscoveryError."""
+    problems: list[str] = []
+    contract = _import(root, name, "contract", problems)
+    if problems:
+        raise DiscoveryError(problems)
+    if contract is None:
+        return ()
+    parts = [part.name for part in pkgutil.iter_modules(getattr(contract, "__path__", ()), f"{contract.__name__}.")]
+    values = [value for file in (contract, *map(importlib.import_module, parts)) for value in vars(file).values()]
+    own = [value for value in values if isinstance(value, type) and value.__module__ in {contract.__name__, *parts}]
+    return tuple(dict.fromkeys(value for value in own if Contract in value.__bases__))
+
+
+def _folders(modules: Path, elsewhere: Collection[str], problems: list[str]) -> Iterator[str]:
     if not modules.is_dir():
         problems.append(f"{modules} is missing: the folder of the feature modules.")
         return
     for folder in sorted(modules.iterdir()):
-        if not folder.is_dir() or folder.name.startswith((".", "__")):
+        if not folder.is_dir() or folder.name.startswith((".", "__")) or folder.name in elsewhere:
             continue
         where = f"modules/{folder.name}"
         if not _NAME.fullmatch(folder.name):
@@ -132,8 +152,9 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
 
 
 def _import(root: Path, name: str, part: str, problems: list[str]) -> ModuleType | None:
-    path = root / "modules" / name / f"{part}.py"
-    if not path.is_file():
+    place = root / "modules" / name / part
+    path = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    if path is None:
         return None
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
@@ -208,7 +229,7 @@ def _settings_type(name: str, file: ModuleType | None, problems: list[str]) -> t
     return ModuleSettings
 
 
-def _wrong_together(found: list[DiscoveredModule], selected: list[str], names: list[str]) -> Iterator[str]:
+def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: list[str]) -> Iterator[str]:
     """What is wrong with the modules as a set."""
     owners: dict[str, str] = {}
     for module in found:
@@ -219,7 +240,7 @@ def _wrong_together(found: list[DiscoveredModule], selected: list[str], names: l
                     "Give one of them another in its router or ROUTER_CONFIG."
                 )
             owners[module.prefix] = module.name
-        for other in sorted(module.manifest.depends_on - set(selected)):
+        for other in sorted(module.manifest.depends_on - provided):
             what = "which is not in ENABLED_MODULES: add it" if other in names else "but there is no such module"
             yield f"modules/{module.name}/module.py depends on {other}, {what}."
     known = {module.name for module in found}

@@ -41,6 +41,19 @@ def test_modules_come_after_those_they_depend_on(tmp_path: Path) -> None:
     assert [module.name for module in found(tmp_path, files)] == ["c", "a", "b"]
 
 
+def test_of_modules_elsewhere_nothing_is_needed(tmp_path: Path) -> None:
+    """What a service keeps of another module is its contract."""
+    write_project(tmp_path, {"a/module.py": manifest(depends_on={"b"}), "b/contract.py": "raise OSError\n"})
+    (tmp_path / "modules/b/module.py").unlink()
+    for enabled in (None, {"a"}, {"a", "b"}):
+        assert [module.name for module in discover(tmp_path, enabled, {"b"})] == ["a"]
+
+
+def test_any_file_of_a_module_may_be_a_folder(tmp_path: Path) -> None:
+    [module] = found(tmp_path, {"shop/router/__init__.py": ROUTER, "shop/module.py": MANIFEST})
+    assert module.router is not None
+
+
 def test_only_enabled_modules_are_found(tmp_path: Path) -> None:
     files = {"a/module.py": MANIFEST, "b/module.py": "raise RuntimeError('not to be imported')"}
     assert [module.name for module in found(tmp_path, files, ["a"])] == ["a"]

@@ -25,6 +25,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import LRUCache
 
 from kernel.database.errors import DatabaseUnavailable, LostConnection, code_of, is_outage
+from kernel.database.writes import what_it_writes
 
 Rows = list[Sequence[Any]]
 Values = Sequence[BindParameter[Any]]
@@ -39,13 +40,14 @@ _GOODBYES = frozenset({"57P01", "57P02", "57P03"})
 class Statement:
     """One shape: its text, and how values go in and come out."""
 
-    __slots__ = ("_binds", "_compiled", "_defaults", "_results", "is_direct", "text")
+    __slots__ = ("_binds", "_compiled", "_defaults", "_results", "is_direct", "text", "writes")
 
     def __init__(self, compiled: SQLCompiler, dialect: Dialect, schemas: Mapping[str | None, str]) -> None:
         self._compiled = compiled
         self.text = compiled.string
         if compiled.schema_translate_map:
             self.text = compiled.preparer._render_schema_translates(self.text, schemas)
+        self.writes = what_it_writes(self.text)
         convert: Mapping[str, Any] = compiled._bind_processors
         self._binds = [(name, convert.get(name)) for name in compiled.positiontup or ()]
         filled = [(column, column.default) for column in compiled.insert_prefetch]

@@ -1,6 +1,7 @@
 """Engines of both databases, and the pool whose connections they share."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -16,13 +17,18 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProx
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.queue import Queue
 
-from kernel.database.errors import DatabaseUnavailable, LostConnection, is_outage
+from kernel.database.errors import DatabaseUnavailable, LostConnection, RoleError, is_outage
+from kernel.database.roles import quoted
+from kernel.database.tenants import Tenant
+from kernel.database.writes import forget_writes, note_write
 from kernel.settings import DatabaseConfig
 
 # A writer of SQLite holds the whole file, so a second connection for writing could only wait inside SQLite, where
 # waiting is neither fair nor cancellable; in the pool's queue it is both.
 _SQLITE_WRITERS = 1
 _IDLE_SINCE = "kernel.idle_since"
+# In what the pool remembers of a connection, which is empty for every new one: the role that it has taken.
+_ROLE = "kernel.role"
 
 Result = TypeVar("Result")
 
@@ -60,24 +66,34 @@ class BoundedPool(AsyncAdaptedQueuePool):
         self._chosen: ConnectionPoolEntry | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._tenants: dict[ConnectionPoolEntry, Tenant] = {}  # in whose name each is in use
 
     def connect(self) -> PoolProxiedConnection:
-        return self.proxied(await_only(self._take(self.ping_after)))
+        return self.proxied(await_only(self._take(self.ping_after, None)))
+
+    def connect_as(self, tenant: Tenant) -> PoolProxiedConnection:
+        """As `connect`, in a module's name. Raises also PoolShareExhausted."""
+        return self.proxied(await_only(self._take(self.ping_after, tenant)))
 
     def proxied(self, entry: ConnectionPoolEntry) -> PoolProxiedConnection:
         """An entry as SQLAlchemy's connections take it. Closing that gives it back."""
         self._chosen = entry
-        return super().connect()
+        # SQLAlchemy would look at its age once more and replace it, with the transaction and the role that it has.
+        started, entry.starttime = entry.starttime, math.inf  # type: ignore[attr-defined]  # of SQLAlchemy's entries
+        try:
+            return super().connect()
+        finally:
+            entry.starttime = started  # type: ignore[attr-defined]
 
     async def attempt(
-        self, work: Callable[[ConnectionPoolEntry], Awaitable[Result]]
+        self, work: Callable[[ConnectionPoolEntry], Awaitable[Result]], tenant: Tenant | None = None
     ) -> tuple[ConnectionPoolEntry, Result]:
         """Do something with a connection, and again with a new one if the first was lost before that had an effect.
 
         So a connection that died while nobody used it is never seen by a request, and none is pinged beforehand.
         """
         for is_last in (False, True):
-            entry = await self._take(self.attempt_ping_after)
+            entry = await self._take(self.attempt_ping_after, tenant)
             try:
                 return entry, await work(entry)
             except LostConnection as error:
@@ -102,10 +118,33 @@ class BoundedPool(AsyncAdaptedQueuePool):
         entry.invalidate(error)
         self._do_return_conn(entry)
 
-    async def _take(self, ping_after: float | None) -> ConnectionPoolEntry:
+    async def _take(self, ping_after: float | None, tenant: Tenant | None) -> ConnectionPoolEntry:
+        if tenant is None:
+            return await self._take_with(None, ping_after)
+        await tenant.turn()
+        try:
+            entry = await self._take_with(tenant.role, ping_after)
+        except BaseException:
+            tenant.end_turn()
+            raise
+        self._tenants[entry] = tenant
+        return entry
+
+    async def _take_with(self, role: str | None, ping_after: float | None) -> ConnectionPoolEntry:
+        """A connection that has this role."""
+        entry = await self._take_any(role, ping_after)
+        if entry.info.get(_ROLE) != role:
+            try:
+                await self._set_role(entry, role)
+            except LostConnection:  # it died while nobody used it: a new one, as in `attempt`
+                entry = await self._take_any(role, ping_after)
+                await self._set_role(entry, role)
+        return entry
+
+    async def _take_any(self, role: str | None, ping_after: float | None) -> ConnectionPoolEntry:
         while True:
             await self._turn()
-            entry = self._idle.pop() if self._idle else None
+            entry = self._pop(role) if self._idle else None
             if entry is None or not self._is_open(entry):
                 try:
                     return await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
@@ -114,6 +153,34 @@ class BoundedPool(AsyncAdaptedQueuePool):
             if ping_after is None or await self._is_alive(entry, ping_after):
                 return entry
             self.drop(entry)
+
+    def _pop(self, role: str | None) -> ConnectionPoolEntry | None:
+        """The idle connection to use: the one used last of those with this role; None: a new one.
+
+        Without one the pool grows up to its size, so that modules that take turns do not change roles at each.
+        """
+        if self._idle[-1].info.get(_ROLE) == role:
+            return self._idle.pop()
+        for entry in reversed(self._idle):
+            if entry.info.get(_ROLE) == role:
+                self._idle.remove(entry)
+                return entry
+        return None if self._overflow < 0 else self._idle.popleft()
+
+    async def _set_role(self, entry: ConnectionPoolEntry, role: str | None) -> None:
+        """One round trip, before any transaction: a rollback would undo it. Raises LostConnection, RoleError."""
+        driver: Any = entry.driver_connection
+        try:
+            await driver.execute("RESET ROLE" if role is None else f"SET ROLE {quoted(role)}")
+        except BaseException as error:
+            self.drop(entry, error)
+            if not isinstance(error, Exception):
+                raise
+            if isinstance(error, asyncpg.PostgresError) and not is_outage(error):
+                raise RoleError(f"the role {role} cannot be taken ({error}): run `kernel roles --apply`") from error
+            self._invalidate_time = time.time()  # those of its age are dead, too
+            raise LostConnection(f"the database gave no answer ({type(error).__name__})") from error
+        entry.info[_ROLE] = role
 
     async def _turn(self) -> None:
         if not self._turns.locked():
@@ -167,12 +234,16 @@ class BoundedPool(AsyncAdaptedQueuePool):
             chosen, self._chosen = self._chosen, None
             return chosen
         try:
-            return super()._do_get()
+            self._inc_overflow()  # there is room: we have a turn
+            return self._create_connection()
         except BaseException:
+            self._dec_overflow()
             self._turns.release()
             raise
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if self._tenants and (tenant := self._tenants.pop(record, None)) is not None:
+            tenant.end_turn()
         record.info[_IDLE_SINCE] = time.monotonic()
         self._idle.append(record)
         self._turns.release()
@@ -222,7 +293,7 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
     pool.attempt_ping_after = config.pool_ping_after_idle_seconds
     pool.ping_timeout = config.connect_timeout_seconds
     pool.overflow_lingers = config.pool_overflow_lingers_seconds
-    event.listen(engine.sync_engine, "handle_error", _explain_outage)
+    _listen(engine)
     return engine
 
 
@@ -264,8 +335,14 @@ def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEng
 
     event.listen(engine.sync_engine, "connect", prepare)
     event.listen(engine.sync_engine, "begin", begin)
-    event.listen(engine.sync_engine, "handle_error", _explain_outage)
+    _listen(engine)
     return engine
+
+
+def _listen(engine: AsyncEngine) -> None:
+    event.listen(engine.sync_engine, "begin", forget_writes)
+    event.listen(engine.sync_engine, "before_cursor_execute", note_write)
+    event.listen(engine.sync_engine, "handle_error", _explain_outage)
 
 
 def _explain_outage(context: ExceptionContext) -> None:

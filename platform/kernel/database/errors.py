@@ -22,6 +22,10 @@ class DatabaseUnavailable(Exception):
     """The database did not answer, not in time, or had no room: the same request may succeed later."""
 
 
+class PoolShareExhausted(DatabaseUnavailable):
+    """A module holds as many connections of a shared pool as it may: its requests wait, those of others do not."""
+
+
 class LostConnection(DatabaseUnavailable):
     """The connection was gone when it was used: nothing that it was asked to do has been done, except to commit."""
 
@@ -32,6 +36,10 @@ class StaleVersion(Exception):
 
 class MigrationError(Exception):
     """A history that cannot be applied, or a database that is not where it should be; says what to do."""
+
+
+class RoleError(Exception):
+    """A module's PostgreSQL role that is missing, has no valid name or may not be taken; says what to do."""
 
 
 class ReadOnlySession(Exception):

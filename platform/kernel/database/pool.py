@@ -1,6 +1,7 @@
 """Where modules live: engines by URL, shared between modules, and each module's view of its own tables."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from kernel.database.direct import Direct
 from kernel.database.engines import BoundedPool, is_file, postgresql_engine, sqlite_engine
-from kernel.database.session import Action, ReadSession, WriteSession
+from kernel.database.roles import Role, role_name
+from kernel.database.session import Action, ReadSession, WriteSession, enter, leave
+from kernel.database.tenants import Tenant, TenantEngine
 from kernel.settings import DatabaseConfig, ModuleSettings
 
 
@@ -53,13 +56,23 @@ def _absolute(url: URL, root: Path) -> URL:
 class Database:
     """One module's view of its database: it can name its own tables and no others."""
 
-    def __init__(self, placement: Placement, writer: AsyncEngine, reader: AsyncEngine, *, direct: bool = True) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        writer: AsyncEngine,
+        reader: AsyncEngine,
+        tenants: tuple[Tenant | None, Tenant | None] = (None, None),
+        *,
+        direct: bool = True,
+    ) -> None:
+        """`tenants` are the module as the user of the writer's pool, and of the reader's."""
         self.placement = placement
+        self._engines = (writer, reader)
         options: dict[str, Any] = {}
         if placement.schema is not None:
             options["schema_translate_map"] = {None: placement.schema}
-        self.writer = writer.execution_options(**options)
-        self.reader = reader.execution_options(isolation_level="AUTOCOMMIT", **options)
+        self.writer = _of_tenant(writer, tenants[0], options)
+        self.reader = _of_tenant(reader, tenants[1], {"isolation_level": "AUTOCOMMIT"} | options)
         pooled = isinstance(reader.sync_engine.pool, BoundedPool)
         self._direct_reads = Direct(self.reader.sync_engine) if direct and pooled else None
         # On SQLite a transaction is in SQLAlchemy's hands alone: waiting for the file costs more than that saves.
@@ -73,10 +86,12 @@ class Database:
         It takes a connection at its first statement, not before.
         """
         session = WriteSession(self.writer, self._direct_writes)
+        enter(session)
         try:
             yield session
             await session.finish()
         finally:
+            leave(session)
             await session.release()
         for action in session.after_commit:
             await action()
@@ -85,17 +100,23 @@ class Database:
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session without a transaction: each statement sees what is committed when it runs."""
         session = ReadSession(self.reader, self._direct_reads)
+        enter(session)
         try:
             yield session
         finally:
+            leave(session)
             await session.release()
 
     async def check(self) -> None:
-        """Ask both databases for an answer. Raises DatabaseUnavailable."""
-        for engine in {id(engine.sync_engine.pool): engine for engine in (self.writer, self.reader)}.values():
+        """Ask both databases for an answer, in no module's name. Raises DatabaseUnavailable."""
+        for engine in {id(engine.sync_engine.pool): engine for engine in self._engines}.values():
             # On SQLite a transaction would wait for the writer of the moment, who is no sign of ill health.
             async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
                 await connection.execute(text("SELECT 1"))
+
+
+def _of_tenant(engine: AsyncEngine, tenant: Tenant | None, options: dict[str, Any]) -> AsyncEngine:
+    return AsyncEngine(TenantEngine(engine.sync_engine, tenant, options))
 
 
 def after_commit(session: AsyncSession, action: Action) -> None:
@@ -113,22 +134,42 @@ class AsyncDBPool:
     """The engines of one application: modules with the same URL share one engine and one pool of connections."""
 
     def __init__(
-        self, config: DatabaseConfig, modules: Mapping[str, ModuleSettings] | None = None, root: Path | None = None
+        self,
+        config: DatabaseConfig,
+        modules: Mapping[str, ModuleSettings] | None = None,
+        root: Path | None = None,
+        with_tables: Collection[str] = (),
     ) -> None:
+        """Where several modules `with_tables` share a pool, each module may hold its share of it and no more."""
         self._config = config
         self._modules = modules or {}
         self._root = root or Path.cwd()
         self._engines: dict[tuple[URL, bool], AsyncEngine] = {}
         self._databases: dict[str | None, Database] = {}
+        self._with_tables = with_tables
+        placements = [self._placement(module) for module in with_tables]
+        self._users = Counter(url for one in placements for url in {one.url, one.read_url})
 
     def database(self, module: str | None = None) -> Database:
         """The view of `module`; without one, of the shared database as it is."""
         if module not in self._databases:
-            placement = Placement.of(module, self._config, self._modules.get(module or ""), self._root)
+            placement = self._placement(module)
             writer = self._engine(placement.url, writes=True)
             reader = writer if placement.is_in_memory else self._engine(placement.read_url, writes=False)
-            self._databases[module] = Database(placement, writer, reader, direct=self._config.direct_statements)
+            writes = self._tenant(module, placement.url)
+            reads = writes if reader is writer else self._tenant(module, placement.read_url)
+            self._databases[module] = Database(
+                placement, writer, reader, (writes, reads), direct=self._config.direct_statements
+            )
         return self._databases[module]
+
+    def role(self, module: str) -> Role | None:
+        """The module's PostgreSQL role, which it has if `role_per_module` is set; None on SQLite. Raises RoleError."""
+        placement = self._placement(module)
+        if placement.schema is None:
+            return None
+        name = role_name(module, placement.url, self._config)
+        return Role(name, module, placement.url, placement.schema if module in self._with_tables else None)
 
     @asynccontextmanager
     async def get_session(self, module: str | None = None) -> AsyncIterator[AsyncSession]:
@@ -143,6 +184,21 @@ class AsyncDBPool:
         self._databases.clear()
         for engine in engines:
             await engine.dispose()
+
+    def _placement(self, module: str | None) -> Placement:
+        return Placement.of(module, self._config, self._modules.get(module or ""), self._root)
+
+    def _tenant(self, module: str | None, url: URL) -> Tenant | None:
+        """The module as a user of the pool at `url`; None where it needs neither a role nor a limit."""
+        if module is None or url.get_backend_name() == "sqlite":
+            return None
+        config = self._config
+        role = self.role(module) if config.role_per_module else None
+        others = self._users[url] - (module in self._with_tables)
+        limit = max(1, (config.pool_size + config.max_overflow) * config.pool_share_percent // 100) if others else None
+        if role is None and limit is None:
+            return None
+        return Tenant(module, role.name if role else None, limit, config.pool_share_timeout_seconds)
 
     def _engine(self, url: URL, *, writes: bool) -> AsyncEngine:
         on_sqlite = url.get_backend_name() == "sqlite"

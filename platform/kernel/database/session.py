@@ -1,14 +1,15 @@
 """Sessions that cost nothing until the ORM is asked: until then, their statements run on the driver."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
-from sqlalchemy.orm import Session, UOWTransaction
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.util import greenlet_spawn
@@ -16,9 +17,13 @@ from sqlalchemy.util import greenlet_spawn
 from kernel.database.direct import Direct, Rows, Statement, Values
 from kernel.database.engines import BoundedPool
 from kernel.database.errors import DatabaseUnavailable, ReadOnlySession
+from kernel.database.tenants import TenantEngine
+from kernel.database.writes import written_on
 
 # What AsyncSession's constructor sets; whatever needs the ORM goes through one of these.
 _MADE_LATE = frozenset({"sync_session", "_proxied", "_async_bind", "_async_binds"})
+
+_CONNECTION = "kernel.connection"
 
 Result = TypeVar("Result")
 Action = Callable[[], Awaitable[None]]
@@ -27,8 +32,13 @@ Action = Callable[[], Awaitable[None]]
 class LazySession(AsyncSession):
     """An AsyncSession that becomes one when it is used as one."""
 
+    # That inside which this one was opened, by the same task or the one that started it.
+    outer: "LazySession | None" = None
+    is_over = False
+
     def __init__(self, engine: AsyncEngine, direct: Direct | None) -> None:
         self._engine = engine
+        self._tenant = engine.sync_engine.tenant if isinstance(engine.sync_engine, TenantEngine) else None
         self._direct = direct
         self.after_commit: list[Action] = []
 
@@ -61,6 +71,14 @@ class LazySession(AsyncSession):
         prepared = self._direct.prepare(statement, params, values)
         return None if prepared is None else await self._run(self._direct, *prepared)
 
+    def what_it_wrote(self) -> str | None:
+        """What it has written, locked or is about to write, in a few words; None if it has only read."""
+        raise NotImplementedError
+
+    async def step_aside(self) -> None:
+        """Give the connection back; the next statement takes one anew. For a session that has only read."""
+        raise NotImplementedError
+
     def _become(self) -> None:
         raise NotImplementedError
 
@@ -71,6 +89,39 @@ class LazySession(AsyncSession):
         pool = self._engine.sync_engine.pool
         assert isinstance(pool, BoundedPool)  # noqa: S101  # for the type checker: others have no Direct
         return pool
+
+
+_innermost: ContextVar[LazySession | None] = ContextVar("innermost_session", default=None)
+
+
+def enter(session: LazySession) -> None:
+    """From here on, `open_sessions` begins with this one."""
+    session.outer = _innermost.get()
+    _innermost.set(session)
+
+
+def leave(session: LazySession) -> None:
+    """The opposite of `enter`."""
+    session.is_over = True
+    _innermost.set(session.outer)
+
+
+def open_sessions() -> Iterator[LazySession]:
+    """The sessions inside which the caller runs, the innermost first. A task begins inside those of its starter."""
+    session = _innermost.get()
+    while session is not None:
+        if not session.is_over:
+            yield session
+        session = session.outer
+
+
+class _Core(Session):
+    """The synchronous core of a session, which tells on which connection its transaction is."""
+
+
+@event.listens_for(_Core, "after_begin")
+def _keep_connection(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    session.info[_CONNECTION] = connection
 
 
 class _ReadOnly(Session):
@@ -91,9 +142,16 @@ class ReadSession(LazySession):
 
     async def _run(self, direct: Direct, shape: Statement, arguments: list[Any]) -> Rows:
         pool = self._pool()
-        entry, rows = await pool.attempt(partial(direct.run, shape=shape, arguments=arguments))
+        entry, rows = await pool.attempt(partial(direct.run, shape=shape, arguments=arguments), self._tenant)
         pool.give_back(entry)
         return rows
+
+    def what_it_wrote(self) -> str | None:
+        return None
+
+    async def step_aside(self) -> None:
+        if self.uses_orm:
+            await self.commit()
 
     async def release(self) -> None:
         """Give everything back."""
@@ -110,6 +168,26 @@ class WriteSession(LazySession):
     # Why the transaction is over before its end: whoever goes on nevertheless must not begin another.
     _lost: BaseException | None = None
     _is_busy = False
+    # What statements on the driver have written, in a few words.
+    _wrote: str | None = None
+
+    def what_it_wrote(self) -> str | None:
+        if not self.uses_orm:
+            return self._wrote
+        core = self.sync_session
+        if unflushed := [*core.new, *core.deleted, *(one for one in core.dirty if core.is_modified(one))]:
+            return f"unflushed {type(unflushed[0]).__name__}"
+        connection = core.info.get(_CONNECTION)
+        return self._wrote or (None if connection is None or connection.closed else written_on(connection))
+
+    async def step_aside(self) -> None:
+        if self._lost is not None or self._is_busy:
+            return  # the one is over, and the other is at work in another task
+        await self.finish()
+        if self._joined is not None:
+            await greenlet_spawn(self._joined.close)
+            self._joined = self._entry = None
+            self.bind, self.sync_session.bind = self._engine, self._engine.sync_engine
 
     def _become(self) -> None:
         self._must_not_be_lost()
@@ -119,7 +197,9 @@ class WriteSession(LazySession):
             self._joined.begin()
             bind = AsyncConnection(self._engine, self._joined)
         # A session that joins a transaction that statements have begun is to end it, too.
-        AsyncSession.__init__(self, bind, expire_on_commit=False, join_transaction_mode="control_fully")
+        AsyncSession.__init__(
+            self, bind, sync_session_class=_Core, expire_on_commit=False, join_transaction_mode="control_fully"
+        )
         self.sync_session.begin()
 
     async def _run(self, direct: Direct, shape: Statement, arguments: list[Any]) -> Rows:
@@ -129,11 +209,12 @@ class WriteSession(LazySession):
         self._is_busy = True
         try:
             if self._entry is None:
-                entry, _ = await self._pool().attempt(direct.begin)
+                entry, _ = await self._pool().attempt(direct.begin, self._tenant)
                 if self._lost is not None:  # the session was released meanwhile
                     self._pool().drop(entry)
                     self._must_not_be_lost()
                 self._entry = entry
+            self._wrote = self._wrote or shape.writes
             return await self._on(self._entry, direct.run(self._entry, shape, arguments))
         finally:
             self._is_busy = False

@@ -97,6 +97,8 @@ class ApplicationSettings(SettingsGroup):
     enabled_modules: Names | None = Field(None, validation_alias="ENABLED_MODULES")
     # Put the dependencies of a route in order once instead of at every request (kernel/web/endpoint.py).
     compiled_endpoints: bool = True
+    # Asking another module inside a transaction that has written is an error; where off, a warning once.
+    strict_contract_calls: bool = Field(default_factory=lambda data: data.get("environment") is Environment.LOCAL)
     secrets_dir: Path = Field(Path("/mnt/secrets"), validation_alias="SECRETS_DIR")
 
     @property
@@ -160,6 +162,10 @@ class DatabaseConfig(SettingsGroup):
     pool_overflow_lingers_seconds: float = Field(30, gt=0)
     # How long a request waits for a connection before it is answered 503.
     pool_timeout_seconds: float = Field(30, gt=0)
+    # How much of a pool a single module may hold, in percent of pool_size + max_overflow, at least one connection; only
+    # where several modules with tables share it. Past that its requests wait so long, then they are answered 503.
+    pool_share_percent: int = Field(60, ge=1, le=100)
+    pool_share_timeout_seconds: float = Field(1, gt=0)
     # Below the idle limits of common proxies and firewalls.
     pool_recycle_seconds: int = Field(3600, ge=1)
     # Ask each connection for a sign of life before the ORM gets it. Statements that run on the driver need none: one
@@ -169,6 +175,11 @@ class DatabaseConfig(SettingsGroup):
     pool_ping_after_idle_seconds: float = Field(30, ge=0)
     # Run compiled statements on the driver itself where the ORM is not needed (kernel/database/direct.py).
     direct_statements: bool = True
+    # PostgreSQL: each module's sessions run under a role of its own, with rights in its own schema only. The roles must
+    # be there (`kernel roles --apply`); in local the start makes them.
+    role_per_module: bool = False
+    # What the roles' names begin with. They belong to the whole server; unset, it is the database's name and a dot.
+    role_prefix: str | None = None
     # asyncpg would wait 60 s to connect and for ever on a command.
     connect_timeout_seconds: float = Field(5, gt=0)
     command_timeout_seconds: float = Field(30, gt=0)

@@ -14,7 +14,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from kernel.database.errors import DatabaseUnavailable, StaleVersion, Violation, violation_of
+from kernel.database.errors import DatabaseUnavailable, PoolShareExhausted, StaleVersion, Violation, violation_of
 from kernel.database.paging import InvalidCursor
 
 _log = structlog.get_logger("kernel.errors")
@@ -212,7 +212,13 @@ async def on_database_unavailable(request: Request, error: DatabaseUnavailable) 
     """503: nothing was changed, and the caller may try again."""
     _log.error("database unavailable", reason=str(error), cause=repr(error.__cause__))
     headers = {"Retry-After": _RETRY_AFTER_SECONDS}
-    return answer(request, 503, "The database is not available. Try again shortly.", headers=headers)
+    is_busy = isinstance(error, PoolShareExhausted)
+    what = (
+        "This part of the application has its share of the database in use"
+        if is_busy
+        else "The database is not available"
+    )
+    return answer(request, 503, f"{what}. Try again shortly.", headers=headers)
 
 
 async def on_stale_version(request: Request, _error: StaleVersion | StaleDataError) -> Response:

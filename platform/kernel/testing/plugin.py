@@ -1,0 +1,174 @@
+"""The fixtures: applications on real databases, each test's own, on SQLite and on PostgreSQL.
+
+A test without a mark gets the whole application; `@pytest.mark.boots("events")` gives it that module alone.
+"""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import httpx2
+import pytest
+import pytest_asyncio
+import structlog
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from kernel.app import Application, Kernel, Project, create_app
+from kernel.database import roles
+from kernel.settings import Settings, find_root
+from kernel.testing.booting import Choice, talking_to
+from kernel.testing.fakes import Fakes
+from kernel.testing.postgresql import create_database, postgresql_server
+
+Migrated = Callable[[Choice, str], str]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the mark, and log as an application does, but to wherever a test captures it."""
+    config.addinivalue_line(
+        "markers",
+        'boots(module, dependencies="fakes"): the application is this module, and what it depends on is '
+        'fakes, the modules themselves ("direct"), or every module of the project ("all")',
+    )
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[plain])
+
+
+@pytest.fixture(scope="session")
+def root(pytestconfig: pytest.Config) -> Path:
+    """The project's folder."""
+    return find_root(pytestconfig.rootpath)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Iterator[URL]:
+    """The PostgreSQL server of this run; all of its processes share it."""
+    folder = Path(tmp_path_factory.getbasetemp().anchor) / "tmp" / f"kernel-tests-{testrun_uid[:12]}"
+    with postgresql_server(folder) as url:
+        yield url
+    if not (folder / "postmaster.pid").exists():  # no other process uses it any more
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def new_database(postgresql: URL, worker_id: str) -> Callable[[str], URL]:
+    """Makes an empty PostgreSQL database whose name no other test process uses."""
+    return lambda name: create_database(postgresql, f"{name}_{worker_id}")
+
+
+@pytest.fixture(scope="session")
+def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Migrated:
+    """Gives a database with the tables of the chosen modules and no others, made when it is first asked for."""
+    made: dict[tuple[Choice, str], str] = {}
+
+    def url_of(choice: Choice, kind: str) -> str:
+        if (choice, kind) not in made:
+            name = f"modules{len(made)}"
+            if kind == "sqlite":
+                url = f"sqlite:///{tmp_path_factory.mktemp(name)}"
+            else:
+                url = request.getfixturevalue("new_database")(name).render_as_string(hide_password=False)
+            asyncio.run(_migrate(choice.project({"DATABASE_URL": url})))
+            made[choice, kind] = url
+        return made[choice, kind]
+
+    return url_of
+
+
+async def _migrate(project: Project) -> None:
+    kernel = Kernel(*project)
+    for history in kernel.histories():
+        await history.upgrade()
+    await roles.apply(kernel.roles(), kernel.settings.database)
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(root: Path, migrated: Migrated) -> URL:
+    """A PostgreSQL database with the tables of all modules."""
+    return make_url(migrated(Choice(root), "postgresql"))
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(root: Path, migrated: Migrated) -> Path:
+    """A folder of SQLite files with the tables of all modules, to be copied."""
+    return Path(migrated(Choice(root), "sqlite").removeprefix("sqlite:///"))
+
+
+@pytest.fixture
+def choice(request: pytest.FixtureRequest, root: Path) -> Choice:
+    """The modules that the test wants: all, or what its mark says."""
+    mark = request.node.get_closest_marker("boots")
+    return Choice(root) if mark is None else Choice.of(root, *mark.args, **{"dependencies": "fakes", **mark.kwargs})
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, choice: Choice, migrated: Migrated, tmp_path: Path) -> str:
+    """A database with empty tables, of both kinds in turn."""
+    url = migrated(choice, request.param)
+    if request.param == "postgresql":  # the tests of one process empty it in turn
+        asyncio.run(_empty(url))
+        return url
+    shutil.copytree(url.removeprefix("sqlite:///"), tmp_path / "data")
+    return f"sqlite:///{tmp_path / 'data'}"
+
+
+async def _empty(url: str) -> None:
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        names = await connection.scalars(
+            text(
+                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE tablename <> 'alembic_version' "
+                "AND schemaname NOT IN ('pg_catalog', 'information_schema')"
+            )
+        )
+        await connection.execute(text(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"))
+    await engine.dispose()
+
+
+@pytest.fixture
+def variables() -> Mapping[str, str]:
+    """Settings that the modules need in tests; a project's conftest.py overrides this."""
+    return {}
+
+
+@pytest.fixture
+def project(choice: Choice, database_url: str, variables: Mapping[str, str]) -> Project:
+    """The modules and the settings under test: those of DEV, which verifies the tables and changes nothing.
+
+    On PostgreSQL each module has a role of its own: who reaches into another's tables sees it here first.
+    """
+    walls = {"ENVIRONMENT": "dev", "DATABASE_ROLE_PER_MODULE": "true"}
+    return choice.project({**walls, "DATABASE_URL": database_url, **variables})
+
+
+@pytest.fixture
+def settings(project: Project) -> Settings:
+    """The settings of the application under test."""
+    return project.settings
+
+
+@pytest.fixture
+def fakes(choice: Choice, project: Project) -> Iterator[Fakes]:
+    """What stands in for the modules that do not run. A fake that is asked wrongly fails the test."""
+    fakes = choice.fakes(project)
+    yield fakes
+    fakes.verify()
+
+
+@pytest_asyncio.fixture
+async def application(project: Project, fakes: Fakes) -> AsyncIterator[Application]:
+    """The application under test, started."""
+    app = create_app(project.settings, project.modules, ports=fakes.ports())
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest_asyncio.fixture
+async def client(application: Application) -> AsyncIterator[httpx2.AsyncClient]:
+    """Talks to the application as HTTP would, in this process."""
+    async with talking_to(application) as client:
+        yield client

@@ -1,0 +1,85 @@
+"""The rule one-metadata: a module's tables are on a declarative base of its own, and every table has a module."""
+
+import ast
+from collections.abc import Iterator
+
+from walls.findings import Finding
+from walls.project import Project, Slice, module_of
+from walls.sources import Source, class_value
+
+RULE = "one-metadata"
+_BASES = frozenset({"sqlalchemy.orm.DeclarativeBase", "sqlalchemy.orm.DeclarativeBaseNoMeta"})
+_MAKE_BASE = frozenset({"sqlalchemy.orm.declarative_base", "sqlalchemy.ext.declarative.declarative_base"})
+
+
+def check(project: Project) -> Iterator[Finding]:
+    """Tables on somebody else's base, two bases in one module, tables and migrations of no module."""
+    for module, source in project.of_modules():
+        yield from _one_base(project, module, source)
+    yield from _homeless(project)
+
+
+def _one_base(project: Project, module: Slice, source: Source) -> Iterator[Finding]:
+    for node in source.classes:
+        is_base = any(source.named(base) in _BASES for base in node.bases)
+        if is_base:
+            yield from _own_metadata(project, module, source, node)
+        elif class_value(node, "__tablename__") is not None or class_value(node, "__table__") is not None:
+            home = _base_of(project, source, node)
+            if home is not None and module_of(home) != module.name:
+                why = f"The table of {node.name} is on {home}, a declarative base that is not {module.name}'s own."
+                instead = "Derive it from a Base(DeclarativeBase) in this module's models.py."
+                yield Finding(source.path, node.lineno, RULE, why, instead)
+    if source in module.part("models"):
+        bases = [
+            one
+            for each in module.part("models")
+            for one in each.classes
+            if any(each.named(base) in _BASES for base in one.bases)
+        ]
+        if len(bases) > 1 and bases[-1] in source.classes:
+            why = f"{module.name} has {len(bases)} declarative bases, and only one can be migrated."
+            yield Finding(source.path, bases[-1].lineno, RULE, why, "Keep one Base.")
+
+
+def _own_metadata(project: Project, module: Slice, source: Source, node: ast.ClassDef) -> Iterator[Finding]:
+    for name in ("metadata", "registry"):
+        value = class_value(node, name)
+        dotted = source.named(value) if value is not None else None
+        if dotted is None:
+            continue
+        home = project.definition(dotted)
+        if home is None or module_of(home[0].dotted) != module.name:
+            why = f"{node.name} of {module.name} has the {name} {dotted}, which others may have, too."
+            yield Finding(source.path, node.lineno, RULE, why, "Say `metadata = new_metadata()`.")
+
+
+def _base_of(project: Project, source: Source, node: ast.ClassDef) -> str | None:
+    """Where the declarative base of an entity is defined, dotted; None where no class of ours leads to one."""
+    for base in node.bases:
+        dotted = source.named(base)
+        if dotted is None:
+            continue
+        if dotted in _BASES:
+            return f"{source.dotted}.{node.name}"
+        home = project.definition(dotted)
+        if home is None:
+            continue
+        if isinstance(home[1], ast.ClassDef) and (found := _base_of(project, home[0], home[1])):
+            return found
+        if isinstance(home[1], ast.Assign) and home[0].named(getattr(home[1].value, "func", None)) in _MAKE_BASE:
+            return f"{home[0].dotted}.{dotted.rpartition('.')[2]}"
+    return None
+
+
+def _homeless(project: Project) -> Iterator[Finding]:
+    for source in project.kernel:
+        for node in source.classes:
+            if class_value(node, "__tablename__") is not None and _base_of(project, source, node):
+                why = f"{node.name} is a table with no module: nobody migrates it, and no role has rights on it."
+                yield Finding(source.path, node.lineno, RULE, why, "Move it into a module's models.py.")
+    for name, sources in project.migrations.items():
+        if name not in project.modules and sources:
+            why = f"migrations/{name or sources[0].path} belongs to no module, so its tables are nobody's."
+            instead = "Delete it once its tables are gone, or give the tables a module."
+            yield Finding(sources[0].path, 0, RULE, why, instead)

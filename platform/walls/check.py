@@ -1,0 +1,46 @@
+"""All rules, one report."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from walls import bases, imports, layers, linter, lock, owners, tables, values
+from walls.findings import Finding
+from walls.project import Project
+
+# What is documented in docs/boundaries.md, a section each.
+RULES = (
+    "contract-only",
+    "declared",
+    "acyclic",
+    "kernel-clean",
+    "layers",
+    "own-tables",
+    "values-only",
+    "contract-lock",
+    "owned",
+    "one-metadata",
+)
+COULD_NOT_CHECK = "could-not-check"
+_CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
+    linter.check,
+    imports.check,
+    layers.check,
+    tables.check,
+    bases.check,
+    values.check,
+    lock.check,
+    owners.check,
+)
+
+
+def check(root: Path) -> list[Finding]:
+    """Everything that is found in the project at `root`, in the order of its files; nothing of it is imported.
+
+    A line is reported once for each rule.
+    """
+    project = Project(root)
+    found = list(project.problems)
+    for one in _CHECKS:
+        found += one(project)
+    unique = {(each.path, each.line, each.rule, each.why if not each.line else ""): each for each in reversed(found)}
+    return sorted(unique.values())

@@ -1,0 +1,236 @@
+"""A project as it stands on the disk: its modules, their manifests, and every Python file that a wall looks at."""
+
+import ast
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from walls.findings import Finding
+from walls.sources import Source, argument, constant
+
+# The layers of a module, top to bottom; names on one layer do not know each other. As in importlinter.ini.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("module",),
+    ("router", "handlers"),
+    ("service",),
+    ("repository", "storage"),
+    ("models", "schemas"),
+    ("settings", "contract"),
+)
+RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+_UNREADABLE = "could-not-check"
+
+
+@dataclass
+class Slice:
+    """One module: its folder, and its manifest as it is written."""
+
+    name: str
+    sources: list[Source] = field(default_factory=list)
+    # From the manifest, with the line of each; what is not written out literally is a finding and left empty here.
+    owner: str | None = None
+    depends_on: dict[str, int] = field(default_factory=dict)
+    # The classes of the contracts that it provides, in full.
+    provides: dict[str, int] = field(default_factory=dict)
+    # Files with names of its own, and the layer on which each stands.
+    helpers: dict[str, str] = field(default_factory=dict)
+    # Where the manifest says `Module(...)`.
+    line: int = 1
+
+    @property
+    def path(self) -> str:
+        return f"modules/{self.name}"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.path}/module.py"
+
+    def part(self, name: str) -> list[Source]:
+        """The file of that name, or all files of the folder of that name: `models` is models.py or models/."""
+        return [one for one in self.sources if part_of(one.dotted) == name]
+
+
+def part_of(dotted: str) -> str:
+    """The layer's file that a dotted name of a module belongs to: `modules.events.models.tables` to `models`."""
+    parts = dotted.split(".")
+    return parts[2] if len(parts) > 2 else ""
+
+
+def module_of(dotted: str) -> str | None:
+    """The module that a dotted name is in."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "modules" else None
+
+
+class Project:
+    """Everything that is judged, read once. Nothing of it is imported.
+
+    What cannot be read is among the `problems`: a wall that does not see a file does not hold there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[Finding] = []
+        self.modules: dict[str, Slice] = {}
+        self.kernel: list[Source] = []
+        # By module; what tests and migrations belong to no module is under "".
+        self.tests: dict[str, list[Source]] = {}
+        self.migrations: dict[str, list[Source]] = {}
+        self._read()
+
+    @cached_property
+    def by_name(self) -> dict[str, Source]:
+        """The files of the modules and of the kernel, by their dotted names."""
+        every = [*self.kernel, *(one for module in self.modules.values() for one in module.sources)]
+        return {source.dotted: source for source in every}
+
+    def of_modules(self) -> Iterator[tuple[Slice, Source]]:
+        """Every file of every module."""
+        for module in self.modules.values():
+            for source in module.sources:
+                yield module, source
+
+    def definition(self, dotted: str) -> tuple[Source, ast.stmt] | None:
+        """Where a dotted name is defined, imports between the project's files followed; None if elsewhere."""
+        for _ in range(20):
+            home, _, name = dotted.rpartition(".")
+            source = self.by_name.get(home)
+            if source is None:
+                return None
+            if name in source.definitions:
+                return source, source.definitions[name]
+            if name in source.names and source.names[name] != dotted:
+                dotted = source.names[name]
+                continue
+            follow = next((star for star in source.stars if f"{star}.{name}" != dotted and self._has(star, name)), None)
+            if follow is None:
+                return None
+            dotted = f"{follow}.{name}"
+        return None
+
+    def _has(self, home: str, name: str) -> bool:
+        source = self.by_name.get(home)
+        return source is not None and (name in source.definitions or name in source.names)
+
+    def _read(self) -> None:
+        home = self.root / "modules"
+        if not home.is_dir():
+            self._problem(
+                "modules", 0, "There is no folder modules, so there is nothing to judge.", "Run it at the root."
+            )
+            return
+        for folder in sorted(home.iterdir()):
+            if folder.is_dir() and not folder.name.startswith((".", "__")) and _has_python(folder):
+                module = Slice(folder.name, list(self._sources(folder, f"modules.{folder.name}")))
+                self.modules[folder.name] = module
+                self._read_manifest(module)
+        for source in self._sources(home, "modules", deep=False):
+            if source.path != "modules/__init__.py":
+                self._problem(source.path, 0, "It belongs to no module, so no wall looks at it.", "Move it into one.")
+        self.kernel = list(self._sources(self.root / "platform" / "kernel", "kernel"))
+        self.tests = self._by_module("tests", "tests/modules")
+        self.migrations = self._by_module("migrations", "migrations")
+
+    def _by_module(self, top: str, home: str) -> dict[str, list[Source]]:
+        found: dict[str, list[Source]] = {}
+        for source in self._sources(self.root / top, top):
+            owner, _, rest = source.path.removeprefix(f"{home}/").partition("/")
+            is_owned = source.path.startswith(f"{home}/") and bool(rest)
+            found.setdefault(owner if is_owned else "", []).append(source)
+        return found
+
+    def _sources(self, folder: Path, dotted: str, *, deep: bool = True) -> Iterator[Source]:
+        """The files below a folder. One that cannot be read is a problem, also a folder and a dead link."""
+        if not folder.is_dir():
+            return
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            self._unreadable(folder, error)
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir() and deep and entry.name != "__pycache__" and not entry.name.startswith("."):
+                yield from self._sources(path, f"{dotted}.{entry.name}")
+            elif path.suffix == ".py":
+                try:
+                    name = dotted if path.stem == "__init__" else f"{dotted}.{path.stem}"
+                    yield Source(self._relative(path), name, path.read_text("utf-8"))
+                except (OSError, SyntaxError, ValueError) as error:
+                    self._unreadable(path, error)
+
+    def _read_manifest(self, module: Slice) -> None:
+        source = next((one for one in module.sources if one.path == module.manifest), None)
+        if source is None:
+            if not any(problem.path == module.manifest for problem in self.problems):
+                self._problem(module.path, 0, "It has no module.py, so nobody answers for it.", "Add a manifest.")
+            return
+        calls = [
+            node for node in source.calls if source.named(node.func) in {"kernel.Module", "kernel.manifest.Module"}
+        ]
+        if len(calls) != 1:
+            self._problem(
+                source.path,
+                0,
+                f"It says Module(...) {len(calls)} times, so its manifest cannot be read.",
+                'Write `module = Module(owner="your-team")` once, with values that are written out.',
+            )
+            return
+        [call] = calls
+        module.line = call.lineno
+        module.owner = constant(argument(call, "owner"))
+        if any(keyword.arg is None for keyword in call.keywords):
+            self._not_literal(source, call, "**options")
+        for node in self._elements(source, argument(call, "depends_on"), "depends_on"):
+            name = constant(node)
+            if name is None:
+                self._not_literal(source, node, "depends_on")
+            else:
+                module.depends_on[name] = node.lineno
+        provides = argument(call, "provides")
+        if isinstance(provides, ast.Dict) and None not in provides.keys:
+            module.provides = {source.named(key) or "?": key.lineno for key in provides.keys if key is not None}
+        elif provides is not None:
+            self._not_literal(source, provides, "provides")
+        helpers = argument(call, "helpers")
+        try:
+            module.helpers = {} if helpers is None else dict(ast.literal_eval(helpers))
+        except (ValueError, TypeError):
+            self._not_literal(source, call, "helpers")
+
+    def _elements(self, source: Source, node: ast.expr | None, name: str) -> list[ast.expr]:
+        """The elements of a set that is written out: `{...}`, a list or tuple, or `frozenset(...)` of these."""
+        if isinstance(node, ast.Call) and source.named(node.func) in {"frozenset", "set"} and not node.keywords:
+            node = node.args[0] if node.args else ast.Set(elts=[])
+        if node is None:
+            return []
+        if isinstance(node, ast.Set | ast.List | ast.Tuple):
+            return node.elts
+        self._not_literal(source, node, name)
+        return []
+
+    def _not_literal(self, source: Source, node: ast.expr, name: str) -> None:
+        self._problem(
+            source.path,
+            node.lineno,
+            f"{name} of the manifest is computed, and the walls read manifests without running them.",
+            "Write the values out.",
+        )
+
+    def _unreadable(self, path: Path, error: Exception) -> None:
+        line = error.lineno or 0 if isinstance(error, SyntaxError) else 0
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        self._problem(self._relative(path), line, f"It cannot be read ({reason}), so no wall holds here.", "Mend it.")
+
+    def _problem(self, path: str, line: int, why: str, instead: str) -> None:
+        self.problems.append(Finding(path, line, _UNREADABLE, why, instead))
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _has_python(folder: Path) -> bool:
+    return not os.access(folder, os.R_OK | os.X_OK) or any(folder.rglob("*.py"))

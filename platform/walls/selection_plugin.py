@@ -1,0 +1,25 @@
+"""For a run of all tests: at its end, name the failures that a selection of them would have skipped."""
+
+from collections.abc import Sequence
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The folders that the selection consists of."""
+    parser.addoption("--selected", action="append", default=[], help="a folder of tests that would have run")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Runs where the reports of all processes come together."""
+    failed = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
+    missed = sorted({report.nodeid for report in failed if not _is_selected(report.nodeid, config)})
+    if missed:
+        terminalreporter.section("kernel test would have skipped these failures", red=True)
+        for name in missed:
+            terminalreporter.line(name)
+
+
+def _is_selected(name: str, config: pytest.Config) -> bool:
+    selected: Sequence[str] = config.getoption("--selected")
+    return name.startswith(tuple(f"{folder}/" for folder in selected))

@@ -1,0 +1,160 @@
+"""A Python file as it is read, not run: its tree, and what its names stand for."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name, in full: `from a import b as c` is `a.b`, known here as `c`; `from a import *` is `a.*`."""
+
+    name: str
+    line: int
+    # What follows `from`; None for a plain `import`.
+    source: str | None = None
+
+
+class Source:
+    """One file of the project."""
+
+    def __init__(self, path: str, dotted: str, text: str) -> None:
+        """Raises SyntaxError and ValueError (a NUL) for what is no Python."""
+        # Below the root, with slashes.
+        self.path = path
+        # The name under which it is imported: `modules.events.models`, for a package that of its folder.
+        self.dotted = dotted
+        self.tree = _parsed(text)
+
+    @property
+    def package(self) -> str:
+        """What a relative import starts from."""
+        return self.dotted if self.path.endswith("/__init__.py") else self.dotted.rpartition(".")[0]
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Everything in the tree, outermost first."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def imports(self) -> list[Import]:
+        """All imports, wherever they stand."""
+        return [found for node in self.nodes for found, _, _ in self._imported(node)]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What the imported names stand for, in full. A name that is imported twice stands for the last."""
+        return {local: full for node in self.nodes for _, local, full in self._imported(node) if local != "*"}
+
+    @cached_property
+    def stars(self) -> list[str]:
+        """Where names come from that only their own file can tell."""
+        return [found.name[:-2] for found in self.imports if found.name.endswith(".*")]
+
+    def named(self, node: ast.AST | None) -> str | None:
+        """The dotted name that an expression stands for, imports followed; None where it is no name.
+
+        A name of this file is `modules.events.models.Base`; one that is defined nowhere (a builtin) is itself.
+        """
+        if isinstance(node, ast.Name):
+            if node.id in self.names:
+                return self.names[node.id]
+            return f"{self.dotted}.{node.id}" if node.id in self.definitions else node.id
+        if isinstance(node, ast.Attribute):
+            value = self.named(node.value)
+            return None if value is None else f"{value}.{node.attr}"
+        return None
+
+    @cached_property
+    def definitions(self) -> dict[str, ast.stmt]:
+        """The classes, functions and names that the file defines at its top, also under `if` and `try`."""
+        found: dict[str, ast.stmt] = {}
+        for node in _top(self.tree.body):
+            match node:
+                case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                    found[node.name] = node
+                case ast.Assign():
+                    found |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+                case ast.AnnAssign(target=ast.Name() as target):
+                    found[target.id] = node
+        return found
+
+    @cached_property
+    def calls(self) -> list[ast.Call]:
+        """All calls."""
+        return [node for node in self.nodes if isinstance(node, ast.Call)]
+
+    @cached_property
+    def classes(self) -> list[ast.ClassDef]:
+        """All classes, wherever they stand."""
+        return [node for node in self.nodes if isinstance(node, ast.ClassDef)]
+
+    def _imported(self, node: ast.AST) -> Iterator[tuple[Import, str, str]]:
+        """What a node imports, each with the name that it makes known here and what that stands for."""
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                # `import a.b` makes known a, and `import a.b as c` makes known a.b.
+                first = alias.name.partition(".")[0]
+                yield Import(alias.name, node.lineno), alias.asname or first, alias.name if alias.asname else first
+        elif isinstance(node, ast.ImportFrom):
+            source = self._from(node)
+            for alias in node.names:
+                full = f"{source}.{alias.name}"
+                yield Import(full, node.lineno, source), alias.asname or alias.name, full
+
+    def _from(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        parts = self.package.split(".")
+        start = ".".join(parts[: len(parts) - node.level + 1])
+        return f"{start}.{node.module}" if node.module else start
+
+
+def _top(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            for block in ("body", "orelse", "finalbody"):
+                yield from _top(getattr(node, block, []))
+            for handler in getattr(node, "handlers", []):
+                yield from _top(handler.body)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def constant(node: ast.AST | None) -> str | None:
+    """The text of a string literal; None for anything else."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def argument(call: ast.Call, name: str, place: int | None = None) -> ast.expr | None:
+    """An argument of a call by its name, or by its place among the positional ones."""
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            return keyword.value
+    positional = [arg for arg in call.args if not isinstance(arg, ast.Starred)]
+    return positional[place] if place is not None and place < len(positional) == len(call.args) else None
+
+
+def class_value(node: ast.ClassDef, name: str) -> ast.expr | None:
+    """What a class assigns to one of its names."""
+    for one in node.body:
+        if isinstance(one, ast.Assign) and any(getattr(target, "id", None) == name for target in one.targets):
+            return one.value
+        if isinstance(one, ast.AnnAssign) and getattr(one.target, "id", None) == name:
+            return one.value
+    return None
+
+
+def last_name(node: ast.AST | None) -> str:
+    """The last part of a name: `table` of `sa.table`; empty for what is no name."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def line_of(node: ast.AST) -> int:
+    """The line on which a node begins."""
+    return int(getattr(node, "lineno", 0))

@@ -1,0 +1,107 @@
+"""The rule own-tables: no module names another's tables, in Python, in SQL or in a migration."""
+
+import ast
+from collections.abc import Iterator
+
+from walls.findings import Finding
+from walls.owned import Owned
+from walls.project import Project
+from walls.references import references
+from walls.sources import Source, last_name, line_of
+from walls.strings import UNKNOWN, Strings, documentation
+
+RULE = "own-tables"
+
+# Calls whose first argument is SQL, whatever they are called on.
+_SQL = frozenset(
+    {
+        "text", "literal_column", "execute", "executemany", "exec_driver_sql", "scalar", "scalars", "stream", "fetch",
+        "fetchrow", "fetchval", "DDL", "CheckConstraint", "Computed", "prefix_with", "suffix_with", "with_hint",
+        "execute_fetchall", "executescript", "from_statement", "cursor", "copy_from_query",
+    }
+)  # fmt: skip
+_SQL_KEYWORDS = frozenset({"sql", "sqltext", "statement", "text"})
+# Alembic's operations that take the name of a table, by place or by one of these keywords.
+_OPERATIONS = frozenset(
+    {
+        "add_column", "alter_column", "batch_alter_table", "bulk_insert", "create_check_constraint",
+        "create_exclude_constraint", "create_foreign_key", "create_index", "create_primary_key",
+        "create_table_comment", "create_unique_constraint", "drop_column", "drop_constraint", "drop_index",
+        "drop_table", "drop_table_comment", "rename_table", "get_columns", "get_indexes", "has_table",
+        "get_foreign_keys",
+    }
+)  # fmt: skip
+_TABLE_KEYWORDS = frozenset({"table_name", "source_table", "referent_table", "old_table_name", "new_table_name"})
+
+_ASK = "Ask through the other module's contract, or keep what you need in a table of your own."
+
+
+def check(project: Project) -> Iterator[Finding]:
+    """What each module's files and migrations name of others' tables."""
+    owned = Owned(project)
+    for module, source in project.of_modules():
+        yield from _own_tables(project, owned, module.name, source)
+    for name, sources in project.migrations.items():
+        for source in sources:
+            if name in project.modules:
+                yield from _own_tables(project, owned, name, source)
+                yield from _migrated(project, owned, name, source)
+
+
+def _own_tables(project: Project, owned: Owned, module: str, source: Source) -> Iterator[Finding]:
+    strings = Strings(project, source)
+    for line, other, what in references(owned, module, source, strings):
+        why = f"This names {what} of {other}: only {other} reads and writes its tables."
+        yield Finding(source.path, line, RULE, why, _ASK)
+    yield from _in_sql(owned, module, source, strings)
+
+
+def _in_sql(owned: Owned, module: str, source: Source, strings: Strings) -> Iterator[Finding]:
+    for text, line, is_sql in _texts(source, strings):
+        if not owned.words.search(text):
+            continue
+        from walls import sql  # noqa: PLC0415  # a fifth of a second, which most projects need not pay
+
+        if not is_sql and not sql.is_statement(text):
+            continue
+        for schema, table in sorted(sql.tables(text, is_sql=is_sql), key=str):
+            if other := owned.owner(module, table, schema):
+                what = f"the table {table}" if table else f"the schema {schema}"
+                why = f"This SQL names {what} of {other}: only {other} reads and writes its tables."
+                yield Finding(source.path, line, RULE, why, _ASK)
+        if is_sql and sql.changes_role(text):
+            why = "This SQL takes another role, and with it the rights of another module."
+            yield Finding(source.path, line, RULE, why, "Leave roles to the kernel.")
+
+
+def _texts(source: Source, strings: Strings) -> Iterator[tuple[str, int, bool]]:
+    """The strings of a file with their lines, and whether it is certain that they are SQL."""
+    ignored, seen = documentation(source), set[int]()
+    for call in source.calls:
+        if last_name(call.func) in _SQL:
+            for sql in [*call.args[:1], *(one.value for one in call.keywords if one.arg in _SQL_KEYWORDS)]:
+                seen |= {id(one) for one in ast.walk(sql)}
+                yield from ((text, call.lineno, True) for text in strings.of(sql))
+    for node in source.nodes:
+        texts: list[str] = []
+        if isinstance(node, ast.AugAssign):
+            texts = strings.of(node.target)
+        elif isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp | ast.Call) and id(node) not in seen | ignored:
+            texts = strings.of(node)
+            # Of a text in parts only the whole is looked at. A call may have other texts in it.
+            seen |= {id(one) for one in ast.walk(node)} if texts and not isinstance(node, ast.Call) else set()
+        yield from ((text, line_of(node), False) for text in texts)
+
+
+def _migrated(project: Project, owned: Owned, module: str, source: Source) -> Iterator[Finding]:
+    """Alembic's operations on a table that another module's models have."""
+    strings = Strings(project, source)
+    for call in source.calls:
+        if last_name(call.func) not in _OPERATIONS:
+            continue
+        named = [*call.args[:3], *(one.value for one in call.keywords if one.arg in _TABLE_KEYWORDS)]
+        for other, table in {(owned.owner(module, text), text) for node in named for text in strings.of(node)}:
+            if other is not None and table != UNKNOWN:
+                why = f"This migration of {module} touches the table {table} of {other}, which only {other} may change."
+                instead = f"Write it in migrations/{other}, or ask {other}'s owner to."
+                yield Finding(source.path, call.lineno, RULE, why, instead)
