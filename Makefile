@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check format migrate migration bench claims growth lock clean venv
+.PHONY: help run test check prove format migrate migration bench claims growth lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -23,7 +23,7 @@ run: venv ## Set up everything, migrate, and serve with auto-reload   [HOST=127.
 	@$(BIN)/kernel serve $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)')
 
 test: venv ## Set up everything and run all tests, on SQLite and on PostgreSQL   [ARGS="-k events"]
-	@$(BIN)/pytest -n auto $(ARGS)
+	@$(BIN)/kernel test --whole -- -n auto $(ARGS)
 
 ##@ Change
 check: venv ## Lint, formatting, types and the walls between modules
@@ -31,11 +31,15 @@ check: venv ## Lint, formatting, types and the walls between modules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@test ! -d bench || $(BIN)/mypy -p bench
-	$(BIN)/lint-imports --config importlinter.ini
+	$(BIN)/kernel check $(if $(GITHUB_ACTIONS),--format github)
 
-format: venv ## Format the code and mend what the linter can
+prove: venv ## Plant every kind of violation in a copy, and see the walls find each
+	@$(BIN)/kernel check --prove
+
+format: venv ## Format the code, mend what the linter can, and write CODEOWNERS
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/kernel owners --write
 
 migrate: venv ## Bring every module's database to its newest migration
 	@$(BIN)/kernel migrate

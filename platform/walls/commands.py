@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from walls.git import GitError
-from walls.scope import ScopeError, Selection, select
+from walls.scope import ScopeError, select
 
 _NOTHING_COLLECTED = 5  # pytest's own
 _CANNOT_SAY = 2
@@ -49,6 +49,9 @@ def run(
     try:
         selection = select(root, modules, changed or None, by_change=changed is not None or not modules)
     except (ScopeError, GitError) as error:
+        if whole and isinstance(error, GitError) and not changed:  # an archive, a shallow copy: all the same, all run
+            typer.echo(f"Which failures a selection would have skipped cannot be said. {error}")
+            return _pytest(root, [], pytest_arguments) or check()
         typer.secho(str(error), fg="red", err=True)
         if changed and (root / "modules" / changed).is_dir():
             typer.secho(f"{changed} is a module. Write: kernel test {changed} --changed", err=True)
@@ -58,17 +61,18 @@ def run(
     if only_list:
         return 0
     broken = check()
-    return _pytest(root, selection, whole, pytest_arguments) or broken
-
-
-def _pytest(root: Path, selection: Selection, whole: bool, arguments: Sequence[str]) -> int:
-    command = [sys.executable, "-m", "pytest"]
-    if whole and selection.everything is None:
-        command += ["-p", "walls.selection_plugin", *(f"--selected={path}" for path in selection.paths)]
-    elif selection.everything is None and not selection.paths:
+    chosen = list(selection.paths)
+    if selection.everything is not None:
+        chosen = []
+    elif whole:
+        chosen = ["-p", "walls.selection_plugin", *(f"--selected={path}" for path in selection.paths)]
+    elif not chosen:
         typer.secho("There are no tests for this: neither tests/boundaries nor the modules' own.", fg="red", err=True)
         return _NOTHING_COLLECTED
-    elif selection.everything is None:
-        command += selection.paths
+    return _pytest(root, chosen, pytest_arguments) or broken
+
+
+def _pytest(root: Path, chosen: Sequence[str], arguments: Sequence[str]) -> int:
+    command = [sys.executable, "-m", "pytest", *chosen]
     sys.stdout.flush()  # what we said comes before what pytest says, also in a pipe
     return subprocess.run([*command, *arguments], cwd=root, check=False).returncode  # noqa: S603  # our own Python

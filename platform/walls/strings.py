@@ -102,6 +102,9 @@ class Strings:
         yield re.sub(r"\{(\w*)[^{}]*\}", fill, template)
 
     def _variable(self, name: str) -> Iterator[str]:
+        if name in {"__name__", "__package__"}:
+            yield self._source.dotted if name == "__name__" else self._source.package
+            return
         if name in self._source.names:
             yield from self._elsewhere(self._source.names[name])
         elif name in self._assigned and (self._source.path, name) not in self._followed:

@@ -1,7 +1,6 @@
 """Many requests at once that each need two modules, on a pool with fewer connections than requests."""
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,13 +8,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from PIL import Image
 from sqlalchemy.engine import URL
 
-from kernel.settings import Settings
 from tests.kernel.project import MODELS, running_project, write_migration
 
-CONCERT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "location": "Berlin"}
 POOL_OF_5 = {
     "DATABASE_POOL_SIZE": "5",
     "DATABASE_MAX_OVERFLOW": "0",
@@ -82,25 +78,6 @@ FILES = {
     "orders/router.py": ROUTER,
     "orders/module.py": 'from kernel import Module\n\nmodule = Module(owner="team", depends_on={"parts"})\n',
 }
-
-
-@pytest.fixture
-def variables(variables: dict[str, str]) -> dict[str, str]:
-    return variables | POOL_OF_5
-
-
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_200_requests_that_ask_another_module_finish_on_a_pool_of_5(
-    settings: Settings, client: httpx2.AsyncClient
-) -> None:
-    assert (settings.database.pool_size, settings.database.max_overflow) == (5, 0)
-    picture = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(picture, "PNG")
-    sent = await client.post("/api/v1/images", files={"file": ("one.png", picture.getvalue(), "image/png")})
-    assert sent.status_code == 201, sent.text
-    event = CONCERT | {"image_id": sent.json()["id"]}
-    answers = await asyncio.gather(*(client.post("/api/v1/events", json=event) for _ in range(200)))
-    assert [answer.status_code for answer in answers] == [201] * 200
 
 
 @asynccontextmanager

@@ -244,7 +244,7 @@ async def test_a_start_without_the_roles_fails_and_says_so_and_local_makes_them(
         pass
     forgotten = {"ENVIRONMENT": "dev", "DATABASE_ROLE_PREFIX": "never-made."}
     app = create_app(settings_for(root, variables | forgotten))
-    with pytest.raises(RoleError, match=r"never-made\.events.*run `kernel roles --apply`"):
+    with pytest.raises(RoleError, match=r"never-made\.health.*run `kernel roles --apply`"):
         async with app.router.lifespan_context(app):
             pass
     app = create_app(settings_for(root, variables | {"ENVIRONMENT": "dev"}))
@@ -307,13 +307,13 @@ def test_the_command_prints_the_roles_and_applies_them(
         return done.returncode, done.stdout + done.stderr
 
     code, printed = kernel("roles")
-    assert (code, f'GRANT USAGE ON SCHEMA "events" TO "{url.database}.events";' in printed) == (0, True)
+    assert (code, f'GRANT USAGE ON SCHEMA "health" TO "{url.database}.health";' in printed) == (0, True)
     code, said = kernel("roles", "--apply")
     assert (code, "run `kernel migrate`, then `kernel roles --apply`" in said) == (1, True)
     assert kernel("migrate")[0] == 0
     for _ in range(2):
         code, said = kernel("roles", "--apply")
-        assert (code, f"{url.database}.images" in said) == (0, True)
+        assert (code, f"{url.database}.health" in said) == (0, True)
     code, said = kernel("roles", DATABASE_URL=f"sqlite:///{tmp_path}")
     assert (code, "nothing to do" in said) == (0, True)
 

@@ -1,5 +1,6 @@
 """Which tests run for which change: in a repository of its own, with real commits."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from walls.commands import PytestCommand, run
 from walls.git import Git, GitError
 from walls.scope import ScopeError, Selection, select
-from walls.commands import PytestCommand, run
 
 CONTRACT = '''"""What others may ask."""
 
@@ -479,3 +480,9 @@ def test_changed_goes_with_and_without_a_revision(
     answer = CliRunner().invoke(app, ["test", *line.split()])
     assert answer.exit_code == 0, answer.output
     assert seen == [parsed]
+
+
+def test_without_git_the_whole_runs_nevertheless(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(shop / ".git")
+    assert kernel_test(shop, whole=True) == 0
+    assert "cannot be said" in capfd.readouterr().out

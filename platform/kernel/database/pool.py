@@ -11,8 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from kernel.database.bounded_pool import BoundedPool
 from kernel.database.direct import Direct
-from kernel.database.engines import BoundedPool, is_file, postgresql_engine, sqlite_engine
+from kernel.database.engines import is_file, postgresql_engine, sqlite_engine
 from kernel.database.roles import Role, role_name
 from kernel.database.session import Action, ReadSession, WriteSession, enter, leave
 from kernel.database.tenants import Tenant, TenantEngine

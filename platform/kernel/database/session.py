@@ -14,8 +14,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.util import greenlet_spawn
 
+from kernel.database.bounded_pool import BoundedPool
 from kernel.database.direct import Direct, Rows, Statement, Values
-from kernel.database.engines import BoundedPool
 from kernel.database.errors import DatabaseUnavailable, ReadOnlySession
 from kernel.database.tenants import TenantEngine
 from kernel.database.writes import written_on

@@ -65,7 +65,7 @@ def configure_logging(settings: LogSettings) -> None:
         "hpack",
         "watchfiles",
         "python_multipart",
-        "kernel.database.engines",
+        "kernel.database.bounded_pool",
     ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

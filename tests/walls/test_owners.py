@@ -1,0 +1,69 @@
+"""CODEOWNERS from the manifests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from walls import owners
+from walls.project import Project
+
+Make = Callable[[str], Project]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def project(manifest: str) -> Project:
+        folder = tmp_path / "modules" / "left"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "module.py").write_text(f"from kernel import Module\n\nmodule = Module({manifest})\n")
+        (tmp_path / "migrations" / "left").mkdir(parents=True, exist_ok=True)
+        return Project(tmp_path)
+
+    return project
+
+
+def write(project: Project) -> str:
+    path = owners.place(project.root)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(owners.written(project))
+    return path.read_text()
+
+
+def test_it_names_the_team_of_each_folder(make: Make) -> None:
+    text = write(make('owner="left-team"'))
+    assert "/modules/left/ @left-team\n/migrations/left/ @left-team\n" in text
+    assert "tests/modules/left" not in text  # there is no such folder
+
+
+def test_once_written_it_agrees_until_an_owner_changes(make: Make) -> None:
+    write(make('owner="left-team"'))
+    assert list(owners.check(make('owner="left-team"'))) == []
+    [found] = owners.check(make('owner="right-team"'))
+    assert (found.path, found.rule) == (".github/CODEOWNERS", "owned")
+
+
+def test_what_people_wrote_around_it_stays(make: Make) -> None:
+    project = make('owner="left-team"')
+    path = project.root / "CODEOWNERS"
+    path.write_text("*.md @writers\n")
+    write(project)
+    path.write_text(path.read_text() + "/deploy/ @operators\n")
+    text = write(make('owner="right-team"'))
+    assert text.startswith("*.md @writers\n\n# Written by")
+    assert text.endswith("/deploy/ @operators\n")
+    assert "@right-team" in text
+    assert "@left-team" not in text
+
+
+def test_the_forge_may_call_the_teams_otherwise(make: Make) -> None:
+    project = make('owner="left-team"')
+    (project.root / "pyproject.toml").write_text('[tool.walls]\nteam = "@acme/{}"\n')
+    assert "/modules/left/ @acme/left-team" in owners.written(project)
+
+
+@pytest.mark.parametrize("manifest", ["", 'owner=""', 'owner="  "', "owner=TEAM"])
+def test_a_module_without_an_owner_is_found(make: Make, manifest: str) -> None:
+    project = make(manifest)
+    write(project)
+    assert "left has no owner" in next(owners.check(project)).why

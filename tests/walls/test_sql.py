@@ -1,0 +1,84 @@
+"""Which tables SQL names: those that it reads or writes, and not what merely has their name."""
+
+import pytest
+
+from walls.sql import Named, changes_role, is_statement, tables
+
+RIGHT = Named("right", "rights")
+BARE = Named(None, "rights")
+
+
+@pytest.mark.parametrize(
+    ("sql", "named"),
+    [
+        ("SELECT * FROM right.rights", RIGHT),
+        ('SELECT * FROM "right"."rights"', RIGHT),
+        ("select 1 from lefts l join rights r on r.id = l.id", BARE),
+        ("SELECT * FROM lefts, rights", BARE),
+        ("SELECT (SELECT max(id) FROM rights)", BARE),
+        ("WITH x AS (SELECT * FROM rights) SELECT * FROM x", BARE),
+        ("SELECT 1 UNION SELECT id FROM rights", BARE),
+        ("INSERT INTO lefts SELECT * FROM rights", BARE),
+        ("INSERT INTO rights VALUES (:a)", BARE),
+        ("UPDATE lefts SET a = 1 FROM rights", BARE),
+        ("DELETE FROM lefts USING rights", BARE),
+        ("MERGE INTO lefts USING rights ON true WHEN MATCHED THEN DO NOTHING", BARE),
+        ("TRUNCATE lefts, rights", BARE),
+        ("LOCK TABLE rights", BARE),
+        ("COPY rights FROM STDIN", BARE),
+        ("VACUUM rights", BARE),
+        ("EXPLAIN SELECT * FROM rights", BARE),
+        ("GRANT SELECT ON right.rights TO somebody", RIGHT),
+        ("CREATE VIEW v AS SELECT * FROM rights", BARE),
+        ("CREATE INDEX i ON rights (a)", BARE),
+        ("CREATE TABLE lefts (id int REFERENCES rights (id))", BARE),
+        ("CREATE TRIGGER t AFTER INSERT ON rights EXECUTE FUNCTION f()", BARE),
+        ("CREATE FUNCTION f() RETURNS int AS $$ BEGIN DELETE FROM right.rights; END $$ LANGUAGE plpgsql", RIGHT),
+        ("DO $$ begin perform 1 from rights; end $$", BARE),
+        ("ALTER TABLE rights ADD COLUMN x int", BARE),
+        ("REFRESH MATERIALIZED VIEW right.rights", RIGHT),
+        ("SELECT 'right.rights'::regclass", RIGHT),
+        ("SELECT nextval('right.rights')", RIGHT),
+        ("EXISTS (SELECT 1 FROM rights)", BARE),
+        ("right.rights.id = 1", RIGHT),
+        ("SET search_path TO right", Named("right", None)),
+        ("SELECT set_config('search_path', 'right', true)", Named("right", None)),
+        ("CREATE SCHEMA right", Named("right", None)),
+    ],
+)
+def test_a_table_is_named(sql: str, named: Named) -> None:
+    assert named in tables(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH rights AS (SELECT 1) SELECT * FROM rights",
+        "SELECT 1 -- FROM right.rights",
+        "SELECT 1 /* FROM rights */ FROM lefts",
+        "SELECT 'FROM right.rights'",
+        "SELECT rights FROM lefts",
+        "SELECT rights.id FROM lefts AS rights",
+        "SELECT * FROM lefts rights",
+        "INSERT INTO lefts (t) VALUES ('SELECT * FROM rights')",
+        "to_tsvector('simple', title || ' ' || rights)",
+        "SELECT :rights FROM lefts",
+        "SELECT to_char(now(), 'right.rights')",
+    ],
+)
+def test_the_name_alone_is_no_table(sql: str) -> None:
+    assert tables(sql).isdisjoint({RIGHT, BARE, Named("right", None)})
+
+
+@pytest.mark.parametrize("prose", ["Select rights from the list", "update rights as you see fit, please"])
+def test_prose_names_none(prose: str) -> None:
+    assert not is_statement(prose) or BARE not in tables(prose, is_sql=False)
+
+
+@pytest.mark.parametrize("sql", ["SET ROLE right", "SET LOCAL ROLE right", "reset role", "SET SESSION AUTHORIZATION x"])
+def test_another_role_is_seen(sql: str) -> None:
+    assert changes_role(sql)
+
+
+def test_a_column_named_role_is_none() -> None:
+    assert not changes_role("UPDATE lefts SET a = 1 WHERE role = 'x'")
