@@ -74,7 +74,8 @@ def serving(root: Path, folder: Path, *arguments: str, **variables: str) -> Iter
 
 def test_help_names_every_command(root: Path, tmp_path: Path) -> None:
     shown = run(root, tmp_path, "--help").stdout
-    assert all(command in shown for command in ("serve", "migrate", "migration", "modules", "settings"))
+    assert all(command in shown for command in ("serve", "migrate", "migration", "modules", "settings", "roles"))
+    assert all(command in shown for command in ("check", "owners", "test", "contracts"))
 
 
 def test_modules_are_shown_as_a_table_and_as_json(root: Path, tmp_path: Path) -> None:
