@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import structlog
 from fastapi import Depends
@@ -27,12 +27,18 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Contract:
-    """Base of every contract. Raises TypeError at definition for a method that could not cross a network."""
+    """Base of every contract. Raises TypeError at definition for a method that could not cross a network.
 
-    def __init_subclass__(cls) -> None:
+    `class Images(Contract, version=2)` is a breaking change of version 1.
+    """
+
+    contract_version: ClassVar[int] = 1
+
+    def __init_subclass__(cls, version: int = 1) -> None:
         super().__init_subclass__()
         if Contract not in cls.__bases__:
             return  # an implementation may have whatever helpers it likes
+        cls.contract_version = version
         for name, method in methods_of(cls).items():
             if not inspect.iscoroutinefunction(method):
                 raise TypeError(f"{cls.__name__}.{name} must be `async def`: a contract may be answered from elsewhere")

@@ -123,13 +123,15 @@ def run_tests(
 
 
 @contracts.command("lock")
-def lock_contracts() -> None:
+def lock_contracts(
+    drop: Annotated[list[str] | None, typer.Option(metavar="MODULE.NAME", help="A contract that may go.")] = None,
+) -> None:
     """Write contracts.lock.json. Refuses a breaking change whose version was not raised."""
     from walls import lock  # noqa: PLC0415
     from walls.project import Project  # noqa: PLC0415
 
     try:
-        typer.echo(lock.write(Project(_root())))
+        typer.echo(lock.write(Project(_root()), frozenset(drop or ())))
     except lock.LockError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
