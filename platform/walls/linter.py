@@ -70,8 +70,9 @@ def _linted(project: Project, options: Any) -> tuple[ImportGraph, list[Any]]:
             where = None if found is None else found.origin
             raise RuntimeError(f"{name} would be that of {where}, not that of {home}")
     use_cases._register_contract_types(options)
-    with redirect_stdout(io.StringIO()):  # it shows its progress
-        report = use_cases.create_report(options, cache_dir=str(project.root / ".import_linter_cache"))
+    # Without its cache, which goes by the files' times; it saves little. What it prints is its progress.
+    with redirect_stdout(io.StringIO()):
+        report = use_cases.create_report(options, cache_dir=None)
     if report.could_not_run:
         broken = "; ".join(f"{name}: {error.errors}" for name, error in report.invalid_contract_options.items())
         raise RuntimeError(f"importlinter.ini has contracts that make no sense: {broken}")
