@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import NamedTuple
 
 from walls.findings import Finding
@@ -161,7 +162,9 @@ def _acyclic(project: Project, uses: list[Use]) -> Iterator[Finding]:
         return  # import-linter has said so
     circle = _circle(graph)
     if circle:
-        path, line = lines[circle[0], circle[1]]
+        # That of import-linter's kind are all in order: one of the others closes the circle.
+        edges = list(pairwise(circle))
+        path, line = lines[next((edge for edge in edges if edge[1] not in imported[edge[0]]), edges[0])]
         why = f"Modules depend on each other in a circle, and leave only together: {' -> '.join(circle)}."
         instead = "Turn one dependency around, or move what both need into a third module."
         yield Finding(path, line, "acyclic", why, instead)

@@ -80,7 +80,7 @@ class Proof:
 
 
 def prove(root: Path) -> Proof:
-    """Plant everything, on as many processors as there are. Raises ProofError where the copy is not clean to begin with."""
+    """Plant everything, on all processors. Raises ProofError where the copy is not clean to begin with."""
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="walls-") as folder:
         running = []

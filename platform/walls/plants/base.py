@@ -11,7 +11,9 @@ from kernel import Module
 from modules.NAME.contract import Things
 from modules.NAME.service import Answers
 
-module = Module(owner="NAME-team", DEPENDSprovides={Things: Answers}, helpers={"words": "service", "rows": "repository"})
+module = Module(
+    owner="NAME-team", DEPENDSprovides={Things: Answers}, helpers={"words": "service", "rows": "repository"}
+)
 ''',
     "router.py": '''"""NAME over HTTP."""
 
@@ -33,7 +35,7 @@ class Answers(Things):
     """The contract's answers."""
 ''',
     "words.py": '"""Beside the service."""\n\nfrom modules.NAME import schemas\n',
-    "rows.py": '"""Beside the repository."""\n\nfrom sqlalchemy import select\n\nfrom modules.NAME.models import Name\n',
+    "rows.py": '"""Beside the repository."""\n\nimport sqlalchemy\n\nfrom modules.NAME.models import Name\n',
     "repository.py": '''"""Every query of NAME."""
 
 from sqlalchemy import literal_column, select, text
@@ -74,7 +76,7 @@ class Out(BaseModel):
 
     info: Info
 ''',
-    "settings.py": '"""Settings."""\n\nfrom kernel import ModuleSettings\n\n\nclass Settings(ModuleSettings):\n    """Of NAME."""\n',
+    "settings.py": '"""Settings."""\n\nfrom kernel import ModuleSettings\n\n\nclass Settings(ModuleSettings): ...\n',
     "contract.py": '''"""What others may ask of NAME."""
 
 from enum import StrEnum

@@ -135,7 +135,7 @@ INNOCENT_DECLARED = [
 
 _MIDDLE = {
     "modules/middle/__init__.py": '"""Between."""',
-    "modules/middle/module.py": 'from kernel import Module\n\nmodule = Module(owner="middle-team", depends_on={"left"})',
+    "modules/middle/module.py": 'from kernel import Module\n\nmodule = Module(owner="middle", depends_on={"left"})',
     "modules/middle/service.py": "from modules.left.contract import Things",
 }
 ACYCLIC = [

@@ -1,0 +1,204 @@
+"""`kernel check` never fails open, and says in its exit code and its report what it saw."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from walls.check import RULES
+from walls.plants import Plant, plant
+from walls.prove import INNOCENTS, VIOLATIONS, ProofError, copied, planted, try_all
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def clean(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with two modules more, in which nothing is found."""
+    return copied(root, tmp_path_factory.mktemp("walls") / "copy")
+
+
+@pytest.fixture
+def copy(clean: Path) -> Iterator[Path]:
+    """The copy, which the test before has left as it was."""
+    before = {path: path.read_bytes() for path in clean.rglob("*") if path.is_file()}
+    yield clean
+    for path in [path for path in clean.rglob("*") if path.is_file() and path not in before]:
+        path.unlink()
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def check(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(map(str, (folder / "platform", folder)))
+    environment = os.environ | {"PYTHONPATH": paths, "NO_COLOR": "1"} | variables
+    command = [BIN / "kernel", "check", *options]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_clean_project_ends_with_0(copy: Path) -> None:
+    done = check(copy)
+    assert (done.returncode, done.stdout) == (0, "The walls stand.\n"), done.stderr
+
+
+def test_a_finding_says_where_why_and_what_to_do_instead(copy: Path) -> None:
+    with planted(copy, plant("", "modules/left/service.py", "from modules.right.models import Right")):
+        done = check(copy)
+    assert done.returncode == 1
+    place, why, instead = done.stdout.splitlines()[:3]
+    assert place == "modules/left/service.py:10: contract-only"
+    assert why.startswith("  modules.left.service imports modules.right.models: ")
+    assert instead.startswith("  Instead: Ask through the other module's contract.py.")
+
+
+def test_the_report_for_programs(copy: Path) -> None:
+    assert json.loads(check(copy, "--format", "json").stdout) == []
+    with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):
+        [found] = json.loads(check(copy, "--format", "json").stdout)
+    assert found.keys() == {"path", "line", "rule", "why", "instead"}
+
+
+def test_the_report_for_a_pull_request(copy: Path) -> None:
+    with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):
+        done = check(copy, "--format", "github")
+    assert done.returncode == 1
+    assert done.stdout.startswith("::error file=modules/left/service.py,line=10,title=contract-only::modules.left")
+
+
+UNSEEN = {
+    "a file that is no Python": plant("", "modules/left/service.py", "def broken(:"),
+    "a file with a NUL": plant("", "modules/left/service.py", "\0"),
+    "a test that is no Python": plant("", "tests/modules/left/test_left.py", "def broken(:"),
+    "a folder without an __init__.py": plant("", "modules/left/hidden/file.py", "import modules.right.models"),
+    "a module without an __init__.py": plant("", "modules/hidden/router.py", "import modules.right.models"),
+    "a hidden folder of the kernel": plant("", "platform/kernel/hidden/file.py", "import modules.right.models"),
+    "a module without a manifest": plant("", "modules/bare/__init__.py", ""),
+    "a file that belongs to no module": plant("", "modules/stray.py", "import modules.right.models"),
+    "dependencies that are computed": plant("", "modules/left/module.py", ('{"right"}', "others()")),
+    "options of a manifest from elsewhere": plant("", "modules/left/module.py", ("Module(", "Module(**MORE, ")),
+    "a manifest that is said twice": plant("", "modules/left/module.py", 'other = Module(owner="x")'),
+    "a misspelled wildcard": plant("", "importlinter.ini", ("    modules.*.router\n", "    modules.*.ruoter\n")),
+    "a wall that was taken out": plant(
+        "", "importlinter.ini", ("importlinter:contract:contract-only", "importlinter:contract:x")
+    ),
+    "a wall with an option that is none": plant("", "importlinter.ini", ("depth = 0", "depth = deep")),
+    "a wall of a type that is none": plant("", "importlinter.ini", ("type = protected", "type = portected")),
+    "no walls at all": plant("", "importlinter.ini", ("importlinter:contract", "somethingelse:contract")),
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_what_it_cannot_see_is_a_finding_and_ends_with_2(copy: Path, case: str) -> None:
+    with planted(copy, UNSEEN[case]):
+        done = check(copy)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "could-not-check" in done.stdout
+
+
+def test_a_configuration_that_is_gone_ends_with_2(copy: Path) -> None:
+    (copy / "importlinter.ini").unlink()
+    done = check(copy)
+    assert done.returncode == 2
+    assert "There is no importlinter.ini" in done.stdout
+
+
+def test_outside_a_project_it_ends_with_2(tmp_path: Path) -> None:
+    done = check(tmp_path)
+    assert done.returncode == 2
+    assert "There is no project" in done.stderr
+
+
+def test_it_is_the_copy_that_is_judged(copy: Path, root: Path) -> None:
+    """With another kernel on the path, the linter would judge that one."""
+    paths = os.pathsep.join(map(str, (root / "platform", copy)))
+    done = check(copy, PYTHONPATH=paths)
+    assert done.returncode == 2
+    assert "kernel would be that of" in done.stdout
+
+
+def test_the_ledger_accepts_what_is_there_and_nothing_more(copy: Path) -> None:
+    debt = plant("", "modules/left/service.py", "import modules.right.models")
+    with planted(copy, debt):
+        assert "1 accepted finding(s)" in check(copy, "--baseline").stderr
+        assert check(copy).returncode == 0
+        with planted(copy, plant("", "modules/left/words.py", "import modules.right.models")):
+            done = check(copy)
+            assert (done.returncode, done.stdout.count("contract-only")) == (1, 1)
+    assert "ledger" in check(copy).stdout  # it is paid
+    check(copy, "--baseline")
+    assert check(copy).returncode == 0
+
+
+def test_what_could_not_be_checked_is_never_accepted(copy: Path) -> None:
+    with planted(copy, plant("", "modules/left/service.py", "def broken(:")):
+        assert check(copy, "--baseline").returncode == 2
+        assert check(copy).returncode == 2
+
+
+def test_every_rule_is_planted_in_many_shapes() -> None:
+    assert set(VIOLATIONS) == set(INNOCENTS) == set(RULES)
+    assert all(len(VIOLATIONS[rule]) >= 5 and len(INNOCENTS[rule]) >= 3 for rule in RULES)
+    for plants in (*VIOLATIONS.values(), *INNOCENTS.values()):
+        assert len({one.name for one in plants}) == len(plants)
+
+
+def test_every_rule_is_explained_on_one_page(root: Path) -> None:
+    page = (root / "docs" / "boundaries.md").read_text()
+    for rule in RULES:
+        section = page.partition(f"\n### {rule}\n")[2].partition("\n##")[0]
+        assert all(f"**{word}" in section for word in ("Why.", "Refuses", "Instead:", "Cannot see")), rule
+
+
+def judged(copy: Path, rule: str, one: Plant, *, violation: bool) -> str:
+    """What the proof says of one plant."""
+    script = (
+        "import sys, json\nfrom pathlib import Path\nfrom walls import prove\nfrom walls.plants import plant\n"
+        f"one = {one!r}\nprove.RULES = ({rule!r},)\n"
+        f"prove.VIOLATIONS = {{{rule!r}: [one] if {violation} else []}}\n"
+        f"prove.INNOCENTS = {{{rule!r}: [] if {violation} else [one]}}\n"
+        "print(json.dumps(prove.try_all(Path(sys.argv[1]), 0, 1)))"
+    )
+    script = script.replace("Plant(", "prove.Plant(")
+    places = os.pathsep.join(map(str, (copy / "platform", copy, Path(__file__).parents[2] / "platform")))
+    done = subprocess.run(
+        [sys.executable, "-c", script, copy],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    [(_, _, _, wrong)] = json.loads(done.stdout)
+    return str(wrong)
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "violation", "wrong"),
+    [
+        ("contract-only", "X = 1", True, "not found at modules/left/service.py; nothing was"),
+        ("own-tables", "import modules.right.models", True, "contract-only at modules/left/service.py"),
+        ("contract-only", "import modules.right.models", True, ""),
+        ("contract-only", "import modules.right.models", False, "contract-only at modules/left/service.py:10"),
+        ("contract-only", "X = 1", False, ""),
+    ],
+)
+def test_the_proof_itself_can_fail(copy: Path, rule: str, code: str, violation: bool, wrong: str) -> None:
+    said = judged(copy, rule, plant("x", "modules/left/service.py", code), violation=violation)
+    assert wrong in said
+    assert bool(wrong) == bool(said)
+
+
+def test_nothing_is_proven_in_a_copy_that_is_not_clean(copy: Path) -> None:
+    (copy / "modules" / "left" / "service.py").write_text("import modules.right.models\n")
+    with pytest.raises(ProofError, match="not clean before"):
+        try_all(copy, 0, 1)
+
+
+def test_a_plant_that_no_longer_fits_is_an_error(copy: Path) -> None:
+    missing = plant("x", "modules/left/service.py", ("what is not there", "y"))
+    with pytest.raises(ProofError, match="does not say"), planted(copy, missing):
+        pass
