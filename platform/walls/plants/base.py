@@ -134,20 +134,25 @@ def downgrade() -> None:
 '''
 _TEST = '"""Tests of NAME."""\n\nfrom modules.NAME.models import Name\n'
 
-# Only left asks right.
-_ASKING = "\nfrom kernel import use\nfrom modules.right.contract import Things as RightThings\n"
+# Asked in the router, as modules do.
+_ASKING = "\nfrom kernel import use\nfrom modules.OTHER.contract import Things as OtherThings\n"
 
 
 def base() -> dict[str, str]:
     """The files of both modules, by their paths."""
+    return files_of("left", asks="right") | files_of("right")
+
+
+def files_of(name: str, asks: str | None = None) -> dict[str, str]:
+    """The files of one module, which may ask another."""
+    every = {f"modules/{name}/{path}": text for path, text in _MODULE.items()}
+    every[f"migrations/{name}/0001_first.py"] = _MIGRATION
+    every[f"tests/modules/{name}/test_{name}.py"] = _TEST
+    depends = f'depends_on={{"{asks}"}}, ' if asks else ""
+    if asks:
+        every[f"modules/{name}/router.py"] += _ASKING.replace("OTHER", asks)
     files = {}
-    for name in ("left", "right"):
-        every = {f"modules/{name}/{path}": text for path, text in _MODULE.items()}
-        every[f"migrations/{name}/0001_first.py"] = _MIGRATION
-        every[f"tests/modules/{name}/test_{name}.py"] = _TEST
-        depends = 'depends_on={"right"}, ' if name == "left" else ""
-        for path, text in every.items():
-            said = text.replace("DEPENDS", depends).replace("NAME", name)
-            files[path] = said.replace("Name", name.title()).replace("names", f"{name}s")
-    files["modules/left/router.py"] += _ASKING
+    for path, text in every.items():
+        said = text.replace("DEPENDS", depends).replace("NAME", name)
+        files[path] = said.replace("Name", name.title()).replace("names", f"{name}s")
     return files

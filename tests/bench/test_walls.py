@@ -1,0 +1,17 @@
+"""The timing of `kernel check`: its large project is one in which nothing is found, and as large as it says."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench.walls import timed, write_large
+
+
+def test_the_large_project_is_clean_and_is_timed(tmp_path: Path) -> None:
+    project = write_large(tmp_path / "large", modules=3)
+    assert {f"m{number:03d}" for number in range(3)} <= {folder.name for folder in (project / "modules").iterdir()}
+    assert timed(project, times=1) > 0  # it raises for a finding
+    (project / "modules" / "m000" / "router.py").write_text("import modules.m001.models")
+    with pytest.raises(subprocess.CalledProcessError):
+        timed(project, times=1)
