@@ -3,7 +3,6 @@
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -67,4 +66,4 @@ def timed(project: Path, times: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -72,6 +72,7 @@ def test_without_events_and_images_a_base_remains_that_starts_checks_and_passes(
         shutil.rmtree(copy / folder)
     run(copy, BIN / "ruff", "check", ".")
     run(copy, BIN / "kernel", "owners", "--write")
+    run(copy, BIN / "kernel", "contracts", "lock")
     run(copy, BIN / "kernel", "check")
     run(copy, BIN / "mypy", "--cache-dir", copy / ".mypy_cache")
     run(copy, BIN / "kernel", "migrate")
