@@ -63,9 +63,12 @@ def check(
 
 
 def _prove(root: Path) -> None:
-    from walls.prove import prove  # noqa: PLC0415
+    from walls.prove import ProofError, prove  # noqa: PLC0415
 
-    proof = prove(root)
+    try:
+        proof = prove(root)
+    except ProofError as error:
+        _stop(str(error))
     typer.echo(proof.table())
     if proof.failures:
         typer.echo("\n".join(proof.failures), err=True)

@@ -98,8 +98,9 @@ def prove(root: Path) -> Proof:
                 )
             )
         said = [process.communicate()[0] for process in running]
-    if any(process.returncode for process in running):
-        raise ProofError("\n".join(said) or "A process of the proof has failed.")
+    failed = [text for process, text in zip(running, said, strict=True) if process.returncode]
+    if failed:
+        raise ProofError("\n".join(failed) or "A process of the proof has failed.")
     return _counted([tuple(result) for text in said for result in json.loads(text)])
 
 

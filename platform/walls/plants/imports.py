@@ -105,7 +105,7 @@ DECLARED = [
     plant(
         "declared and not used",
         "modules/left/router.py",
-        ("\nfrom modules.right.contract import Things as RightThings\n", ""),
+        ("\nfrom modules.right.contract import Things as OtherThings\n", ""),
         at="modules/left/module.py",
     ),
     plant("declared and not there", "modules/left/module.py", ('{"right"}', '{"right", "rihgt"}')),
