@@ -65,6 +65,7 @@ def check(
 def _prove(root: Path) -> None:
     from walls.prove import ProofError, prove  # noqa: PLC0415
 
+    typer.echo("Planting in copies of the project, one process a core; this takes some 20 seconds.", err=True)
     try:
         proof = prove(root)
     except ProofError as error:

@@ -1,0 +1,181 @@
+"""Types as they are written, spelled so that two ways of saying the same read the same."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+
+from walls.project import Project, part_of
+from walls.sources import Source, argument, constant, last_name
+
+# What says how a field is shown or made, and not what it may be.
+_NOT_TYPES = frozenset(
+    {
+        "default", "default_factory", "description", "title", "examples", "deprecated", "repr", "json_schema_extra",
+        "init", "frozen", "kw_only", "validate_default", "field_title_generator", "compare", "hash",
+    }
+)  # fmt: skip
+# https://github.com/annotated-types/annotated-types: the keywords of Field that say the same.
+_LIMITS = {
+    "Ge": ("ge",), "Gt": ("gt",), "Le": ("le",), "Lt": ("lt",), "MultipleOf": ("multiple_of",),
+    "MinLen": ("min_length",), "MaxLen": ("max_length",), "Len": ("min_length", "max_length"),
+}  # fmt: skip
+_SPELLINGS = {
+    "typing.List": "list",
+    "typing.Dict": "dict",
+    "typing.Set": "set",
+    "typing.FrozenSet": "frozenset",
+    "typing.Tuple": "tuple",
+    "typing.Sequence": "collections.abc.Sequence",
+    "typing.Mapping": "collections.abc.Mapping",
+    "typing.AbstractSet": "collections.abc.Set",
+    "typing_extensions.Self": "typing.Self",
+}
+_OUR_ALIASES = ("modules.", "kernel.fields.")
+
+
+def spell(  # noqa: PLR0911  # one for each kind of expression
+    project: Project, source: Source, node: ast.expr | None, seen: frozenset[str] = frozenset()
+) -> str:
+    """A type as an expression that is the same however it was written; "" for none.
+
+    Names are in full, a class of a contract as if it stood in contract.py; aliases are replaced by what they stand
+    for; unions are sorted; a type variable is its name.
+    """
+    match node:
+        case None:
+            return ""
+        case ast.Constant(value=None):
+            return "None"
+        case ast.Constant(value=str(text)):
+            try:
+                return spell(project, source, ast.parse(text, mode="eval").body, seen)
+            except SyntaxError:
+                return text
+        case ast.BinOp(op=ast.BitOr()):
+            return union([spell(project, source, node.left, seen), spell(project, source, node.right, seen)])
+        case ast.Subscript():
+            return _subscript(project, source, node, seen)
+        case ast.Name() | ast.Attribute():
+            return _name(project, source, node, seen)
+        case ast.List():  # of Callable
+            return f"[{', '.join(spell(project, source, one, seen) for one in node.elts)}]"
+    return ast.unparse(node)
+
+
+def _name(project: Project, source: Source, node: ast.expr, seen: frozenset[str]) -> str:
+    dotted = source.named(node) or ast.unparse(node)
+    home = project.definition(dotted) if dotted.startswith(_OUR_ALIASES) and dotted not in seen else None
+    if home is None:
+        return _SPELLINGS.get(dotted, dotted)
+    found, statement = home
+    name = dotted.rpartition(".")[2]
+    if isinstance(statement, ast.ClassDef):
+        # In which file of contract/ a class stands is the module's own business.
+        home_name = ".".join(found.dotted.split(".")[:3]) if part_of(found.dotted) == "contract" else found.dotted
+        return f"{home_name}.{name}"
+    value = getattr(statement, "value", None)
+    if isinstance(value, ast.Call) and last_name(value.func) == "TypeVar":
+        return f"{found.dotted}.{name}"
+    if isinstance(value, ast.Call) and last_name(value.func) in {"NewType", "TypeAliasType"}:
+        value = argument(value, "tp", 1) or argument(value, "value", 1)
+    return spell(project, found, value, seen | {dotted}) if value is not None else dotted
+
+
+def _subscript(project: Project, source: Source, node: ast.Subscript, seen: frozenset[str]) -> str:
+    base = spell(project, source, node.value, seen)
+    parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    last = base.rpartition(".")[2]
+    if last == "Literal":
+        given = sorted({ast.unparse(one) for one in parts} - {"None"})
+        none = ["None"] if len(given) < len(parts) and any(ast.unparse(one) == "None" for one in parts) else []
+        return union([*([f"Literal[{', '.join(given)}]"] if given else []), *none])
+    if last == "Annotated":
+        return annotated(spell(project, source, parts[0], seen), notes(project, source, parts[1:]))
+    spelled = [spell(project, source, one, seen) for one in parts]
+    if last == "Optional":
+        return union([*spelled, "None"])
+    if last == "Union":
+        return union(spelled)
+    return f"{base}[{', '.join(spelled)}]"
+
+
+def annotated(spelled: str, limits: set[str]) -> str:
+    """A type with notes; notes that it already has are kept."""
+    base, args = parts_of(tree_of(spelled))
+    if base == "Annotated":
+        spelled, limits = ast.unparse(args[0]), limits | {ast.unparse(one) for one in args[1:]}
+    return f"Annotated[{', '.join([spelled, *sorted(limits)])}]" if limits else spelled
+
+
+def notes(project: Project, source: Source, nodes: list[ast.expr]) -> set[str]:
+    """What the notes of Annotated, or Field(...) as a default, say of the type; each limit for itself."""
+    return {said for node in nodes for said in _note(project, source, node)}
+
+
+def _note(project: Project, source: Source, node: ast.expr) -> Iterator[str]:
+    if isinstance(node, ast.Name | ast.Attribute):
+        home = project.definition(source.named(node) or "")
+        value = getattr(home[1], "value", None) if home else None
+        if home and isinstance(value, ast.expr):
+            yield from _note(project, home[0], value)
+            return
+    name = (source.named(node.func) or "").rpartition(".")[2] if isinstance(node, ast.Call) else ""
+    if isinstance(node, ast.Call) and (name in {"Field", "StringConstraints", "field"} or name in _LIMITS):
+        for key, value in zip(_LIMITS.get(name, ()), node.args, strict=False):
+            yield f"Field({key}={_value(project, source, value)})"
+        for one in node.keywords:
+            if one.arg not in _NOT_TYPES:
+                yield f"Field({one.arg or 'options'}={_value(project, source, one.value)})"
+    elif constant(node) is None and name not in {"Doc", "PrivateAttr"}:
+        yield ast.unparse(node)
+
+
+def _value(project: Project, source: Source, node: ast.expr) -> str:
+    """What a limit is, a constant of ours followed."""
+    home = project.definition(source.named(node) or "") if isinstance(node, ast.Name | ast.Attribute) else None
+    value = getattr(home[1], "value", None) if home else None
+    return _value(project, home[0], value) if home and isinstance(value, ast.expr) else ast.unparse(node)
+
+
+def union(parts: list[str]) -> str:
+    """Their union, in one order."""
+    single = {one for part in parts for one in members(part)}
+    return " | ".join(sorted(single, key=lambda one: (one == "None", one)))
+
+
+def members(spelled: str) -> list[str]:
+    """The members of a union, or the type itself."""
+    tree = tree_of(spelled)
+    if isinstance(tree, ast.Constant) and tree.value is not None:
+        return [spelled]
+    found: list[str] = []
+    while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
+        found.append(ast.unparse(tree.right))
+        tree = tree.left
+    return [ast.unparse(tree), *reversed(found)]
+
+
+def parts_of(node: ast.expr) -> tuple[str, list[ast.expr]]:
+    """A type and what stands in its brackets."""
+    if isinstance(node, ast.Subscript):
+        return ast.unparse(node.value), node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    return ast.unparse(node), []
+
+
+def tree_of(spelled: str) -> ast.expr:
+    """A spelled type as an expression; what is none is a constant."""
+    try:
+        return ast.parse(spelled or "None", mode="eval").body
+    except SyntaxError:
+        return ast.Constant(spelled)
+
+
+def substituted(spelled: str, given: Mapping[str, str]) -> str:
+    """A type with what its type variables stand for."""
+    return union([re.sub(r"[\w.]+", lambda name: given.get(name[0], name[0]), spelled)]) if given else spelled
+
+
+def classes_in(spelled: str) -> Iterator[str]:
+    """The classes of contracts that a type names, as `module.Name`."""
+    for module, name in re.findall(r"\bmodules\.(\w+)\.contract\.(\w+)", spelled):
+        yield f"{module}.{name}"
