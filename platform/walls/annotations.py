@@ -107,18 +107,32 @@ def annotated(spelled: str, limits: set[str]) -> str:
     return f"Annotated[{', '.join([spelled, *sorted(limits)])}]" if limits else spelled
 
 
+def followed(project: Project, source: Source, node: ast.expr) -> str:
+    """The name that a base class has where it is defined, aliases and imports through our files followed."""
+    dotted = source.named(node.value if isinstance(node, ast.Subscript) else node) or ast.unparse(node)
+    for _ in range(20):
+        home, _, name = dotted.rpartition(".")
+        found = project.by_name.get(home)
+        statement = found.definitions.get(name) if found else None
+        value = getattr(statement, "value", None)
+        if found and isinstance(value, ast.Name | ast.Attribute):
+            dotted = found.named(value) or dotted
+        elif found and statement is None and name in found.names:
+            dotted = found.names[name]
+        elif found and statement is None and (defined := project.definition(dotted)):
+            dotted = f"{defined[0].dotted}.{name}"
+        else:
+            break
+    return dotted
+
+
 def notes(project: Project, source: Source, nodes: list[ast.expr]) -> set[str]:
     """What the notes of Annotated, or Field(...) as a default, say of the type; each limit for itself."""
     return {said for node in nodes for said in _note(project, source, node)}
 
 
 def _note(project: Project, source: Source, node: ast.expr) -> Iterator[str]:
-    if isinstance(node, ast.Name | ast.Attribute):
-        home = project.definition(source.named(node) or "")
-        value = getattr(home[1], "value", None) if home else None
-        if home and isinstance(value, ast.expr):
-            yield from _note(project, home[0], value)
-            return
+    source, node = _constant(project, source, node)
     name = (source.named(node.func) or "").rpartition(".")[2] if isinstance(node, ast.Call) else ""
     if isinstance(node, ast.Call) and (name in {"Field", "StringConstraints", "field"} or name in _LIMITS):
         for key, value in zip(_LIMITS.get(name, ()), node.args, strict=False):
@@ -131,10 +145,18 @@ def _note(project: Project, source: Source, node: ast.expr) -> Iterator[str]:
 
 
 def _value(project: Project, source: Source, node: ast.expr) -> str:
-    """What a limit is, a constant of ours followed."""
-    home = project.definition(source.named(node) or "") if isinstance(node, ast.Name | ast.Attribute) else None
-    value = getattr(home[1], "value", None) if home else None
-    return _value(project, home[0], value) if home and isinstance(value, ast.expr) else ast.unparse(node)
+    return ast.unparse(_constant(project, source, node)[1])
+
+
+def _constant(project: Project, source: Source, node: ast.expr) -> tuple[Source, ast.expr]:
+    """What a constant of ours stands for; anything else is itself."""
+    for _ in range(20):
+        home = project.definition(source.named(node) or "") if isinstance(node, ast.Name | ast.Attribute) else None
+        value = getattr(home[1], "value", None) if home else None
+        if home is None or not isinstance(value, ast.expr):
+            break
+        source, node = home[0], value
+    return source, node
 
 
 def union(parts: list[str]) -> str:

@@ -1,168 +1,164 @@
-"""Whether a changed contract still keeps what it promised, by the direction in which each value goes."""
+"""What changed in a contract, and whether that breaks somebody, by the way in which each value goes."""
 
-import ast
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
 
-from walls.contracts import members
+from walls.acceptance import accepts
+from walls.annotations import classes_in
+from walls.shapes import Member, Method, Shape
 
-Classes = Mapping[str, Mapping[str, Any]]
+Shapes = Mapping[str, Shape]
 
-# What a type takes beside itself.
-_WIDER = {
-    "float": {"int"},
-    "decimal.Decimal": {"int"},
-    "collections.abc.Sequence": {"list", "tuple"},
-    "collections.abc.Mapping": {"dict"},
-    "collections.abc.Set": {"set", "frozenset"},
-    "datetime.date": set(),
-}
+# Options of pydantic that change what it reads or writes.
+OPTIONS = frozenset(
+    {
+        "alias_generator", "populate_by_name", "validate_by_name", "validate_by_alias", "serialize_by_alias", "strict",
+        "str_max_length", "str_min_length", "str_to_lower", "str_to_upper", "str_strip_whitespace", "use_enum_values",
+        "coerce_numbers_to_str", "allow_inf_nan", "ser_json_bytes", "val_json_bytes", "ser_json_timedelta",
+        "ser_json_temporal", "val_temporal_unit", "ser_json_inf_nan", "extra",
+    }
+)  # fmt: skip
 
 
-def breaks(name: str, before: Classes, now: Classes) -> Iterator[str]:
-    """What of a contract, message or error breaks those who rely on it; a sentence without its period for each."""
+@dataclass(frozen=True)
+class Change:
+    """One difference, as a sentence without its period."""
+
+    text: str
+    breaks: bool
+
+
+def changes(name: str, before: Shapes, now: Shapes) -> Iterator[Change]:
+    """How a contract or message, and what can be reached from it, differs from what it was."""
     old, new = before[name], now[name]
-    if old["kind"] != new["kind"]:
-        yield f"it was a {old['kind']} and is a {new['kind']}"
+    if old.kind != new.kind:
+        yield Change(f"it was a {old.kind} and is a {new.kind}", breaks=True)
         return
+    for method, was in old.methods.items():
+        if method in new.methods:
+            yield from _method(method, was, new.methods[method])
+        else:
+            yield Change(f"the method {method} is gone", breaks=True)
+    for method in new.methods:
+        if method not in old.methods:
+            yield Change(f"the method {method} is new", breaks=False)
     seen: set[tuple[str, str]] = set()
-    for method, was in old["methods"].items():
-        if method not in new["methods"]:
-            yield f"the method {method} is gone"
+    for way, other in _reached(name, before):
+        yield from _class(other, before, now, way, seen)
+
+
+def _reached(name: str, shapes: Shapes) -> Iterator[tuple[str, str]]:
+    """The classes that a contract or message names, each with the way in which it goes."""
+    shape = shapes[name]
+    if shape.kind == "message":
+        yield "out", name
+        return
+    for method in shape.methods.values():
+        for parameter in method.parameters.values():
+            yield from (("in", other) for other in classes_in(parameter.type))
+        yield from (("out", other) for other in classes_in(method.result.type))
+    # What a contract raises is nowhere in its signatures: the errors beside it are its own.
+    home = name.partition(".")[0]
+    yield from (("out", other) for other, one in shapes.items() if one.kind == "error" and other.startswith(f"{home}."))
+
+
+def _method(name: str, was: Method, now: Method) -> Iterator[Change]:
+    if was.safe != now.safe:
+        said = "is @safe now" if now.safe else "is no longer @safe, so it is no longer asked twice"
+        yield Change(f"{name} {said}", breaks=was.safe)
+    if was.result.type != now.result.type:
+        what = f"{name} may answer with {now.result.type}, and promised {was.result.type}"
+        yield Change(what, breaks=not accepts(was.result.type, now.result.type))
+    for parameter, old in was.parameters.items():
+        new = now.parameters.get(parameter)
+        if new is None:
+            yield Change(f"{name} takes no {parameter} any more", breaks=True)
+        else:
+            yield from _parameter(name, parameter, old, new)
+    for parameter, new in now.parameters.items():
+        if parameter not in was.parameters:
+            demanded = f"{name} demands {parameter}, which is new"
+            yield Change(demanded if new.required else f"{name} takes {parameter}, which is new", breaks=new.required)
+    order, placed = _placed(now), [one for one in _placed(was) if one in now.parameters]
+    if order[: len(placed)] != placed and set(placed) <= set(order):
+        yield Change(f"{name} takes its arguments in another order", breaks=True)
+
+
+def _parameter(method: str, name: str, old: Member, new: Member) -> Iterator[Change]:
+    if old.type != new.type:
+        what = f"{method} takes {new.type} for {name}, and took {old.type}"
+        yield Change(what, breaks=not accepts(new.type, old.type))
+    if new.required != old.required:
+        said = "demands {}, which could be left out" if new.required else "no longer demands {}"
+        yield Change(f"{method} {said.format(name)}", breaks=new.required)
+    if new.kind != old.kind:
+        how = {"keyword": "by name only", "place": "by place only"}.get(new.kind, "by name and by place")
+        yield Change(f"{method} takes {name} {how}", breaks=new.kind != "positional")
+
+
+def _placed(method: Method) -> list[str]:
+    return [name for name, one in method.parameters.items() if one.kind in {"positional", "place"}]
+
+
+def _class(name: str, before: Shapes, now: Shapes, way: str, seen: set[tuple[str, str]]) -> Iterator[Change]:
+    """A value, message or error that goes in or out, and those in it."""
+    if (name, way) in seen or name not in before:
+        return
+    seen.add((name, way))
+    old, new = before[name], now.get(name)
+    short = name.rpartition(".")[2]
+    if new is None:
+        yield Change(f"{short} is gone", breaks=True)
+        return
+    if old.kind != new.kind:
+        yield Change(f"{short} was a {old.kind} and is a {new.kind}", breaks=True)
+        return
+    yield from _fields(short, old, new, way)
+    yield from _options(short, old, new, way)
+    for one in old.fields.values():
+        for other in classes_in(one.type):
+            yield from _class(other, before, now, way, seen)
+
+
+def _fields(name: str, old: Shape, new: Shape, way: str) -> Iterator[Change]:
+    for field, was in old.fields.items():
+        if field in new.fields:
+            yield from _field(f"{name}.{field}", old, was, new.fields[field], way)
+        else:
+            yield Change(f"{name}.{field} is gone", breaks=True)
+    for field, other in new.fields.items():
+        if field in old.fields:
             continue
-        yield from _method(method, was, new["methods"][method])
-        yield from _order(method, was["parameters"], new["methods"][method]["parameters"])
-    if old["fields"]:
-        yield from _fields(name, before, now, "out")
-    for direction in ("in", "out"):
-        for other in _named(old, direction, before):
-            yield from _class(other, before, now, direction, seen)
+        if old.kind == "enum":
+            yield Change(f"{name}.{field} is new, and who reads {name} does not know it", breaks=way == "out")
+        else:
+            said = "is new and demanded" if other.required else "is new"
+            yield Change(f"{name}.{field} {said}", breaks=other.required)
+    kept = [field for field in new.fields if field in old.fields]
+    if old.kind == "tuple" and (kept != [*old.fields][: len(kept)] or [*new.fields][: len(kept)] != kept):
+        yield Change(f"{name} has its fields in other places, and it crosses as an array", breaks=True)
 
 
-def _method(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    if was["safe"] and not now["safe"]:
-        yield f"{name} is no longer @safe, so it is no longer asked twice"
-    if not accepts(was["returns"], now["returns"]):
-        yield f"{name} may answer with {now['returns']}, and promised {was['returns']}"
-    new = {one["name"]: one for one in now["parameters"]}
-    for one in was["parameters"]:
-        other = new.get(one["name"])
-        if other is None:
-            yield f"{name} takes no {one['name']} any more"
-        elif not accepts(other["type"], one["type"]):
-            yield f"{name} takes {other['type']} for {one['name']}, and took {one['type']}"
-        elif other["required"] and not one["required"]:
-            yield f"{name} demands {one['name']}, which could be left out"
-        elif one["kind"] != other["kind"] and other["kind"] == "keyword":
-            yield f"{name} takes {one['name']} by name only"
-    old = [one["name"] for one in was["parameters"]]
-    for one in now["parameters"]:
-        if one["name"] not in old and one["required"]:
-            yield f"{name} demands {one['name']}, which is new"
+def _field(name: str, shape: Shape, was: Member, now: Member, way: str) -> Iterator[Change]:
+    if now.type != was.type and shape.kind == "enum":
+        yield Change(f"{name} is {now.type}, and was {was.type}", breaks=True)
+    elif now.type != was.type and way == "in":
+        yield Change(f"{name} takes {now.type}, and took {was.type}", breaks=not accepts(now.type, was.type))
+    elif now.type != was.type:
+        yield Change(f"{name} may be {now.type}, and was {was.type}", breaks=not accepts(was.type, now.type))
+    if now.required and not was.required:
+        yield Change(f"{name} is demanded, and could be left out", breaks=True)
+    elif was.required and not now.required:
+        # Who reads a TypedDict by its keys meets the gap; elsewhere the default fills it.
+        yield Change(f"{name} may be left out", breaks=shape.kind == "dict" and way == "out")
 
 
-def _order(name: str, was: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
-    order = [one["name"] for one in now if one["kind"] == "positional"]
-    placed = [one["name"] for one in was if one["kind"] == "positional" and one["name"] in order]
-    if order[: len(placed)] != placed:
-        yield f"{name} takes its arguments in another order"
-
-
-def _class(name: str, before: Classes, now: Classes, direction: str, seen: set[tuple[str, str]]) -> Iterator[str]:
-    """A value, and those in it."""
-    if (name, direction) in seen or name not in before:
-        return
-    seen.add((name, direction))
-    if name not in now:
-        yield f"{name} is gone"
-        return
-    yield from _fields(name, before, now, direction)
-    for other in _named(before[name], direction, before):
-        yield from _class(other, before, now, direction, seen)
-
-
-def _fields(name: str, before: Classes, now: Classes, direction: str) -> Iterator[str]:
-    old, new = before[name]["fields"], now[name]["fields"]
-    for field, was in old.items():
-        other = new.get(field)
-        if other is None:
-            yield f"{name}.{field} is gone"
-        elif direction == "in" and not accepts(other["type"], was["type"]):
-            yield f"{name}.{field} takes {other['type']}, and took {was['type']}"
-        elif direction == "out" and not accepts(was["type"], other["type"]):
-            yield f"{name}.{field} may be {other['type']}, and was {was['type']}"
-        elif other["required"] and not was["required"]:
-            yield f"{name}.{field} is demanded, and could be left out"
-    for field, other in new.items():
-        if field in old:
-            continue
-        if other["required"]:
-            yield f"{name}.{field} is new and demanded"
-        elif before[name]["kind"] == "enum" and direction == "out":
-            yield f"{name}.{field} is new, and who reads {name} does not know it"
-
-
-def _named(old: Mapping[str, Any], direction: str, classes: Classes) -> Iterator[str]:
-    """The classes of the same contract that members name in this direction."""
-    types = [one["type"] for one in old["fields"].values()] if old["kind"] != "contract" else []
-    for method in old["methods"].values():
-        types += [method["returns"]] if direction == "out" else [one["type"] for one in method["parameters"]]
-    if old["kind"] in {"message", "error"} and direction == "in":
-        return
-    for spelled in types:
-        named = {node.attr for node in ast.walk(_tree(spelled)) if isinstance(node, ast.Attribute)}
-        yield from sorted(named & set(classes))
-
-
-def accepts(wide: str, narrow: str) -> bool:
-    """Whether whatever is of the type `narrow` is of the type `wide`, as far as their spelling tells."""
-    return all(any(_takes(_tree(one), _tree(other)) for one in members(wide)) for other in members(narrow))
-
-
-def _takes(wide: ast.expr, narrow: ast.expr) -> bool:
-    """Whether one member of a union takes another."""
-    spelled, other = ast.unparse(wide), ast.unparse(narrow)
-    if spelled == other or spelled in {"typing.Any", "object"}:
-        return True
-    base, args = _parts(wide)
-    narrow_base, narrow_args = _parts(narrow)
-    if base == "Annotated" or narrow_base == "Annotated":
-        inner, notes = _annotated(wide)
-        narrow_inner, narrow_notes = _annotated(narrow)
-        return notes <= narrow_notes and accepts(inner, narrow_inner)
-    if narrow_base == "Literal":
-        if base == "Literal":
-            return {ast.unparse(one) for one in narrow_args} <= {ast.unparse(one) for one in args}
-        return all(isinstance(one, ast.Constant) and type(one.value).__name__ == base for one in narrow_args)
-    if base != narrow_base and narrow_base not in _WIDER.get(base, set()):
-        return False
-    return not args or _take_each(args, narrow_args)
-
-
-def _take_each(wide: list[ast.expr], narrow: list[ast.expr]) -> bool:
-    """The elements of containers; `tuple[int, ...]` has one kind of them."""
-    ours, theirs = ([one for one in each if ast.unparse(one) != "..."] for each in (wide, narrow))
-    return len(ours) == len(theirs) and all(
-        accepts(ast.unparse(one), ast.unparse(other)) for one, other in zip(ours, theirs, strict=True)
-    )
-
-
-def _annotated(node: ast.expr) -> tuple[str, set[str]]:
-    """A type, and the limits that its notes set."""
-    base, args = _parts(node)
-    if base != "Annotated":
-        return ast.unparse(node), set()
-    return ast.unparse(args[0]), {ast.unparse(one) for one in args[1:]}
-
-
-def _parts(node: ast.expr) -> tuple[str, list[ast.expr]]:
-    if isinstance(node, ast.Subscript):
-        return ast.unparse(node.value), node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    return ast.unparse(node), []
-
-
-def _tree(spelled: str) -> ast.expr:
-    try:
-        return ast.parse(spelled or "None", mode="eval").body
-    except SyntaxError:
-        return ast.Constant(spelled)
+def _options(name: str, old: Shape, new: Shape, way: str) -> Iterator[Change]:
+    for option in sorted(OPTIONS & {*old.options, *new.options} - {"extra"}):
+        was, other = old.options.get(option), new.options.get(option)
+        if was != other:
+            yield Change(f"{name} has {option}={other}, and had {was}", breaks=True)
+    if way == "in" and (old.options.get("extra") == "'forbid'") != (new.options.get("extra") == "'forbid'"):
+        forbids = new.options.get("extra") == "'forbid'"
+        said = "refuses fields that it does not know" if forbids else "ignores fields that it does not know"
+        yield Change(f"{name} {said}", breaks=forbids)

@@ -1,249 +1,213 @@
-"""A module's contract as it is written: its methods, messages and values, each type spelled in one way."""
+"""A module's contract as it is written: its methods, messages and values, with what they inherit."""
 
 import ast
+import builtins
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
 
-from walls.project import Project, Slice, part_of
+from walls.annotations import annotated, followed, notes, parts_of, spell, substituted, tree_of
+from walls.project import Project, Slice
+from walls.shapes import Ancestor, Kind, Member, Method, ParameterKind, Shape
 from walls.sources import Source, argument, class_value, constant, last_name
-
-Kind = Literal["contract", "message", "value", "enum", "error", "other"]
 
 _KINDS: dict[str, Kind] = {
     "kernel.Contract": "contract",
     "kernel.contracts.Contract": "contract",
     "kernel.Message": "message",
     "kernel.messaging.Message": "message",
+    "kernel.fields.RequestBody": "value",
     "pydantic.BaseModel": "value",
     "pydantic.RootModel": "value",
-    "typing.NamedTuple": "value",
-    "typing.TypedDict": "value",
-    "typing_extensions.TypedDict": "value",
-    "enum.Enum": "enum",
-    "enum.StrEnum": "enum",
-    "enum.IntEnum": "enum",
-    "Exception": "error",
-    "ValueError": "error",
-    "LookupError": "error",
-    "RuntimeError": "error",
+    "typing.NamedTuple": "tuple",
+    "typing.TypedDict": "dict",
+    "typing_extensions.TypedDict": "dict",
+    **{f"enum.{name}": "enum" for name in ("Enum", "StrEnum", "IntEnum", "Flag", "IntFlag")},
+    **{
+        name: "error"
+        for name, one in vars(builtins).items()
+        if isinstance(one, type) and issubclass(one, BaseException)
+    },
 }
-# What says how a field is shown, and not what it may be.
-_NOT_TYPES = frozenset({"default", "default_factory", "description", "title", "examples", "deprecated", "repr"})
-_SPELLINGS = {
-    "typing.List": "list",
-    "typing.Dict": "dict",
-    "typing.Set": "set",
-    "typing.FrozenSet": "frozenset",
-    "typing.Tuple": "tuple",
-    "typing.Sequence": "collections.abc.Sequence",
-    "typing.Mapping": "collections.abc.Mapping",
-}
-
-
-@dataclass
-class Member:
-    """A parameter, a result or a field: its type, and whether it must be given."""
-
-    type: str
-    required: bool
-    line: int = 0
-    source: Source | None = None
-    # positional, keyword, or many (*args, **kwargs)
-    kind: str = "positional"
-
-
-@dataclass
-class Shape:
-    """A class of a contract."""
-
-    kind: Kind
-    name: str
-    source: Source
-    node: ast.ClassDef
-    version: int = 1
-    # Of values, messages and errors their fields; of an enum its members, without a type.
-    fields: dict[str, Member] = field(default_factory=dict)
-    # Of a contract: parameters by name, the result as `return`.
-    methods: dict[str, dict[str, Member]] = field(default_factory=dict)
-    safe: set[str] = field(default_factory=set)
+# What may stand beside: it adds nothing that crosses.
+_HARMLESS = frozenset({"typing.Generic", "typing.Protocol", "abc.ABC", "object", "str", "int"})
+_SAFE = frozenset({"kernel.safe", "kernel.contracts.safe"})
 
 
 def read(project: Project, module: Slice) -> dict[str, Shape]:
     """The classes of a module's contract by their names: those of contract.py, or of all files of contract/."""
-    shapes: dict[str, Shape] = {}
-    for source in module.part("contract"):
-        for node in source.definitions.values():
-            if isinstance(node, ast.ClassDef):
-                shapes[node.name] = _shape(project, source, node)
-    return shapes
+    return {
+        node.name: _shape(project, source, node)
+        for source in module.part("contract")
+        for node in source.definitions.values()
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def read_all(project: Project) -> dict[str, Shape]:
+    """The classes of all contracts, by `module.Name`."""
+    return {
+        f"{module.name}.{name}": shape
+        for module in project.modules.values()
+        for name, shape in read(project, module).items()
+    }
 
 
 def _shape(project: Project, source: Source, node: ast.ClassDef) -> Shape:
-    lineage = list(_lineage(project, source, node))
-    kinds = [found for home, one in lineage if (found := _kind(home, one)) != "other"]
-    kind: Kind = kinds[0] if kinds else "other"
-    shape = Shape(kind, node.name, source, node, _version(node))
-    for home, one in reversed(lineage):
-        for statement in one.body:
-            _add(project, shape, home, statement)
+    shape = Shape("other", _version(node), variables=list(_variables(project, source, node)))
+    shape.lineage = list(_lineage(project, Ancestor(source, node, {}), shape.unknown))
+    shape.kind = next((found for one in shape.lineage if (found := _kind(project, one)) != "other"), "other")
+    for ancestor in reversed(shape.lineage):
+        shape.options |= {key: ast.unparse(value) for key, value in options(ancestor.node) if key}
+        for base in ancestor.node.bases:
+            if isinstance(base, ast.Subscript) and followed(project, ancestor.source, base) == "pydantic.RootModel":
+                spelled = substituted(spell(project, ancestor.source, base.slice), ancestor.given)
+                shape.fields["root"] = Member(spelled, True, path=ancestor.source.path, line=base.lineno)
+        for statement in ancestor.node.body:
+            _add(project, shape, ancestor, statement)
     return shape
 
 
-def _lineage(project: Project, source: Source, node: ast.ClassDef) -> Iterator[tuple[Source, ast.ClassDef]]:
-    """A class and its bases, as far as they are the modules' own."""
-    yield source, node
-    for base in node.bases:
-        dotted = source.named(base.value if isinstance(base, ast.Subscript) else base) or ""
-        home = project.definition(dotted) if dotted.startswith("modules.") else None
-        if home is not None and isinstance(home[1], ast.ClassDef) and home[1] is not node:
-            yield from _lineage(project, home[0], home[1])
+def _lineage(
+    project: Project, one: Ancestor, unknown: list[str], seen: tuple[ast.ClassDef, ...] = ()
+) -> Iterator[Ancestor]:
+    """A class and its bases, as far as they are in this project; the names of others go to `unknown`."""
+    yield one
+    seen += (one.node,)
+    for base in one.node.bases:
+        dotted = followed(project, one.source, base)
+        if dotted in _KINDS or dotted in _HARMLESS:
+            continue
+        home = project.definition(dotted)
+        if home is None or not isinstance(home[1], ast.ClassDef) or home[1] in seen:
+            unknown.append(dotted)
+            continue
+        _, args = parts_of(tree_of(spell(project, one.source, base)))
+        spelled = [substituted(ast.unparse(each), one.given) for each in args]
+        given = dict(zip(_variables(project, home[0], home[1]), spelled, strict=False))
+        yield from _lineage(project, Ancestor(home[0], home[1], given), unknown, seen)
 
 
-def _kind(source: Source, node: ast.ClassDef) -> Kind:
+def _variables(project: Project, source: Source, node: ast.ClassDef) -> Iterator[str]:
     for base in node.bases:
-        name = source.named(base.value if isinstance(base, ast.Subscript) else base) or ""
+        if isinstance(base, ast.Subscript) and source.named(base.value) in {"typing.Generic", "typing.Protocol"}:
+            for one in base.slice.elts if isinstance(base.slice, ast.Tuple) else [base.slice]:
+                yield spell(project, source, one)
+
+
+def _kind(project: Project, one: Ancestor) -> Kind:
+    for base in one.node.bases:
+        name = followed(project, one.source, base)
         if name in _KINDS:
             return _KINDS[name]
-        if name.endswith(("Error", "Exception")) and "." not in name:
-            return "error"
-    decorated = {last_name(getattr(one, "func", one)) for one in node.decorator_list}
-    return "value" if "dataclass" in decorated else "other"
+    decorated = {last_name(getattr(each, "func", each)) for each in one.node.decorator_list}
+    return "dataclass" if "dataclass" in decorated else "other"
 
 
 def _version(node: ast.ClassDef) -> int:
     for keyword in node.keywords:
-        if keyword.arg == "version" and isinstance(keyword.value, ast.Constant) and type(keyword.value.value) is int:
-            return keyword.value.value
+        if keyword.arg == "version":
+            value = getattr(keyword.value, "value", None)
+            return value if type(value) is int and value > 0 else 0
+        if keyword.arg is None:
+            return 0
     return 1
 
 
-def _add(project: Project, shape: Shape, source: Source, statement: ast.stmt) -> None:
+def _add(project: Project, shape: Shape, one: Ancestor, statement: ast.stmt) -> None:
     """Add what a statement of the class's body says to its shape."""
     match statement:
         case ast.AsyncFunctionDef(name=name) | ast.FunctionDef(name=name) if shape.kind == "contract":
             if not name.startswith("_"):
-                shape.methods[name] = dict(_signature(project, source, statement))
-                if any(
-                    source.named(one) in {"kernel.safe", "kernel.contracts.safe"} for one in statement.decorator_list
-                ):
-                    shape.safe.add(name)
+                shape.methods[name] = _method(project, one, statement)
         case ast.FunctionDef(name="__init__") if shape.kind == "error":
-            shape.fields |= {key: one for key, one in _signature(project, source, statement) if key != "return"}
-        case ast.Assign(targets=[ast.Name(id=name)]) if shape.kind == "enum" and not name.startswith("_"):
-            shape.fields[name] = Member("", required=False, line=statement.lineno, source=source)
-        case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value):
-            spelled, given = spell(project, source, annotation), value
-            if isinstance(value, ast.Call) and last_name(value.func) == "Field":
-                limits = [ast.unparse(one) for one in value.keywords if one.arg not in _NOT_TYPES]
-                spelled = f"Annotated[{spelled}, Field({', '.join(sorted(limits))})]" if limits else spelled
-                given = argument(value, "default", 0) or argument(value, "default_factory")
-            required = given is None or (isinstance(given, ast.Constant) and given.value is ...)
-            shape.fields[name] = Member(spelled, required, statement.lineno, source)
+            shape.fields |= _method(project, one, statement).parameters
+        case ast.FunctionDef(name=name, decorator_list=[*decorators]) if any(
+            one.source.named(getattr(each, "func", each)) == "pydantic.computed_field" for each in decorators
+        ):
+            shape.fields[name] = _member(project, one, statement.returns, statement, required=False)
+        case ast.Assign(targets=[ast.Name(id=name)], value=value) if shape.kind == "enum" and not name.startswith("_"):
+            shape.fields[name] = Member(_on_the_wire(shape, one, name, value), False, line=statement.lineno)
+        case ast.AnnAssign(target=ast.Name(id=name)) if (
+            shape.kind != "contract" and not name.startswith("_") and name != "model_config"
+        ):
+            _add_field(project, shape, one, statement, name)
 
 
-def _signature(
-    project: Project, source: Source, node: ast.FunctionDef | ast.AsyncFunctionDef
-) -> Iterator[tuple[str, Member]]:
-    """The parameters of a method without `self`, and its result."""
+def _add_field(project: Project, shape: Shape, one: Ancestor, statement: ast.AnnAssign, name: str) -> None:
+    given, limits = statement.value, set[str]()
+    if isinstance(given, ast.Call) and last_name(given.func) != "PrivateAttr":
+        called = (one.source.named(given.func) or "").rpartition(".")[2]
+        if called in {"Field", "field"}:
+            limits = notes(project, one.source, [given])
+            given = _default(given, 0 if called == "Field" else None)
+    member = _member(project, one, statement.annotation, statement, required=given is None)
+    base, args = parts_of(tree_of(member.type))
+    if base.rpartition(".")[2] == "ClassVar":
+        return
+    if base.rpartition(".")[2] in {"Required", "NotRequired"}:
+        member.type, member.required = ast.unparse(args[0]), base.endswith(".Required")
+    elif shape.kind == "dict":
+        total = next((each.value for each in one.node.keywords if each.arg == "total"), None)
+        member.required = getattr(total, "value", True) is not False
+    elif any(isinstance(each, ast.Call) and _default(each) for each in ast.walk(statement.annotation)):
+        member.required = False  # Annotated[int, Field(default=1)]
+    member.type = annotated(member.type, limits)
+    shape.fields[name] = member
+
+
+def _default(call: ast.Call, place: int | None = None) -> ast.expr | None:
+    value = argument(call, "default", place) or argument(call, "default_factory")
+    return None if isinstance(value, ast.Constant) and value.value is ... else value
+
+
+def _on_the_wire(shape: Shape, one: Ancestor, name: str, value: ast.expr) -> str:
+    """What a member of an enum is written as; `auto()` counts, and is the name in a StrEnum."""
+    if not (isinstance(value, ast.Call) and last_name(value.func) == "auto"):
+        return ast.unparse(value)
+    if any(one.source.named(base) == "enum.StrEnum" for base in one.node.bases):
+        return repr(name.lower())
+    return f"auto({len(shape.fields) + 1})"
+
+
+def _method(project: Project, one: Ancestor, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Method:
+    """A method without its `self`."""
+    first = len(node.args.posonlyargs)
     positional = [*node.args.posonlyargs, *node.args.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(node.args.defaults)) + [*node.args.defaults]
-    for one, default in list(zip(positional, defaults, strict=True))[1:]:
-        yield one.arg, Member(spell(project, source, one.annotation), default is None, one.lineno, source)
-    for one, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-        yield one.arg, Member(spell(project, source, one.annotation), value is None, one.lineno, source, "keyword")
-    for many in (node.args.vararg, node.args.kwarg):
-        if many is not None:
-            yield many.arg, Member(spell(project, source, many.annotation), False, many.lineno, source, "many")
-    yield "return", Member(spell(project, source, node.returns), True, node.lineno, source)
+    parameters: dict[str, Member] = {}
+
+    def add(argument: ast.arg, default: ast.expr | None, kind: ParameterKind) -> None:
+        member = _member(project, one, argument.annotation, argument, required=default is None and kind != "many")
+        member.kind, member.default = kind, default
+        parameters[argument.arg] = member
+
+    for place, (each, default) in enumerate(zip(positional, defaults, strict=True)):
+        if place:
+            add(each, default, "place" if place < first else "positional")
+    if node.args.vararg:
+        add(node.args.vararg, None, "many")
+    for each, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+        add(each, value, "keyword")
+    if node.args.kwarg:
+        add(node.args.kwarg, None, "many")
+    safe = any(one.source.named(each) in _SAFE for each in node.decorator_list)
+    return Method(parameters, _member(project, one, node.returns, node, required=True), safe)
 
 
-def spell(  # noqa: PLR0911  # one for each kind of expression
-    project: Project, source: Source, node: ast.expr | None, seen: frozenset[str] = frozenset()
-) -> str:
-    """A type as an expression that is the same however it was written; "" for none.
-
-    Names are in full, but for the classes of contracts; aliases are replaced by what they stand for; unions are sorted.
-    """
-    match node:
-        case None:
-            return ""
-        case ast.Constant(value=None):
-            return "None"
-        case ast.Constant(value=str(text)):
-            try:
-                return spell(project, source, ast.parse(text, mode="eval").body, seen)
-            except SyntaxError:
-                return text
-        case ast.BinOp(op=ast.BitOr()):
-            return _union([spell(project, source, node.left, seen), spell(project, source, node.right, seen)])
-        case ast.Subscript():
-            return _subscript(project, source, node, seen)
-        case ast.Name() | ast.Attribute():
-            return _name(project, source, node, seen)
-        case ast.List():  # of Callable
-            return f"[{', '.join(spell(project, source, one, seen) for one in node.elts)}]"
-    return ast.unparse(node)
+def _member(
+    project: Project, one: Ancestor, annotation: ast.expr | None, node: ast.stmt | ast.arg, *, required: bool
+) -> Member:
+    spelled = substituted(spell(project, one.source, annotation), one.given)
+    line = annotation.lineno if annotation is not None and not isinstance(annotation, ast.Constant) else node.lineno
+    return Member(spelled, required, path=one.source.path, line=line)
 
 
-def _name(project: Project, source: Source, node: ast.expr, seen: frozenset[str]) -> str:
-    dotted = source.named(node) or ast.unparse(node)
-    home = project.definition(dotted) if dotted.startswith("modules.") and dotted not in seen else None
-    if home is None:
-        return _SPELLINGS.get(dotted, dotted)
-    found, statement = home
-    name = dotted.rpartition(".")[2]
-    if isinstance(statement, ast.ClassDef):
-        # In which file of contract/ a class stands is the module's own business.
-        home_name = ".".join(found.dotted.split(".")[:3]) if part_of(found.dotted) == "contract" else found.dotted
-        return f"{home_name}.{name}"
-    value = getattr(statement, "value", None)
-    if isinstance(value, ast.Call) and last_name(value.func) == "NewType":
-        value = argument(value, "tp", 1)
-    return spell(project, found, value, seen | {dotted}) if value is not None else dotted
-
-
-def _subscript(project: Project, source: Source, node: ast.Subscript, seen: frozenset[str]) -> str:
-    base = spell(project, source, node.value, seen)
-    parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    last = base.rpartition(".")[2]
-    if last == "Literal":
-        return f"Literal[{', '.join(sorted(ast.unparse(one) for one in parts))}]"
-    if last == "Annotated":
-        notes = sorted(ast.unparse(one) for one in parts[1:])
-        return f"Annotated[{spell(project, source, parts[0], seen)}, {', '.join(notes)}]"
-    spelled = [spell(project, source, one, seen) for one in parts]
-    if last == "Optional":
-        return _union([*spelled, "None"])
-    if last == "Union":
-        return _union(spelled)
-    return f"{base}[{', '.join(spelled)}]"
-
-
-def _union(parts: list[str]) -> str:
-    single = {one for part in parts for one in members(part)}
-    return " | ".join(sorted(single, key=lambda one: (one == "None", one)))
-
-
-def members(spelled: str) -> list[str]:
-    """The members of a union, or the type itself."""
-    try:
-        tree: ast.expr = ast.parse(spelled, mode="eval").body
-    except SyntaxError:
-        return [spelled]
-    found: list[str] = []
-    while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
-        found.append(ast.unparse(tree.right))
-        tree = tree.left
-    return [ast.unparse(tree), *reversed(found)]
-
-
-def config_says(node: ast.ClassDef, name: str) -> object:
-    """What a pydantic class says of an option, in its keywords or its `model_config`; None if nothing."""
+def options(node: ast.ClassDef) -> Iterator[tuple[str | None, ast.expr]]:
+    """What a class says of pydantic's options, in its `model_config` and its keywords; None for what is computed."""
     config = class_value(node, "model_config")
-    pairs: list[tuple[str | None, ast.expr]] = [(one.arg, one.value) for one in node.keywords]
     if isinstance(config, ast.Call):
-        pairs += [(one.arg, one.value) for one in config.keywords]
+        yield from ((one.arg, one.value) for one in config.keywords)
     elif isinstance(config, ast.Dict):
-        pairs += [(constant(key), value) for key, value in zip(config.keys, config.values, strict=True)]
-    return next((getattr(value, "value", None) for key, value in pairs if key == name), None)
+        yield from ((constant(key), value) for key, value in zip(config.keys, config.values, strict=True))
+    elif config is not None:
+        yield None, config
+    yield from ((one.arg, one.value) for one in node.keywords)

@@ -1,142 +1,266 @@
 """The rule values-only: what a contract hands out must fit into a message between two processes."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from walls.contracts import Member, Shape, config_says, members, read
+from walls.annotations import classes_in, followed, members, parts_of, tree_of
+from walls.contracts import options, read_all
 from walls.findings import Finding
 from walls.project import Project, Slice, module_of, part_of
-from walls.sources import last_name
+from walls.shapes import VALUES, Ancestor, Member, Method, Shape
+from walls.sources import Source, last_name
+from walls.wire import KEYS, is_wire_type, why_not
 
 RULE = "values-only"
 
-_PLAIN = frozenset(
-    {
-        "str", "int", "float", "bool", "bytes", "None", "Literal", "Annotated", "Ellipsis", "...",
-        "datetime.datetime", "datetime.date", "datetime.time", "datetime.timedelta", "uuid.UUID", "decimal.Decimal",
-        "pathlib.Path", "pathlib.PurePosixPath", "ipaddress.IPv4Address", "ipaddress.IPv6Address", "typing.Self",
-        "zoneinfo.ZoneInfo", "fractions.Fraction",
-    }
-)  # fmt: skip
-_CONTAINERS = frozenset(
-    {
-        "list", "dict", "set", "frozenset", "tuple", "collections.abc.Sequence", "collections.abc.Mapping",
-        "collections.abc.Set", "typing.ClassVar", "typing.Final", "typing.Required", "typing.NotRequired",
-    }
-)  # fmt: skip
-_MUTABLE = frozenset({"list", "dict", "set", "collections.abc.MutableSequence", "collections.abc.MutableMapping"})
-# Where other types come from, and what they are.
-_ORIGINS = {
-    "sqlalchemy": "belongs to the database",
-    "fastapi": "belongs to one request",
-    "starlette": "belongs to one request",
-    "kernel.database": "belongs to the database",
-    "kernel.web": "belongs to one request",
-    "httpx2": "is a connection",
-    "typing.Any": "says nothing of what crosses",
-    "object": "says nothing of what crosses",
-    "pydantic.BaseModel": "says nothing of what crosses",
-    "collections.abc": "is code or a stream, and stays in its process",
-    "typing": "is code or a stream, and stays in its process",
-    "": "must be said",
+_BASES = {
+    "kernel.Contract": "contract",
+    "kernel.contracts.Contract": "contract",
+    "kernel.Message": "message",
+    "kernel.messaging.Message": "message",
 }
+_DECORATORS = frozenset({"kernel.safe", "kernel.contracts.safe", "abc.abstractmethod", "typing.override"})
+# What makes a class without a class statement.
+_MAKE_CLASS = frozenset({"type", "create_model", "new_class"})
+_MUTABLE = frozenset({"list", "dict", "set"})
+_ARRAYS = frozenset({"list", "tuple", "set", "frozenset", "collections.abc.Sequence", "collections.abc.Set"})
+_MAPPINGS = frozenset({"dict", "collections.abc.Mapping"})
 _VALUES = "Answer with a frozen pydantic model of this contract, or plain types; service.py makes them from rows."
+_READABLE = "Write it out: the rule reads contracts without running them."
+
+Shapes = Mapping[str, Shape]
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """What the contracts of all modules hand out."""
-    for module in project.modules.values():
-        shapes = read(project, module)
-        for shape in shapes.values():
-            yield from _shape(project, module, shapes, shape)
+    """What the contracts of all modules hand out, and contracts where nobody looks for them."""
+    shapes = read_all(project)
+    for name, shape in shapes.items():
+        yield from _Reader(project, shapes, shape, name.rpartition(".")[2]).findings()
+    for module, source in project.of_modules():
+        yield from _astray(project, source)
+        if source in module.part("contract"):
+            yield from _hidden(module, source)
 
 
-def _shape(project: Project, module: Slice, shapes: dict[str, Shape], shape: Shape) -> Iterator[Finding]:
-    fields = shape.fields if shape.kind != "enum" else {}
-    for name, member in fields.items():
-        yield from _member(project, module, shape, f"{shape.name}.{name}", member)
-    for method, signature in shape.methods.items():
-        for name, member in signature.items():
-            what = f"the result of {shape.name}.{method}" if name == "return" else f"{name} of {shape.name}.{method}"
-            yield from _member(project, module, shape, what, member)
-    if shape.kind == "contract":
-        yield from _methods(shape)
-    elif shape.kind == "message":
-        yield from _message(shape)
+def _astray(project: Project, source: Source) -> Iterator[Finding]:
+    """Contracts and messages that no other rule finds."""
+    for node in source.classes:
+        kind = next((_BASES[name] for base in node.bases if (name := followed(project, source, base)) in _BASES), None)
+        if kind and part_of(source.dotted) != "contract":
+            why = f"The {kind} {node.name} is not in contract.py, so nobody may import it and no lock keeps it."
+            yield Finding(source.path, node.lineno, RULE, why, "Move it into the module's contract.py.")
+    for call in source.calls:
+        if last_name(call.func) in _MAKE_CLASS and any(source.named(node) in _BASES for node in ast.walk(call)):
+            why = f"A contract or message is made by {last_name(call.func)}(), so nobody can read what it has."
+            yield Finding(source.path, call.lineno, RULE, why, "Write it as a class.")
 
 
-def _member(project: Project, module: Slice, shape: Shape, what: str, member: Member) -> Iterator[Finding]:
-    path = (member.source or shape.source).path
-    if member.kind == "many":
-        why = f"{what} takes any number of arguments, which no other process can be told of."
-        yield Finding(path, member.line, RULE, why, "Name each argument, or take a list.")
-        return
-    for name in _names(member.type):
-        if reason := _refused(project, module, name):
-            shown = name.rpartition(".")[2] or "its type"
-            yield Finding(path, member.line, RULE, f"{what} cannot cross a wire: {shown} {reason}.", _VALUES)
+def _hidden(module: Slice, source: Source) -> Iterator[Finding]:
+    """Classes of a contract that are not what their name stands for, read from outside."""
+    shown = {id(node) for node in source.definitions.values()}
+    for node in source.classes:
+        if id(node) not in shown:
+            why = f"{node.name} is in a function or a class, or defined again below, so it is not what others import."
+            yield Finding(source.path, node.lineno, RULE, why, "Define it once, at the top of the file.")
+        for other in module.part("contract"):
+            if other.path < source.path and isinstance(other.definitions.get(node.name), ast.ClassDef):
+                why = f"{node.name} is in {other.path}, too, and is called the same on the wire."
+                yield Finding(source.path, node.lineno, RULE, why, "Give one of them another name.")
 
 
-def _names(spelled: str) -> Iterator[str]:
-    """The types in a type, without the notes of Annotated and the values of Literal."""
-    for one in members(spelled) if spelled else [""]:
-        try:
-            tree = ast.parse(one, mode="eval").body if one else None
-        except SyntaxError:
-            tree = None
-        if isinstance(tree, ast.Subscript):
-            base = ast.unparse(tree.value)
-            yield base
-            parts = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
-            if base != "Literal":
-                for part in parts[:1] if base == "Annotated" else parts:
-                    yield from _names(ast.unparse(part))
+class _Reader:
+    """Reads one class of a contract."""
+
+    def __init__(self, project: Project, shapes: Shapes, shape: Shape, name: str) -> None:
+        self.project, self.shapes, self.shape, self.name = project, shapes, shape, name
+
+    def findings(self) -> Iterator[Finding]:
+        """All that is wrong with it."""
+        if self.shape.kind != "enum":
+            for name, member in self.shape.fields.items():
+                yield from self._member(f"{self.name}.{name}", member)
+        for name, method in self.shape.methods.items():
+            yield from self._method(name, method)
+        if self.shape.kind != "other":
+            for base in self.shape.unknown:
+                why = f"{self.name} inherits from {base}, which brings in what this rule cannot read."
+                yield self._at(self.shape.line, why, "Derive it from classes of this project.")
+            for ancestor in self.shape.lineage:
+                yield from self._body(ancestor)
+        if self.shape.kind == "message":
+            yield from self._message()
+
+    def _method(self, name: str, method: Method) -> Iterator[Finding]:
+        yield from self._member(f"the result of {self.name}.{name}", method.result)
+        for parameter, member in method.parameters.items():
+            what = f"{parameter} of {self.name}.{name}"
+            yield from self._member(what, member)
+            if member.default is not None and (wrong := self._default(member.default)):
+                why = f"The default of {what} {wrong}."
+                instead = "Use a constant; or None, and decide in service.py."
+                yield Finding(member.path, member.default.lineno, RULE, why, instead)
+
+    def _default(self, node: ast.expr) -> str | None:
+        """What is wrong with a default; None where both sides can read it, and nobody can change it."""
+        match node:
+            case ast.Constant() | ast.UnaryOp(operand=ast.Constant()) | ast.Name() | ast.Attribute():
+                return None
+            case ast.Tuple(elts=elements):
+                return next((wrong for one in elements if (wrong := self._default(one))), None)
+            case ast.List() | ast.Dict() | ast.Set():
+                return "is one object for all calls, and can be changed"
+            case ast.Call(args=args, keywords=keywords):
+                source = self.shape.lineage[0].source
+                dotted = source.named(node.func) or ""
+                value = self.shapes.get(f"{module_of(dotted)}.{dotted.rpartition('.')[2]}")
+                if is_wire_type(dotted) or dotted in {"frozenset", "tuple"} or (value and value.kind in VALUES):
+                    inner = [*args, *(one.value for one in keywords)]
+                    return next((wrong for one in inner if (wrong := self._default(one))), None)
+        return "is computed, in each process for itself"
+
+    def _member(self, what: str, member: Member) -> Iterator[Finding]:
+        if member.kind == "many":
+            why = f"{what} takes any number of arguments, which no other process can be told of."
+            yield Finding(member.path, member.line, RULE, why, "Name each argument, or take a list.")
+            return
+        for reason in self._refused(member.type):
+            yield Finding(member.path, member.line, RULE, f"{what} cannot cross a wire: {reason}.", _VALUES)
+
+    def _refused(self, spelled: str) -> Iterator[str]:
+        """Why a type cannot cross, each reason a clause."""
+        if not spelled:
+            yield "its type must be said"
+            return
+        parts = [parts_of(tree_of(one)) for one in members(spelled)]
+        for base, args in parts:
+            yield from self._refused_one(base, args)
+        arrays = [base.rpartition(".")[2] for base, _ in parts if base in _ARRAYS]
+        if len(arrays) > 1:
+            yield f"{' and '.join(arrays)} are one and the same in JSON"
+
+    def _refused_one(self, base: str, args: list[ast.expr]) -> Iterator[str]:
+        """The same of one member of a union."""
+        if (base == "Literal" and args) or (base == "bytes" and self._writes_base64()):
+            return
+        if base == "Annotated" and args:
+            yield from self._refused(ast.unparse(args[0]))
+        elif wrong := self._why_not(base, is_said=bool(args)):
+            yield f"{base.rpartition('.')[2]} {wrong}"
         else:
-            yield one
+            for one in args:
+                if ast.unparse(one) not in {"...", "()"}:
+                    yield from self._refused(ast.unparse(one))
+            if base in _MAPPINGS:
+                yield from self._keys(ast.unparse(args[0]))
+
+    def _keys(self, spelled: str) -> Iterator[str]:
+        """Keys are text in JSON: not all that may be a value can be read back from it."""
+        for one in members(spelled):
+            base, args = parts_of(tree_of(one))
+            shape = self._class(base)
+            if base == "Annotated" and args:
+                yield from self._keys(ast.unparse(args[0]))
+            elif (
+                base not in KEYS and not base.startswith("pydantic.") and not (shape and _has_text(shape))
+                and base not in self.shape.variables
+            ):  # fmt: skip
+                yield f"{base.rpartition('.')[2]} is a key, which is text in JSON and cannot be read back"
+
+    def _why_not(self, name: str, *, is_said: bool) -> str | None:
+        if name in self.shape.variables:
+            return None
+        owner = module_of(name)
+        if owner is None:
+            return why_not(name, is_said=is_said)
+        if part_of(name) != "contract":
+            return f"is {owner}'s own, of {part_of(name) or 'its package'}"
+        shape = self._class(name)
+        if shape is None or shape.kind not in VALUES:
+            home = self.project.definition(name)
+            if (
+                shape is None
+                and home
+                and last_name(getattr(getattr(home[1], "value", None), "func", None)) == "TypeVar"
+            ):
+                return "is a type variable, and stands for anything"
+            return "is no value of a contract"
+        return "does not say of what it is" if shape.variables and not is_said else None
+
+    def _class(self, name: str) -> Shape | None:
+        return self.shapes.get(f"{module_of(name)}.{name.rpartition('.')[2]}") if part_of(name) == "contract" else None
+
+    def _writes_base64(self) -> bool:
+        return all(self.shape.options.get(one) == "'base64'" for one in ("ser_json_bytes", "val_json_bytes"))
+
+    def _body(self, ancestor: Ancestor) -> Iterator[Finding]:
+        """What no annotation shows: how methods are defined, attributes, and what is decided at run time."""
+        path, is_contract = ancestor.source.path, self.shape.kind == "contract"
+        for statement in ancestor.node.body:
+            name, line = str(getattr(statement, "name", "")), statement.lineno
+            if isinstance(statement, ast.If | ast.Try | ast.For | ast.While | ast.With | ast.Match):
+                why = f"What {self.name} has is decided at run time, so it cannot be read."
+                yield Finding(path, line, RULE, why, _READABLE)
+            elif not is_contract or name.startswith("_"):
+                continue
+            elif isinstance(statement, ast.FunctionDef):
+                why = f"{self.name}.{name} is not `async def`, and the answer may come from elsewhere."
+                yield Finding(path, line, RULE, why, "Make it `async def`; a property becomes a method.")
+            elif isinstance(statement, ast.AnnAssign | ast.Assign):
+                why = f"{self.name} has an attribute, which nobody can ask of another process."
+                yield Finding(path, line, RULE, why, "Make it a method.")
+            elif isinstance(statement, ast.AsyncFunctionDef):
+                for one in statement.decorator_list:
+                    if ancestor.source.named(one) not in _DECORATORS:
+                        why = f"{self.name}.{name} is wrapped in @{ast.unparse(one)}, and a proxy knows nothing of it."
+                        yield Finding(path, line, RULE, why, "Wrap the implementation in service.py instead.")
+
+    def _message(self) -> Iterator[Finding]:
+        for ancestor in self.shape.lineage:
+            line = ancestor.node.lineno
+            said = dict(options(ancestor.node))
+            if getattr(said.get("frozen"), "value", None) is False:
+                why = f"The message {self.name} can be changed after it was published, and its readers would differ."
+                instead = "Leave out frozen=False: a Message is frozen."
+                yield Finding(ancestor.source.path, line, RULE, why, instead)
+            elif None in said:
+                why = f"The options of the message {self.name} are computed, so nobody can say that it is frozen."
+                yield Finding(ancestor.source.path, line, RULE, why, _READABLE)
+        waiting, seen = [(self.name, self.shape)], set[str]()
+        while waiting:
+            name, shape = waiting.pop()
+            for field, member in shape.fields.items():
+                yield from self._mutable(f"{name}.{field}", member)
+                for one in classes_in(member.type):
+                    if one in self.shapes and one not in seen:
+                        seen.add(one)
+                        waiting.append((one.rpartition(".")[2], self.shapes[one]))
+
+    def _mutable(self, what: str, member: Member) -> Iterator[Finding]:
+        """What of a field can be changed although the message that holds it is frozen."""
+        for name in sorted(
+            {ast.unparse(each) for each in ast.walk(tree_of(member.type)) if isinstance(each, ast.expr)}
+        ):
+            if name in _MUTABLE:
+                why = f"{what} is a {name}, which can be changed although the message {self.name} is frozen."
+                yield Finding(member.path, member.line, RULE, why, "Use a tuple, a frozenset, or a Mapping.")
+            elif (shape := self._class(name)) and not _is_frozen(shape):
+                short = name.rpartition(".")[2]
+                why = f"{what} is a {short}, which can be changed although the message {self.name} is frozen."
+                yield Finding(member.path, member.line, RULE, why, f"Freeze it: class {short}(BaseModel, frozen=True).")
+
+    def _at(self, line: int, why: str, instead: str) -> Finding:
+        return Finding(self.shape.path, line, RULE, why, instead)
 
 
-def _refused(project: Project, module: Slice, name: str) -> str | None:
-    """Why a type may not cross; None if it may."""
-    if name in _PLAIN | _CONTAINERS or name.startswith("kernel.fields."):
-        return None
-    owner = module_of(name)
-    if owner is not None:
-        if owner in project.modules and part_of(name) == "contract":
-            shape = read(project, project.modules[owner]).get(name.rpartition(".")[2])
-            return None if shape and shape.kind in {"value", "enum", "message"} else "is no value of a contract"
-        return f"is {owner}'s own, of {part_of(name) or 'its package'}"
-    origin = next((one for one in sorted(_ORIGINS, key=len, reverse=True) if _is_of(name, one)), None)
-    if origin is not None:
-        return _ORIGINS[origin]
-    if name.startswith(("pydantic.", "pydantic_extra_types.", "annotated_types.", "enum.")):
-        return None
-    return "is nothing that pydantic is known to turn into JSON and back"
+def _has_text(shape: Shape) -> bool:
+    """Whether a class is an enum of texts: a number that became a key is not found again."""
+    return shape.kind == "enum" and all(one.type[:1] in "'\"" for one in shape.fields.values())
 
 
-def _is_of(name: str, origin: str) -> bool:
-    return name == origin or (bool(origin) and name.startswith(f"{origin}."))
-
-
-def _methods(shape: Shape) -> Iterator[Finding]:
-    for statement in shape.node.body:
-        name = str(getattr(statement, "name", "") or last_name(getattr(statement, "target", None)))
-        if isinstance(statement, ast.FunctionDef) and not name.startswith("_"):
-            why = f"{shape.name}.{name} is not `async def`, and the answer may come from elsewhere."
-            instead = "Make it `async def`; a property becomes a method."
-            yield Finding(shape.source.path, statement.lineno, RULE, why, instead)
-        elif isinstance(statement, ast.AnnAssign | ast.Assign):
-            why = f"{shape.name} has an attribute, which nobody can ask of another process."
-            yield Finding(shape.source.path, statement.lineno, RULE, why, "Make it a method.")
-
-
-def _message(shape: Shape) -> Iterator[Finding]:
-    path = shape.source.path
-    if config_says(shape.node, "frozen") is False:
-        why = f"The message {shape.name} can be changed after it was published, and its readers would differ."
-        yield Finding(path, shape.node.lineno, RULE, why, "Leave out frozen=False: a Message is frozen.")
-    for name, member in shape.fields.items():
-        for one in _names(member.type):
-            if one in _MUTABLE:
-                why = f"{shape.name}.{name} is a {one}, which can be changed although the message is frozen."
-                instead = "Use a tuple, a frozenset, or a Mapping."
-                yield Finding(path, member.line, RULE, why, instead)
+def _is_frozen(shape: Shape) -> bool:
+    if shape.kind == "dataclass":
+        nodes = [call for one in shape.lineage for call in one.node.decorator_list if isinstance(call, ast.Call)]
+        return any(
+            each.arg == "frozen" and getattr(each.value, "value", 0) is True for one in nodes for each in one.keywords
+        )
+    return shape.kind in {"message", "tuple", "enum", "error", "other"} or shape.options.get("frozen") == "True"

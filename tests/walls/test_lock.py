@@ -15,9 +15,13 @@ HEAD = """
 from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
-from enum import StrEnum
-from typing import Annotated, Literal, Optional, Union
-from pydantic import BaseModel, Field
+from dataclasses import dataclass, field
+from enum import Enum, Flag, StrEnum, auto
+from typing import Annotated, ClassVar, Generic, Literal, NamedTuple, NewType, NotRequired, Optional
+from typing import TypedDict, TypeVar, Union
+from annotated_types import Ge
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, RootModel, StringConstraints, computed_field
+from pydantic import Field as F
 from kernel import Contract, Message, safe
 """
 CONTRACT = """
@@ -36,6 +40,9 @@ class Info(BaseModel, frozen=True):
 
 class Deleted(Message):
     id: int
+
+class NotThere(LookupError):
+    def __init__(self, thing_id: int) -> None: ...
 
 class Things(Contract):
     @safe
@@ -95,6 +102,23 @@ BREAKING = {
     "a message is renamed": ("class Deleted", "class Removed"),
     "a colour is gone": ('    BLUE = "blue"\n', ""),
     "an answer may have a colour that nobody knows": ('    RED = "red"\n', '    RED = "red"\n    GREEN = "green"\n'),
+    "a parameter is by place only now": ("page: int = 1)", "page: int = 1, /)"),
+    "an optional parameter stands before another": ("page: int = 1", "deep: bool = False, page: int = 1"),
+    "a tuple has one element now": ("-> list[Info]", "-> tuple[Info]"),
+    "a colour is written otherwise": ('RED = "red"', 'RED = "rouge"'),
+    "a field of an answer has another name on the wire": ("    name: str\n", "    name: str = Field(alias='title')\n"),
+    "a field of an answer does not cross": ("    name: str\n", "    name: str = Field(exclude=True)\n"),
+    "a field is written by a serializer": ("    name: str\n", "    name: Annotated[str, PlainSerializer(len)]\n"),
+    "a limit by Field under another name": ("    words: str\n", "    words: str = F(max_length=9)\n"),
+    "a limit by a constraint": ("    words: str\n", "    words: Annotated[str, StringConstraints(max_length=9)]\n"),
+    "an argument refuses unknown fields": ("Query(BaseModel, frozen=True", "Query(BaseModel, extra='forbid'"),
+    "an answer has other names": ("Info(BaseModel, frozen=True", "Info(BaseModel, alias_generator=str.upper"),
+    "a value is a tuple now": ("class Info(BaseModel, frozen=True)", "class Info(NamedTuple)"),
+    "a value is a dict now": ("class Info(BaseModel, frozen=True)", "class Info(TypedDict)"),
+    "a value is gone": ("class Info(BaseModel", "class Facts(BaseModel"),
+    "an error is gone": ("class NotThere(LookupError)", "class _Gone(LookupError)"),
+    "an error has a field less": ("(self, thing_id: int) -> None", "(self) -> None"),
+    "its version is computed": ("class Things(Contract)", "class Things(Contract, version=1 + 1)"),
     "a contract is a message now": ("class Things(Contract)", "class Things(Message)"),
 }
 
@@ -112,6 +136,14 @@ COMPATIBLE = {
     "a field of an argument takes more": ("    words: str\n", "    words: str | None\n"),
     "a field of an answer is new and optional": ("    name: str\n", "    name: str\n    size: int = 0\n"),
     "a field of an answer has a limit": ("    name: str\n", "    name: Annotated[str, Field(max_length=9)]\n"),
+    "an argument ignores one field more": (
+        "    limit: int = 10\n",
+        "    limit: int = 10\n    page: int | None = None\n",
+    ),
+    "a limit on an answer": ("    id: int\n    name", "    id: int = Field(ge=1)\n    name"),
+    "a computed field": ("    name: str\n", "    name: str\n    @computed_field\n    def size(self) -> int: ...\n"),
+    "by name and by place": ("get(self, thing_id: int)", "get(self, thing_id: int, *, deep: bool = False)"),
+    "a new error": ("class NotThere", "class Other(Exception): ...\n\nclass NotThere"),
     "a new message": ("class Deleted", "class Made(Message):\n    id: int\n\nclass Deleted"),
 }
 
@@ -123,8 +155,142 @@ THE_SAME = {
     "the order of the fields": ("    id: int\n    name: str\n", "    name: str\n    id: int\n"),
     "an alias": ("class Deleted", "Id = int\n\nclass Deleted"),
     "a description": ("limit: int = 10", 'limit: int = Field(10, description="at most")'),
+    "a new type": (
+        "class Deleted(Message):\n    id: int",
+        'Id = NewType("Id", int)\n\nclass Deleted(Message):\n    id: Id',
+    ),
+    "a class attribute": ("    name: str\n", "    name: str\n    table: ClassVar[str] = 'things'\n"),
+    "a private attribute": ("    name: str\n", "    name: str\n    _seen: int = 0\n"),
+    "configuration that stays here": (
+        "    name: str\n",
+        "    model_config = ConfigDict(title='x', frozen=True)\n    name: str\n",
+    ),
+    "a title": ("    name: str\n", "    name: Annotated[str, Field(title='x', description='y')]\n"),
     "a class that no contract has": ("class Deleted", "class Other(BaseModel):\n    x: int\n\nclass Deleted"),
 }
+
+
+# A class before and after, and whether it goes in or out of a method.
+BREAKING_CLASSES = {
+    "a tuple has its fields in another order": (
+        "class Extra(NamedTuple):\n    a: int\n    b: int",
+        "class Extra(NamedTuple):\n    b: int\n    a: int",
+        "out",
+    ),
+    "a tuple has a field in between": (
+        "class Extra(NamedTuple):\n    a: int\n    b: int = 0",
+        "class Extra(NamedTuple):\n    a: int\n    c: int = 0\n    b: int = 0",
+        "out",
+    ),
+    "a key may be missing": (
+        "class Extra(TypedDict):\n    a: int",
+        "class Extra(TypedDict):\n    a: NotRequired[int]",
+        "out",
+    ),
+    "all keys may be missing": (
+        "class Extra(TypedDict):\n    a: int",
+        "class Extra(TypedDict, total=False):\n    a: int",
+        "out",
+    ),
+    "members that count change places": (
+        "class Extra(Enum):\n    A = auto()\n    B = auto()",
+        "class Extra(Enum):\n    B = auto()\n    A = auto()",
+        "in",
+    ),
+    "the root is of another type": (
+        "class Extra(RootModel[list[int]]): ...",
+        "class Extra(RootModel[list[str]]): ...",
+        "out",
+    ),
+    "a generic base is of another type": (
+        "T = TypeVar('T')\nclass P(BaseModel, Generic[T]):\n    x: T\nclass Extra(P[int]): ...",
+        "T = TypeVar('T')\nclass P(BaseModel, Generic[T]):\n    x: T\nclass Extra(P[str]): ...",
+        "out",
+    ),
+    "a base changed": (
+        "class P(BaseModel):\n    x: int\nclass Extra(P): ...",
+        "class P(BaseModel):\n    x: str\nclass Extra(P): ...",
+        "out",
+    ),
+    "a limit that is a constant": (
+        "MAX = 9\nExtra = Annotated[str, Field(max_length=MAX)]",
+        "MAX = 5\nExtra = Annotated[str, Field(max_length=MAX)]",
+        "in",
+    ),
+    "a note that is a constant": (
+        "Short = StringConstraints(max_length=9)\nExtra = Annotated[str, Short]",
+        "Short = StringConstraints(max_length=5)\nExtra = Annotated[str, Short]",
+        "in",
+    ),
+    "an answer may be longer": (
+        "Extra = Annotated[str, Field(max_length=9)]",
+        "Extra = Annotated[str, Field(max_length=20)]",
+        "out",
+    ),
+    "an alias takes less": ("Extra = int | str", "Extra = int", "in"),
+    "a field of a dataclass is gone": (
+        "@dataclass(frozen=True)\nclass Extra:\n    a: int\n    b: int = field(default=0)",
+        "@dataclass(frozen=True)\nclass Extra:\n    a: int",
+        "out",
+    ),
+    "any number of elements becomes one": ("Extra = tuple[int, ...]", "Extra = tuple[int]", "in"),
+    "two elements become three": ("Extra = tuple[int, int]", "Extra = tuple[int, int, int]", "in"),
+    "a date is a moment": ("Extra = dt.date", "Extra = dt.datetime", "out"),
+    "the keys are others": ("Extra = dict[str, int]", "Extra = dict[int, int]", "out"),
+    "deep in a container": ("Extra = dict[str, list[int]]", "Extra = dict[str, list[int | None]]", "out"),
+}
+COMPATIBLE_CLASSES = {
+    "an argument may be longer": (
+        "Extra = Annotated[str, Field(max_length=9)]",
+        "Extra = Annotated[str, Field(max_length=20)]",
+        "in",
+    ),
+    "a limit fell": ("Extra = Annotated[int, Ge(1)]", "Extra = int", "in"),
+    "any number of elements": ("Extra = tuple[int, int]", "Extra = tuple[int, ...]", "in"),
+    "any sequence": ("Extra = tuple[int, ...]", "Extra = Sequence[int]", "in"),
+    "True is a number": ("Extra = bool", "Extra = int", "in"),
+    "a member more that is only taken": (
+        "class Extra(Flag):\n    A = 1",
+        "class Extra(Flag):\n    A = 1\n    B = 2",
+        "in",
+    ),
+    "unknown fields are ignored": (
+        "class Extra(BaseModel, extra='forbid'):\n    a: int",
+        "class Extra(BaseModel):\n    a: int",
+        "in",
+    ),
+    "a key more that may be missing": (
+        "class Extra(TypedDict):\n    a: int",
+        "class Extra(TypedDict):\n    a: int\n    b: NotRequired[int]",
+        "out",
+    ),
+    "a tuple has a field at its end": (
+        "class Extra(NamedTuple):\n    a: int",
+        "class Extra(NamedTuple):\n    a: int\n    b: int = 0",
+        "out",
+    ),
+}
+THE_SAME_CLASSES = {
+    "a literal None": ("Extra = Literal['a', None]", "Extra = Literal['a'] | None"),
+    "two ways to limit": (
+        "Extra = Annotated[int, Ge(1), Field(le=9)]",
+        "Extra = Annotated[int, Field(le=9, ge=1, description='x')]",
+    ),
+    "an alias of a limit": ("Extra = Annotated[int, Field(ge=1)]", "P = Annotated[int, Field(ge=1)]\nExtra = P"),
+    "fields from a base": (
+        "class Extra(BaseModel):\n    a: int\n    b: int",
+        "class P(BaseModel):\n    a: int\nclass Extra(P):\n    b: int",
+    ),
+    "a name in capitals": (
+        "class Extra(StrEnum):\n    RED = 'red'",
+        "class Extra(StrEnum):\n    RED = auto()",
+    ),
+}
+
+
+def with_class(text: str, way: str) -> str:
+    method = "def extra(self) -> Extra" if way == "out" else "def extra(self, it: Extra) -> int"
+    return f"{text}\n{CONTRACT}    async {method}: ...\n"
 
 
 @pytest.mark.parametrize("change", BREAKING)
@@ -136,6 +302,32 @@ def test_a_breaking_change_needs_a_new_version(make: Make, change: str) -> None:
     assert all(found.path == "modules/things/contract.py" for found in broken)
     with pytest.raises(lock.LockError, match="Nothing was locked"):
         lock.write(project)
+
+
+@pytest.mark.parametrize("change", BREAKING_CLASSES)
+def test_a_class_that_breaks_needs_a_new_version_of_the_contract(make: Make, change: str) -> None:
+    before, after, way = BREAKING_CLASSES[change]
+    lock.write(make(with_class(before, way)))
+    [found] = lock.check(make(with_class(after, way)))
+    assert "things.Things breaks those who rely on it" in found.why
+
+
+@pytest.mark.parametrize("change", COMPATIBLE_CLASSES)
+def test_a_class_that_only_goes_one_way_may_change_that_way(make: Make, change: str) -> None:
+    before, after, way = COMPATIBLE_CLASSES[change]
+    lock.write(make(with_class(before, way)))
+    [found] = lock.check(make(with_class(after, way)))
+    assert "is not as it is locked" in found.why
+    [back] = lock.check(make(with_class("class Extra(BaseModel):\n    other: int", way)))
+    assert "breaks those" in back.why
+
+
+@pytest.mark.parametrize("change", THE_SAME_CLASSES)
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_two_ways_to_write_a_class_are_one(make: Make, change: str, way: str) -> None:
+    before, after = THE_SAME_CLASSES[change]
+    lock.write(make(with_class(before, way)))
+    assert list(lock.check(make(with_class(after, way)))) == []
 
 
 @pytest.mark.parametrize("change", COMPATIBLE)
@@ -214,6 +406,59 @@ def test_a_broken_lock_is_a_finding(make: Make, text: str) -> None:
     assert (found.path, found.rule) == ("contracts.lock.json", "contract-lock")
     with pytest.raises(lock.LockError, match="cannot be read"):
         lock.write(project)
+
+
+def test_a_key_that_a_merge_left_twice_is_a_finding(make: Make) -> None:
+    project = make(CONTRACT)
+    (project.root / lock.FILE).write_text('{"things": {}, "things": {}}')
+    [found] = lock.check(project)
+    assert "'things' is there twice" in found.why
+
+
+def test_deleting_the_whole_contract_of_a_module_needs_to_be_said(make: Make) -> None:
+    lock.write(make(CONTRACT))
+    project = make("")
+    assert ["breaks those who rely on it: it is gone" in one.why for one in lock.check(project)] == [True, True]
+    with pytest.raises(lock.LockError, match="--drop"):
+        lock.write(project)
+
+
+def beside(project: Project, contract: str) -> Project:
+    """The same with the module `other`."""
+    folder = project.root / "modules" / "other"
+    folder.mkdir(exist_ok=True)
+    (folder / "module.py").write_text('from kernel import Module\n\nmodule = Module(owner="team")\n')
+    (folder / "contract.py").write_text(f"from pydantic import BaseModel\n\n{contract}")
+    return Project(project.root)
+
+
+ASKS = "import modules.other.contract as other\n\nclass Things(Contract):\n    async def get(self) -> other.Info: ...\n"
+
+
+def test_a_value_of_another_module_is_locked_with_the_contract_that_hands_it_out(make: Make) -> None:
+    lock.write(beside(make(ASKS), "class Info(BaseModel):\n    id: int\n"))
+    [found] = lock.check(beside(make(ASKS), "class Info(BaseModel):\n    name: str\n"))
+    assert found.path == "modules/things/contract.py"
+    assert "things.Things breaks those who rely on it: Info.id is gone" in found.why
+
+
+def test_classes_of_one_name_in_two_modules_are_not_mistaken(make: Make) -> None:
+    mine, theirs = "class Info(BaseModel):\n    x: {}\n\n" + ASKS, "class Info(BaseModel):\n    id: int\n"
+    lock.write(beside(make(mine.format("int")), theirs))
+    assert list(lock.check(beside(make(mine.format("str")), theirs))) == []
+
+
+def test_the_difference_is_explained_member_by_member(make: Make) -> None:
+    lock.write(make(CONTRACT))
+    text = changed("-> bool", "-> str").replace("page: int = 1", "page: int | None = 1, deep: bool = False")
+    assert lock.explain(make(text)) == [
+        "things.Things: find takes int | None for page, and took int (breaks nobody)",
+        "things.Things: find takes deep, which is new (breaks nobody)",
+        "things.Things: paint may answer with str, and promised bool (BREAKING: raise its version)",
+    ]
+    raised = lock.explain(make(text.replace("(Contract)", "(Contract, version=2)")))
+    assert raised[0] == "things.Things: its version was raised from 1 to 2 (breaks nobody)"
+    assert raised[-1].endswith("(breaks, and its version was raised)")
 
 
 def test_what_was_never_locked_is_a_finding(make: Make) -> None:

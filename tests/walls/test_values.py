@@ -17,18 +17,24 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Optional
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Optional, TypedDict, TypeVar
 from uuid import UUID
 from fastapi import Request, UploadFile
-from pydantic import BaseModel, EmailStr, Field
+from pydantic import BaseModel, ConfigDict, EmailStr, Field, FilePath, Json, PrivateAttr, RootModel, SecretStr
+from pydantic import computed_field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
-from kernel import Contract, Message
+from kernel import Contract, Message, safe
 from kernel.database import Page
 from kernel.fields import Id
 from modules.other.contract import Colour
 from modules.other.models import Entity
 from modules.things.models import Thing
+
+T = TypeVar("T")
+
+class Slice(BaseModel, Generic[T], frozen=True):
+    items: tuple[T, ...]
 
 class Info(BaseModel, frozen=True):
     id: Id
@@ -76,6 +82,21 @@ def check(tmp_path: Path) -> Check:
         "AsyncIterator[int]",
         "Contract",
         "somewhere.Unknown",
+        "type[Thing]",
+        "Slice[Thing]",
+        "Slice",
+        "list",
+        "dict | None",
+        "tuple[Any, ...]",
+        "SecretStr",
+        "Json[int]",
+        "FilePath",
+        "bytes",
+        "list[int] | frozenset[int]",
+        "dict[tuple[int, int], str]",
+        "Mapping[Info, str]",
+        "dict[int | None, str]",
+        "dict[Colour, int]",
     ],
 )
 @pytest.mark.parametrize("place", ["argument", "result", "field"])
@@ -107,14 +128,19 @@ def test_what_cannot_cross_a_wire_is_refused(check: Check, type_: str, place: st
         "Id",
         "Path",
         "'Info | None'",
-        "bytes",
         "tuple[int, ...]",
+        "Slice[Info]",
+        "dict[Word, int]",
+        "list[int] | None",
+        "Blob",
         "Pair",
         "Point",
     ],
 )
 def test_plain_values_pass(check: Check, type_: str) -> None:
     own = "class Pair(NamedTuple):\n    a: int\n\n@dataclass(frozen=True)\nclass Point:\n    x: float\n\n"
+    own += "class Word(str, Enum):\n    A = 'a'\n\n"
+    own += "class Blob(BaseModel, ser_json_bytes='base64', val_json_bytes='base64'):\n    data: bytes\n\n"
     assert check(f"{own}class Things(Contract):\n    async def do(self, it: {type_}) -> {type_}: ...\n") == []
 
 
@@ -135,6 +161,28 @@ def test_plain_values_pass(check: Check, type_: str) -> None:
         "class Gone(Message):\n    it: Thing\n",
         "Alias = list[Thing]\n\nclass Things(Contract):\n    async def do(self) -> Alias: ...\n",
         "class Base(BaseModel):\n    it: Thing\n\nclass Sub(Base):\n    id: int\n",
+        "class Root(RootModel[list[Thing]]): ...\n",
+        "class Sub(Slice[Thing]): ...\n",
+        "class Sub(Slice): ...\n",
+        "class Given(BaseModel):\n    @computed_field\n    def it(self) -> Thing: ...\n",
+        "class NotThere(Exception):\n    def __init__(self, it: Thing) -> None: ...\n",
+        "class Things(Contract):\n    async def do(self) -> T: ...\n",
+        "class Things(Contract):\n    @staticmethod\n    async def do(it: Thing) -> int: ...\n",
+        "class Things(Contract):\n    @cached\n    async def do(self) -> int: ...\n",
+        "class Things(Contract):\n    if Thing:\n        async def do(self) -> Thing: ...\n",
+        "class Mixin:\n    def do(self) -> int: ...\n\nclass Things(Contract, Mixin): ...\n",
+        "class Mixin:\n    async def do(self) -> Thing: ...\n\nclass Things(Contract, Mixin): ...\n",
+        "class Things(Contract, Row): ...\n",
+        "class Things(Contract):\n    async def do(self, it: list[int] = []) -> int: ...\n",
+        "class Things(Contract):\n    async def do(self, it: dt.date = dt.date.today()) -> int: ...\n",
+        "class Things(Contract):\n    async def do(self, it: tuple[str, ...] = (name(),)) -> int: ...\n",
+        "class Loose(BaseModel, frozen=False):\n    id: int\n\nclass Gone(Message, Loose): ...\n",
+        "OPTIONS = {'frozen': False}\n\nclass Gone(Message):\n    model_config = OPTIONS\n    id: int\n",
+        "class Gone(Message):\n    model_config = ConfigDict(**OPTIONS)\n    id: int\n",
+        "class Bag(BaseModel, frozen=True):\n    ids: list[int]\n\nclass Gone(Message):\n    bag: Bag\n",
+        "class Bag(BaseModel):\n    id: int\n\nclass Gone(Message):\n    bags: tuple[Bag, ...]\n",
+        "class Bag(TypedDict):\n    id: int\n\nclass Gone(Message):\n    bag: Bag | None\n",
+        "@dataclass\nclass Bag:\n    id: int\n\nclass Gone(Message):\n    bag: Bag\n",
     ],
 )
 def test_contracts_and_messages_that_others_cannot_ask_or_trust_are_refused(check: Check, code: str) -> None:
@@ -148,8 +196,48 @@ def test_contracts_and_messages_that_others_cannot_ask_or_trust_are_refused(chec
         "class Gone(Message, frozen=True):\n    id: int\n",
         "class Things(Contract, version=2):\n    async def do(self, *, it: int = 1) -> None: ...\n",
         "class Things(Contract):\n    def _own(self): ...\n",
+        "class Things(Contract):\n    @safe\n    async def do(self, it: Colour = Colour.A) -> None: ...\n",
+        "class Things(Contract):\n    async def do(self, it: frozenset[int] = frozenset((1, -2))) -> None: ...\n",
+        "class Things(Contract):\n    async def do(self, it: dt.date = dt.date(2024, 1, 1)) -> None: ...\n",
+        "class Gone(Message):\n    id: int\n    _seen: dict[str, Any] = PrivateAttr()\n",
+        "class Given(BaseModel):\n    names: ClassVar[list[Any]] = []\n",
+        "class Given(BaseModel):\n    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)\n    id: int\n",
+        "@dataclass(frozen=True)\nclass Bag:\n    id: int\n\nclass Gone(Message):\n    bag: Bag\n",
+        "class Gone(Message):\n    model_config = ConfigDict(title='x')\n    at: Mapping[str, int]\n",
+        "class Given(BaseModel):\n    ids: list[int]\n",
+        "class NotThere(LookupError):\n    def __init__(self, id: int) -> None: ...\n",
         'class Things(Contract):\n    """Hands out no Thing."""\n',
     ],
 )
 def test_their_look_alikes_pass(check: Check, code: str) -> None:
     assert check(code) == []
+
+
+@pytest.mark.parametrize("code", ["class Hidden(Contract): ...\n", "class Hidden(Message):\n    id: int\n"])
+@pytest.mark.parametrize("file", ["service.py", "handlers.py", "schemas.py"])
+def test_a_contract_or_message_outside_contract_py_is_refused(
+    check: Check, tmp_path: Path, code: str, file: str
+) -> None:
+    assert check("class Things(Contract): ...\n") == []
+    (tmp_path / "modules" / "things" / file).write_text(f"from kernel import Contract, Message\n\n{code}")
+    [found] = values.check(Project(tmp_path))
+    assert (found.path, found.line) == (f"modules/things/{file}", 3)
+    assert "not in contract.py" in found.why
+
+
+def test_an_implementation_is_no_contract(check: Check, tmp_path: Path) -> None:
+    check("class Things(Contract): ...\n")
+    code = "from modules.things.contract import Things\n\nclass Answers(Things):\n    def now(self): ...\n"
+    (tmp_path / "modules" / "things" / "service.py").write_text(code)
+    assert list(values.check(Project(tmp_path))) == []
+
+
+def test_two_classes_of_one_name_in_a_contract_are_refused(check: Check, tmp_path: Path) -> None:
+    check("")
+    folder = tmp_path / "modules" / "things"
+    (folder / "contract.py").unlink()
+    (folder / "contract").mkdir()
+    for name in ("one", "two"):
+        (folder / "contract" / f"{name}.py").write_text("from enum import Enum\n\nclass Same(Enum):\n    A = 1\n")
+    [found] = values.check(Project(tmp_path))
+    assert found.path == "modules/things/contract/two.py"
