@@ -46,7 +46,7 @@ _STRINGS = frozenset({TokenType.HEREDOC_STRING, TokenType.RAW_STRING})
 
 
 class Named(NamedTuple):
-    """A table as it is named, without quotes; a schema alone has no table."""
+    """A table as PostgreSQL understands its name: in small letters unless quoted. A schema alone has no table."""
 
     schema: str | None
     table: str | None
@@ -90,16 +90,22 @@ def _named(tree: exp.Expr, text: str) -> Iterator[Named]:
         return
     for node in tree.walk():
         if isinstance(node, exp.Table) and node.args.get("db") and not node.name:
-            yield Named(node.text("db"), None)
+            yield Named(_folded(node.args["db"]), None)
         elif isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             if node.args.get("db") or node.name.lower() not in _ctes_around(node):
-                yield Named(node.text("db") or None, node.name)
+                yield Named(_folded(node.args.get("db")), _folded(node.this))
         elif isinstance(node, exp.Column) and node.args.get("db"):
-            yield Named(node.text("db"), node.text("table"))
+            yield Named(_folded(node.args["db"]), _folded(node.args.get("table")))
         elif isinstance(node, exp.Literal | exp.RawString | exp.Heredoc) and (
             node.is_string or not isinstance(node, exp.Literal)
         ):
             yield from _in_text(node)
+
+
+def _folded(name: exp.Expr | None) -> str | None:
+    if not isinstance(name, exp.Identifier):
+        return None  # a parameter stands for whatever it is given
+    return name.name if name.quoted else name.name.lower()
 
 
 def _ctes_around(node: exp.Expr) -> set[str]:
@@ -129,7 +135,8 @@ def _in_text(node: exp.Expr) -> Iterator[Named]:
 
 
 def _path(text: str) -> Iterator[Named]:
-    parts = [part.strip().strip('"') for part in text.split(",", maxsplit=1)[0].split(".")]
+    parts = [part.strip() for part in text.split(",", maxsplit=1)[0].split(".")]
+    parts = [part.strip('"') if part.startswith('"') else part.lower() for part in parts]
     if len(parts) == 1:
         yield from (Named(None, parts[0]), Named(parts[0], None))
     else:
@@ -139,7 +146,8 @@ def _path(text: str) -> Iterator[Named]:
 def _by_tokens(text: str) -> Iterator[Named]:
     """For what the parser does not know: names with a schema, and names where a table's would stand."""
     tokens = _tokens(text)
-    words = [token.text for token in tokens]
+    quoted = {TokenType.IDENTIFIER, TokenType.STRING, *_STRINGS}
+    words = [token.text if token.token_type in quoted else token.text.lower() for token in tokens]
     is_path = len(words) > 1 and "SEARCH_PATH" in {word.upper() for word in words[:4]}
     for place, token in enumerate(tokens):
         if token.token_type in _STRINGS:
@@ -153,11 +161,11 @@ def _by_tokens(text: str) -> Iterator[Named]:
             before = words[place - 1].upper() if place else ""
             after = words[place + 1] if place + 1 < len(words) else ""
             if after == "." and place + 2 < len(words):
-                yield Named(token.text, words[place + 2])
+                yield Named(words[place], words[place + 2])
             elif before in _BEFORE_TABLE and after != "(":
-                yield Named(None, token.text)
+                yield Named(None, words[place])
             elif is_path or before == "SCHEMA":
-                yield Named(token.text, None)
+                yield Named(words[place], None)
 
 
 def _is_naming(words: list[str], place: int) -> bool:

@@ -3,25 +3,16 @@
 import ast
 from collections.abc import Iterator, Mapping
 
-from walls.annotations import classes_in, followed, members, parts_of, tree_of
+from walls.annotations import classes_in, members, parts_of, tree_of
+from walls.astray import RULE, unreadable
 from walls.contracts import options, read_all
 from walls.findings import Finding
-from walls.project import Project, Slice, module_of, part_of
+from walls.project import Project, module_of, part_of
 from walls.shapes import VALUES, Ancestor, Member, Method, Shape
-from walls.sources import Source, last_name
+from walls.sources import last_name
 from walls.wire import KEYS, is_wire_type, why_not
 
-RULE = "values-only"
-
-_BASES = {
-    "kernel.Contract": "contract",
-    "kernel.contracts.Contract": "contract",
-    "kernel.Message": "message",
-    "kernel.messaging.Message": "message",
-}
 _DECORATORS = frozenset({"kernel.safe", "kernel.contracts.safe", "abc.abstractmethod", "typing.override"})
-# What makes a class without a class statement.
-_MAKE_CLASS = frozenset({"type", "create_model", "new_class"})
 _MUTABLE = frozenset({"list", "dict", "set"})
 _ARRAYS = frozenset({"list", "tuple", "set", "frozenset", "collections.abc.Sequence", "collections.abc.Set"})
 _MAPPINGS = frozenset({"dict", "collections.abc.Mapping"})
@@ -37,35 +28,7 @@ def check(project: Project) -> Iterator[Finding]:
     for name, shape in shapes.items():
         yield from _Reader(project, shapes, shape, name.rpartition(".")[2]).findings()
     for module, source in project.of_modules():
-        yield from _astray(project, source)
-        if source in module.part("contract"):
-            yield from _hidden(module, source)
-
-
-def _astray(project: Project, source: Source) -> Iterator[Finding]:
-    """Contracts and messages that no other rule finds."""
-    for node in source.classes:
-        kind = next((_BASES[name] for base in node.bases if (name := followed(project, source, base)) in _BASES), None)
-        if kind and part_of(source.dotted) != "contract":
-            why = f"The {kind} {node.name} is not in contract.py, so nobody may import it and no lock keeps it."
-            yield Finding(source.path, node.lineno, RULE, why, "Move it into the module's contract.py.")
-    for call in source.calls:
-        if last_name(call.func) in _MAKE_CLASS and any(source.named(node) in _BASES for node in ast.walk(call)):
-            why = f"A contract or message is made by {last_name(call.func)}(), so nobody can read what it has."
-            yield Finding(source.path, call.lineno, RULE, why, "Write it as a class.")
-
-
-def _hidden(module: Slice, source: Source) -> Iterator[Finding]:
-    """Classes of a contract that are not what their name stands for, read from outside."""
-    shown = {id(node) for node in source.definitions.values()}
-    for node in source.classes:
-        if id(node) not in shown:
-            why = f"{node.name} is in a function or a class, or defined again below, so it is not what others import."
-            yield Finding(source.path, node.lineno, RULE, why, "Define it once, at the top of the file.")
-        for other in module.part("contract"):
-            if other.path < source.path and isinstance(other.definitions.get(node.name), ast.ClassDef):
-                why = f"{node.name} is in {other.path}, too, and is called the same on the wire."
-                yield Finding(source.path, node.lineno, RULE, why, "Give one of them another name.")
+        yield from unreadable(project, module, source)
 
 
 class _Reader:

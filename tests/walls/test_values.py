@@ -94,6 +94,7 @@ def check(tmp_path: Path) -> Check:
         "bytes",
         "list[int] | frozenset[int]",
         "dict[tuple[int, int], str]",
+        "dict[Annotated[tuple[int, int], 1], str]",
         "Mapping[Info, str]",
         "dict[int | None, str]",
         "dict[Colour, int]",
@@ -131,6 +132,7 @@ def test_what_cannot_cross_a_wire_is_refused(check: Check, type_: str, place: st
         "tuple[int, ...]",
         "Slice[Info]",
         "dict[Word, int]",
+        "dict[Annotated[str, Field(max_length=9)], int]",
         "list[int] | None",
         "Blob",
         "Pair",
@@ -161,6 +163,12 @@ def test_plain_values_pass(check: Check, type_: str) -> None:
         "class Gone(Message):\n    it: Thing\n",
         "Alias = list[Thing]\n\nclass Things(Contract):\n    async def do(self) -> Alias: ...\n",
         "class Base(BaseModel):\n    it: Thing\n\nclass Sub(Base):\n    id: int\n",
+        "Base = Contract\n\nclass Things(Base):\n    async def do(self) -> Thing: ...\n",
+        "Base = Message\n\nclass Gone(Base):\n    ids: list[int]\n",
+        "def make():\n    class Things(Contract):\n        async def do(self) -> int: ...\n",
+        "class Given(BaseModel):\n    id: int\n\nclass Given(BaseModel):\n    id: str\n",
+        "Gone = create_model('Gone', __base__=Message)\n",
+        "Gone = type('Gone', (Message,), {})\n",
         "class Root(RootModel[list[Thing]]): ...\n",
         "class Sub(Slice[Thing]): ...\n",
         "class Sub(Slice): ...\n",
@@ -241,3 +249,35 @@ def test_two_classes_of_one_name_in_a_contract_are_refused(check: Check, tmp_pat
         (folder / "contract" / f"{name}.py").write_text("from enum import Enum\n\nclass Same(Enum):\n    A = 1\n")
     [found] = values.check(Project(tmp_path))
     assert found.path == "modules/things/contract/two.py"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "class A(A): ...\n",
+        "class A(B, BaseModel): ...\n\nclass B(A): ...\n",
+        "A = B\nB = A\n",
+        "A = list['A'] | int\n",
+        "A = Annotated[int, A]\n",
+        "A = Annotated[int, Field(ge=B)]\nB = C\nC = B\n",
+        "A = Annotated\n",
+        "A = Literal\n",
+        "A = f(1)[2]\n",
+        "A = tuple[()]\n",
+        "class A(BaseModel):\n    it: 'A | None' = None\n",
+    ],
+)
+def test_whatever_stands_there_is_judged(check: Check, code: str) -> None:
+    for found in check(f"{code}\nclass Things(Contract):\n    async def do(self, it: A) -> A: ...\n"):
+        assert found.path == "modules/things/contract.py"
+
+
+def test_a_contract_by_way_of_another_file_is_a_contract(check: Check, tmp_path: Path) -> None:
+    check("")
+    folder = tmp_path / "modules" / "things"
+    (folder / "base.py").write_text("from kernel import Contract\n\nBase = Contract\n")
+    code = "from modules.things.base import Contract\n\nclass Things(Contract):\n    def do(self) -> int: ...\n"
+    for text in (code, code.replace("Contract", "Base")):
+        (folder / "contract.py").write_text(text)
+        [found] = values.check(Project(tmp_path))
+        assert "Things.do is not `async def`" in found.why
