@@ -9,7 +9,9 @@ from walls.sources import Source, class_value
 
 RULE = "one-metadata"
 _BASES = frozenset({"sqlalchemy.orm.DeclarativeBase", "sqlalchemy.orm.DeclarativeBaseNoMeta"})
-_MAKE_BASE = frozenset({"sqlalchemy.orm.declarative_base", "sqlalchemy.ext.declarative.declarative_base"})
+_MAKE_BASE = frozenset(
+    {"sqlalchemy.orm.declarative_base", "sqlalchemy.ext.declarative.declarative_base", "sqlalchemy.orm.registry"}
+)
 
 
 def check(project: Project) -> Iterator[Finding]:
@@ -30,16 +32,24 @@ def _one_base(project: Project, module: Slice, source: Source) -> Iterator[Findi
                 why = f"The table of {node.name} is on {home}, a declarative base that is not {module.name}'s own."
                 instead = "Derive it from a Base(DeclarativeBase) in this module's models.py."
                 yield Finding(source.path, node.lineno, RULE, why, instead)
-    if source in module.part("models"):
-        bases = [
-            one
-            for each in module.part("models")
-            for one in each.classes
-            if any(each.named(base) in _BASES for base in one.bases)
-        ]
-        if len(bases) > 1 and bases[-1] in source.classes:
-            why = f"{module.name} has {len(bases)} declarative bases, and only one can be migrated."
-            yield Finding(source.path, bases[-1].lineno, RULE, why, "Keep one Base.")
+    for call in source.calls:
+        if source.named(call.func) in _MAKE_BASE:
+            why = "This makes a declarative base that nobody can read, and perhaps the second of its module."
+            yield Finding(
+                source.path, call.lineno, RULE, why, "Write `class Base(DeclarativeBase)` in models.py, once."
+            )
+    bases = [node for node in source.classes if any(source.named(base) in _BASES for base in node.bases)]
+    known = [
+        node
+        for each in module.part("models")
+        for node in each.classes
+        if any(each.named(base) in _BASES for base in node.bases)
+    ]
+    for node in bases:
+        if node is known[0] if known else source in module.part("models"):
+            continue
+        why = f"{node.name} is a second declarative base of {module.name}, or one that nobody migrates."
+        yield Finding(source.path, node.lineno, RULE, why, "Keep one Base, in models.py.")
 
 
 def _own_metadata(project: Project, module: Slice, source: Source, node: ast.ClassDef) -> Iterator[Finding]:

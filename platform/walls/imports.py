@@ -97,6 +97,9 @@ def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]
         yield from ((name, call.lineno, "names") for name in _by_name(source, strings, call))
         if last_name(call.func) == "subscribe" and call.args:  # a message's name on the wire: images.image_deleted
             yield from ((f"modules.{text}", call.lineno, "hears") for text in strings.of(call.args[0]))
+    if isinstance(plugins := source.definitions.get("pytest_plugins"), ast.Assign):
+        texts = [text for node in ast.walk(plugins.value) for text in strings.of(node)]
+        yield from ((text, plugins.lineno, "names") for text in texts if text.startswith("modules."))
     for node in source.nodes:
         if isinstance(node, ast.Subscript) and source.named(node.value) == "sys.modules":
             yield from ((text, node.lineno, "names") for text in strings.of(node.slice))
@@ -110,10 +113,13 @@ def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]
 def _by_name(source: Source, strings: Strings, call: ast.Call) -> Iterator[str]:
     """What a call imports, or replaces, by its name; a name that starts with dots is taken from `package`."""
     name = source.named(call.func) or ""
+    if name.startswith(f"{source.dotted}."):  # perhaps another name for it: load = importlib.import_module
+        statement = source.definitions.get(name.rpartition(".")[2])
+        name = source.named(getattr(statement, "value", None)) or name
     method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
     if name not in _BY_NAME and method not in _METHODS_BY_NAME and not name.endswith(".mock.patch"):
         return
-    for text in (text for node in call.args[:2] for text in strings.of(node)):
+    for text in (text for node in [*call.args[:2], *(one.value for one in call.keywords)] for text in strings.of(node)):
         if text.startswith("modules."):
             yield text
         elif text.startswith("."):

@@ -25,11 +25,13 @@ def _kernel_clean(project: Project) -> Iterator[Finding]:
                     instead = "Let the module hand itself over, through its manifest (module.py)."
                     yield Finding(source.path, node.lineno, "kernel-clean", why, instead)
     for _, source in project.of_modules():
-        for found in source.imports:
-            if found.name.rpartition(".")[2] in _ENGINES and found.name.startswith("sqlalchemy"):
-                why = f"{found.name} makes a connection beside the kernel's pools, without their limits and timeouts."
+        used = [(found.name, found.line) for found in source.imports]
+        used += [(source.named(call.func) or "", call.lineno) for call in source.calls]
+        for name, line in used:
+            if name.rpartition(".")[2] in _ENGINES and name.startswith("sqlalchemy"):
+                why = f"{name} makes a connection beside the kernel's pools, without their limits and timeouts."
                 instead = "Take a session: `Session` in a signature, `context.database` in a lifespan."
-                yield Finding(source.path, found.line, "kernel-clean", why, instead)
+                yield Finding(source.path, line, "kernel-clean", why, instead)
 
 
 _ENGINES = frozenset({"create_engine", "create_async_engine", "engine_from_config", "async_engine_from_config"})

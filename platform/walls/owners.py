@@ -22,6 +22,11 @@ def check(project: Project) -> Iterator[Finding]:
             instead = 'Name the team that answers for it: Module(owner="your-team").'
             yield Finding(module.manifest, module.line, RULE, why, instead)
     path = place(project.root)
+    after = _text(path).partition(_END)[2].splitlines()
+    for line in after:
+        if line.startswith(("* ", "/modules", "modules", "/migrations", "migrations", "/tests", "tests")):
+            why = f"The line {line!r} comes later and so takes precedence over what the manifests say."
+            yield Finding(path.relative_to(project.root).as_posix(), 0, RULE, why, "Move it above the written lines.")
     if project.modules and _text(path) != written(project):
         why = "CODEOWNERS does not say what the manifests say, so the wrong people are asked for review."
         yield Finding(path.relative_to(project.root).as_posix(), 0, RULE, why, "Run `kernel owners --write`.")

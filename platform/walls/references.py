@@ -11,6 +11,14 @@ from walls.strings import Strings
 
 _SCHEMA_KEYWORDS = frozenset({"schema", "referent_schema", "source_schema", "schema_name"})
 
+# Methods of inspectors, batches and metadata, whatever they are called on.
+_OF_SCHEMAS = frozenset(
+    {"get_columns", "get_table_names", "get_indexes", "get_foreign_keys", "has_table", "reflect", "to_metadata",
+     "create_table", "add_column", "create_foreign_key", "batch_alter_table", "drop_table", "alter_column"}
+)  # fmt: skip
+_DATABASE = ("sqlalchemy", "alembic")
+_JOINS = frozenset({"primaryjoin", "secondaryjoin", "foreign_keys", "remote_side", "order_by"})
+
 # The line, the other module, and what is named of it.
 Reference = tuple[int, str, str]
 
@@ -33,7 +41,7 @@ class _References:
         self._source = source
         self._strings = strings
 
-    def of_call(self, call: ast.Call) -> Iterator[tuple[str, str]]:
+    def of_call(self, call: ast.Call) -> Iterator[tuple[str, str]]:  # one case for each kind of call
         match last_name(call.func):
             case "ForeignKey":
                 yield from self._column(argument(call, "column", 0))
@@ -43,14 +51,16 @@ class _References:
             case "relationship" | "Relationship":
                 for node in (argument(call, "argument", 0), argument(call, "secondary", 1)):
                     yield from self._related(node.body if isinstance(node, ast.Lambda) else node)
+                yield from self._joined(call)
             case "Table" | "table" if (self._source.named(call.func) or "").startswith("sqlalchemy"):
                 schema = next(iter(self._strings.of(argument(call, "schema"))), None)
                 for name in self._strings.of(argument(call, "name", 0)):
                     yield from self._table(name, schema)
                 return  # its schema is said
-        for keyword in call.keywords:
-            if keyword.arg in _SCHEMA_KEYWORDS:
-                yield from self._schemas(keyword.value)
+        # Others have a `schema`, too: a call of pydantic, a line of a log.
+        if (self._source.named(call.func) or "").startswith(_DATABASE) or last_name(call.func) in _OF_SCHEMAS:
+            for value in (one.value for one in call.keywords if one.arg in _SCHEMA_KEYWORDS):
+                yield from self._schemas(value)
 
     def of_node(self, node: ast.AST) -> Iterator[tuple[str, str]]:
         match node:
@@ -65,6 +75,12 @@ class _References:
                         yield from self._translated(value)
             case ast.keyword(arg="schema_translate_map", value=value):
                 yield from self._translated(value)
+
+    def _joined(self, call: ast.Call) -> Iterator[tuple[str, str]]:
+        """The entities in the conditions of a relationship that are texts."""
+        for value in (one.value for one in call.keywords if one.arg in _JOINS):
+            for name in (name for text in self._strings.of(value) for name in re.findall(r"\b(\w+)\.\w+", text)):
+                yield from self._entity(name)
 
     def _column(self, node: ast.expr | None) -> Iterator[tuple[str, str]]:
         for text in self._strings.of(node):

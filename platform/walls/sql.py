@@ -39,6 +39,7 @@ _BEFORE_TABLE = frozenset(
         "USING",
         "VIEW",
         "VACUUM",
+        "ANALYZE",
         "LOCK",
     }
 )
@@ -85,7 +86,7 @@ def changes_role(text: str) -> bool:
 
 
 def _named(tree: exp.Expr, text: str) -> Iterator[Named]:
-    if any(isinstance(node, exp.Command | exp.Set) for node in tree.walk()):
+    if any(isinstance(node, exp.Command | exp.Set | exp.Grant | exp.Revoke) for node in tree.walk()):
         yield from _by_tokens(text)
         return
     for node in tree.walk():
@@ -94,6 +95,12 @@ def _named(tree: exp.Expr, text: str) -> Iterator[Named]:
         elif isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
             if node.args.get("db") or node.name.lower() not in _ctes_around(node):
                 yield Named(_folded(node.args.get("db")), _folded(node.this))
+        elif (
+            isinstance(node, exp.Dot)
+            and isinstance(node.expression, exp.Func)
+            and isinstance(node.this, exp.Identifier)
+        ):
+            yield Named(_folded(node.this), None)
         elif isinstance(node, exp.Column) and node.args.get("db"):
             yield Named(_folded(node.args["db"]), _folded(node.args.get("table")))
         elif isinstance(node, exp.Literal | exp.RawString | exp.Heredoc) and (

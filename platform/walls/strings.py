@@ -42,6 +42,11 @@ class Strings:
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 if (first := self.of(left)) or self.of(right):
                     yield from self._joined([first or [UNKNOWN], self._known(right)])
+            case ast.BinOp(left=left, op=ast.Mod(), right=ast.Dict() as right):
+                for template in self.of(left):
+                    for key, value in zip(right.keys, right.values, strict=True):
+                        template = template.replace(f"%({constant(key)})s", self._known(value)[0])  # noqa: PLW2901
+                    yield template
             case ast.BinOp(left=left, op=ast.Mod(), right=right):
                 values = right.elts if isinstance(right, ast.Tuple) else [right]
                 for template in self.of(left):

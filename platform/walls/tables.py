@@ -99,9 +99,19 @@ def _migrated(project: Project, owned: Owned, module: str, source: Source) -> It
     for call in source.calls:
         if last_name(call.func) not in _OPERATIONS:
             continue
-        named = [*call.args[:3], *(one.value for one in call.keywords if one.arg in _TABLE_KEYWORDS)]
+        named = [*_named_tables(call), *(one.value for one in call.keywords if one.arg in _TABLE_KEYWORDS)]
         for other, table in {(owned.owner(module, text), text) for node in named for text in strings.of(node)}:
             if other is not None and table != UNKNOWN:
                 why = f"This migration of {module} touches the table {table} of {other}, which only {other} may change."
                 instead = f"Write it in migrations/{other}, or ask {other}'s owner to."
                 yield Finding(source.path, call.lineno, RULE, why, instead)
+
+
+def _named_tables(call: ast.Call) -> list[ast.expr]:
+    """The positional arguments of an operation that are tables: for constraints and indexes a name comes first."""
+    name = last_name(call.func)
+    if name == "create_foreign_key":
+        return call.args[1:3]
+    if name in {"drop_index", "drop_constraint"} or (name.startswith("create_") and name != "create_table_comment"):
+        return call.args[1:2]
+    return call.args[:2] if name == "rename_table" else call.args[:1]

@@ -52,6 +52,11 @@ OWN_TABLES = [
     _sql("capitals, with the schema", "SELECT * FROM RIGHT.RIGHTS"),
     _sql("capitals where only tokens are read", "CREATE TRIGGER t AFTER INSERT ON RIGHTS EXECUTE FUNCTION f()"),
     _sql("in a schema that is a parameter", "SELECT * FROM $s.rights"),
+    _sql("rights on a schema", "GRANT USAGE ON SCHEMA right TO somebody"),
+    _sql("a function of another's schema", "SELECT right.do_it(1)"),
+    _sql("vacuum and analyze", "VACUUM ANALYZE rights"),
+    plant("with percent, by name", _REPOSITORY, 'X = "SELECT * FROM %(t)s" % {"t": "rights"}'),
+    plant("a join in words", _MODELS, 'X = relationship("Left", primaryjoin="Left.id == Right.id")'),
     _sql("quoted names", 'SELECT * FROM "right"."rights"'),
     _sql("a join", "SELECT * FROM lefts l JOIN rights r ON r.id = l.id"),
     _sql("a list of tables", "SELECT * FROM lefts, rights"),
@@ -167,6 +172,8 @@ INNOCENT_OWN_TABLES = [
     plant("another's schema as a plain word", _REPOSITORY, 'X = {"side": "right"}'),
     plant("a selected column's label", _REPOSITORY, 'X = select(Left.id.label("rights"))'),
     _step("one's own column", 'op.add_column("lefts", sa.Column("rights", sa.Integer))'),
+    _step("an index named as another's table", 'op.create_index("rights", "lefts", ["id"])'),
+    plant("a log's schema", _REPOSITORY, 'def f(log):\n    log.info("seen", schema="right")\n'),
     _step("a constraint of one's own", 'op.create_unique_constraint("uq_lefts", "lefts", ["id"])'),
 ]
 
@@ -203,6 +210,17 @@ ONE_METADATA = [
         "a table of the kernel",
         "platform/kernel/fields.py",
         'from sqlalchemy.orm import DeclarativeBase as D\n\nclass B(D): ...\n\nclass T(B):\n    __tablename__ = "t"\n',
+    ),
+    plant(
+        "a base made by a function here",
+        _MODELS,
+        "from sqlalchemy.orm import declarative_base\n\nB = declarative_base()",
+    ),
+    plant("a registry", _MODELS, "from sqlalchemy.orm import registry\n\nB = registry().generate_base()"),
+    plant(
+        "a base in a repository",
+        _REPOSITORY,
+        "from sqlalchemy.orm import DeclarativeBase\n\nclass B(DeclarativeBase): ...\n",
     ),
     plant("migrations of no module", "migrations/gone/0001_first.py", '"""Once."""'),
     plant("migrations beside the modules", "migrations/0001_first.py", '"""Whose?"""'),

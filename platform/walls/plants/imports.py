@@ -49,6 +49,13 @@ CONTRACT_ONLY = [
         _SERVICE,
         'from importlib import import_module\nX = import_module("..right.models", __package__)',
     ),
+    plant(
+        "by another name for it",
+        _SERVICE,
+        'import importlib\nload = importlib.import_module\nX = load("modules.right.models")',
+    ),
+    plant("by a keyword", _SERVICE, 'import importlib\nX = importlib.import_module(name="modules.right.models")'),
+    plant("as a plugin of its tests", _TEST, 'pytest_plugins = ["modules.right.service"]'),
     plant("out of sys.modules", _SERVICE, 'import sys\nX = sys.modules["modules.right.models"]'),
     plant("by pkgutil", _SERVICE, 'import pkgutil\nX = pkgutil.resolve_name("modules.right.models:Right")'),
     plant("through an attribute", _SERVICE, "import modules.right.contract\nX = modules.right.models.Right"),

@@ -29,6 +29,11 @@ KERNEL_CLEAN = [
     plant(
         "an engine of one's own", "modules/left/repository.py", "from sqlalchemy.ext.asyncio import create_async_engine"
     ),
+    plant(
+        "an engine through its package",
+        "modules/left/repository.py",
+        "import sqlalchemy as sa\nX = sa.create_engine('x')",
+    ),
     plant("an engine under an alias", "modules/left/repository.py", "from sqlalchemy import create_engine as e"),
     plant("a driver in the kernel's web", "platform/kernel/web/shell.py", "import aiosqlite"),
 ]
@@ -175,6 +180,7 @@ OWNED = [
     plant("an empty owner", _MANIFEST, ('"left-team"', '""')),
     plant("an owner that is computed", _MANIFEST, ('"left-team"', "TEAM")),
     plant("another owner", _MANIFEST, ('"left-team"', '"other-team"'), at=".github/CODEOWNERS"),
+    plant("a later line of CODEOWNERS", ".github/CODEOWNERS", "/modules/left/ @other-team"),
     plant("CODEOWNERS was edited", ".github/CODEOWNERS", ("@left-team", "@other-team")),
     Plant(
         "a new module that CODEOWNERS does not know",
