@@ -77,11 +77,13 @@ def tables(text: str, *, is_sql: bool = True) -> set[Named]:
 def changes_role(text: str) -> bool:
     """Whether a statement takes another role, which would undo the wall in the database."""
     words = [token.text.upper() for token in _tokens(text)]
-    pairs = {tuple(words[start : start + 2]) for start in range(len(words))}
-    triples = {tuple(words[start : start + 3]) for start in range(len(words))}
+    # A statement's first words: `UPDATE lefts SET role = 1` is about a column.
+    starts = [place for place in range(len(words)) if not place or words[place - 1] == ";"]
+    pairs = {tuple(words[start : start + 2]) for start in starts}
+    triples = {tuple(words[start : start + 3]) for start in starts}
     return bool(
-        pairs & {("SET", "ROLE"), ("RESET", "ROLE"), ("SESSION", "AUTHORIZATION")}
-        or triples & {("SET", "LOCAL", "ROLE"), ("SET", "SESSION", "ROLE")}
+        pairs & {("SET", "ROLE"), ("RESET", "ROLE")}
+        or triples & {("SET", "LOCAL", "ROLE"), ("SET", "SESSION", "ROLE"), ("SET", "SESSION", "AUTHORIZATION")}
     )
 
 

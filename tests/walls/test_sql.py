@@ -82,3 +82,8 @@ def test_another_role_is_seen(sql: str) -> None:
 
 def test_a_column_named_role_is_none() -> None:
     assert not changes_role("UPDATE lefts SET a = 1 WHERE role = 'x'")
+
+
+@pytest.mark.parametrize("sql", ["UPDATE lefts SET role = :role", "UPDATE lefts SET a = 1; UPDATE lefts SET role = 2"])
+def test_a_column_named_role_may_be_set(sql: str) -> None:
+    assert not changes_role(sql)
