@@ -4,7 +4,7 @@ import importlib.util
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from grimp import ImportGraph
 from importlinter import configuration
 from importlinter.application import use_cases
 
-from walls.findings import Finding
+from walls.findings import COULD_NOT_CHECK, Finding
 from walls.project import RANKS, Project
 
 CONFIGURATION = "importlinter.ini"
@@ -32,7 +32,6 @@ _RULES = {
 }
 # Those that every project with modules needs.
 _NEEDED = ("roots", "contract-only", "no-circles", "empty-init", "module-layers", "plain-contracts", "drivers")
-_UNSEEN = "could-not-check"
 
 
 def check(project: Project) -> Iterator[Finding]:
@@ -60,9 +59,22 @@ def check(project: Project) -> Iterator[Finding]:
 
 def _linted(project: Project, options: Any) -> tuple[ImportGraph, list[Any]]:
     """The graph of imports, and each contract with what came of it."""
-    for place in (str(project.root), str(project.root / "platform")):
-        if place not in sys.path:
-            sys.path.insert(0, place)
+    with _importable(project.root, project.root / "platform"):
+        return _linted_there(project, options)
+
+
+@contextmanager
+def _importable(*places: Path) -> Iterator[None]:
+    """The linter looks for packages where Python would; whoever comes after it shall not."""
+    before = list(sys.path)
+    sys.path[:0] = [str(place) for place in reversed(places) if str(place) not in before]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _linted_there(project: Project, options: Any) -> tuple[ImportGraph, list[Any]]:
     for name in ("kernel", "modules"):
         home = project.root / ("platform" if name == "kernel" else "") / name
         found = importlib.util.find_spec(name)
@@ -112,7 +124,7 @@ def _unseen(project: Project, graph: ImportGraph) -> Iterator[Finding]:
             yield Finding(
                 source.path,
                 0,
-                _UNSEEN,
+                COULD_NOT_CHECK,
                 "import-linter does not see this file, so no wall holds here.",
                 "Give its folder an __init__.py with a docstring.",
             )
@@ -156,4 +168,4 @@ def _path(project: Project, dotted: str) -> str:
 
 
 def _problem(why: str, instead: str) -> Finding:
-    return Finding(CONFIGURATION, 0, _UNSEEN, why, instead)
+    return Finding(CONFIGURATION, 0, COULD_NOT_CHECK, why, instead)
