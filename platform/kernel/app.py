@@ -26,7 +26,7 @@ from kernel.settings import ApplicationSettings, Environment, Settings, Settings
 from kernel.web.compression import Compression
 from kernel.web.dispatch import Dispatcher, Site
 from kernel.web.docs import add_docs
-from kernel.web.problems import HANDLERS, answer, document_problems
+from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer, document_problems
 from kernel.web.shell import Shell
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ async def _on_contract_unavailable(request: Request, error: ContractUnavailable)
     """503: another module that this one asks does not answer."""
     _log.error("contract unavailable", reason=str(error), cause=repr(error.__cause__))
     detail = "Something that this needs is not available. Try again shortly."
-    return answer(request, 503, detail, headers={"Retry-After": "1"})
+    return answer(request, 503, detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
 def _without_traceback(send: Send, app: Application) -> Send:

@@ -4,18 +4,15 @@ import ast
 from collections.abc import Iterator
 
 from walls.annotations import followed
+from walls.contracts import KINDS
 from walls.findings import Finding
 from walls.project import Project, Slice, part_of
+from walls.shapes import ROOTS
 from walls.sources import Source, last_name
 
 RULE = "values-only"
 
-_BASES = {
-    "kernel.Contract": "contract",
-    "kernel.contracts.Contract": "contract",
-    "kernel.Message": "message",
-    "kernel.messaging.Message": "message",
-}
+_BASES = {name: kind for name, kind in KINDS.items() if kind in ROOTS}
 # What makes a class without a class statement.
 _MAKE_CLASS = frozenset({"type", "create_model", "new_class"})
 

@@ -22,10 +22,14 @@ def check(project: Project) -> Iterator[Finding]:
 
 
 def _one_base(project: Project, module: Slice, source: Source) -> Iterator[Finding]:
+    known = next((base for each in module.part("models") for base in _bases(each)), None)
+    bases = _bases(source)
     for node in source.classes:
-        is_base = any(source.named(base) in _BASES for base in node.bases)
-        if is_base:
+        if node in bases:
             yield from _own_metadata(project, module, source, node)
+            if node is not known:
+                why = f"{node.name} is a second declarative base of {module.name}, or one that nobody migrates."
+                yield Finding(source.path, node.lineno, RULE, why, "Keep one Base, in models.py.")
         elif class_value(node, "__tablename__") is not None or class_value(node, "__table__") is not None:
             home = _base_of(project, source, node)
             if home is not None and module_of(home) != module.name:
@@ -35,21 +39,13 @@ def _one_base(project: Project, module: Slice, source: Source) -> Iterator[Findi
     for call in source.calls:
         if source.named(call.func) in _MAKE_BASE:
             why = "This makes a declarative base that nobody can read, and perhaps the second of its module."
-            yield Finding(
-                source.path, call.lineno, RULE, why, "Write `class Base(DeclarativeBase)` in models.py, once."
-            )
-    bases = [node for node in source.classes if any(source.named(base) in _BASES for base in node.bases)]
-    known = [
-        node
-        for each in module.part("models")
-        for node in each.classes
-        if any(each.named(base) in _BASES for base in node.bases)
-    ]
-    for node in bases:
-        if node is known[0] if known else source in module.part("models"):
-            continue
-        why = f"{node.name} is a second declarative base of {module.name}, or one that nobody migrates."
-        yield Finding(source.path, node.lineno, RULE, why, "Keep one Base, in models.py.")
+            instead = "Write `class Base(DeclarativeBase)` in models.py, once."
+            yield Finding(source.path, call.lineno, RULE, why, instead)
+
+
+def _bases(source: Source) -> list[ast.ClassDef]:
+    """The declarative bases of a file."""
+    return [node for node in source.classes if any(source.named(base) in _BASES for base in node.bases)]
 
 
 def _own_metadata(project: Project, module: Slice, source: Source, node: ast.ClassDef) -> Iterator[Finding]:

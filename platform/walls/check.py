@@ -1,7 +1,6 @@
 """All rules, one report."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from walls import bases, imports, layers, linter, lock, owners, tables, values
 from walls.findings import Finding
@@ -20,7 +19,6 @@ RULES = (
     "owned",
     "one-metadata",
 )
-COULD_NOT_CHECK = "could-not-check"
 _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
     linter.check,
     imports.check,
@@ -33,12 +31,11 @@ _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
 )
 
 
-def check(root: Path) -> list[Finding]:
-    """Everything that is found in the project at `root`, in the order of its files; nothing of it is imported.
+def check(project: Project) -> list[Finding]:
+    """Everything that is found in the project, in the order of its files; nothing of it is imported.
 
     A line is reported once for each rule.
     """
-    project = Project(root)
     found = list(project.problems)
     for one in _CHECKS:
         found += one(project)

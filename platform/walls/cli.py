@@ -41,10 +41,11 @@ def check(
         _prove(root)
         return
     try:
-        found = judge.check(root)
+        project = Project(root)
+        found = judge.check(project)
         if baseline:
-            could_not = [one for one in found if one.rule == judge.COULD_NOT_CHECK]
-            debts, found = ledger.write(Project(root), [one for one in found if one not in could_not])
+            could_not = [one for one in found if one.rule == findings.COULD_NOT_CHECK]
+            debts, found = ledger.write(project, [one for one in found if one not in could_not])
             found += could_not
             typer.echo(f"{ledger.FILE} has {debts} accepted finding(s).", err=True)
         else:
@@ -56,7 +57,7 @@ def check(
         typer.echo(show(found))
     if output != "json":
         typer.echo(f"{len(found)} finding(s)." if found else "The walls stand.", err=bool(found))
-    if any(one.rule == judge.COULD_NOT_CHECK for one in found):
+    if any(one.rule == findings.COULD_NOT_CHECK for one in found):
         raise typer.Exit(_COULD_NOT)
     if found:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from walls.project import Project, Slice
 from walls.shapes import Ancestor, Kind, Member, Method, ParameterKind, Shape
 from walls.sources import Source, argument, class_value, constant, last_name
 
-_KINDS: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "kernel.Contract": "contract",
     "kernel.contracts.Contract": "contract",
     "kernel.Message": "message",
@@ -74,7 +74,7 @@ def _lineage(
     seen += (one.node,)
     for base in one.node.bases:
         dotted = followed(project, one.source, base)
-        if dotted in _KINDS or dotted in _HARMLESS:
+        if dotted in KINDS or dotted in _HARMLESS:
             continue
         home = project.definition(dotted)
         if home is None or not isinstance(home[1], ast.ClassDef) or home[1] in seen:
@@ -96,8 +96,8 @@ def _variables(project: Project, source: Source, node: ast.ClassDef) -> Iterator
 def _kind(project: Project, one: Ancestor) -> Kind:
     for base in one.node.bases:
         name = followed(project, one.source, base)
-        if name in _KINDS:
-            return _KINDS[name]
+        if name in KINDS:
+            return KINDS[name]
     decorated = {last_name(getattr(each, "func", each)) for each in one.node.decorator_list}
     return "dataclass" if "dataclass" in decorated else "other"
 

@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+# The rule of what keeps the others from being looked at.
+COULD_NOT_CHECK = "could-not-check"
+
 
 @dataclass(frozen=True, order=True)
 class Finding:

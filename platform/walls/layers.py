@@ -15,8 +15,7 @@ def check(project: Project) -> Iterator[Finding]:
 
 
 def _kernel_clean(project: Project) -> Iterator[Finding]:
-    names = "|".join(project.modules)
-    for source in project.kernel if names else ():
+    for source in project.kernel:
         for node in source.nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 parts = node.value.split(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from walls.findings import Finding
 from walls.git import Git, GitError
-from walls.project import Project
+from walls.project import FOLDERS, Project
 
 FILE = "walls.ledger.json"
 RULE = "ledger"
@@ -47,7 +47,7 @@ def write(project: Project, findings: Iterable[Finding]) -> tuple[int, list[Find
     root = project.root
     accepted = read(root) if (root / FILE).is_file() else None
     left, new = (Counter(map(debt, findings)), []) if accepted is None else _settled(accepted, findings)
-    owners = {f"{folder}/{name}/": one.owner for name, one in project.modules.items() for folder in _FOLDERS}
+    owners = {f"{folder}/{name}/": one.owner for name, one in project.modules.items() for folder in FOLDERS}
     debts = [
         {
             "rule": rule,
@@ -60,9 +60,6 @@ def write(project: Project, findings: Iterable[Finding]) -> tuple[int, list[Find
     ]
     (root / FILE).write_text(json.dumps({"debts": debts}, indent=2) + "\n", "utf-8")
     return sum(left.values()), new
-
-
-_FOLDERS = ("modules", "migrations", "tests/modules")
 
 
 def _settled(accepted: Counter[Debt], findings: Iterable[Finding]) -> tuple[Counter[Debt], list[Finding]]:

@@ -26,9 +26,10 @@ class Owned:
                     self.tables[module.name].update(strings.of(argument(call, "name", 0)))
         for name, sources in project.migrations.items():
             for source in sources if name in project.modules else ():
+                strings = Strings(project, source)
                 for call in source.calls:
                     if last_name(call.func) == "create_table":
-                        self.tables[name].update(Strings(project, source).of(argument(call, "table_name", 0)))
+                        self.tables[name].update(strings.of(argument(call, "table_name", 0)))
 
     @cached_property
     def words(self) -> re.Pattern[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from walls.findings import Finding
-from walls.project import Project
+from walls.project import FOLDERS, Project
 
 RULE = "owned"
 # Where GitHub and GitLab look for it; the first that exists is kept up to date.
@@ -48,7 +48,7 @@ def written(project: Project) -> str:
         f"/{folder}/{module.name}/ {team.replace('{}', module.owner or '')}"
         for module in project.modules.values()
         if module.owner
-        for folder in ("modules", "migrations", "tests/modules")
+        for folder in FOLDERS
         if (project.root / folder / module.name).is_dir()
     ]
     block = "\n".join([_BEGIN, *lines, _END])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from walls.findings import Finding
+from walls.findings import COULD_NOT_CHECK, Finding
 from walls.sources import Source, argument, constant
 
 # The layers of a module, top to bottom; names on one layer do not know each other. As in importlinter.ini.
@@ -20,8 +20,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings", "contract"),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-
-_UNREADABLE = "could-not-check"
+# What belongs to a module beside its folder, by its name in each.
+FOLDERS = ("modules", "migrations", "tests/modules")
 
 
 @dataclass
@@ -33,8 +33,6 @@ class Slice:
     # From the manifest, with the line of each; what is not written out literally is a finding and left empty here.
     owner: str | None = None
     depends_on: dict[str, int] = field(default_factory=dict)
-    # The classes of the contracts that it provides, in full.
-    provides: dict[str, int] = field(default_factory=dict)
     # Files with names of its own, and the layer on which each stands.
     helpers: dict[str, str] = field(default_factory=dict)
     # Where the manifest says `Module(...)`.
@@ -191,9 +189,7 @@ class Project:
             else:
                 module.depends_on[name] = node.lineno
         provides = argument(call, "provides")
-        if isinstance(provides, ast.Dict) and None not in provides.keys:
-            module.provides = {source.named(key) or "?": key.lineno for key in provides.keys if key is not None}
-        elif provides is not None:
+        if provides is not None and not (isinstance(provides, ast.Dict) and None not in provides.keys):
             self._not_literal(source, provides, "provides")
         helpers = argument(call, "helpers")
         try:
@@ -226,7 +222,7 @@ class Project:
         self._problem(self._relative(path), line, f"It cannot be read ({reason}), so no wall holds here.", "Mend it.")
 
     def _problem(self, path: str, line: int, why: str, instead: str) -> None:
-        self.problems.append(Finding(path, line, _UNREADABLE, why, instead))
+        self.problems.append(Finding(path, line, COULD_NOT_CHECK, why, instead))
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -161,7 +161,7 @@ def try_all(copy: Path, number: int, workers: int) -> list[Result]:
     results = []
     for rule, is_violation, plant in plants[number::workers]:
         with planted(copy, plant):
-            found = check(copy)
+            found = check(Project(copy))
         wrong = _wrong_violation(rule, plant, found) if is_violation else _shown(found)
         results.append((rule, is_violation, plant.name, wrong))
     _must_be_clean(copy, "after the last plant")
@@ -180,7 +180,7 @@ def _shown(found: list[Finding]) -> str:
 
 
 def _must_be_clean(copy: Path, when: str) -> None:
-    if found := check(copy):
+    if found := check(Project(copy)):
         raise ProofError(f"The copy is not clean {when}: {_shown(found)}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from walls.git import Git
+from walls.sources import Source, constant
 
 _BOUNDARIES = "tests/boundaries"
 
@@ -121,25 +122,16 @@ def _contract(module: str, files: Collection[str], read: Callable[[str], str]) -
 def _meaning(path: str, text: str) -> tuple[str, list[str]]:
     """What a file says, without what only people read, and the dotted names that it imports."""
     try:
-        tree = ast.parse(text)
+        source = Source(path, path.removesuffix(".py").removesuffix("/__init__").replace("/", "."), text)
+        tree = ast.parse(text)  # a copy of its own, for it is changed
     except (SyntaxError, ValueError):
         return text, []
-    imported: list[str] = []
     for node in ast.walk(tree):
-        match node:
-            case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
-                node.body = [one for one in node.body if not _is_text(one)]
-            case ast.Import():
-                imported += [alias.name for alias in node.names]
-            case ast.ImportFrom():
-                package = path.split("/")[: -node.level] if node.level else []
-                name = ".".join([*package, *([node.module] if node.module else [])])
-                imported += [name, *(f"{name}.{alias.name}" for alias in node.names)]
-    return ast.dump(tree), imported
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [
+                one for one in node.body if not (isinstance(one, ast.Expr) and constant(one.value) is not None)
+            ]
+    return ast.dump(tree), [name for found in source.imports for name in (found.source, found.name) if name]
 
 
 def _dependents(root: Path, module: str) -> Iterator[str]:

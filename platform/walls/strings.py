@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import islice, product
 
 from walls.project import Project
-from walls.sources import Source, constant
+from walls.sources import Source, class_value, constant
 
 # Stands for what is known only when the program runs. It reads as an identifier in SQL.
 UNKNOWN = "unknown_"
@@ -160,9 +160,7 @@ class Strings:
             return
         owner, _, name = dotted.rpartition(".")
         if (home := self._project.definition(owner)) is not None and isinstance(home[1], ast.ClassDef):
-            for node in home[1].body:
-                if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == name for target in node.targets):
-                    yield from self._following(home[0], dotted).of(node.value)
+            yield from self._following(home[0], dotted).of(class_value(home[1], name))
 
 
 _SHAPING: dict[str, Callable[[str], str]] = {

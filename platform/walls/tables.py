@@ -40,16 +40,16 @@ def check(project: Project) -> Iterator[Finding]:
     """What each module's files and migrations name of others' tables."""
     owned = Owned(project)
     for module, source in project.of_modules():
-        yield from _own_tables(project, owned, module.name, source)
+        yield from _own_tables(owned, module.name, source, Strings(project, source))
     for name, sources in project.migrations.items():
         for source in sources:
             if name in project.modules:
-                yield from _own_tables(project, owned, name, source)
-                yield from _migrated(project, owned, name, source)
+                strings = Strings(project, source)
+                yield from _own_tables(owned, name, source, strings)
+                yield from _migrated(owned, name, source, strings)
 
 
-def _own_tables(project: Project, owned: Owned, module: str, source: Source) -> Iterator[Finding]:
-    strings = Strings(project, source)
+def _own_tables(owned: Owned, module: str, source: Source, strings: Strings) -> Iterator[Finding]:
     for line, other, what in references(owned, module, source, strings):
         why = f"This names {what} of {other}: only {other} reads and writes its tables."
         yield Finding(source.path, line, RULE, why, _ASK)
@@ -93,9 +93,8 @@ def _texts(source: Source, strings: Strings) -> Iterator[tuple[str, int, bool]]:
         yield from ((text, line_of(node), False) for text in texts)
 
 
-def _migrated(project: Project, owned: Owned, module: str, source: Source) -> Iterator[Finding]:
+def _migrated(owned: Owned, module: str, source: Source, strings: Strings) -> Iterator[Finding]:
     """Alembic's operations on a table that another module's models have."""
-    strings = Strings(project, source)
     for call in source.calls:
         if last_name(call.func) not in _OPERATIONS:
             continue

@@ -9,6 +9,7 @@ import httpx2
 
 from kernel.app import Application, create_app
 from kernel.testing import settings_for
+from kernel.testing.booting import talking_to
 
 MANIFEST = 'from kernel import Module\n\nmodule = Module(owner="team")\n'
 MODELS = """
@@ -88,7 +89,5 @@ async def running_project(
             write_project(root, files), {"DATABASE_URL": f"sqlite:///{root / 'data'}"} | (dict(variables or {}))
         )
         app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-                yield app, client
+        async with app.router.lifespan_context(app), talking_to(app) as client:
+            yield app, client

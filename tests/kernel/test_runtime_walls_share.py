@@ -47,7 +47,7 @@ async def hold(database: Database, seconds: float, *, directly: bool) -> None:
 def free(database: Database) -> int:
     """How many more connections the module may take, when it holds none."""
     tenant: Any = database.writer.sync_engine.tenant  # type: ignore[attr-defined]  # of our engines
-    return int(tenant._turns._value)
+    return int(tenant.turns._value)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ async def test_alone_in_a_pool_a_module_may_have_all_of_it(url: URL) -> None:
     for with_tables, limit in ((["events"], None), (["events", "images"], 3), ([], None)):
         pool = AsyncDBPool(config, {}, Path("/"), with_tables)
         tenant: Any = pool.database("events").writer.sync_engine.tenant  # type: ignore[attr-defined]
-        assert (tenant and tenant._limit) == limit, with_tables
+        assert (tenant and tenant.turns and tenant.turns._value) == limit, with_tables
         await pool.close()
 
 

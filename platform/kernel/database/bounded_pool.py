@@ -15,7 +15,7 @@ from sqlalchemy.util.queue import Queue
 
 from kernel.database.errors import DatabaseUnavailable, LostConnection, RoleError, is_outage
 from kernel.database.roles import quoted
-from kernel.database.tenants import Tenant
+from kernel.database.tenants import Tenant, Turns
 
 _IDLE_SINCE = "kernel.idle_since"
 # In what the pool remembers of a connection, which is empty for every new one: the role that it has taken.
@@ -53,7 +53,8 @@ class BoundedPool(AsyncAdaptedQueuePool):
         self._idle: deque[ConnectionPoolEntry] = self._pool.queue  # type: ignore[attr-defined]  # the one used last on the right
         # SQLAlchemy's own queue lets whoever comes first take what was meant for one who waits; under load some wait
         # for ever. asyncio's semaphore hands on in order.
-        self._turns = asyncio.Semaphore(pool_size + max_overflow)
+        reason = "all connections of the database pool are in use"
+        self._turns = Turns(pool_size + max_overflow, self._timeout, DatabaseUnavailable, reason)
         self._chosen: ConnectionPoolEntry | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -112,11 +113,13 @@ class BoundedPool(AsyncAdaptedQueuePool):
     async def _take(self, ping_after: float | None, tenant: Tenant | None) -> ConnectionPoolEntry:
         if tenant is None:
             return await self._take_with(None, ping_after)
-        await tenant.turn()
+        if tenant.turns is not None:
+            await tenant.turns.take()
         try:
             entry = await self._take_with(tenant.role, ping_after)
         except BaseException:
-            tenant.end_turn()
+            if tenant.turns is not None:
+                tenant.turns.release()
             raise
         self._tenants[entry] = tenant
         return entry
@@ -134,7 +137,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
 
     async def _take_any(self, role: str | None, ping_after: float | None) -> ConnectionPoolEntry:
         while True:
-            await self._turn()
+            await self._turns.take()
             entry = self._pop(role) if self._idle else None
             if entry is None or not self._is_open(entry):
                 try:
@@ -172,16 +175,6 @@ class BoundedPool(AsyncAdaptedQueuePool):
             self._invalidate_time = time.time()  # those of its age are dead, too
             raise LostConnection(f"the database gave no answer ({type(error).__name__})") from error
         entry.info[_ROLE] = role
-
-    async def _turn(self) -> None:
-        if not self._turns.locked():
-            await self._turns.acquire()  # at once
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise DatabaseUnavailable("all connections of the database pool are in use") from None
 
     def _is_open(self, entry: Any) -> bool:
         """Whether the entry has a connection that is not to be replaced, by SQLAlchemy's own conditions."""
@@ -233,8 +226,8 @@ class BoundedPool(AsyncAdaptedQueuePool):
             raise
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        if self._tenants and (tenant := self._tenants.pop(record, None)) is not None:
-            tenant.end_turn()
+        if self._tenants and (tenant := self._tenants.pop(record, None)) is not None and tenant.turns is not None:
+            tenant.turns.release()
         record.info[_IDLE_SINCE] = time.monotonic()
         self._idle.append(record)
         self._turns.release()

@@ -2,7 +2,11 @@
 
 from typing import Literal
 
-from sqlalchemy.exc import DBAPIError
+import asyncpg
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+# Whatever a driver, or SQLAlchemy around it, raises where a command of ours cannot do its work on a database.
+FAILURES = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 # PostgreSQL error codes (Appendix A of its manual) that mean "not now" rather than "not so": connection exceptions,
 # insufficient resources, operator intervention, lock not available.

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import structlog
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -21,11 +20,10 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from filelock import AsyncFileLock, Timeout
 from sqlalchemy import Connection, MetaData, event, text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from kernel.database.errors import MigrationError
+from kernel.database.errors import FAILURES, MigrationError
 from kernel.database.pool import Placement
 from kernel.settings import DatabaseConfig
 
@@ -187,7 +185,7 @@ class History:
     async def _reached(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         try:
             connection = await engine.connect()
-        except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             raise MigrationError(f"the database of {self.module} cannot be reached ({type(error).__name__})") from error
         try:
             yield connection

@@ -4,13 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import asyncpg
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from kernel.database.errors import RoleError, code_of
+from kernel.database.errors import FAILURES, RoleError, code_of
 from kernel.settings import DatabaseConfig
 
 _MAX_BYTES = 63  # PostgreSQL cuts longer names off, and two may become one
@@ -85,7 +83,7 @@ async def apply(roles: Iterable[Role], config: DatabaseConfig, logins: Iterable[
                     module = role.module
                     for statement in role.statements(logins):
                         await connection.exec_driver_sql(statement)
-        except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             cause = getattr(error, "orig", None) or error
             if code_of(cause) == _NO_SCHEMA:
                 raise RoleError(
@@ -113,7 +111,7 @@ async def verify(roles: Iterable[Role], config: DatabaseConfig) -> None:
                     f"WHERE CASE WHEN rolname IS NULL THEN true ELSE NOT pg_has_role(oid, {_MAY_SET}) END"
                 )
                 missing += rows.scalars()
-        except (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             raise RoleError(f"the database of the roles cannot be reached ({type(error).__name__})") from error
         finally:
             await engine.dispose()

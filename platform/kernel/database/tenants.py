@@ -7,7 +7,29 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from kernel.database.errors import PoolShareExhausted
+from kernel.database.errors import DatabaseUnavailable, PoolShareExhausted
+
+
+class Turns(asyncio.Semaphore):
+    """So many at a time, in the order in which they ask, each waiting at most `timeout` seconds."""
+
+    def __init__(self, count: int, timeout: float, error: type[DatabaseUnavailable], reason: str) -> None:
+        """`error` and its `reason` are for who has waited that long."""
+        super().__init__(count)
+        self._timeout = timeout
+        self._error = error
+        self._reason = reason
+
+    async def take(self) -> None:
+        """Wait for one; `release` ends it."""
+        if not self.locked():
+            await self.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self.acquire()
+        except TimeoutError:
+            raise self._error(self._reason) from None
 
 
 class Tenant:
@@ -20,30 +42,11 @@ class Tenant:
     def __init__(self, module: str, role: str | None, limit: int | None, timeout: float) -> None:
         self.module = module
         self.role = role
-        self._limit = limit
-        self._timeout = timeout
-        self._turns = None if limit is None else asyncio.Semaphore(limit)
-
-    async def turn(self) -> None:
-        """Wait until the module may hold one more connection. Raises PoolShareExhausted."""
-        if self._turns is None:
-            return
-        if not self._turns.locked():
-            await self._turns.acquire()  # at once
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise PoolShareExhausted(
-                f"{self.module} has had all {self._limit} connections of its share of the database pool in use for "
-                f"{self._timeout:g} s (DATABASE_POOL_SHARE_PERCENT, DATABASE_POOL_SHARE_TIMEOUT_SECONDS)"
-            ) from None
-
-    def end_turn(self) -> None:
-        """The module holds one connection less."""
-        if self._turns is not None:
-            self._turns.release()
+        reason = (
+            f"{module} has had all {limit} connections of its share of the database pool in use for {timeout:g} s "
+            "(DATABASE_POOL_SHARE_PERCENT, DATABASE_POOL_SHARE_TIMEOUT_SECONDS)"
+        )
+        self.turns = None if limit is None else Turns(limit, timeout, PoolShareExhausted, reason)
 
 
 class TenantEngine(OptionEngine):

@@ -20,7 +20,7 @@ from kernel.database.paging import InvalidCursor
 _log = structlog.get_logger("kernel.errors")
 
 MEDIA_TYPE = "application/problem+json"
-_RETRY_AFTER_SECONDS = "1"
+RETRY_AFTER_SECONDS = "1"
 
 
 class FieldProblem(BaseModel):
@@ -211,7 +211,7 @@ async def on_database_error(request: Request, error: DBAPIError) -> Response:
 async def on_database_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
     """503: nothing was changed, and the caller may try again."""
     _log.error("database unavailable", reason=str(error), cause=repr(error.__cause__))
-    headers = {"Retry-After": _RETRY_AFTER_SECONDS}
+    headers = {"Retry-After": RETRY_AFTER_SECONDS}
     is_busy = isinstance(error, PoolShareExhausted)
     what = (
         "This part of the application has its share of the database in use"
