@@ -1,4 +1,4 @@
-"""The table of events."""
+"""The tables of events."""
 
 import datetime as dt
 
@@ -6,6 +6,7 @@ from sqlalchemy import Index, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel.database import BigId, Timestamps, Versioned, new_metadata
+from kernel.messaging import InboxTable, OutboxTable
 
 # What a search looks at. The query must say it exactly as the index does, or PostgreSQL will not use the index.
 SEARCHED_TEXT = "title || ' ' || description || ' ' || location"
@@ -44,3 +45,15 @@ class Event(Timestamps, Versioned, Base):
             dialect="postgresql"
         ),
     )
+
+
+class Outbox(OutboxTable, Base):
+    """What a broker brings until it is handled; events tells nothing itself."""
+
+    __tablename__ = "outbox"
+
+
+class Inbox(InboxTable, Base):
+    """What was handled of what others tell."""
+
+    __tablename__ = "inbox"

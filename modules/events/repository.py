@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from sqlalchemy import ColumnElement, func, literal_column
+from sqlalchemy import ColumnElement, func, literal_column, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel.database import BaseRepository, Page, Sort, utc_now
@@ -20,6 +20,14 @@ class EventRepository(BaseRepository[Event, int]):
     async def find(self, query: EventQuery) -> Page[EventOut]:
         """The events that `query` asks for. Raises InvalidCursor."""
         return await self.page(query, EventOut, *self._filters(query), order=_order(query.sort))
+
+    async def forget_image(self, image_id: int) -> None:
+        """Take the image off all events that have it; each gets its next version."""
+        forgotten = update(Event).where(Event.image_id == image_id)
+        await self.session.execute(
+            forgotten.values(image_id=None, version=Event.version + 1),
+            execution_options={"synchronize_session": False},
+        )
 
     def _filters(self, query: EventQuery) -> Iterator[ColumnElement[bool]]:
         if query.q:

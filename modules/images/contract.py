@@ -1,8 +1,8 @@
-"""What other modules may ask about images."""
+"""What other modules may ask about images, and what images tells them."""
 
 from pydantic import BaseModel
 
-from kernel import Contract, safe
+from kernel import Contract, Message, safe
 
 
 class ImageInfo(BaseModel, frozen=True):
@@ -22,3 +22,9 @@ class Images(Contract):
     async def get(self, image_id: int) -> ImageInfo | None:
         """The picture with this id, or None."""
         raise NotImplementedError
+
+
+class ImageDeleted(Message):
+    """A picture is gone: whoever refers to it should forget it."""
+
+    image_id: int

@@ -1,9 +1,10 @@
-"""The table of images."""
+"""The tables of images."""
 
 from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel.database import BigId, Timestamps, Versioned, new_metadata
+from kernel.messaging import OutboxTable
 
 
 class Base(DeclarativeBase):
@@ -34,3 +35,9 @@ class Image(Timestamps, Versioned, Base):
         CheckConstraint("width > 0 AND height > 0", name="has_pixels"),
         Index(None, "created_at", "id"),
     )
+
+
+class Outbox(OutboxTable, Base):
+    """What images tells."""
+
+    __tablename__ = "outbox"

@@ -7,9 +7,9 @@ import anyio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel import ContentTooLarge, Unprocessable, UnsupportedMediaType
+from kernel import ContentTooLarge, Unprocessable, UnsupportedMediaType, publish
 from kernel.database import after_commit
-from modules.images.contract import ImageInfo, Images
+from modules.images.contract import ImageDeleted, ImageInfo, Images
 from modules.images.repository import ImageRepository
 from modules.images.schemas import ImageOut, StoredImage
 from modules.images.settings import ImagesSettings
@@ -56,9 +56,12 @@ class ImageService:
     async def discard(
         self, image: StoredImage, expected_version: frozenset[int] | None, images: ImageRepository
     ) -> bool:
-        """Delete a picture: the row now, the bytes once that is committed. Raises StaleVersion."""
+        """Delete a picture: the row now, the bytes once that is committed, and tell the others. Raises StaleVersion."""
         after_commit(images.session, lambda: self._forget(image.content_key, image.thumbnail_key))
-        return await images.delete(image.id, expected_version=expected_version)
+        is_deleted = await images.delete(image.id, expected_version=expected_version)
+        if is_deleted:
+            await publish(ImageDeleted(image_id=image.id))
+        return is_deleted
 
     async def _examine(self, data: bytes) -> "Picture":
         from modules.images import imaging  # noqa: PLC0415  # Pillow: by the first upload, not by every start

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from kernel.manifest import ModuleContext as ModuleContext
     from kernel.manifest import module_settings as module_settings
     from kernel.manifest import module_state as module_state
-    from kernel.messaging import Message as Message
+    from kernel.messaging.handlers import subscribe as subscribe
+    from kernel.messaging.message import Message as Message
+    from kernel.messaging.message import upcast as upcast
+    from kernel.messaging.outbox import publish as publish
     from kernel.settings import ModuleSettings as ModuleSettings
     from kernel.web.conditional import Conditional as Conditional
     from kernel.web.conditional import ExpectedVersions as ExpectedVersions
@@ -37,7 +40,8 @@ _HOMES = {
     "Kernel": "app", "TheKernel": "app", "create_app": "app", "load_settings": "app",
     "Contract": "contracts", "safe": "contracts", "use": "contracts",
     "Module": "manifest", "ModuleContext": "manifest", "module_settings": "manifest", "module_state": "manifest",
-    "Message": "messaging",
+    "Message": "messaging.message", "upcast": "messaging.message",
+    "publish": "messaging.outbox", "subscribe": "messaging.handlers",
     "ModuleSettings": "settings",
     "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",
     "Conflict": "web.problems", "ContentTooLarge": "web.problems", "NotFound": "web.problems",

@@ -18,9 +18,10 @@ from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
 from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
 from kernel.database.errors import MigrationError, RoleError
 from kernel.database.revisions import is_at_head
-from kernel.discovery import DiscoveredModule, discover
+from kernel.discovery import DiscoveredModule, discover, subscribers_elsewhere
 from kernel.http_client import HttpxRestClientPool
 from kernel.manifest import ModuleContext
+from kernel.messaging.exchange import Correspondent, Exchange
 from kernel.observability.health import Check
 from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
 from kernel.web.compression import Compression
@@ -97,15 +98,26 @@ class Kernel:
             for module in self.modules
             for contract, implementation in module.manifest.provides.items()
         }
+        self.exchange = Exchange(
+            [self._correspondent(module) for module in self.modules],
+            settings.messaging,
+            settings.database,
+            subscribers_elsewhere(settings.root, self.contexts),
+        )
         self.is_started = False
         self.start_error: Exception | None = None
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Open everything in order; close it in reverse, also when opening fails half way."""
+    async def running(self, *, relays: bool | None = None) -> AsyncIterator[None]:
+        """Open everything in order; close it in reverse, also when opening fails half way.
+
+        `relays`: deliver messages; without a word, as the settings say.
+        """
         async with AsyncExitStack() as stack:
             try:
                 await self._open(stack)
+                if self.settings.messaging.relay if relays is None else relays:
+                    await stack.enter_async_context(self.exchange.running())
             except Exception as error:
                 self.start_error = error
                 raise
@@ -155,6 +167,16 @@ class Kernel:
 
     async def _check_http_client(self) -> None:
         self.http.get_client()
+
+    def _correspondent(self, module: DiscoveredModule) -> Correspondent:
+        """The module as one that tells and is told. Its handlers get their dependencies as a request would."""
+        context = self.contexts[module.name]
+        application = Starlette()
+        application.state.ports, application.state.kernel = self.ports, self
+        connection = HTTPConnection(
+            {"type": "http", "app": application, "headers": [], "path": "", "kernel.module": context}
+        )
+        return Correspondent(module.name, context.database, module.handlers, module.outbox, module.inbox, connection)
 
     async def _prepare_databases(self) -> None:
         """In LOCAL apply the migrations and make the roles; elsewhere only see that nothing lacks."""

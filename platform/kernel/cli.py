@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kernel import cli_messages
+
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from kernel.app import Kernel
     from kernel.database.migrations import History
 
 app = typer.Typer(
     help="Serve, migrate and look into a modular monolith.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+app.add_typer(cli_messages.app, name="messages")
+app.command()(cli_messages.relay)
 
 
 def main() -> None:
@@ -172,7 +178,6 @@ def roles(
 @app.command()
 def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Show the modules, in the order in which they start."""
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     kernel = _kernel()
@@ -193,13 +198,12 @@ def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs."
     table = Table(*(name.replace("_", " ").capitalize() for name in ("name", *list(rows[0])[1:]))) if rows else Table()
     for row in rows:
         table.add_row(*(", ".join(cell) if isinstance(cell, list) else str(cell or "") for cell in row.values()))
-    Console().print(table)
+    _print(table)
 
 
 @app.command()
 def settings() -> None:
     """Show the settings in force and where each value came from; secrets are masked."""
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from kernel.app import load_settings  # noqa: PLC0415
@@ -207,7 +211,13 @@ def settings() -> None:
     table = Table("Setting", "Value", "From")
     for setting in load_settings().describe():
         table.add_row(setting.name, setting.value, setting.origin)
-    # As wide as it needs when nobody looks at it: a value must not be cut in a file.
+    _print(table)
+
+
+def _print(table: "Table") -> None:
+    """As wide as it needs when nobody looks at it: a value must not be cut in a file."""
+    from rich.console import Console  # noqa: PLC0415
+
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 

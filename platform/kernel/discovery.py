@@ -1,5 +1,6 @@
 """Finds the modules, once, and fails loudly: each fault with the file, the reason and what to do."""
 
+import ast
 import difflib
 import importlib
 import pkgutil
@@ -13,11 +14,14 @@ from types import ModuleType
 from typing import Any
 
 from fastapi import APIRouter
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, Table
 from sqlalchemy.orm import DeclarativeBase
 
 from kernel.contracts import Contract
 from kernel.manifest import Module
+from kernel.messaging.handlers import Handler, HandlerError, handlers_of
+from kernel.messaging.message import snake_case
+from kernel.messaging.tables import InboxTable, OutboxTable, table_of
 from kernel.settings import RESERVED_NAMES, ModuleSettings
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -46,6 +50,10 @@ class DiscoveredModule:
     settings_type: type[ModuleSettings]
     # Its tables; None for a module without any.
     metadata: MetaData | None
+    # Those of them in which its messages are kept, and which it has handled.
+    outbox: Table | None
+    inbox: Table | None
+    handlers: tuple[Handler, ...]
     migrations: Path
 
 
@@ -89,6 +97,35 @@ def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:
     return tuple(dict.fromkeys(value for value in own if Contract in value.__bases__))
 
 
+def subscribers_elsewhere(root: Path, here: Collection[str]) -> dict[str, list[str]]:
+    """Who subscribes in the modules that do not run here, by message: read from their handlers.py, not loaded.
+
+    Raises DiscoveryError.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted((root / "modules").glob("*/handlers.py")):
+        if path.parent.name in here:
+            continue
+        try:
+            tree = ast.parse(path.read_bytes())
+        except SyntaxError as error:
+            raise DiscoveryError([f"{path} cannot be read, and messages for it would be lost: {error}"]) from None
+        homes = {
+            alias.asname or alias.name: (node.module.split(".")[1], alias.name)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modules.") and node.module
+            for alias in node.names
+        }
+        for function in tree.body:
+            for decorator in getattr(function, "decorator_list", ()):
+                match decorator:
+                    case ast.Call(func=ast.Name("subscribe"), args=[ast.Name(message)]) if message in homes:
+                        owner, name = homes[message]
+                        subscriber = f"{path.parent.name}.{function.name}"  # type: ignore[attr-defined]  # has decorators
+                        found.setdefault(f"{owner}.{snake_case(name)}", []).append(subscriber)
+    return found
+
+
 def _folders(modules: Path, elsewhere: Collection[str], problems: list[str]) -> Iterator[str]:
     if not modules.is_dir():
         problems.append(f"{modules} is missing: the folder of the feature modules.")
@@ -122,7 +159,9 @@ def _tidy(name: str) -> str:
 
 def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None:
     """Import a module's files and look at what they define; None if that is impossible."""
-    files = {part: _import(root, name, part, problems) for part in ("module", "models", "settings", "router")}
+    files = {
+        part: _import(root, name, part, problems) for part in ("module", "models", "settings", "router", "handlers")
+    }
     before = len(problems)
     manifest = getattr(files["module"], "module", None)
     if files["module"] is not None and not isinstance(manifest, Module):
@@ -136,6 +175,8 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
     prefix, tags = _routing(name, files["router"], router, problems)
     metadata = _metadata(name, files["models"], problems)
     settings_type = _settings_type(name, files["settings"], problems)
+    inbox = table_of(files["models"], InboxTable)
+    handlers = _handlers(name, files["handlers"], inbox, problems)
     if not isinstance(manifest, Module) or len(problems) > before:
         return None
     return DiscoveredModule(
@@ -147,6 +188,9 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
         tags=tags,
         settings_type=settings_type,
         metadata=metadata,
+        outbox=table_of(files["models"], OutboxTable),
+        inbox=inbox,
+        handlers=handlers,
         migrations=root / "migrations" / name,
     )
 
@@ -213,6 +257,20 @@ def _metadata(name: str, file: ModuleType | None, problems: list[str]) -> MetaDa
         return None
     base: type[DeclarativeBase] = bases[0]
     return base.metadata
+
+
+def _handlers(name: str, file: ModuleType | None, inbox: Table | None, problems: list[str]) -> tuple[Handler, ...]:
+    try:
+        handlers = () if file is None else tuple(handlers_of(name, file))
+    except HandlerError as error:
+        problems.append(f"{error}.")
+        return ()
+    if handlers and inbox is None:
+        problems.append(
+            f"modules/{name}/handlers.py handles messages, but the module has no inbox to tell what is done already: "
+            'add `class Inbox(InboxTable, Base): __tablename__ = "inbox"` to its models.py, and write the migration.'
+        )
+    return handlers
 
 
 def _settings_type(name: str, file: ModuleType | None, problems: list[str]) -> type[ModuleSettings]:

@@ -14,6 +14,7 @@ KINDS: dict[str, Kind] = {
     "kernel.contracts.Contract": "contract",
     "kernel.Message": "message",
     "kernel.messaging.Message": "message",
+    "kernel.messaging.message.Message": "message",
     "kernel.fields.RequestBody": "value",
     "pydantic.BaseModel": "value",
     "pydantic.RootModel": "value",

@@ -12,10 +12,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from kernel.database.bounded_pool import BoundedPool
-from kernel.database.direct import Direct
+from kernel.database.direct import Direct, Rows
 from kernel.database.engines import is_file, postgresql_engine, sqlite_engine
 from kernel.database.roles import Role, role_name
-from kernel.database.session import Action, ReadSession, WriteSession, enter, leave
+from kernel.database.session import Action, ReadSession, Runnable, WriteSession, enter, leave
 from kernel.database.tenants import Tenant, TenantEngine
 from kernel.settings import DatabaseConfig, ModuleSettings
 
@@ -68,6 +68,8 @@ class Database:
     ) -> None:
         """`tenants` are the module as the user of the writer's pool, and of the reader's."""
         self.placement = placement
+        # The module's (kernel.messaging), if it has one.
+        self.outbox: object = None
         self._engines = (writer, reader)
         options: dict[str, Any] = {}
         if placement.schema is not None:
@@ -87,6 +89,7 @@ class Database:
         It takes a connection at its first statement, not before.
         """
         session = WriteSession(self.writer, self._direct_writes)
+        session.outbox = self.outbox
         enter(session)
         try:
             yield session
@@ -107,6 +110,16 @@ class Database:
         finally:
             leave(session)
             await session.release()
+
+    async def run(self, statement: Runnable, params: Mapping[str, Any] | None = None) -> Rows:
+        """The rows of one statement that is a transaction of its own: on PostgreSQL in a single round trip."""
+        if self._direct_writes is not None:
+            session = ReadSession(self.writer, self._direct_writes)
+            rows = await session.fetch(statement, params)
+            if rows is not None:
+                return rows
+        async with self.transaction() as transaction:
+            return list((await transaction.execute(statement, params)).all())
 
     async def check(self) -> None:
         """Ask both databases for an answer, in no module's name. Raises DatabaseUnavailable."""

@@ -6,12 +6,13 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import event
+from sqlalchemy import Select, event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.util import greenlet_spawn
 
 from kernel.database.bounded_pool import BoundedPool
@@ -26,6 +27,7 @@ _MADE_LATE = frozenset({"sync_session", "_proxied", "_async_bind", "_async_binds
 _CONNECTION = "kernel.connection"
 
 Result = TypeVar("Result")
+Runnable = Select[Any] | UpdateBase
 Action = Callable[[], Awaitable[None]]
 
 
@@ -41,6 +43,8 @@ class LazySession(AsyncSession):
         self._tenant = engine.sync_engine.tenant if isinstance(engine.sync_engine, TenantEngine) else None
         self._direct = direct
         self.after_commit: list[Action] = []
+        # The module's (kernel.messaging), where what it publishes in this session goes.
+        self.outbox: object = None
 
     def __getattr__(self, name: str) -> Any:
         if name not in _MADE_LATE:
@@ -70,6 +74,11 @@ class LazySession(AsyncSession):
             return None
         prepared = self._direct.prepare(statement, params, values)
         return None if prepared is None else await self._run(self._direct, *prepared)
+
+    async def rows(self, statement: Runnable, params: Mapping[str, Any] | None = None) -> Rows:
+        """The rows of a statement, run on the driver where that is possible."""
+        found = await self.fetch(statement, params)
+        return list((await self.execute(statement, params)).all()) if found is None else found
 
     def what_it_wrote(self) -> str | None:
         """What it has written, locked or is about to write, in a few words; None if it has only read."""

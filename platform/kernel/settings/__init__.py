@@ -17,6 +17,7 @@ from kernel.settings.groups import (
     DatabaseConfig,
     HttpClientSettings,
     LogSettings,
+    MessagingSettings,
     ModuleSettings,
     ServerSettings,
     SettingsGroup,
@@ -32,6 +33,7 @@ __all__ = [
     "Fault",
     "HttpClientSettings",
     "LogSettings",
+    "MessagingSettings",
     "ModuleSettings",
     "ServerSettings",
     "Setting",
@@ -45,7 +47,9 @@ __all__ = [
 Group = TypeVar("Group", bound=SettingsGroup)
 
 # Module names whose variables would be taken for the kernel's.
-RESERVED_NAMES = frozenset({"application", "database", "cors", "log", "server", "http", "http_client", "secrets"})
+RESERVED_NAMES = frozenset(
+    {"application", "database", "cors", "log", "messaging", "server", "http", "http_client", "secrets"}
+)
 # What examples, tutorials and our own env_files use where a secret belongs.
 _EXAMPLES = (
     "change-me",
@@ -91,6 +95,7 @@ class Settings:
     http_client: HttpClientSettings
     cors: CorsSettings
     log: LogSettings
+    messaging: MessagingSettings
     server: ServerSettings
     modules: Mapping[str, ModuleSettings]
     sources: Sources

@@ -1,0 +1,175 @@
+"""`kernel messages` and `kernel relay`."""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from kernel.app import Kernel
+    from kernel.messaging.outbox import Outbox
+
+Result = TypeVar("Result")
+OfModule = Annotated[str, typer.Argument(help="The module that published.")]
+
+
+app = typer.Typer(help="Look at the messages between modules, and mend what went wrong.", no_args_is_help=True)
+
+
+def relay() -> None:
+    """Deliver messages, and serve nothing. Any number of these may run, beside those that serve."""
+    asyncio.run(_relay(_kernel()))
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """How many messages wait, failed or were abandoned, for whom, and how old the oldest is."""
+    from kernel.messaging.operations import backlog  # noqa: PLC0415
+
+    rows = [row for part in _on_all(lambda outbox: backlog(outbox, with_completed=True)) for row in part]
+    served = _kernel().exchange.targets
+    shown = [
+        {
+            "module": row.module, "subscriber": row.subscriber, "state": row.state.value, "messages": row.messages,
+            "attempts": row.attempts, "oldest_seconds": round(row.oldest_seconds, 1),
+            "delivered_here": row.subscriber in served,
+        }
+        for row in rows
+    ]  # fmt: skip
+    _show(shown, as_json=as_json, otherwise="No messages.")
+
+
+@app.command()
+def failed(module: Annotated[str | None, typer.Argument(help="Only this module's.")] = None) -> None:
+    """List what failed and will be tried again."""
+    from kernel.messaging.tables import State  # noqa: PLC0415
+
+    _list(State.FAILED, module)
+
+
+@app.command()
+def abandoned(module: Annotated[str | None, typer.Argument(help="Only this module's.")] = None) -> None:
+    """List what was tried as often as is allowed."""
+    from kernel.messaging.tables import State  # noqa: PLC0415
+
+    _list(State.ABANDONED, module)
+
+
+@app.command()
+def show(module: OfModule, id_: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Show one message with its payload and its last error, as JSON."""
+    from kernel.messaging.operations import find  # noqa: PLC0415
+
+    [found] = _on_all(lambda outbox: find(outbox, (), [id_]), module)
+    if not found:
+        typer.secho(f"{module} has no message {id_} in its outbox.", fg="red", err=True)
+        raise typer.Exit(1)
+    typer.echo(json.dumps(found[0], indent=2, default=str))
+
+
+@app.command()
+def retry(
+    module: OfModule,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that failed or was abandoned.")] = False,
+) -> None:
+    """Deliver again, at once, what was abandoned or is to be tried later."""
+    from kernel.messaging.operations import retry as deliver_again  # noqa: PLC0415
+
+    if bool(ids) == everything:
+        typer.secho("Name the messages by their ids, or say --all.", fg="red", err=True)
+        raise typer.Exit(1)
+    [found] = _on_all(lambda outbox: deliver_again(outbox, ids or ()), module)
+    typer.echo(f"To be delivered again: {', '.join(map(str, found)) or 'none'}")
+
+
+@app.command()
+def purge(
+    subscriber: Annotated[
+        str | None, typer.Option(help="Instead, drop all that waits for a subscriber that is gone for good.")
+    ] = None,
+) -> None:
+    """Remove completed messages older than MESSAGING_KEEP_COMPLETED_DAYS; a running relay does so by itself."""
+    from kernel.messaging.operations import forget  # noqa: PLC0415
+
+    if subscriber is not None:
+        typer.echo(f"Removed: {sum(_on_all(lambda outbox: forget(outbox, subscriber)))}")
+        return
+    kernel = _kernel()
+    typer.echo(f"Removed: {asyncio.run(_closing(kernel, kernel.exchange.purge()))}")
+
+
+def _kernel() -> "Kernel":
+    from kernel.app import Kernel, load_project  # noqa: PLC0415
+
+    return Kernel(*load_project())
+
+
+def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = None) -> list[Result]:
+    """What it gives for every outbox, or for that of one module."""
+    kernel = _kernel()
+    outboxes = kernel.exchange.outboxes
+    if only is not None and only not in outboxes:
+        typer.secho(f"No module {only} with an outbox. There are: {', '.join(outboxes) or 'none'}.", fg="red", err=True)
+        raise typer.Exit(1)
+
+    async def run() -> list[Result]:
+        return [await work(outbox) for name, outbox in outboxes.items() if only in {None, name}]
+
+    return asyncio.run(_closing(kernel, run()))
+
+
+def _list(state: Any, module: str | None) -> None:
+    from kernel.messaging.operations import find  # noqa: PLC0415
+
+    async def rows_of(outbox: "Outbox") -> list[dict[str, Any]]:
+        return [
+            {
+                "module": outbox.module, "id": row["id"], "message": f"{row['name']} v{row['version']}",
+                "subscriber": row["subscriber"], "attempts": row["attempts"], "error": row["error"],
+            }
+            for row in await find(outbox, [state])
+        ]  # fmt: skip
+
+    _show([row for part in _on_all(rows_of, module) for row in part], as_json=False, otherwise=f"Nothing is {state}.")
+
+
+def _show(rows: list[dict[str, Any]], *, as_json: bool, otherwise: str) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        typer.echo(otherwise)
+        return
+    table = Table(*(name.replace("_", " ").capitalize() for name in rows[0]))
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row.values()))
+    # As wide as it needs when nobody looks at it: an error must not be cut in a file.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+async def _closing(kernel: "Kernel", work: Awaitable[Result]) -> Result:
+    try:
+        return await work
+    finally:
+        await kernel.pool.close()
+
+
+async def _relay(kernel: "Kernel") -> None:
+    from kernel.observability.logs import configure_logging  # noqa: PLC0415
+
+    configure_logging(kernel.settings.log)
+    is_over = asyncio.Event()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):  # Windows
+            asyncio.get_running_loop().add_signal_handler(signal_, is_over.set)
+    async with kernel.running(relays=True):
+        await is_over.wait()

@@ -1,0 +1,56 @@
+"""PostgreSQL's NOTIFY, on a connection of its own: the pool's are used by others in between."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import asyncpg
+import structlog
+from sqlalchemy.engine import URL
+
+from kernel.database.errors import FAILURES
+from kernel.settings import DatabaseConfig
+
+_log = structlog.get_logger("kernel.database")
+# A connection that a firewall dropped says nothing: it is asked for a sign of life now and then.
+_SIGN_OF_LIFE_SECONDS = 30
+
+
+async def listen(
+    url: URL, config: DatabaseConfig, channel: str, heard: Callable[[str], None], *, pause_seconds: float
+) -> None:
+    """Call `heard` with what is sent on the channel, for ever. A connection that is lost is replaced after the pause.
+
+    What is sent meanwhile is not heard: whoever waits must also look by himself from time to time.
+    """
+    while True:
+        try:
+            connection = await _connect(url, config)
+            try:
+                await _listen(connection, channel, heard)
+            finally:
+                connection.terminate()
+        except FAILURES as error:
+            _log.warning("not listening", channel=channel, reason=f"{type(error).__name__}: {error}")
+        await asyncio.sleep(pause_seconds)
+
+
+async def _connect(url: URL, config: DatabaseConfig) -> asyncpg.Connection:
+    _, options = url.get_dialect()().create_connect_args(url)
+    of_driver = {name: value for name, value in options.items() if not name.startswith("prepared_statement_")}
+    seconds = config.connect_timeout_seconds
+    return await asyncpg.connect(**of_driver, timeout=seconds, command_timeout=seconds)
+
+
+async def _listen(connection: asyncpg.Connection, channel: str, heard: Callable[[str], None]) -> None:
+    """Returns when the connection is over."""
+    is_over = asyncio.Event()
+    connection.add_termination_listener(lambda _: is_over.set())
+    await connection.add_listener(channel, lambda _connection, _pid, _channel, payload: heard(str(payload)))
+    heard("")  # what came in before is looked for at once
+    while not is_over.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SIGN_OF_LIFE_SECONDS):
+                await is_over.wait()
+                return
+        await connection.execute("SELECT 1")

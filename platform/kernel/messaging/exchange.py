@@ -1,0 +1,143 @@
+"""What the modules of one process tell each other, and how it gets there."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement, Table, and_, delete, select
+from sqlalchemy.engine import URL
+from starlette.requests import HTTPConnection
+
+from kernel.database import Database
+from kernel.database.listening import listen
+from kernel.messaging.envelope import Envelope
+from kernel.messaging.handlers import Handler
+from kernel.messaging.outbox import CHANNEL, Delivery, Outbox
+from kernel.messaging.relay import Relay, Target
+from kernel.messaging.tables import State, clock
+from kernel.settings import DatabaseConfig, MessagingSettings
+
+_log = structlog.get_logger("kernel.messaging")
+
+# The subscriber that stands for all that a broker reaches.
+BROKER = "broker"
+_PURGE_EVERY_SECONDS = 600.0
+_PURGED_AT_ONCE = 1000
+_DAY_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class Correspondent:
+    """A module as one that tells and is told."""
+
+    name: str
+    database: Database
+    handlers: Sequence[Handler]
+    outbox: Table | None
+    inbox: Table | None
+    # Through which its handlers reach what the kernel gives a module.
+    connection: HTTPConnection
+
+
+class Exchange:
+    """The outboxes of the modules here, and the targets of their messages."""
+
+    def __init__(
+        self,
+        modules: Sequence[Correspondent],
+        settings: MessagingSettings,
+        database: DatabaseConfig,
+        elsewhere: Mapping[str, Sequence[str]],
+    ) -> None:
+        """`elsewhere` are the subscribers that run in other processes, by the message's name, as far as is known."""
+        self._settings, self._config, self._elsewhere = settings, database, elsewhere
+        self._modules = {module.name: module for module in modules}
+        self._handlers: dict[str, list[Handler]] = {}
+        self.outboxes: dict[str, Outbox] = {}
+        self.targets: dict[str, Target] = {}
+        for module in modules:
+            if module.outbox is not None:
+                outbox = Outbox(module.name, module.database, module.outbox, notifies=settings.listen)
+                outbox.subscribers_of = self.subscribers_of
+                self.outboxes[module.name] = module.database.outbox = outbox
+            for handler in module.handlers:
+                self._handlers.setdefault(handler.message.message_name(), []).append(handler)
+                self.targets[handler.name] = Target(
+                    handler.message.message_version, partial(self._handle, module, handler)
+                )
+
+    def subscribers_of(self, name: str) -> Iterator[str]:
+        """Whom a message of this name is for: a row each."""
+        yield from (handler.name for handler in self._handlers.get(name, ()))
+        yield from self._elsewhere.get(name, ())
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Deliver during the block."""
+        async with AsyncExitStack() as stack:
+            relay = Relay(tuple(self.outboxes.values()), self.targets, self._settings)
+            await stack.enter_async_context(relay.running(self._purge_now_and_then, *self._listeners()))
+            yield
+
+    async def purge(self) -> int:
+        """Remove what is completed and what was handled long ago; how many rows that were."""
+        kept = self._settings
+        completed_before = clock(-kept.keep_completed_days * _DAY_SECONDS)
+        handled_before = clock(-kept.keep_handled_days * _DAY_SECONDS)
+        purged = 0
+        for module in self._modules.values():
+            if (table := module.outbox) is not None:
+                is_old = and_(table.c.state == State.COMPLETED, table.c.finished_at < completed_before)
+                purged += await _remove(module.database, table.c.id, is_old)
+            if (table := module.inbox) is not None:
+                purged += await _remove(module.database, table.c.message_id, table.c.handled_at < handled_before)
+        return purged
+
+    async def _handle(self, module: Correspondent, handler: Handler, delivery: Delivery) -> None:
+        assert module.inbox is not None  # noqa: S101  # for the type checker: discovery has seen to it
+        await handler.handle(delivery.envelope, module.database, module.inbox, module.connection)
+
+    def _listeners(self) -> Iterator[Callable[[], Any]]:
+        """One for each database in which there is an outbox."""
+        urls: set[URL] = set()
+        for outbox in self.outboxes.values():
+            url = outbox.database.placement.url
+            if url in urls or url.get_backend_name() != "postgresql" or not self._settings.listen:
+                continue
+            urls.add(url)
+            yield partial(listen, url, self._config, CHANNEL, self._heard, pause_seconds=self._settings.poll_seconds)
+
+    def _heard(self, module: str) -> None:
+        for outbox in self.outboxes.values() if not module else filter(None, [self.outboxes.get(module)]):
+            outbox.is_due.set()
+
+    async def _purge_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_PURGE_EVERY_SECONDS * random.uniform(0.5, 1))  # noqa: S311  # not all at once
+            try:
+                await self.purge()
+            except Exception as error:  # noqa: BLE001  # the next time will do
+                _log.warning("old messages could not be purged", reason=repr(error))
+
+
+async def _remove(database: Database, key: Any, condition: ColumnElement[bool]) -> int:
+    """In small parts: others write here meanwhile."""
+    part = select(key).where(condition).limit(_PURGED_AT_ONCE)
+    statement = delete(key.table).where(key.in_(part), condition).returning(key)
+    removed = 0
+    while rows := await database.run(statement):
+        removed += len(rows)
+        if len(rows) < _PURGED_AT_ONCE:
+            break
+    return removed
+
+
+async def keep(outbox: Outbox, envelope: Envelope, subscribers: Iterable[str]) -> None:
+    """Keep what a broker brought, in a transaction of its own."""
+    async with outbox.database.transaction() as session:
+        await outbox.add(session, envelope, subscribers)  # type: ignore[arg-type]  # it is a LazySession

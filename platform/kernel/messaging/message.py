@@ -1,0 +1,86 @@
+"""Messages: what one module tells whoever cares."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+Payload = dict[str, Any]
+Upcast = Callable[[Payload], Payload]
+Function = TypeVar("Function", bound=Upcast)
+
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class UnknownVersion(Exception):
+    """A stored message has a version that this code cannot read; says which, and what to do."""
+
+
+class Message(BaseModel):
+    """Base of every message; it cannot be changed. It stands in its module's contract.
+
+    `class ImageDeleted(Message, version=2)` is a breaking change of version 1; `@upcast` reads what was stored before.
+    `class ImageMoved(Message, key="image_id")`: those of one image arrive in the order in which they were committed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    message_version: ClassVar[int] = 1
+    # The field whose value is the key of the order.
+    message_key: ClassVar[str | None] = None
+    # What turns a payload of each older version into one of the next.
+    upcasts: ClassVar[dict[int, Upcast]] = {}
+
+    def __init_subclass__(cls, version: int = 1, key: str | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.message_version, cls.message_key, cls.upcasts = version, key, {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if cls.message_key is not None and cls.message_key not in cls.model_fields:
+            raise TypeError(f"{cls.__name__} has no field {cls.message_key}, which is to be its key")
+
+    @classmethod
+    def message_name(cls) -> str:
+        """Its name on the wire: `images.image_deleted`, whatever file of the module's contract the class stands in."""
+        package, _, rest = cls.__module__.partition(".")
+        owner = rest.partition(".")[0] if package == "modules" else package
+        return f"{owner}.{snake_case(cls.__name__)}"
+
+    @classmethod
+    def from_stored(cls, version: int, payload: str) -> "Message":
+        """The message that was stored as this JSON. Raises UnknownVersion and pydantic.ValidationError."""
+        if version == cls.message_version:
+            return cls.model_validate_json(payload)
+        values = json.loads(payload)
+        for step in range(version, cls.message_version):
+            if step not in cls.upcasts:
+                raise UnknownVersion(
+                    f"{cls.message_name()} v{version} cannot be read as v{cls.message_version}: "
+                    f"write `@upcast({cls.__name__}, from_version={step})` beside the message"
+                )
+            values = cls.upcasts[step](values)
+        if version > cls.message_version:
+            raise UnknownVersion(f"{cls.message_name()} v{version} is newer than what runs here, {cls.message_version}")
+        return cls.model_validate(values)
+
+
+def upcast(message: type[Message], *, from_version: int) -> Callable[[Function], Function]:
+    """Mark a function as what turns the payload of one version into that of the next. It stands beside the message."""
+    if not 1 <= from_version < message.message_version:
+        raise ValueError(
+            f"{message.__name__} is version {message.message_version}: there is nothing to read from {from_version}"
+        )
+
+    def mark(function: Function) -> Function:
+        message.upcasts[from_version] = function
+        return function
+
+    return mark
+
+
+def snake_case(name: str) -> str:
+    """`ImageDeleted` as `image_deleted`."""
+    return _WORDS.sub("_", name).lower()

@@ -1,0 +1,80 @@
+"""What people ask of the outboxes, and what they do by hand."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import and_, func, or_, select, update
+
+from kernel.messaging.outbox import Outbox
+from kernel.messaging.tables import State, clock
+
+_SHOWN = 200
+
+
+class Backlog(NamedTuple):
+    """The messages to one subscriber that are in one state."""
+
+    module: str
+    subscriber: str
+    state: State
+    messages: int
+    # Of all of them together.
+    attempts: int
+    # The age of the oldest, by the database's clock.
+    oldest_seconds: float
+
+
+async def backlog(outbox: Outbox, *, with_completed: bool = False) -> list[Backlog]:
+    """What waits, is at work, failed or was abandoned, by subscriber; what is completed costs nothing unless wanted."""
+    columns = outbox.table.c
+    statement = (
+        select(
+            columns.subscriber,
+            columns.state,
+            func.count(),
+            func.min(columns.created_at, type_=columns.created_at.type),
+            func.sum(columns.attempts),
+            clock(),
+        )
+        .group_by(columns.subscriber, columns.state)
+        .order_by(columns.subscriber, columns.state)
+    )
+    if not with_completed:
+        is_abandoned = and_(columns.state == State.ABANDONED, columns.finished_at.is_not(None))
+        statement = statement.where(or_(columns.finished_at.is_(None), is_abandoned))
+    async with outbox.database.read() as session:
+        rows = (await session.execute(statement)).all()
+    return [
+        Backlog(outbox.module, row[0], State(row[1]), row[2], int(row[4]), (row[5] - row[3]).total_seconds())
+        for row in rows
+    ]
+
+
+async def find(outbox: Outbox, states: Iterable[State], ids: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """The newest rows in these states, or of these ids."""
+    columns = outbox.table.c
+    statement = select(outbox.table).order_by(columns.id.desc()).limit(_SHOWN)
+    statement = statement.where(columns.id.in_(ids) if ids else columns.state.in_(list(states)))
+    async with outbox.database.read() as session:
+        return [dict(row) for row in (await session.execute(statement)).mappings()]
+
+
+async def retry(outbox: Outbox, ids: Sequence[int] = ()) -> list[int]:
+    """Begin anew with what was abandoned (all of it, or these ids), and try at once what is to be tried later."""
+    columns = outbox.table.c
+    chosen = [columns.id.in_(ids)] if ids else []
+    anew = update(outbox.table).where(columns.state == State.ABANDONED, *chosen)
+    soon = update(outbox.table).where(columns.state == State.FAILED, *chosen).values(due_at=clock())
+    anew = anew.values(state=State.PENDING, attempts=0, due_at=clock(), finished_at=None)
+    async with outbox.database.transaction() as session:
+        found = [*await session.scalars(soon.returning(columns.id)), *await session.scalars(anew.returning(columns.id))]
+    outbox.is_due.set()
+    return sorted(found)
+
+
+async def forget(outbox: Outbox, subscriber: str) -> int:
+    """Remove what waits for a subscriber that there will never be again."""
+    columns = outbox.table.c
+    async with outbox.database.transaction() as session:
+        gone = outbox.table.delete().where(columns.subscriber == subscriber, columns.state != State.COMPLETED)
+        return len((await session.scalars(gone.returning(columns.id))).all())

@@ -1,0 +1,113 @@
+"""What people ask of the outboxes, and what they do by hand."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from kernel.app import Kernel
+from kernel.messaging.operations import backlog, find, forget, retry
+from kernel.messaging.tables import State
+from tests.kernel.messaging.shop import rows, running_shop, shop_kernel, write_shop
+from tests.kernel.messaging.test_outbox import WHOM, put, take
+from tests.kernel.messaging.test_telling import URL, until
+from tests.kernel.project import imported_alone, settings_for
+
+KERNEL = str(Path(sys.executable).with_name("kernel"))
+
+
+async def test_the_backlog_tells_who_waits_and_how_long(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None, None, None)
+        done, lost, _ = await take(outbox)
+        await outbox.complete(done)
+        await outbox.fail(lost, "no", None)
+        found = {row.state: row for row in await backlog(outbox)}
+        assert set(found) == {State.PROCESSING, State.ABANDONED}
+        assert (found[State.PROCESSING].messages, found[State.PROCESSING].attempts) == (1, 1)
+        assert 0 <= found[State.PROCESSING].oldest_seconds < 60
+        assert State.COMPLETED in {row.state for row in await backlog(outbox, with_completed=True)}
+
+
+async def test_what_was_abandoned_begins_anew_when_asked(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None, None, None)
+        first, second, third = await take(outbox)
+        await outbox.fail(first, "no", None)
+        await outbox.fail(second, "no", None)
+        await outbox.fail(third, "later", 1000)
+        assert await retry(outbox, [first.id]) == [first.id]
+        assert [(one.id, one.attempt) for one in await take(outbox)] == [(first.id, 1)]
+        assert await retry(outbox) == [second.id, third.id]
+        assert [(one.id, one.attempt) for one in await take(outbox)] == [(second.id, 1), (third.id, 2)]
+
+
+async def test_what_waits_for_somebody_who_is_gone_can_be_dropped(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        await put(kernel, None, None, subscriber="gone.handler")
+        outbox = await put(kernel, None)
+        assert await forget(outbox, "gone.handler") == 2
+        assert [row["subscriber"] for row in await rows(kernel, "shop", "outbox")] == [WHOM]
+
+
+async def test_only_what_was_completed_long_ago_is_purged(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url, MESSAGING_KEEP_COMPLETED_DAYS="0") as kernel:
+        outbox = await put(kernel, None, None, None)
+        done, lost, _ = await take(outbox)
+        await outbox.complete(done)
+        await outbox.fail(lost, "no", None)
+        assert await kernel.exchange.purge() == 1
+        assert [row["id"] for row in await rows(kernel, "shop", "outbox")] == [2, 3]
+        assert [row["state"] for row in await find(outbox, [State.ABANDONED])] == ["abandoned"]
+
+
+async def test_the_inbox_outlives_the_outbox(tmp_path: Path, empty_url: str) -> None:
+    async with running_shop(tmp_path, empty_url, MESSAGING_KEEP_COMPLETED_DAYS="0") as (app, client):
+        await client.post(URL, json={"number": 1})
+        await until(lambda: rows(app, "mail", "inbox"))
+
+        async def purged() -> bool:
+            return bool(await app.kernel.exchange.purge())
+
+        await until(purged)
+        assert len(await rows(app, "mail", "inbox")) == 1
+
+
+def test_the_command_shows_and_mends(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    variables = {"ENVIRONMENT": "dev", "DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}
+
+    def kernel(*words: str, code: int = 0) -> str:
+        ran = subprocess.run(
+            [KERNEL, *words], cwd=tmp_path, env=os.environ | variables, text=True, capture_output=True, check=False
+        )
+        assert ran.returncode == code, ran.stderr
+        return ran.stdout + ran.stderr
+
+    kernel("migrate")
+    assert kernel("messages", "status") == "No messages.\n"
+    asyncio.run(_abandon_one(tmp_path, variables))
+    [row] = json.loads(kernel("messages", "status", "--json"))
+    assert (row["subscriber"], row["state"], row["messages"], row["delivered_here"]) == (WHOM, "abandoned", 1, True)
+    assert "no such address" in kernel("messages", "abandoned")
+    assert kernel("messages", "failed") == "Nothing is failed.\n"
+    assert json.loads(kernel("messages", "show", "shop", "1"))["payload"] == "{}"
+    assert "no message 2 in its outbox" in kernel("messages", "show", "shop", "2", code=1)
+    assert "No module nobody with an outbox. There are: shop, mail." in kernel(
+        "messages", "retry", "nobody", "--all", code=1
+    )
+    assert "by their ids, or say --all" in kernel("messages", "retry", "shop", code=1)
+    assert kernel("messages", "retry", "shop", "1") == "To be delivered again: 1\n"
+    assert kernel("messages", "purge") == "Removed: 0\n"
+    assert kernel("messages", "purge", "--subscriber", WHOM) == "Removed: 1\n"
+
+
+async def _abandon_one(root: Path, variables: dict[str, str]) -> None:
+    with imported_alone():
+        kernel = Kernel(settings_for(root, variables))
+        async with kernel.running(relays=False):
+            outbox = await put(kernel, None)
+            [one] = await take(outbox)
+            await outbox.fail(one, "ValueError: no such address", None)

@@ -1,0 +1,114 @@
+"""Claims and completions: who has a message, for how long, and in which order."""
+
+import asyncio
+from pathlib import Path
+from secrets import token_hex
+
+from sqlalchemy import update
+
+from kernel.app import Kernel
+from kernel.messaging.envelope import Envelope
+from kernel.messaging.outbox import Delivery, Outbox
+from kernel.messaging.tables import State, clock
+from tests.kernel.messaging.shop import rows, shop_kernel
+
+WHOM = "mail.write_letter"
+
+
+async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: str = WHOM) -> Outbox:
+    """The outbox of shop, with a message for each key."""
+    outbox = kernel.exchange.outboxes["shop"]
+    for key in keys:
+        envelope = Envelope(id=token_hex(16), name="shop.order_placed", version=version, key=key, payload="{}")
+        async with outbox.database.transaction() as session:
+            await outbox.add(session, envelope, [subscriber])  # type: ignore[arg-type]  # it is a LazySession
+    return outbox
+
+
+async def take(outbox: Outbox, limit: int = 10, seconds: float = 60, max_attempts: int = 3) -> list[Delivery]:
+    return await outbox.claim({WHOM: 1}, limit=limit, seconds=seconds, max_attempts=max_attempts)
+
+
+async def test_what_is_claimed_is_nobody_elses_until_its_time_is_over(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None, None)
+        first, second = await take(outbox, seconds=0.2)
+        assert (first.id, second.id, first.attempt) == (1, 2, 1)
+        assert await take(outbox) == []
+        await asyncio.sleep(0.25)
+        assert [(one.id, one.attempt) for one in await take(outbox)] == [(1, 2), (2, 2)]
+
+
+async def test_an_attempt_that_was_overtaken_cannot_complete(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None)
+        [slow] = await take(outbox, seconds=0)
+        [other] = await take(outbox)
+        assert not await outbox.complete(slow)
+        assert not await outbox.fail(slow, "too late", 0)
+        assert await outbox.complete(other)
+        assert not await outbox.complete(other)
+        [row] = await rows(kernel, "shop", "outbox")
+        assert (row["state"], row["attempts"], row["error"]) == ("completed", 2, None)
+
+
+async def test_whoever_claims_at_the_same_time_gets_others(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, *[None] * 30)
+        claims = await asyncio.gather(*(take(outbox, limit=5) for _ in range(8)))
+        claimed = [one.id for claim in claims for one in claim]
+        assert len(claimed) == len(set(claimed))
+        claimed += [one.id for one in await take(outbox, limit=30)]
+        assert sorted(claimed) == list(range(1, 31))
+
+
+async def test_messages_of_one_key_come_one_after_the_other(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, "a", "a", "b", None)
+        first = await take(outbox)
+        assert [one.id for one in first] == [1, 3, 4]
+        assert await take(outbox) == []
+        assert await outbox.fail(first[0], "again", 0)
+        [again] = await take(outbox)
+        assert (again.id, again.attempt) == (1, 2)
+        assert await outbox.complete(again)
+        assert [one.id for one in await take(outbox)] == [2]
+
+
+async def test_one_that_is_abandoned_no_longer_holds_up_its_key(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, "a", "a")
+        [first] = await take(outbox)
+        assert await outbox.fail(first, "no", None)
+        assert [one.id for one in await take(outbox)] == [2]
+
+
+async def test_attempts_that_end_with_their_process_count(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None)
+        for attempt in (1, 2, 3):
+            assert [one.attempt for one in await take(outbox, seconds=0)] == [attempt]
+        [given_up] = await take(outbox, seconds=0)
+        assert given_up.state is State.ABANDONED
+        assert await take(outbox) == []
+        [row] = await rows(kernel, "shop", "outbox")
+        assert (row["state"], row["attempts"]) == ("abandoned", 3)
+        assert row["error"] == "the process ended during the attempt"
+
+
+async def test_what_cannot_be_served_here_stays(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        await put(kernel, None, version=2)
+        outbox = await put(kernel, None, subscriber="gone.handler")
+        assert await take(outbox) == []
+        assert {row["state"] for row in await rows(kernel, "shop", "outbox")} == {"pending"}
+
+
+async def test_the_clock_is_the_databases(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None)
+        table = outbox.table
+        await outbox.database.run(update(table).values(due_at=clock(0.3)).returning(table.c.id))
+        assert await take(outbox) == []
+        await asyncio.sleep(0.35)
+        assert len(await take(outbox)) == 1
