@@ -30,11 +30,12 @@ class Envelope:
     def of(cls, message: Message) -> "Envelope":
         """The message under a new id, with what is to be carried of the current request."""
         surroundings = get_contextvars()
+        key = None if message.message_key is None else getattr(message, message.message_key)
         return cls(
             id=secrets.token_hex(16),
             name=message.message_name(),
             version=message.message_version,
-            key=None if message.message_key is None else str(getattr(message, message.message_key)),
+            key=None if key is None else str(key),
             payload=message.model_dump_json(),
             context={name: str(surroundings[name]) for name in _CARRIED if name in surroundings},
         )

@@ -28,7 +28,7 @@ from kernel.database import Database
 from kernel.database.session import LazySession, WriteSession, open_sessions
 from kernel.messaging.envelope import Envelope
 from kernel.messaging.message import Message
-from kernel.messaging.tables import State, clock
+from kernel.messaging.tables import LONGEST_KEY, State, clock
 
 CHANNEL = "kernel_outbox"
 # Where PostgreSQL keeps the locks of those who publish with a key: any number will do that nobody else uses.
@@ -219,5 +219,9 @@ async def publish(message: Message) -> None:
     owner = name.partition(".")[0]
     if owner != outbox.module:
         raise PublishError(f"{name} is a message of {owner}; {outbox.module} may publish its own only.")
+    envelope = Envelope.of(message)
+    if envelope.key is not None and len(envelope.key) > LONGEST_KEY:
+        why = f"the field {message.message_key}, which is its key, has more than {LONGEST_KEY} characters"
+        raise PublishError(f"{name} cannot be published: {why}.")
     if subscribers := tuple(outbox.subscribers_of(name)):
-        await outbox.add(session, Envelope.of(message), subscribers)
+        await outbox.add(session, envelope, subscribers)

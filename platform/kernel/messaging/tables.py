@@ -13,6 +13,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from kernel.database import BigId, UtcDateTime
 
+LONGEST_KEY = 200
+
 
 class State(StrEnum):
     """What has become of a message on its way to one subscriber."""
@@ -39,7 +41,7 @@ class OutboxTable:
     subscriber: Mapped[str] = mapped_column(String(200))
     name: Mapped[str] = mapped_column(String(200))
     version: Mapped[int]
-    key: Mapped[str | None] = mapped_column(String(200))
+    key: Mapped[str | None] = mapped_column(String(LONGEST_KEY))
     # JSON, as the message and what goes along with it.
     payload: Mapped[str] = mapped_column(Text)
     context: Mapped[str] = mapped_column(Text)

@@ -15,13 +15,16 @@ from tests.kernel.messaging.shop import rows, shop_kernel
 WHOM = "mail.write_letter"
 
 
+def envelope(key: str | None, version: int = 1) -> Envelope:
+    return Envelope(id=token_hex(16), name="shop.order_placed", version=version, key=key, payload="{}")
+
+
 async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: str = WHOM) -> Outbox:
     """The outbox of shop, with a message for each key."""
     outbox = kernel.exchange.outboxes["shop"]
     for key in keys:
-        envelope = Envelope(id=token_hex(16), name="shop.order_placed", version=version, key=key, payload="{}")
         async with outbox.database.transaction() as session:
-            await outbox.add(session, envelope, [subscriber])  # type: ignore[arg-type]  # it is a LazySession
+            await outbox.add(session, envelope(key, version), [subscriber])  # type: ignore[arg-type]  # it is a LazySession
     return outbox
 
 
@@ -112,3 +115,19 @@ async def test_the_clock_is_the_databases(tmp_path: Path, empty_url: str) -> Non
         assert await take(outbox) == []
         await asyncio.sleep(0.35)
         assert len(await take(outbox)) == 1
+
+
+async def test_who_publishes_under_one_key_follows_who_did_before(tmp_path: Path, empty_url: str) -> None:
+    """Rows are numbered before the commit: without waiting, the later number could be committed first."""
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = kernel.exchange.outboxes["shop"]
+        async with outbox.database.transaction() as first:
+            await outbox.add(first, envelope("a"), [WHOM])  # type: ignore[arg-type]  # it is a LazySession
+            second = asyncio.create_task(put(kernel, "a"))
+            if not empty_url.startswith("sqlite"):  # there one writes at a time anyway
+                await put(kernel, "b", None)
+            await asyncio.wait([second], timeout=0.2)
+            assert not second.done()
+        await second
+        ours = [row for row in await rows(kernel, "shop", "outbox") if row["key"] == "a"]
+        assert len(ours) == 2

@@ -105,3 +105,12 @@ async def test_a_message_of_another_module_is_refused(tmp_path: Path, empty_url:
                 await publish(Foreign(number=1))
         with pytest.raises(PublishError, match="outside of a transaction"):
             await publish(Foreign(number=1))
+
+
+async def test_a_message_whose_key_is_none_waits_for_nobody(tmp_path: Path, empty_url: str) -> None:
+    async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false") as (app, client):
+        await client.post(URL, json={"number": 1})
+        await client.post(URL, json={"number": 2, "customer": "c"})
+        assert [row["key"] for row in await rows(app, "shop", "outbox")] == [None, "c"]
+        refused = await client.post(URL, json={"number": 2, "customer": "c" * 201})
+        assert "more than 200 characters" in str(refused.json()["traceback"])

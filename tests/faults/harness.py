@@ -1,0 +1,168 @@
+"""What the fault scenarios share: the project under test in a folder of its own, its processes, and what they did."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+from kernel.app import Kernel
+from kernel.testing import query
+from tests.kernel.messaging.shop import shop_kernel, write_shop
+
+KERNEL = str(Path(sys.executable).with_name("kernel"))
+# A relay's attempt counts as dead after one and a half times this.
+HANDLER_TIMEOUT_SECONDS = 0.6
+LEASE_SECONDS = HANDLER_TIMEOUT_SECONDS * 1.5
+
+# Runs the command with one place in the kernel replaced by something that ends or stops the process there.
+PATCHED = """
+import os, signal, sys
+from kernel.messaging.outbox import Outbox
+{patch}
+from kernel.cli import main
+sys.argv = ["kernel", *sys.argv[1:]]
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the table. `bit` counts how often the fault really happened: without any, nothing is proven."""
+
+    scenario: str
+    database: str
+    tried: str
+    bit: str
+    result: str
+    bound: str
+    holds: bool
+
+
+@dataclass
+class Shop:
+    """The project of tests/kernel/messaging/shop.py on one database, and its processes."""
+
+    root: Path
+    database_url: str
+    kernel: Kernel
+    variables: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        """What the table calls the database."""
+        return "SQLite" if self.database_url.startswith("sqlite") else "PostgreSQL"
+
+    @contextmanager
+    def process(self, *words: str, patch: str | None = None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`kernel WORDS` in the project's folder; killed at the end of the block."""
+        command = [KERNEL] if patch is None else [sys.executable, "-c", PATCHED.format(patch=patch)]
+        environment = {**os.environ, **self.variables, **variables}
+        with (self.root / "processes.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*command, *words], cwd=self.root, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+        try:
+            yield process
+        finally:
+            end(process)
+
+    async def rows(self, module: str, statement: str) -> list[Any]:
+        """What a read of a module's own tables gives; `{s}` stands for where they are."""
+        database = self.kernel.contexts[module].database
+        prefix = f"{database.placement.schema}." if database.placement.schema else ""
+        async with database.read() as session:
+            return list((await session.execute(text(statement.format(s=prefix)))).all())
+
+    async def until_drained(self, seconds: float = 120) -> None:
+        """Until nothing is left to be delivered."""
+        await until(self._is_drained, seconds)
+
+    async def _is_drained(self) -> bool:
+        return not (await self.rows("shop", "SELECT 1 FROM {s}outbox WHERE finished_at IS NULL LIMIT 1"))
+
+
+@asynccontextmanager
+async def shop(folder: Path, database_url: str, **variables: str) -> AsyncIterator[Shop]:
+    """The project with its tables made, and no process yet."""
+    root = folder / f"shop{random.randrange(10**9)}"
+    root.mkdir(parents=True)
+    write_shop(root)
+    common = {
+        "ENVIRONMENT": "local",
+        "LOG_LEVEL": "WARNING",
+        "LOG_FORMAT": "json",
+        "SERVER_RELOAD": "false",
+        "MESSAGING_POLL_SECONDS": "0.2",
+        "MESSAGING_BACKOFF_SECONDS": "0.05",
+        "MESSAGING_HANDLER_TIMEOUT_SECONDS": str(HANDLER_TIMEOUT_SECONDS),
+        **variables,
+        "DATABASE_URL": database_url,
+    }
+    own = {name: value for name, value in common.items() if name not in {"ENVIRONMENT", "DATABASE_URL"}}
+    async with shop_kernel(root, database_url, DATABASE_POOL_SIZE="20", **own) as kernel:
+        yield Shop(root, database_url, kernel, common)
+
+
+async def until(look: Callable[[], Awaitable[object]], seconds: float = 30) -> Any:
+    """What `look` gives, once that is something."""
+    async with asyncio.timeout(seconds):
+        while not (seen := await look()):  # noqa: ASYNC110  # what changes is in another process
+            await asyncio.sleep(0.02)
+    return seen
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """kill -9 what we started, and wait for its end."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until_serving(port: int) -> None:
+    """Until the process behind the port answers."""
+
+    async def answers() -> bool:
+        async with httpx2.AsyncClient() as client:
+            try:
+                await client.get(f"http://127.0.0.1:{port}/api/v1/nothing", timeout=0.5)
+            except httpx2.TransportError:
+                return False
+            return True
+
+    await until(answers)
+
+
+def percentiles(seconds: list[float]) -> tuple[float, float]:
+    """The median and the 99th percentile, in milliseconds."""
+    ordered = sorted(seconds)
+    return ordered[len(ordered) // 2] * 1000, ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] * 1000
+
+
+def is_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it was stopped by a signal (Linux)."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def terminate_listeners(server: URL) -> int:
+    """End the connections of the database that listen; how many there were."""
+    found = query(server, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query ~ '^LISTEN'")
+    return int(found)
