@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check prove format migrate migration bench claims growth walls faults lock clean venv
+.PHONY: help run test check prove format migrate migration bench claims growth walls messages faults lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -60,6 +60,9 @@ walls: venv ## Time `kernel check`, here and on 200 modules of 2,000 files (a mi
 
 growth: venv ## Measure what the 200th module costs, and every start (3 minutes)   [QUICK=1]
 	@$(BIN)/python -m bench.growth $(if $(QUICK),--quick) $(ARGS)
+
+messages: venv ## Time the delivery of messages, beside a naive loop (2 minutes)   [QUICK=1]
+	@$(BIN)/python -m bench.messages $(if $(QUICK),--quick) $(ARGS)
 
 faults: venv ## Kill, freeze and race processes, and count what was lost or doubled (10 minutes)   [QUICK=1]
 	@$(BIN)/python -m tests.faults $(if $(QUICK),--quick) $(ARGS)

@@ -390,7 +390,7 @@ async def explained(outbox: Outbox) -> str:
     )
     text_ = compiled.preparer._render_schema_translates(str(compiled), {None: "shop"})
     values = compiled.construct_params({"most": 8, "lease_seconds": 1.0, "max_attempts": 3})
-    arguments = tuple(values[name] for name in compiled.positiontup)
+    arguments = tuple(values[name] for name in compiled.positiontup or ())
     async with engine.connect() as connection:
         plan = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS) {text_}", arguments)
         return "\n".join(plan.scalars())

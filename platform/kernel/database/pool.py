@@ -83,7 +83,7 @@ class Database:
         self._direct_writes = Direct(self.writer.sync_engine) if direct and on_postgresql else None
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncSession]:
+    async def transaction(self) -> AsyncIterator[WriteSession]:
         """A session that commits at the end of the block, or rolls back on an exception.
 
         It takes a connection at its first statement, not before.

@@ -140,4 +140,4 @@ async def _remove(database: Database, key: Any, condition: ColumnElement[bool]) 
 async def keep(outbox: Outbox, envelope: Envelope, subscribers: Iterable[str]) -> None:
     """Keep what a broker brought, in a transaction of its own."""
     async with outbox.database.transaction() as session:
-        await outbox.add(session, envelope, subscribers)  # type: ignore[arg-type]  # it is a LazySession
+        await outbox.add(session, envelope, subscribers)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -67,7 +68,6 @@ class Handler:
         mine = {"message_id": envelope.id, "subscriber": self.name}
         try:
             async with database.transaction() as session:
-                assert isinstance(session, LazySession)  # noqa: S101  # for the type checker: it says AsyncSession
                 if await session.rows(_is_handled(inbox), mine):
                     return False
                 given = {name: await one.make(connection, session) for name, one in self.dependencies.items()}
@@ -141,10 +141,12 @@ def handlers_of(module: str, file: ModuleType) -> Iterator[Handler]:
         yield Handler(module, message, function, dependencies)
 
 
+@cache
 def _is_handled(inbox: Table) -> Any:
     of = [inbox.c[name] == bindparam(name) for name in ("message_id", "subscriber")]
     return select(literal(1)).select_from(inbox).where(*of)
 
 
+@cache
 def _handled(inbox: Table) -> Any:
     return insert(inbox).values(handled_at=clock()).returning(inbox.c.message_id)

@@ -8,7 +8,8 @@ from typing import Any
 import httpx2
 
 from kernel.app import Application, Kernel
-from tests.kernel.project import imported_alone, running_project, settings_for, write_project
+from kernel.testing import settings_for
+from tests.kernel.project import imported_alone, running_project, write_project
 
 _BASE = """
 from datetime import datetime

@@ -24,7 +24,7 @@ async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: s
     outbox = kernel.exchange.outboxes["shop"]
     for key in keys:
         async with outbox.database.transaction() as session:
-            await outbox.add(session, envelope(key, version), [subscriber])  # type: ignore[arg-type]  # it is a LazySession
+            await outbox.add(session, envelope(key, version), [subscriber])
     return outbox
 
 
@@ -122,7 +122,7 @@ async def test_who_publishes_under_one_key_follows_who_did_before(tmp_path: Path
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = kernel.exchange.outboxes["shop"]
         async with outbox.database.transaction() as first:
-            await outbox.add(first, envelope("a"), [WHOM])  # type: ignore[arg-type]  # it is a LazySession
+            await outbox.add(first, envelope("a"), [WHOM])
             second = asyncio.create_task(put(kernel, "a"))
             if not empty_url.startswith("sqlite"):  # there one writes at a time anyway
                 await put(kernel, "b", None)
