@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from walls.findings import Finding
 from walls.project import Project, Slice, module_of
-from walls.sources import Source, class_value
+from walls.sources import Source, class_value, last_name
 
 RULE = "one-metadata"
 _BASES = frozenset({"sqlalchemy.orm.DeclarativeBase", "sqlalchemy.orm.DeclarativeBaseNoMeta"})
@@ -49,20 +49,25 @@ def _bases(source: Source) -> list[ast.ClassDef]:
 
 
 def _own_metadata(project: Project, module: Slice, source: Source, node: ast.ClassDef) -> Iterator[Finding]:
-    for name in ("metadata", "registry"):
-        value = class_value(node, name)
-        dotted = source.named(value) if value is not None else None
-        if dotted is None:
-            continue
-        home = project.definition(dotted)
-        if home is None or module_of(home[0].dotted) != module.name:
-            why = f"{node.name} of {module.name} has the {name} {dotted}, which others may have, too."
-            yield Finding(source.path, node.lineno, RULE, why, "Say `metadata = new_metadata()`.")
+    path, value, dotted = source.path, class_value(node, "metadata") or class_value(node, "registry"), None
+    if isinstance(value, ast.Name | ast.Attribute):
+        dotted = source.named(value)
+        home = project.definition(dotted or "")
+        value = getattr(home[1], "value", None) if home and module_of(home[0].dotted) == module.name else None
+        source = home[0] if home else source
+    if not isinstance(value, ast.Call):
+        said = f"has the metadata {dotted}, which others may have, too" if dotted else "says nothing of its metadata"
+    elif not (source.named(value.func) or "").startswith("kernel.") or last_name(value.func) == "MetaData":
+        said = f"has the metadata {ast.unparse(value)}, whose constraints have no names that a migration could use"
+    else:
+        return
+    why = f"{node.name} of {module.name} {said}."
+    yield Finding(path, node.lineno, RULE, why, "Say `metadata = new_metadata()`, from kernel.database.")
 
 
-def _base_of(project: Project, source: Source, node: ast.ClassDef) -> str | None:
+def _base_of(project: Project, source: Source, node: ast.ClassDef, seen: tuple[ast.ClassDef, ...] = ()) -> str | None:
     """Where the declarative base of an entity is defined, dotted; None where no class of ours leads to one."""
-    for base in node.bases:
+    for base in node.bases if node not in seen else ():
         dotted = source.named(base)
         if dotted is None:
             continue
@@ -71,7 +76,7 @@ def _base_of(project: Project, source: Source, node: ast.ClassDef) -> str | None
         home = project.definition(dotted)
         if home is None:
             continue
-        if isinstance(home[1], ast.ClassDef) and (found := _base_of(project, home[0], home[1])):
+        if isinstance(home[1], ast.ClassDef) and (found := _base_of(project, home[0], home[1], (*seen, node))):
             return found
         if isinstance(home[1], ast.Assign) and home[0].named(getattr(home[1].value, "func", None)) in _MAKE_BASE:
             return f"{home[0].dotted}.{dotted.rpartition('.')[2]}"

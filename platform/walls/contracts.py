@@ -12,6 +12,8 @@ from walls.sources import Source, argument, class_value, constant, last_name
 KINDS: dict[str, Kind] = {
     "kernel.Contract": "contract",
     "kernel.contracts.Contract": "contract",
+    "kernel.ContractError": "error",
+    "kernel.contracts.ContractError": "error",
     "kernel.Message": "message",
     "kernel.messaging.Message": "message",
     "kernel.messaging.message.Message": "message",
@@ -142,8 +144,10 @@ def _add_field(project: Project, shape: Shape, one: Ancestor, statement: ast.Ann
             given = _default(given, 0 if called == "Field" else None)
     member = _member(project, one, statement.annotation, statement, required=given is None)
     base, args = parts_of(tree_of(member.type))
-    if base.rpartition(".")[2] == "ClassVar":
-        return
+    if base.rpartition(".")[2] == "ClassVar" or (base.rpartition(".")[2] == "Final" and given is not None):
+        return  # of the class, for pydantic too
+    if base.rpartition(".")[2] == "Final" and args:
+        member.type = ast.unparse(args[0])
     if base.rpartition(".")[2] in {"Required", "NotRequired"}:
         member.type, member.required = ast.unparse(args[0]), base.endswith(".Required")
     elif shape.kind == "dict":

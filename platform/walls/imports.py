@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from walls.findings import Finding
 from walls.project import Project, module_of, part_of
-from walls.sources import Source, argument, last_name
+from walls.sources import Source, argument
 from walls.strings import Strings
 
 # Functions that take the name of something to import, or of something to replace there.
@@ -28,7 +28,7 @@ _BY_NAME = frozenset(
 )
 # Methods that do the same, whatever they belong to: of pytest's monkeypatch, of unittest.mock.
 _METHODS_BY_NAME = frozenset(
-    {"setattr", "delattr", "patch", "object", "importorskip", "import_module", "import_string"}
+    {"setattr", "delattr", "patch", "object", "multiple", "dict", "importorskip", "import_module", "import_string"}
 )
 
 _ASK = "Ask through its contract.py; if that lacks something, its owner can add it."
@@ -43,7 +43,7 @@ class Use(NamedTuple):
     # What is reached, in full.
     name: str
     line: int
-    # imports, names (in a string), reaches (through an attribute), or hears (a message, by its name on the wire)
+    # imports, names (in a string), or reaches (through an attribute, or a test of the other)
     how: str
 
     @property
@@ -63,7 +63,7 @@ def check(project: Project) -> Iterator[Finding]:
 
 def _contract_only(uses: list[Use]) -> Iterator[Finding]:
     for use in uses:
-        if part_of(use.name) == "contract" or use.how == "hears":
+        if part_of(use.name) == "contract":
             continue
         if use.how == "imports" and use.is_of_module:
             continue  # import-linter has said so
@@ -92,11 +92,11 @@ def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]
     """What of modules a file reaches: the dotted name, the line, and how."""
     for found in source.imports:
         yield found.name, found.line, "imports"
+        if test := project.tests_by_name.get(found.source or "") or project.tests_by_name.get(found.name):
+            yield from ((one.name, found.line, "reaches") for one in test.imports)
     strings = Strings(project, source)
     for call in source.calls:
         yield from ((name, call.lineno, "names") for name in _by_name(source, strings, call))
-        if last_name(call.func) == "subscribe" and call.args:  # a message's name on the wire: images.image_deleted
-            yield from ((f"modules.{text}", call.lineno, "hears") for text in strings.of(call.args[0]))
     if isinstance(plugins := source.definitions.get("pytest_plugins"), ast.Assign):
         texts = [text for node in ast.walk(plugins.value) for text in strings.of(node)]
         yield from ((text, plugins.lineno, "names") for text in texts if text.startswith("modules."))
@@ -107,7 +107,8 @@ def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]
             # `import modules.images.contract` also makes known what else somebody has imported of images.
             dotted = source.named(node) or ""
             if dotted.startswith("modules.") and dotted.count(".") == 2:  # module and file
-                yield dotted, node.lineno, "reaches"
+                is_local = "modules" not in source.names and ast.unparse(node) == dotted
+                yield from () if is_local else [(dotted, node.lineno, "reaches")]
 
 
 def _by_name(source: Source, strings: Strings, call: ast.Call) -> Iterator[str]:
@@ -151,7 +152,7 @@ def _declared(project: Project, uses: list[Use]) -> Iterator[Finding]:
 
 
 def _acyclic(project: Project, uses: list[Use]) -> Iterator[Finding]:
-    """Circles that imports alone do not show: in what manifests declare, and by names of messages."""
+    """Circles that imports alone do not show: in what manifests declare, and by names in strings."""
     graph = {module.name: set(module.depends_on) & set(project.modules) for module in project.modules.values()}
     lines = {
         (module.name, other): (module.manifest, line)

@@ -77,7 +77,14 @@ def _upward(module: Slice, source: Source) -> Iterator[Finding]:
                 why = f"{part} stands with {layer} and imports {other}, which stands above it, with {other_layer}."
                 instead = "Move the code to the layer whose job it is, or pass in what it needs from above."
                 yield Finding(source.path, found.line, "layers", why, instead)
-        elif part in module.helpers and found.name.startswith(tuple(f"{name}." for name in _FOREIGN.get(layer, ()))):
+            elif RANKS[layer] == RANKS["router"] and other_layer == "models":
+                why = f"{part} stands with {layer} and imports {other}, but only repositories know tables."
+                yield Finding(
+                    source.path, found.line, "kernel-clean", why, "Add a method to repository.py and call it."
+                )
+        elif part in module.helpers and f"{found.name}.".startswith(
+            tuple(f"{name}." for name in _FOREIGN.get(layer, ()))
+        ):
             why = f"{part} stands with {layer} and imports {found.name}, which belongs elsewhere."
             instead = "Move the code to the layer whose job it is."
             yield Finding(source.path, found.line, "kernel-clean", why, instead)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from walls.project import Project, Slice, module_of
 from walls.sources import Source, argument, class_value, last_name
-from walls.strings import Strings
+from walls.strings import UNKNOWN, Strings
 
 
 class Owned:
@@ -39,7 +39,7 @@ class Owned:
 
     def owner(self, module: str, table: str | None, schema: str | None = None) -> str | None:
         """The other module that a table belongs to, seen from `module`; None if it is its own or nobody's."""
-        if schema is not None:
+        if schema is not None and schema != UNKNOWN:
             return schema if schema in self.tables and schema != module else None
         if table is None or table in self.tables.get(module, set()):
             return None

@@ -80,10 +80,20 @@ class Project:
         self._read()
 
     @cached_property
+    def strings(self) -> dict[tuple[str, str], list[str]]:
+        """What names stand for, by file and name, as far as somebody has asked: see `walls.strings`."""
+        return {}
+
+    @cached_property
     def by_name(self) -> dict[str, Source]:
         """The files of the modules and of the kernel, by their dotted names."""
         every = [*self.kernel, *(one for module in self.modules.values() for one in module.sources)]
         return {source.dotted: source for source in every}
+
+    @cached_property
+    def tests_by_name(self) -> dict[str, Source]:
+        """The tests of the modules, by their dotted names."""
+        return {source.dotted: source for owner, sources in self.tests.items() if owner for source in sources}
 
     def of_modules(self) -> Iterator[tuple[Slice, Source]]:
         """Every file of every module."""
@@ -153,11 +163,11 @@ class Project:
             path = Path(entry.path)
             if entry.is_dir() and deep and entry.name != "__pycache__" and not entry.name.startswith("."):
                 yield from self._sources(path, f"{dotted}.{entry.name}")
-            elif path.suffix == ".py":
+            elif path.suffix == ".py" and not entry.name.startswith("."):  # an editor's own: Python imports none
                 try:
                     name = dotted if path.stem == "__init__" else f"{dotted}.{path.stem}"
-                    yield Source(self._relative(path), name, path.read_text("utf-8"))
-                except (OSError, SyntaxError, ValueError) as error:
+                    yield Source(self._relative(path), name, path.read_bytes())
+                except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
                     self._unreadable(path, error)
 
     def _read_manifest(self, module: Slice) -> None:
@@ -191,10 +201,14 @@ class Project:
         provides = argument(call, "provides")
         if provides is not None and not (isinstance(provides, ast.Dict) and None not in provides.keys):
             self._not_literal(source, provides, "provides")
-        helpers = argument(call, "helpers")
-        try:
-            module.helpers = {} if helpers is None else dict(ast.literal_eval(helpers))
-        except (ValueError, TypeError):
+        helpers = argument(call, "helpers") or ast.Dict(keys=[], values=[])
+        if isinstance(helpers, ast.Dict):
+            module.helpers = {
+                name: layer
+                for key, value in zip(helpers.keys, helpers.values, strict=True)
+                if (name := constant(key)) is not None and (layer := constant(value)) is not None
+            }
+        if not isinstance(helpers, ast.Dict) or len(module.helpers) < len(helpers.keys):
             self._not_literal(source, call, "helpers")
 
     def _elements(self, source: Source, node: ast.expr | None, name: str) -> list[ast.expr]:

@@ -19,7 +19,7 @@ from rich.table import Table
 from walls import lock, owners
 from walls.check import RULES, check
 from walls.findings import Finding
-from walls.plants import Plant, base, data, imports, inside
+from walls.plants import Plant, base, data, imports, inside, lookalikes
 from walls.project import Project
 
 VIOLATIONS: Mapping[str, list[Plant]] = {
@@ -40,7 +40,7 @@ INNOCENTS: Mapping[str, list[Plant]] = {
     "acyclic": imports.INNOCENT_ACYCLIC,
     "kernel-clean": inside.INNOCENT_KERNEL_CLEAN,
     "layers": inside.INNOCENT_LAYERS,
-    "own-tables": data.INNOCENT_OWN_TABLES,
+    "own-tables": lookalikes.INNOCENT_OWN_TABLES,
     "values-only": inside.INNOCENT_VALUES_ONLY,
     "contract-lock": inside.INNOCENT_CONTRACT_LOCK,
     "owned": inside.INNOCENT_OWNED,

@@ -16,6 +16,7 @@ _OF_SCHEMAS = frozenset(
     {"get_columns", "get_table_names", "get_indexes", "get_foreign_keys", "has_table", "reflect", "to_metadata",
      "create_table", "add_column", "create_foreign_key", "batch_alter_table", "drop_table", "alter_column"}
 )  # fmt: skip
+_TRANSLATED = "schema_translate_map"
 _DATABASE = ("sqlalchemy", "alembic")
 _JOINS = frozenset({"primaryjoin", "secondaryjoin", "foreign_keys", "remote_side", "order_by"})
 
@@ -52,29 +53,52 @@ class _References:
                 for node in (argument(call, "argument", 0), argument(call, "secondary", 1)):
                     yield from self._related(node.body if isinstance(node, ast.Lambda) else node)
                 yield from self._joined(call)
+            case "CreateSchema" | "DropSchema" if (node := argument(call, "name", 0)) is not None:
+                yield from self._schemas(node)
             case "Table" | "table" if (self._source.named(call.func) or "").startswith("sqlalchemy"):
                 schema = next(iter(self._strings.of(argument(call, "schema"))), None)
                 for name in self._strings.of(argument(call, "name", 0)):
                     yield from self._table(name, schema)
                 return  # its schema is said
-        # Others have a `schema`, too: a call of pydantic, a line of a log.
+        yield from self._options_of(call)
+
+    def _options_of(self, call: ast.Call) -> Iterator[tuple[str, str]]:
+        """The schemas among its keywords. Others have a `schema`, too: a call of pydantic, a line of a log."""
         if (self._source.named(call.func) or "").startswith(_DATABASE) or last_name(call.func) in _OF_SCHEMAS:
-            for value in (one.value for one in call.keywords if one.arg in _SCHEMA_KEYWORDS):
-                yield from self._schemas(value)
+            for one in call.keywords:
+                if one.arg in _SCHEMA_KEYWORDS:
+                    yield from self._schemas(one.value)
+                elif one.arg is None:
+                    yield from self._in_options(one.value)
 
     def of_node(self, node: ast.AST) -> Iterator[tuple[str, str]]:
         match node:
             case ast.AnnAssign(value=ast.Call(func=func)) if last_name(func) == "relationship":
                 for name in _names_in(node.annotation):
                     yield from self._entity(name)
-            case ast.Dict():  # __table_args__ and execution options
-                for key, value in zip(node.keys, node.values, strict=True):
-                    if constant(key) == "schema":
-                        yield from self._schemas(value)
-                    elif constant(key) == "schema_translate_map":
-                        yield from self._translated(value)
-            case ast.keyword(arg="schema_translate_map", value=value):
+            case (
+                ast.Assign(targets=[ast.Name(id="__table_args__")], value=value)
+                | ast.AnnAssign(target=ast.Name(id="__table_args__"), value=ast.expr() as value)
+            ):
+                yield from self._in_options(value)
+            case ast.FunctionDef(name="__table_args__", body=[*_, ast.Return(value=ast.expr() as value)]):
+                yield from self._in_options(value)
+            case ast.Dict(keys=keys, values=values):  # execution options
+                for value in (value for key, value in zip(keys, values, strict=True) if constant(key) == _TRANSLATED):
+                    yield from self._translated(value)
+            case ast.Subscript(value=ast.Attribute(value=metadata, attr="tables")) if last_name(metadata) == "metadata":
+                for text in self._strings.of(node.slice):
+                    yield from self._column(ast.Constant(f"{text}.*"))
+            case ast.keyword(arg=name, value=value) if name == _TRANSLATED:
                 yield from self._translated(value)
+
+    def _in_options(self, node: ast.expr) -> Iterator[tuple[str, str]]:
+        """The `schema` of a table's options: elsewhere a key of that name is anything."""
+        node = getattr(self._source.definitions.get(getattr(node, "id", "")), "value", node)
+        for each in ast.walk(node):
+            if isinstance(each, ast.Dict):
+                for key, value in zip(each.keys, each.values, strict=True):
+                    yield from self._schemas(value) if constant(key) == "schema" else ()
 
     def _joined(self, call: ast.Call) -> Iterator[tuple[str, str]]:
         """The entities in the conditions of a relationship that are texts."""

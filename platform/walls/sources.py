@@ -19,8 +19,8 @@ class Import:
 class Source:
     """One file of the project."""
 
-    def __init__(self, path: str, dotted: str, text: str) -> None:
-        """Raises SyntaxError and ValueError (a NUL) for what is no Python."""
+    def __init__(self, path: str, dotted: str, text: str | bytes) -> None:
+        """Bytes are decoded as Python does it. Raises SyntaxError and ValueError (a NUL) for what is no Python."""
         # Below the root, with slashes.
         self.path = path
         # The name under which it is imported: `modules.events.models`, for a package that of its folder.
@@ -81,6 +81,42 @@ class Source:
         return found
 
     @cached_property
+    def assigned(self) -> dict[str, list[tuple[ast.expr, bool]]]:
+        """What each name of the file is made of, in order, wherever it is assigned; whether it is added to it.
+
+        A default is what its parameter may be, and `self.name` goes by `name`.
+        """
+        found: dict[str, list[tuple[ast.expr, bool]]] = {}
+        for node in self.nodes:
+            match node:
+                case ast.Assign(targets=targets, value=value):
+                    for target in targets:
+                        found.setdefault(_own_name(target), []).append((value, False))
+                case (
+                    ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value)
+                ):
+                    found.setdefault(_own_name(target), []).append((value, False))
+                case ast.AugAssign(target=target, op=ast.Add(), value=value):
+                    found.setdefault(_own_name(target), []).append((value, True))
+                case ast.For(target=target, iter=several):
+                    found.setdefault(_own_name(target), []).extend((one, False) for one in self.elements(several))
+                case ast.arguments(
+                    posonlyargs=first, args=args, defaults=defaults, kwonlyargs=others, kw_defaults=more
+                ):
+                    ends = reversed([*first, *args]), reversed(defaults)
+                    for each, default in [*zip(*ends, strict=False), *zip(others, more, strict=True)]:
+                        if default is not None:
+                            found.setdefault(each.arg, []).append((default, False))
+        found.pop("", None)
+        return found
+
+    def elements(self, node: ast.expr) -> list[ast.expr]:
+        """The elements of a list, tuple or set that is written out, here or where its name is defined in this file."""
+        if isinstance(node, ast.Name):
+            node = getattr(self.definitions.get(node.id), "value", node)
+        return node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else []
+
+    @cached_property
     def calls(self) -> list[ast.Call]:
         """All calls."""
         return [node for node in self.nodes if isinstance(node, ast.Call)]
@@ -122,8 +158,17 @@ def _top(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str) -> ast.Module:
+def _parsed(text: str | bytes) -> ast.Module:
     return ast.parse(text)
+
+
+def _own_name(target: ast.expr) -> str:
+    return last_name(target) if isinstance(target, ast.Name) or is_own(target) else ""
+
+
+def is_own(node: ast.AST) -> bool:
+    """Whether an expression is `self.name` or `cls.name`."""
+    return isinstance(node, ast.Attribute) and getattr(node.value, "id", "") in {"self", "cls"}
 
 
 def constant(node: ast.AST | None) -> str | None:

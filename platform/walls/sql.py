@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import sqlglot
@@ -13,36 +14,37 @@ from sqlglot.tokenizer_core import Token, TokenType
 # It says on its logger that it keeps a statement as it is (`CREATE TRIGGER`); those we read by their tokens.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
-_STATEMENT = re.compile(
-    r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*"
-    r"(select|insert|update|delete|with|create|alter|drop|truncate|merge|copy|grant|revoke|lock|refresh|set|table"
-    r"|explain|comment|analyze|vacuum|do|declare|begin|reset|import)\b",
-    re.IGNORECASE | re.DOTALL,
-)
+_FIRST_WORD = re.compile(r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*+(\w+)", re.DOTALL)
+# The first words of statements, and one of those that must follow: "update images" is prose.
+_FOLLOWED_BY = {
+    **dict.fromkeys(("insert", "merge"), "into"), "update": "set", "delete": "from", "with": "as",
+    "select": r"from|[^\s(]+\(", "copy": "(?:from|to) (?:stdin|stdout|program|')",
+    "lock": "table", "truncate": "table", "refresh": "materialized",
+    **dict.fromkeys(("create", "alter", "drop", "comment"), "table|view|materialized|index|sequence|schema|type|domain"
+    "|function|procedure|trigger|policy|rule|foreign|extension|role|column|owned"),
+    "grant": "on|to", "revoke": "on|from", "explain": "select|insert|update|delete|with", "import": "foreign",
+    "set": "role|session|local|search_path", "reset": "role", "do": r"[$']", "declare": "cursor|begin", "begin": ";",
+}  # fmt: skip
+# Statements of which, in capitals, the word is enough.
+_ALONE = frozenset({"TRUNCATE", "VACUUM", "ANALYZE"})
 # A function whose text argument names a table or a sequence, and a cast that does.
 _NAMING = re.compile(
-    r"(nextval|setval|currval|set_config|to_regclass|pg_\w+|regclass|has_\w+_privilege|dblink\w*)$", re.IGNORECASE
+    r"(nextval|setval|currval|to_regclass|pg_\w*relation\w*|pg_table_size|pg_indexes_size|pg_get_serial_sequence"
+    r"|regclass|has_\w+_privilege|dblink\w*)$",
+    re.IGNORECASE,
 )
 # What a table's name follows.
 _BEFORE_TABLE = frozenset(
     {
-        "FROM",
-        "JOIN",
-        "INTO",
-        "UPDATE",
-        "TABLE",
-        "ON",
-        "TRUNCATE",
-        "REFERENCES",
-        "ONLY",
-        "COPY",
-        "USING",
-        "VIEW",
-        "VACUUM",
-        "ANALYZE",
-        "LOCK",
+        "FROM", "JOIN", "INTO", "UPDATE", "TABLE", "ON", "TRUNCATE", "REFERENCES", "ONLY", "COPY", "USING", "VIEW",
+        "VACUUM", "ANALYZE", "LOCK",
     }
-)
+)  # fmt: skip
+# Names in PL/pgSQL that are no tables: CTEs; what is declared, a loop's, a parameter; and aliases.
+_CTES = re.compile(r"\b(?:with|recursive) (\w+)|(\w+) as (?:(?:not )?materialized )?\(")
+_VARIABLES = re.compile(r"\bfor (\w+) in\b|(?<=[(,] )(?:in |out |inout |variadic )?(\w+) \w+(?=[^()]*\) returns)")
+_DECLARED = re.compile(r"\bdeclare (.*?) begin\b", re.DOTALL)
+_ALIASES = re.compile(r"\b(?:from|join|update|using) (?:\w+ \. )?\w+ (?:as )?(\w+)")
 _STRINGS = frozenset({TokenType.HEREDOC_STRING, TokenType.RAW_STRING})
 
 
@@ -54,9 +56,13 @@ class Named(NamedTuple):
 
 
 def is_statement(text: str) -> bool:
-    """Whether a string reads like the start of a statement: its first word all in capitals or all in small letters."""
-    found = _STATEMENT.match(text)
-    return found is not None and found[1] in {found[1].upper(), found[1].lower()}
+    """Whether a string has the shape of a statement: its first word in one case, with another that belongs to it."""
+    found = _FIRST_WORD.match(text)
+    first = found[1] if found else ""
+    if first in _ALONE:
+        return True
+    others = _FOLLOWED_BY.get(first.lower()) if first in {first.upper(), first.lower()} else None
+    return bool(found and others and re.search(rf"(?<!\w)(?:{others})", text[found.end() :], re.IGNORECASE))
 
 
 def tables(text: str, *, is_sql: bool = True) -> set[Named]:
@@ -68,7 +74,7 @@ def tables(text: str, *, is_sql: bool = True) -> set[Named]:
         attempt = start + text
         try:
             parsed = [one for one in sqlglot.parse(attempt, dialect="postgres") if one is not None]
-        except (SqlglotError, RecursionError):
+        except Exception:  # noqa: BLE001, S112  # odd SQL breaks the parser in odd ways; its tokens can still be read
             continue
         return {named for one in parsed for named in _named(one, attempt)}
     return set(_by_tokens(text)) if is_sql else set()
@@ -84,6 +90,7 @@ def changes_role(text: str) -> bool:
     return bool(
         pairs & {("SET", "ROLE"), ("RESET", "ROLE")}
         or triples & {("SET", "LOCAL", "ROLE"), ("SET", "SESSION", "ROLE"), ("SET", "SESSION", "AUTHORIZATION")}
+        or any(words[place : place + 3] == ["SET_CONFIG", "(", "ROLE"] for place in range(len(words)))
     )
 
 
@@ -95,7 +102,7 @@ def _named(tree: exp.Expr, text: str) -> Iterator[Named]:
         if isinstance(node, exp.Table) and node.args.get("db") and not node.name:
             yield Named(_folded(node.args["db"]), None)
         elif isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
-            if node.args.get("db") or node.name.lower() not in _ctes_around(node):
+            if node.args.get("db") or not (node.name.lower() in _ctes_around(node) or _is_own(node)):
                 yield Named(_folded(node.args.get("db")), _folded(node.this))
         elif (
             isinstance(node, exp.Dot)
@@ -108,7 +115,7 @@ def _named(tree: exp.Expr, text: str) -> Iterator[Named]:
         elif isinstance(node, exp.Literal | exp.RawString | exp.Heredoc) and (
             node.is_string or not isinstance(node, exp.Literal)
         ):
-            yield from _in_text(node)
+            yield from _in_text(node, text)
 
 
 def _folded(name: exp.Expr | None) -> str | None:
@@ -128,58 +135,106 @@ def _ctes_around(node: exp.Expr) -> set[str]:
     return names
 
 
-def _in_text(node: exp.Expr) -> Iterator[Named]:
+def _is_own(node: exp.Expr) -> bool:
+    """Whether a table without a schema is what the statement makes, a type or an index, or an alias that is locked."""
+    top = node.parent if isinstance(node.parent, exp.Schema | exp.UserDefinedFunction) else node
+    around = top.parent
+    if isinstance(around, exp.Drop | exp.Comment):
+        return str(around.args.get("kind")).upper() not in {"TABLE", "VIEW", "COLUMN"}
+    return isinstance(around, exp.Lock) or (isinstance(around, exp.Create) and around.this is top)
+
+
+def _in_text(node: exp.Expr, whole: str) -> Iterator[Named]:
     """What a text inside SQL names: the body of a function, or the argument of nextval."""
     text, around = str(node.this), node.parent
-    is_body = isinstance(node, exp.RawString | exp.Heredoc) or node.find_ancestor(exp.Create) is not None
-    if is_body and (is_statement(text) or "$" in text or "\n" in text or " " in text):
-        yield from _by_tokens(text)
+    made = node.find_ancestor(exp.Create)
+    if made is not None and str(made.args.get("kind")).upper() in {"FUNCTION", "PROCEDURE"}:
+        yield from _by_tokens(text, _variables(" ".join(_words(_tokens(whole)))))
     while around is not None and not isinstance(around, exp.Func | exp.Cast | exp.Anonymous):
         around = around.parent
     name = around.name if isinstance(around, exp.Anonymous) else type(around).__name__ if around else ""
     if isinstance(around, exp.Cast):
         name = around.to.sql(dialect="postgres")
-    if _NAMING.search(name):
-        yield from _path(text)
+    if isinstance(around, exp.Anonymous) and name.lower() == "set_config":
+        first = around.expressions[0]
+        yield from _schemas(text) if first is not node and first.name.lower() == "search_path" else ()
+    elif _NAMING.search(name):
+        yield from _path(text, name)
 
 
-def _path(text: str) -> Iterator[Named]:
-    parts = [part.strip() for part in text.split(",", maxsplit=1)[0].split(".")]
-    parts = [part.strip('"') if part.startswith('"') else part.lower() for part in parts]
-    if len(parts) == 1:
-        yield from (Named(None, parts[0]), Named(parts[0], None))
-    else:
-        yield Named(parts[-2], parts[-1])
+def _schemas(path: str) -> Iterator[Named]:
+    yield from (Named(_bare(part), None) for part in path.split(","))
 
 
-def _by_tokens(text: str) -> Iterator[Named]:
+def _bare(part: str) -> str:
+    part = part.strip()
+    return part.strip('"') if part.startswith('"') else part.lower()
+
+
+def _path(text: str, function: str) -> Iterator[Named]:
+    parts = [_bare(part) for part in text.split(",", maxsplit=1)[0].split(".")]
+    is_schema = len(parts) == 1 and "schema" in function.lower()
+    yield Named(parts[0], None) if is_schema else Named(parts[-2] if len(parts) > 1 else None, parts[-1])
+
+
+def _variables(text: str) -> frozenset[str]:
+    """The names that a piece of PL/pgSQL gives to variables; only its words are read."""
+    declared = [part.split(maxsplit=1)[0] for each in _DECLARED.findall(text) for part in each.split(" ; ") if part]
+    return frozenset([*declared, *_found(_VARIABLES, text)])
+
+
+def _found(names: re.Pattern[str], text: str) -> Iterator[str]:
+    yield from (name for match in names.finditer(text) for name in match.groups() if name)
+
+
+def _by_tokens(text: str, outer: frozenset[str] = frozenset()) -> Iterator[Named]:
     """For what the parser does not know: names with a schema, and names where a table's would stand."""
     tokens = _tokens(text)
-    quoted = {TokenType.IDENTIFIER, TokenType.STRING, *_STRINGS}
-    words = [token.text if token.token_type in quoted else token.text.lower() for token in tokens]
+    words = _words(tokens)
+    all_of_it = " ".join(words)
+    ctes, variables = set(_found(_CTES, all_of_it)), outer | _variables(all_of_it)
+    own = ctes | variables | set(_found(_ALIASES, all_of_it))
     is_path = len(words) > 1 and "SEARCH_PATH" in {word.upper() for word in words[:4]}
     for place, token in enumerate(tokens):
         if token.token_type in _STRINGS:
-            yield from _by_tokens(token.text)
+            yield from _by_tokens(token.text, variables)
         elif token.token_type == TokenType.STRING:
-            if is_path:
-                yield Named(token.text, None)
-            elif _is_naming(words, place):
-                yield from _path(token.text)
+            yield from _schemas(token.text) if is_path else _by_string(words, place)
         elif re.fullmatch(r"\w+", token.text):
-            before = words[place - 1].upper() if place else ""
+            word, before = words[place], words[place - 1].upper() if place else ""
             after = words[place + 1] if place + 1 < len(words) else ""
+            is_table = before in _BEFORE_TABLE and not _is_value(words[: place - 1], before)
             if after == "." and place + 2 < len(words):
-                yield Named(words[place], words[place + 2])
-            elif before in _BEFORE_TABLE and after != "(":
-                yield Named(None, words[place])
+                if is_table or word not in own:
+                    yield Named(word, words[place + 2])
+            elif is_table and word not in (variables if before == "USING" else ctes):
+                if after != "(" or before in {"INTO", "ON", "REFERENCES"}:
+                    yield Named(None, word)
             elif is_path or before == "SCHEMA":
-                yield Named(words[place], None)
+                yield Named(word, None)
 
 
-def _is_naming(words: list[str], place: int) -> bool:
-    around = [*words[max(place - 2, 0) : place], *words[place + 1 : place + 3]]
-    return any(_NAMING.fullmatch(word) for word in around)
+def _by_string(words: list[str], place: int) -> Iterator[Named]:
+    """What a text among tokens names: the argument of nextval, and the statement that is executed."""
+    near = [*words[max(place - 2, 0) : place], *words[place + 1 : place + 3]]
+    if words[max(place - 4, 0) : place - 1] == ["set_config", "(", "search_path"]:
+        yield from _schemas(words[place])
+    elif function := next((word for word in near if _NAMING.fullmatch(word)), None):
+        yield from _path(words[place], function)
+    elif "execute" in words[max(place - 3, 0) : place] and is_statement(words[place]):
+        yield from _by_tokens(words[place])
+
+
+def _is_value(words: list[str], before: str) -> bool:
+    """Whether what follows is no table, as after SELECT ... INTO (a variable) and IS DISTINCT FROM."""
+    last = words[-1] if words else ""
+    return (before == "FROM" and last == "distinct") or (before == "INTO" and last not in {"insert", "merge", ""})
+
+
+def _words(tokens: list[Token]) -> list[str]:
+    """Their texts, in small letters unless quoted."""
+    quoted = {TokenType.IDENTIFIER, TokenType.STRING, *_STRINGS}
+    return [token.text if token.token_type in quoted else token.text.lower() for token in tokens]
 
 
 def _tokens(text: str) -> list[Token]:
@@ -187,8 +242,9 @@ def _tokens(text: str) -> list[Token]:
         tokens = list(sqlglot.tokenize(text, read="postgres"))
     except SqlglotError:
         return []
-    rest = text[tokens[0].end + 1 :].strip() if tokens else ""
-    if len(tokens) > 1 and tokens[1].token_type == TokenType.STRING and not rest.startswith(("'", "e'", "E'")):
+    found = tokens[:1]
+    for before, token in pairwise(tokens):
+        rest = text[before.end + 1 :].lstrip() if token.token_type == TokenType.STRING else ""
         # Of a statement that it does not know, the tokenizer keeps all but the first word as one string.
-        return [tokens[0], *_tokens(rest)]
-    return tokens
+        found += _tokens(token.text) if rest and rest.startswith(token.text) else [token]
+    return found

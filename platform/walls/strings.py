@@ -3,26 +3,33 @@
 import ast
 import re
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from itertools import islice, product
+from itertools import count, islice, product
 
 from walls.project import Project
-from walls.sources import Source, class_value, constant
+from walls.sources import Source, class_value, constant, is_own, last_name
 
 # Stands for what is known only when the program runs. It reads as an identifier in SQL.
 UNKNOWN = "unknown_"
-# How many possibilities of one expression are looked at.
+# How many possibilities of one expression are looked at, and how many characters of each.
 _MOST = 32
+_LONGEST = 100_000
+# What only people read: arguments of calls of these names or endings, by these keywords, and whatever is raised.
+_TO_PEOPLE = frozenset(
+    {
+        "debug", "info", "warning", "warn", "error", "exception", "critical", "log", "print", "echo", "secho", "fail",
+        "skip", "gettext", "_",
+    }
+)  # fmt: skip
+_EXCEPTIONS = ("Error", "Exception", "Warning")
+_PROSE = frozenset({"description", "summary", "title", "help", "detail", "reason"})
 
 
 class Strings:
     """The strings of one file, and of what it imports from the project."""
 
-    def __init__(self, project: Project, source: Source, followed: frozenset[tuple[str, str]] = frozenset()) -> None:
-        """`followed` are the names, with their files, that led here: they may go in circles."""
+    def __init__(self, project: Project, source: Source) -> None:
         self._project = project
         self._source = source
-        self._followed = followed
 
     def of(self, node: ast.AST | None) -> list[str]:
         """What a string expression may be, as far as the text tells; what it does not tell reads UNKNOWN.
@@ -39,9 +46,10 @@ class Strings:
                 yield from self._joined([self._known(one) for one in values])
             case ast.FormattedValue(value=value):
                 yield from self._of(value)
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                if (first := self.of(left)) or self.of(right):
-                    yield from self._joined([first or [UNKNOWN], self._known(right)])
+            case ast.BinOp(op=ast.Add()):
+                terms = [self.of(one) for one in _terms(node)]
+                if any(terms):
+                    yield from self._joined([one or [UNKNOWN] for one in terms])
             case ast.BinOp(left=left, op=ast.Mod(), right=ast.Dict() as right):
                 for template in self.of(left):
                     for key, value in zip(right.keys, right.values, strict=True):
@@ -62,30 +70,30 @@ class Strings:
             case ast.Call(func=ast.Attribute(value=value, attr="format")):
                 for template in self.of(value):
                     yield from self._formatted(template, node)
-            case ast.Call(func=ast.Attribute(value=value, attr="join"), args=[ast.List() | ast.Tuple() as parts]):
+            case ast.Call(func=ast.Attribute(value=value, attr="join"), args=[several]) if (
+                parts := self._source.elements(several)
+            ):
                 for glue in self.of(value):
-                    between = [item for part in parts.elts for item in ([glue], self._known(part))][1:]
-                    yield from self._joined(between)
+                    yield from self._joined([item for part in parts for item in ([glue], self._known(part))][1:])
             case ast.Call(func=ast.Attribute(value=value, attr=name)) if name in _SHAPING:
                 yield from (_SHAPING[name](text) for text in self.of(value))
             case ast.Call(func=ast.Attribute(value=value, attr="replace"), args=[old, new]):
-                for text, before, after in product(self.of(value), self._known(old), self._known(new)):
+                for text, before, after in islice(product(self.of(value), self._known(old), self._known(new)), _MOST):
                     yield text.replace(before, after)
             case ast.Call(func=func, args=[first, *_]) if self._source.named(func) in _DEDENTING:
                 yield from self._of(first)
             case ast.Name(id=name):
                 yield from self._variable(name)
+            case ast.Attribute(attr=name) if is_own(node):
+                yield from self._assigned(name)
             case ast.Attribute():
                 yield from self._elsewhere(self._source.named(node))
-
-    def _following(self, source: Source, name: str) -> "Strings":
-        return Strings(self._project, source, self._followed | {(source.path, name)})
 
     def _known(self, node: ast.AST) -> list[str]:
         return self.of(node) or [UNKNOWN]
 
     def _joined(self, parts: list[list[str]]) -> Iterator[str]:
-        yield from ("".join(choice) for choice in islice(product(*parts), _MOST))
+        yield from ("".join(choice)[:_LONGEST] for choice in islice(product(*parts), _MOST))
 
     def _filled(self, template: str, values: list[list[str]]) -> Iterator[str]:
         pieces = re.split(r"%(?:\(\w+\))?[-#0 +]*[\d.*]*[sdrif]", template)
@@ -98,11 +106,11 @@ class Strings:
     def _formatted(self, template: str, call: ast.Call) -> Iterator[str]:
         named = {keyword.arg: self._known(keyword.value)[0] for keyword in call.keywords if keyword.arg}
         placed = [self._known(arg)[0] for arg in call.args]
-        count = iter(range(100))
+        places = count()
 
         def fill(match: re.Match[str]) -> str:
-            key = match[1] or str(next(count))
-            return placed[int(key)] if key.isdigit() and int(key) < len(placed) else named.get(key, UNKNOWN)
+            key = match[1] or str(next(places))
+            return placed[int(key)] if key.isdecimal() and int(key) < len(placed) else named.get(key, UNKNOWN)
 
         yield re.sub(r"\{(\w*)[^{}]*\}", fill, template)
 
@@ -112,55 +120,53 @@ class Strings:
             return
         if name in self._source.names:
             yield from self._elsewhere(self._source.names[name])
-        elif name in self._assigned and (self._source.path, name) not in self._followed:
-            values = self._assigned[name]
-            deeper = self._following(self._source, name)
-            found = [""] if any(is_added for _, is_added in values) else []
-            for value, is_added in values:
-                options = deeper.of(value)
-                if is_added:
-                    found = [text + more for text, more in product(found, options or [UNKNOWN])][:_MOST]
-                else:
-                    found = [*(found if found != [""] else []), *options]
-            yield from found
+        else:
+            yield from self._assigned(name)
 
-    @cached_property
-    def _assigned(self) -> dict[str, list[tuple[ast.expr, bool]]]:
-        """What each name of the file is made of, in order, wherever it is assigned; whether it is added to it."""
-        found: dict[str, list[tuple[ast.expr, bool]]] = {}
-        for node in self._source.nodes:
-            match node:
-                case ast.Assign(targets=targets, value=value):
-                    for target in targets:
-                        if isinstance(target, ast.Name):
-                            found.setdefault(target.id, []).append((value, False))
-                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                    found.setdefault(name, []).append((value, False))
-                case ast.AugAssign(target=ast.Name(id=name), op=ast.Add(), value=value):
-                    found.setdefault(name, []).append((value, True))
-                case ast.NamedExpr(target=ast.Name(id=name), value=value):
-                    found.setdefault(name, []).append((value, False))
-                case ast.For(
-                    target=ast.Name(id=name), iter=ast.List(elts=elts) | ast.Tuple(elts=elts) | ast.Set(elts=elts)
-                ):
-                    found.setdefault(name, []).extend((one, False) for one in elts)
+    def _assigned(self, name: str) -> list[str]:
+        """What a name of this file may be, put together once."""
+        return self._once(name, lambda: self._added(self._source.assigned.get(name, [])))
+
+    def _added(self, values: list[tuple[ast.expr, bool]]) -> list[str]:
+        found = [""] if any(is_added for _, is_added in values) else []
+        for value, is_added in values:
+            options = self.of(value)
+            if is_added:
+                both = islice(product(found, options or [UNKNOWN]), _MOST)
+                found = [(text + more)[:_LONGEST] for text, more in both]
+            else:
+                found = [*(found if found != [""] else []), *options]
         return found
 
-    def _elsewhere(self, dotted: str | None) -> Iterator[str]:
+    def _once(self, name: str, make: Callable[[], list[str]]) -> list[str]:
+        known, key = self._project.strings, (self._source.path, name)
+        if key not in known:
+            known[key] = []  # meanwhile: a name that leads back to itself adds nothing
+            known[key] = list(dict.fromkeys(make()))[:_MOST]
+        return known[key]
+
+    def _elsewhere(self, dotted: str | None) -> list[str]:
         """A constant of another file, or of a class."""
-        if dotted is None:
-            return
-        home = self._project.definition(dotted)
-        if home is not None:
-            source, statement = home
-            value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
-            name = dotted.rpartition(".")[2]
-            if value is not None and (source.path, name) not in self._followed:
-                yield from self._following(source, name).of(value)
-            return
-        owner, _, name = dotted.rpartition(".")
-        if (home := self._project.definition(owner)) is not None and isinstance(home[1], ast.ClassDef):
-            yield from self._following(home[0], dotted).of(class_value(home[1], name))
+        owner, _, name = (dotted or "").rpartition(".")
+        if home := self._project.definition(f"{owner}.{name}"):
+            there = Strings(self._project, home[0])
+            return there._assigned(name) if isinstance(home[1], ast.Assign | ast.AnnAssign) else []
+        home = self._project.definition(owner)
+        if home is None or not isinstance(home[1], ast.ClassDef):
+            return []
+        there, value = Strings(self._project, home[0]), class_value(home[1], name)
+        return there._once(f"{home[1].name}.{name}", lambda: there.of(value))
+
+
+def _terms(node: ast.expr) -> Iterator[ast.expr]:
+    """The terms of a sum from left to right, however many there are."""
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, ast.BinOp) and isinstance(one.op, ast.Add):
+            waiting += [one.right, one.left]
+        else:
+            yield one
 
 
 _SHAPING: dict[str, Callable[[str], str]] = {
@@ -174,5 +180,18 @@ _DEDENTING = frozenset({"textwrap.dedent", "inspect.cleandoc", "sqlalchemy.text"
 
 
 def documentation(source: Source) -> set[int]:
-    """The string literals of a file that only people read, by their identity: docstrings and bare strings."""
-    return {id(node.value) for node in source.nodes if isinstance(node, ast.Expr) and constant(node.value) is not None}
+    """What of a file only people read, by its identity: docstrings, bare strings, logs, descriptions and errors."""
+    read: list[ast.AST] = []
+    for node in source.nodes:
+        match node:
+            case ast.Expr(value=ast.Constant() as text):
+                read.append(text)
+            case ast.Call(func=func, args=args) if last_name(func) in _TO_PEOPLE or last_name(func).endswith(
+                _EXCEPTIONS
+            ):
+                read += [*args, *node.keywords]
+            case ast.keyword(arg=name, value=value) if name in _PROSE:
+                read.append(value)
+            case ast.Raise(exc=ast.expr() as why) | ast.Assert(msg=ast.expr() as why):
+                read.append(why)
+    return {id(each) for one in read for each in ast.walk(one)}

@@ -70,6 +70,8 @@ class _Reader:
                 return None
             case ast.Tuple(elts=elements):
                 return next((wrong for one in elements if (wrong := self._default(one))), None)
+            case ast.BinOp(left=left, right=right):  # 60 * 60
+                return self._default(left) or self._default(right)
             case ast.List() | ast.Dict() | ast.Set():
                 return "is one object for all calls, and can be changed"
             case ast.Call(args=args, keywords=keywords):
@@ -168,7 +170,7 @@ class _Reader:
             elif isinstance(statement, ast.FunctionDef):
                 why = f"{self.name}.{name} is not `async def`, and the answer may come from elsewhere."
                 yield Finding(path, line, RULE, why, "Make it `async def`; a property becomes a method.")
-            elif isinstance(statement, ast.AnnAssign | ast.Assign):
+            elif isinstance(statement, ast.AnnAssign | ast.Assign) and not _is_constant(ancestor, statement):
                 why = f"{self.name} has an attribute, which nobody can ask of another process."
                 yield Finding(path, line, RULE, why, "Make it a method.")
             elif isinstance(statement, ast.AsyncFunctionDef):
@@ -213,6 +215,13 @@ class _Reader:
 
     def _at(self, line: int, why: str, instead: str) -> Finding:
         return Finding(self.shape.path, line, RULE, why, instead)
+
+
+def _is_constant(ancestor: Ancestor, statement: ast.AnnAssign | ast.Assign) -> bool:
+    """Whether it is a Final or ClassVar, which both sides have with the class."""
+    annotation = getattr(statement, "annotation", None)
+    name = ancestor.source.named(annotation.value if isinstance(annotation, ast.Subscript) else annotation) or ""
+    return statement.value is not None and name.rpartition(".")[2] in {"Final", "ClassVar"}
 
 
 def _has_text(shape: Shape) -> bool:

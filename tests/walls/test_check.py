@@ -37,7 +37,7 @@ def check(folder: Path, *options: str, **variables: str) -> subprocess.Completed
     paths = os.pathsep.join(map(str, (folder / "platform", folder)))
     environment = os.environ | {"PYTHONPATH": paths, "NO_COLOR": "1"} | variables
     command = [BIN / "kernel", "check", *options]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_a_clean_project_ends_with_0(copy: Path) -> None:
@@ -81,6 +81,10 @@ UNSEEN = {
     "dependencies that are computed": plant("", "modules/left/module.py", ('{"right"}', "others()")),
     "options of a manifest from elsewhere": plant("", "modules/left/module.py", ("Module(", "Module(**MORE, ")),
     "a manifest that is said twice": plant("", "modules/left/module.py", 'other = Module(owner="x")'),
+    "helpers on more than one layer": plant(
+        "", "modules/left/module.py", ('"words": "service"', '"words": ["service"]')
+    ),
+    "an expression too deep to follow": plant("", "modules/left/service.py", 'X = "a"' + ".strip()" * 700),
     "a misspelled wildcard": plant("", "importlinter.ini", ("    modules.*.router\n", "    modules.*.ruoter\n")),
     "a wall that was taken out": plant(
         "", "importlinter.ini", ("importlinter:contract:contract-only", "importlinter:contract:x")
@@ -97,6 +101,32 @@ def test_what_it_cannot_see_is_a_finding_and_ends_with_2(copy: Path, case: str) 
         done = check(copy)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "could-not-check" in done.stdout
+
+
+NAMES = [f"name_{number}" for number in range(30)]
+ODD = {
+    "a sum of many terms": plant("", "modules/left/repository.py", f"X = text({' + '.join(['Left'] * 600)} + 'a')"),
+    "a format that is none": plant("", "modules/left/repository.py", "X = '{²}'.format(1)"),
+    "many placeholders": plant("", "modules/left/repository.py", f"X = '{'{}' * 200}'.format(*Left)"),
+    "a class derived from itself": plant("", "modules/left/models.py", 'class A(A):\n    __tablename__ = "a"\n'),
+    "names that are sums of each other": plant(
+        "", "modules/left/repository.py", "\n".join(f"{name} = '' + {' + '.join(NAMES)}" for name in NAMES)
+    ),
+    "names that double": plant(
+        "", "modules/left/repository.py", "A0 = 'ab'\n" + "\n".join(f"A{n + 1} = A{n} + A{n}" for n in range(60))
+    ),
+    "an editor's files": Plant(
+        "", dict.fromkeys(["modules/left/.#x.py", "modules/left/._x.py"], "import modules.right(")
+    ),
+    "a mark of byte order": plant("", "modules/left/storage.py", ('"""Bytes."""', '\ufeff"""Bytes."""')),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_only_odd_is_read_like_everything(copy: Path, case: str) -> None:
+    with planted(copy, ODD[case]):
+        done = check(copy)
+    assert (done.returncode, done.stdout) == (0, "The walls stand.\n"), done.stderr
 
 
 def test_a_configuration_that_is_gone_ends_with_2(copy: Path) -> None:

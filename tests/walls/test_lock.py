@@ -22,7 +22,7 @@ from typing import TypedDict, TypeVar, Union
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, RootModel, StringConstraints, computed_field
 from pydantic import Field as F
-from kernel import Contract, Message, safe
+from kernel import Contract, ContractError, Message, safe
 """
 CONTRACT = """
 class Colour(StrEnum):
@@ -43,6 +43,9 @@ class Deleted(Message):
 
 class NotThere(LookupError):
     def __init__(self, thing_id: int) -> None: ...
+
+class TooMany(ContractError):
+    limit: int
 
 class Things(Contract):
     @safe
@@ -118,6 +121,7 @@ BREAKING = {
     "a value is gone": ("class Info(BaseModel", "class Facts(BaseModel"),
     "an error is gone": ("class NotThere(LookupError)", "class _Gone(LookupError)"),
     "an error has a field less": ("(self, thing_id: int) -> None", "(self) -> None"),
+    "an error of the contract has a field less": ("    limit: int\n\nclass Things", "    pass\n\nclass Things"),
     "its version is computed": ("class Things(Contract)", "class Things(Contract, version=1 + 1)"),
     "a contract is a message now": ("class Things(Contract)", "class Things(Message)"),
 }

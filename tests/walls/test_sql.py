@@ -43,7 +43,15 @@ BARE = Named(None, "rights")
         ("right.rights.id = 1", RIGHT),
         ("SET search_path TO right", Named("right", None)),
         ("SELECT set_config('search_path', 'right', true)", Named("right", None)),
+        ("SELECT set_config('search_path', 'lefts, right', true)", Named("right", None)),
         ("CREATE SCHEMA right", Named("right", None)),
+        ("CREATE TYPE right.rights AS ENUM ('a')", RIGHT),
+        ("DROP INDEX right.rights", RIGHT),
+        ("DO $$ begin execute 'delete from right.rights'; end $$", RIGHT),
+        ("DO $$ begin execute format('delete from rights where a = %L', 1); end $$", BARE),
+        ("DO $$ begin insert into rights (id) values (1); end $$", BARE),
+        ("DO $$ declare rights int; begin delete from rights; end $$", BARE),
+        ("DO $$ declare right lefts; begin delete from right.rights; end $$", RIGHT),
     ],
 )
 def test_a_table_is_named(sql: str, named: Named) -> None:
@@ -64,18 +72,80 @@ def test_a_table_is_named(sql: str, named: Named) -> None:
         "to_tsvector('simple', title || ' ' || rights)",
         "SELECT :rights FROM lefts",
         "SELECT to_char(now(), 'right.rights')",
+        "SELECT pg_notify('rights', 'right')",
+        "SELECT set_config('right.rights', 'rights', true)",
+        "SELECT * FROM lefts rights FOR NO KEY UPDATE OF rights",
+        "CREATE TYPE rights AS ENUM ('a')",
+        "CREATE TABLE rights (id int)",
+        "CREATE TABLE lefts (t text DEFAULT 'copy from rights x')",
+        "DROP INDEX rights",
+        "COMMENT ON TYPE rights IS 'x'",
+        "SELECT $$delete from right.rights$$",
+        "DO $$ declare rights int; begin select 1 into rights; end $$",
+        "DO $$ declare right lefts; begin perform right.id; end $$",
+        "DO $$ begin for right in select 1 loop perform right.id; end loop; end $$",
+        "DO $$ begin with rights as (select 1) select * from rights; end $$",
+        "DO $$ begin if 1 is distinct from rights then return; end if; end $$",
+        "DO $$ begin update lefts as right set a = right.b; end $$",
+        "DO $$ begin perform pg_notify('rights', 'right'); end $$",
+        "CREATE FUNCTION f(rights int, right lefts) RETURNS int AS $$ begin return right.id; end $$ LANGUAGE plpgsql",
     ],
 )
 def test_the_name_alone_is_no_table(sql: str) -> None:
     assert tables(sql).isdisjoint({RIGHT, BARE, Named("right", None)})
 
 
-@pytest.mark.parametrize("prose", ["Select rights from the list", "update rights as you see fit, please"])
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "Select rights from the list",
+        "select rights from the list",
+        "update rights as you see fit, please",
+        "update rights",
+        "delete rights",
+        "copy rights to disk",
+        "lock rights",
+        "truncate rights",
+        "DELETE rights",
+        "with rights as heroes",
+    ],
+)
 def test_prose_names_none(prose: str) -> None:
     assert not is_statement(prose) or BARE not in tables(prose, is_sql=False)
 
 
-@pytest.mark.parametrize("sql", ["SET ROLE right", "SET LOCAL ROLE right", "reset role", "SET SESSION AUTHORIZATION x"])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select id from rights",
+        "SELECT right.f(1)",
+        "/* why */ UPDATE rights SET a = 1",
+        "TRUNCATE rights",
+        "-- x\ndelete from rights",
+    ],
+)
+def test_a_statement_is_told_from_prose(sql: str) -> None:
+    assert is_statement(sql)
+
+
+def test_what_breaks_the_parser_is_read_by_its_tokens() -> None:
+    assert RIGHT in tables("GRANT 'x' ON right.rights")
+
+
+def test_many_comments_take_no_longer() -> None:
+    assert not is_statement("/**/" * 60 + "!")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SET ROLE right",
+        "SET LOCAL ROLE right",
+        "reset role",
+        "SET SESSION AUTHORIZATION x",
+        "SELECT set_config('role', 'right', true)",
+    ],
+)
 def test_another_role_is_seen(sql: str) -> None:
     assert changes_role(sql)
 

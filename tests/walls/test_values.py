@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Optional, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, NamedTuple, Optional, TypedDict, TypeVar
 from uuid import UUID
 from fastapi import Request, UploadFile
 from pydantic import BaseModel, ConfigDict, EmailStr, Field, FilePath, Json, PrivateAttr, RootModel, SecretStr
@@ -213,6 +213,9 @@ def test_contracts_and_messages_that_others_cannot_ask_or_trust_are_refused(chec
         "@dataclass(frozen=True)\nclass Bag:\n    id: int\n\nclass Gone(Message):\n    bag: Bag\n",
         "class Gone(Message):\n    model_config = ConfigDict(title='x')\n    at: Mapping[str, int]\n",
         "class Given(BaseModel):\n    ids: list[int]\n",
+        "class Given(BaseModel):\n    id: Final[int]\n    names: Final[dict[str, Any]] = {}\n",
+        "class Things(Contract):\n    MOST: ClassVar[int] = 5\n    DAY: Final = 60 * 60 * 24\n",
+        "class Things(Contract):\n    async def do(self, seconds: int = 60 * 60) -> None: ...\n",
         "class NotThere(LookupError):\n    def __init__(self, id: int) -> None: ...\n",
         'class Things(Contract):\n    """Hands out no Thing."""\n',
     ],

@@ -7,6 +7,17 @@ _ROUTER = "modules/left/router.py"
 _REPOSITORY = "modules/left/repository.py"
 _TEST = "tests/modules/left/test_left.py"
 
+
+def _hears(other: str) -> str:
+    return (
+        f"from kernel import subscribe\nfrom modules.{other}.contract import Gone\n\n"
+        "@subscribe(Gone)\nasync def forget(message: Gone) -> None: ...\n"
+    )
+
+
+_HEARS_LEFT = _hears("left")
+
+
 CONTRACT_ONLY = [
     plant("another's models", _REPOSITORY, "from modules.right.models import Right"),
     plant("another's repository under an alias", _SERVICE, "import modules.right.repository as r"),
@@ -76,6 +87,12 @@ CONTRACT_ONLY = [
         _TEST,
         'from unittest import mock\n\ndef test_z():\n    mock.patch("modules.right.service.Answers")\n',
     ),
+    plant(
+        "many replaced in a test",
+        _TEST,
+        'from unittest.mock import patch\n\ndef test_m():\n    patch.multiple("modules.right.service", Answers=1)\n',
+    ),
+    plant("through the other's tests", _TEST, "from tests.modules.right.test_right import Right"),
     plant("from a migration", "migrations/left/0001_first.py", "from modules.right.models import Right"),
 ]
 INNOCENT_CONTRACT_ONLY = [
@@ -93,6 +110,11 @@ INNOCENT_CONTRACT_ONLY = [
     plant("its name in a message", _SERVICE, 'TEXT = "see modules.right.models for the rows"'),
     plant("its name as a logger", _SERVICE, 'import structlog\nLOG = structlog.get_logger("modules.right")'),
     plant("a local name", _SERVICE, "def f(right):\n    return right.models\n"),
+    plant("a local name that is modules", _SERVICE, "def f(modules):\n    return modules.right.models\n"),
+    Plant(
+        "a test's helper that reaches nothing",
+        {"tests/modules/right/data.py": "X = 1", _TEST: "from tests.modules.right.data import X"},
+    ),
     plant(
         "the contract by importlib", _SERVICE, 'import importlib\nX = importlib.import_module("modules.right.contract")'
     ),
@@ -128,15 +150,16 @@ DECLARED = [
         'import importlib\nX = importlib.import_module("modules.left.contract")',
         "acyclic",
     ),
-    plant("heard of by name", "modules/right/handlers.py", '@subscribe("left.gone")\nasync def f(m): ...\n', "acyclic"),
+    plant("a message of a module that is not declared", "modules/right/handlers.py", _HEARS_LEFT, "acyclic"),
 ]
 INNOCENT_DECLARED = [
     plant("a frozenset", "modules/left/module.py", ('{"right"}', 'frozenset({"right"})')),
     plant("a list", "modules/left/module.py", ('{"right"}', '["right"]')),
     plant("used twice", _SERVICE, "from modules.right.contract import Info as Other"),
     plant("its name in a set that is none of the manifest", _SERVICE, 'depends_on = {"middle"}'),
+    plant("a message of one that is declared", "modules/left/handlers.py", _hears("right")),
     plant(
-        "a message of its own, by name", "modules/left/handlers.py", '@subscribe("left.gone")\nasync def f(m): ...\n'
+        "a subscription of another library", "modules/right/words.py", 'def f(mqtt):\n    mqtt.subscribe("left.gone")\n'
     ),
 ]
 
@@ -166,9 +189,11 @@ ACYCLIC = [
     Plant(
         "heard of both ways",
         {
-            "modules/right/handlers.py": '@subscribe("left.gone")\nasync def f(m): ...\n',
+            "modules/left/handlers.py": _hears("right"),
+            "modules/right/handlers.py": _HEARS_LEFT,
             "modules/right/module.py": ("Module(", 'Module(depends_on={"left"}, '),
         },
+        at="modules/right/handlers.py",
     ),
     Plant(
         "three in a ring",

@@ -17,6 +17,15 @@ KERNEL_CLEAN = [
     plant("Starlette in models", "modules/right/models.py", "import starlette.requests"),
     plant("the kernel's web in a repository", "modules/right/repository.py", "import kernel.web.problems"),
     plant("FastAPI beside a repository", "modules/left/rows.py", "from fastapi import Query"),
+    plant("FastAPI as a whole beside a repository", "modules/left/rows.py", "import fastapi"),
+    plant("the kernel's web beside a repository", "modules/left/rows.py", "from kernel import web"),
+    Plant(
+        "models beside a router",
+        {
+            "modules/left/pages.py": "from modules.left.models import Left",
+            _MANIFEST: ('"words": "service"', '"words": "service", "pages": "router"'),
+        },
+    ),
     plant("SQLAlchemy in a router", "modules/left/router.py", "from sqlalchemy import select"),
     plant("SQLAlchemy in handlers", "modules/left/handlers.py", "import sqlalchemy.orm"),
     plant("models in a router", "modules/left/router.py", "from modules.left.models import Left"),
@@ -138,6 +147,7 @@ INNOCENT_VALUES_ONLY = [
         "literals that are names", "from typing import Literal\n\nclass V(BaseModel):\n    x: Literal['Any', 'Right']\n"
     ),
     _value("a private helper", "def _own(anything): ...\n"),
+    _value("a constant of a value", "from typing import Final\n\nclass V(BaseModel):\n    x: Final[int]\n"),
 ]
 
 CONTRACT_LOCK = [
