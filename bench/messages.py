@@ -16,7 +16,8 @@ from sqlalchemy import Table
 from kernel.messaging.envelope import Envelope
 from kernel.testing import create_database, postgresql_server
 from tests.faults.harness import Shop, percentiles, shop
-from tests.faults.messages import as_seconds, delays, place
+from tests.faults.messages import as_seconds, delays
+from tests.kernel.messaging.shop import place
 
 Deliver = Callable[[Shop], contextlib.AbstractAsyncContextManager[None]]
 
@@ -44,7 +45,7 @@ async def throughput(here: Shop, many: int, deliver: Deliver) -> float:
 async def latency(here: Shop, many: int, deliver: Deliver) -> tuple[float, float]:
     """Milliseconds from just before the commit to the handler, p50 and p99, for messages published one by one."""
     async with deliver(here):
-        await place(here, -1)
+        await place(here.kernel, -1)
         await here.until_drained()
         return percentiles(await delays(here, range(1_000_000, 1_000_000 + many)))
 

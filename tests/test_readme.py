@@ -89,3 +89,13 @@ def test_every_link_and_path_in_the_readme_exists(root: Path) -> None:
         assert (root / link).exists(), link
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z]+)", readme)) <= targets
+
+
+def test_what_the_readme_shows_of_the_modules_is_what_runs(root: Path) -> None:
+    readme = (root / "README.md").read_text()
+    chapter = readme.partition("## Asking and telling")[2].partition("\n## ")[0]
+    shown = re.findall(r"```python\n# (modules/\S+)\n(.*?)```", chapter, re.DOTALL)
+    assert len(shown) == 4
+    for path, content in shown:
+        for part in content.split("...\n"):
+            assert part in (root / path).read_text(), f"{path} has no longer: {part}"

@@ -1,7 +1,7 @@
 """Health over HTTP: three probes for the orchestrator, details and incidents for people."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
@@ -11,7 +11,7 @@ from kernel.observability.health import Finding
 from kernel.settings import Environment
 from kernel.web.problems import FieldProblem
 from modules.health.repository import IncidentRepository
-from modules.health.schemas import ComponentHealth, Health, IncidentOut, IncidentQuery, Status
+from modules.health.schemas import ComponentHealth, Health, IncidentOut, IncidentQuery, Readiness, Status
 from modules.health.service import HealthMonitor
 
 router = APIRouter(prefix="/health")
@@ -36,13 +36,16 @@ async def startup(kernel: TheKernel) -> Status:
     return Status(status="started")
 
 
-@router.get("/ready", responses=problems(503))
-async def ready(kernel: TheKernel, monitor: Monitor) -> Status:
-    """Whether requests can be served: every dependency answered in time."""
-    failed = [finding for finding in await monitor.findings(kernel.health_checks()) if finding.problem is not None]
+@router.get("/ready", response_model_exclude_none=True, responses=problems(503))
+async def ready(kernel: TheKernel, monitor: Monitor) -> Readiness:
+    """Whether requests can be served: every dependency answered in time, or we can do without for a while."""
+    findings = await monitor.findings(kernel.health_checks())
+    failed = [finding for finding in findings if finding.problem is not None and not finding.is_degraded]
     if failed or not kernel.is_started:
         raise Unavailable("Not ready: see errors.", errors=[_problem_of(finding, kernel) for finding in failed])
-    return Status(status="ready")
+    return Readiness(
+        status="ready", degraded=[finding.component for finding in findings if finding.is_degraded] or None
+    )
 
 
 @router.get("")
@@ -51,7 +54,7 @@ async def health(kernel: TheKernel, monitor: Monitor) -> Health:
     findings = await monitor.findings(kernel.health_checks())
     shows = _shows_internals(kernel)
     return Health(
-        status="unhealthy" if any(finding.problem for finding in findings) else "healthy",
+        status=_worst(findings),
         version=kernel.settings.application.version if shows else None,
         environment=kernel.settings.application.environment if shows else None,
         uptime_seconds=round(time.monotonic() - _LOADED_AT, 1) if shows else None,
@@ -77,6 +80,12 @@ async def list_incidents(
     if not _shows_internals(kernel):
         page.items = [item.model_copy(update={"seen": "not well"}) for item in page.items]
     return page
+
+
+def _worst(findings: list[Finding]) -> Literal["healthy", "degraded", "unhealthy"]:
+    if any(finding.problem is not None and not finding.is_degraded for finding in findings):
+        return "unhealthy"
+    return "degraded" if any(finding.is_degraded for finding in findings) else "healthy"
 
 
 def _shows_internals(kernel: TheKernel) -> bool:

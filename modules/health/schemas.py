@@ -15,6 +15,12 @@ class Status(BaseModel):
     status: Literal["alive", "started", "ready"]
 
 
+class Readiness(Status):
+    """An answer to the probe that decides whether we get requests."""
+
+    degraded: list[str] | None = Field(None, description="What is not well, and yet no reason to send nobody.")
+
+
 class ComponentHealth(BaseModel):
     """One component as its last check saw it."""
 
@@ -27,7 +33,7 @@ class ComponentHealth(BaseModel):
 class Health(BaseModel):
     """Everything at a glance."""
 
-    status: Literal["healthy", "unhealthy"]
+    status: Literal["healthy", "degraded", "unhealthy"]
     version: str | None = Field(description="Withheld in production, as is what follows.")
     environment: str | None
     uptime_seconds: float | None

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kernel.app import create_app as create_app
     from kernel.app import load_settings as load_settings
     from kernel.contracts import Contract as Contract
+    from kernel.contracts import ContractError as ContractError
     from kernel.contracts import safe as safe
     from kernel.contracts import use as use
     from kernel.manifest import Module as Module
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 # Imported when first asked for: `kernel --help` loads no web framework, a repository no HTTP client.
 _HOMES = {
     "Kernel": "app", "TheKernel": "app", "create_app": "app", "load_settings": "app",
-    "Contract": "contracts", "safe": "contracts", "use": "contracts",
+    "Contract": "contracts", "ContractError": "contracts", "safe": "contracts", "use": "contracts",
     "Module": "manifest", "ModuleContext": "manifest", "module_settings": "manifest", "module_state": "manifest",
     "Message": "messaging.message", "upcast": "messaging.message",
     "publish": "messaging.outbox", "subscribe": "messaging.handlers",

@@ -18,11 +18,14 @@ from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
 from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
 from kernel.database.errors import MigrationError, RoleError
 from kernel.database.revisions import is_at_head
-from kernel.discovery import DiscoveredModule, discover, subscribers_elsewhere
+from kernel.discovery import DiscoveredModule, contracts_of, discover, subscribers_elsewhere
 from kernel.http_client import HttpxRestClientPool
 from kernel.manifest import ModuleContext
 from kernel.messaging.exchange import Correspondent, Exchange
 from kernel.observability.health import Check
+from kernel.remote.client import Peer
+from kernel.remote.server import PREFIX, Internal
+from kernel.remote.tokens import Tokens
 from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
 from kernel.web.compression import Compression
 from kernel.web.dispatch import Dispatcher, Site
@@ -51,15 +54,23 @@ class Project(NamedTuple):
 def load_project(sources: Sources | None = None, elsewhere: Collection[str] = ()) -> Project:
     """All settings, the modules' own included, from `sources` (by default those of the project we are in), and modules.
 
-    Nothing is read of the modules `elsewhere`: see discover. Raises SettingsError and DiscoveryError.
+    Nothing is read of the modules `elsewhere`, to which those belong that have an address and are not enabled: see
+    discover. Raises SettingsError and DiscoveryError.
     """
     sources = sources or Sources.read(find_root())
     try:
         enabled = read_group(ApplicationSettings, sources, "APPLICATION_").enabled_modules
     except SettingsError:  # reported below, together with everything else
         enabled = None
+    addressed = {
+        folder.name
+        for folder in (sources.root / "modules").glob("*")
+        if sources.origin(f"{folder.name.upper()}_URL") and folder.name not in (enabled or ())
+    }
+    elsewhere = {*elsewhere, *addressed}
     modules = discover(sources.root, enabled, elsewhere)
-    return Project(Settings.load(sources, {module.name: module.settings_type for module in modules}), modules)
+    types = {module.name: module.settings_type for module in modules}
+    return Project(Settings.load(sources, types, elsewhere), modules)
 
 
 def load_settings(sources: Sources | None = None) -> Settings:
@@ -82,7 +93,11 @@ class Kernel:
         """
         self.settings = settings
         # Each after the modules it depends on. Everything that talks about structure reads this.
-        self.modules = discover(settings.root, settings.application.enabled_modules) if modules is None else modules
+        self.modules = (
+            discover(settings.root, settings.application.enabled_modules, settings.elsewhere)
+            if modules is None
+            else modules
+        )
         with_tables = [module.name for module in self.modules if module.metadata is not None]
         self.pool = AsyncDBPool(settings.database, settings.modules, settings.root, with_tables)
         self.http = HttpxRestClientPool(settings.http_client)
@@ -92,12 +107,24 @@ class Kernel:
             )
             for module in self.modules
         }
+        self.tokens = Tokens(settings.internal)
+        # The modules elsewhere that are asked from here.
+        self.peers = [
+            Peer(name, url, contracts_of(settings.root, name), self.http, self.tokens, settings.http_client)
+            for name, url in settings.elsewhere.items()
+            if any(name in module.manifest.depends_on for module in self.modules)
+        ]
         rule = CallRule(is_strict=settings.application.strict_contract_calls)
-        self.ports: dict[type[Contract], Contract] = dict(ports or {}) | {
-            contract: local_port(contract, self.contexts[module.name].database, implementation, rule)
-            for module in self.modules
-            for contract, implementation in module.manifest.provides.items()
-        }
+        remote = {contract: port for peer in self.peers for contract, port in peer.ports(rule).items()}
+        self.ports: dict[type[Contract], Contract] = (
+            remote
+            | dict(ports or {})
+            | {
+                contract: local_port(contract, self.contexts[module.name].database, implementation, rule)
+                for module in self.modules
+                for contract, implementation in module.manifest.provides.items()
+            }
+        )
         self.exchange = Exchange(
             [self._correspondent(module) for module in self.modules],
             settings.messaging,
@@ -116,6 +143,8 @@ class Kernel:
         async with AsyncExitStack() as stack:
             try:
                 await self._open(stack)
+                for peer in self.peers:
+                    await stack.enter_async_context(peer.comparing(self.settings.internal.compare_seconds))
                 if self.settings.messaging.relay if relays is None else relays:
                     await stack.enter_async_context(self.exchange.running())
             except Exception as error:
@@ -163,7 +192,9 @@ class Kernel:
                 checks["database" if is_shared else f"{module.name}.database"] = context.database.check
             for component, check in module.manifest.health_checks.items():
                 checks[f"{module.name}.{component}"] = partial(check, context)
-        return checks
+        if self.exchange.broker is not None:
+            checks["broker"] = self.exchange.check_broker
+        return checks | {f"{peer.module}.contract": peer.check for peer in self.peers}
 
     async def _check_http_client(self) -> None:
         self.http.get_client()
@@ -292,6 +323,14 @@ def create_app(
             context = kernel.contexts[module.name]
             route = app.router.routes[-1]
             app.state.sites[module.name] = Site(module.prefix, route, context, context.settings.max_body_bytes)
+    internal = Internal(
+        {module.name: list(module.manifest.provides) for module in kernel.modules},
+        kernel.ports,
+        kernel.settings,
+        kernel.tokens,
+    )
+    app.mount(PREFIX, internal)
+    app.state.sites["internal"] = Site(PREFIX, app.router.routes[-1], None, kernel.settings.internal.max_body_bytes)
     return app
 
 

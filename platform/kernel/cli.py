@@ -39,9 +39,10 @@ def main() -> None:
     except Exception as error:
         from kernel.database.errors import MigrationError, RoleError  # noqa: PLC0415
         from kernel.discovery import DiscoveryError  # noqa: PLC0415
+        from kernel.messaging.handlers import HandlerError  # noqa: PLC0415
         from kernel.settings import SettingsError  # noqa: PLC0415
 
-        if not isinstance(error, SettingsError | DiscoveryError | MigrationError | RoleError):
+        if not isinstance(error, SettingsError | DiscoveryError | HandlerError | MigrationError | RoleError):
             raise
         typer.secho(str(error), fg="red", err=True)
         sys.exit(1)
@@ -53,6 +54,10 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Overrides SERVER_PORT.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Overrides SERVER_WORKERS.")] = None,
     reload: Annotated[bool | None, typer.Option(help="Overrides SERVER_RELOAD.")] = None,
+    modules: Annotated[
+        str | None,
+        typer.Option(help="Only these: events,health. Overrides ENABLED_MODULES; the others need a <NAME>_URL."),
+    ] = None,
 ) -> None:
     """Serve the application over HTTP."""
     # What is imported and assembled from here on stays; to look for garbage in it takes a tenth of the start.
@@ -63,6 +68,7 @@ def serve(
     from kernel.server import application  # noqa: PLC0415
 
     overrides = {"SERVER_HOST": host, "SERVER_PORT": port, "SERVER_WORKERS": workers, "SERVER_RELOAD": reload}
+    overrides["ENABLED_MODULES"] = modules
     # Into the environment, so that reloaded and worker processes read the same.
     os.environ.update({name: str(value) for name, value in overrides.items() if value is not None})
     project = load_project()
@@ -177,7 +183,7 @@ def roles(
 
 @app.command()
 def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Show the modules, in the order in which they start."""
+    """Show the modules, in the order in which they start, and where those run that are asked elsewhere."""
     from rich.table import Table  # noqa: PLC0415
 
     kernel = _kernel()
@@ -189,8 +195,14 @@ def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs."
             "provides": sorted(contract.__name__ for contract in module.manifest.provides),
             "prefix": module.prefix if module.router else None,
             "tables": sorted(module.metadata.tables) if module.metadata else [],
+            "url": None,
         }
         for module in kernel.modules
+    ]
+    rows += [
+        dict.fromkeys(rows[0])
+        | {"name": peer.module, "provides": sorted(wire.name for wire in peer.wires), "url": peer.url}
+        for peer in kernel.peers
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, dataclass_transform, get_type_hints
 
 import structlog
 from fastapi import Depends
+from pydantic import BaseModel, create_model
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
@@ -48,8 +49,45 @@ class Contract:
                 raise TypeError(f"{cls.__name__}.{name} must have every argument and its result annotated")
 
 
+@dataclass_transform(kw_only_default=True)
+class ContractError(Exception):
+    """Base of the errors that a contract declares: they stand beside it, and reach whoever asks as what they are.
+
+    Fields are annotations: `class TooMany(ContractError): limit: int`, then `raise TooMany(limit=3)`. Raises
+    pydantic's ValidationError for other values than these.
+    """
+
+    _form: ClassVar[type[BaseModel]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if taken := inspect.get_annotations(cls).keys() & {*dir(Exception), "fields", "form"}:
+            raise TypeError(f"{cls.__name__} cannot have a field {min(taken)}: every error has something of that name")
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        self.fields = self.form()(**fields)
+        vars(self).update(self.fields)
+
+    def __str__(self) -> str:
+        what = (type(self).__doc__ or type(self).__name__).partition("\n")[0].rstrip(".")
+        said = ", ".join(f"{name}={value!r}" for name, value in self.fields)
+        return f"{what} ({said})" if said else what
+
+    @classmethod
+    def form(cls) -> type[BaseModel]:
+        """The fields as a model."""
+        if "_form" not in vars(cls):
+            hints = get_type_hints(cls, include_extras=True)
+            fields: dict[str, Any] = {
+                name: (hint, getattr(cls, name, ...)) for name, hint in hints.items() if name != "_form"
+            }
+            cls._form = create_model(cls.__name__, **fields)
+        return cls._form
+
+
 class ContractUnavailable(Exception):
-    """Nobody who provides the contract can be reached."""
+    """Nobody who provides the contract can be reached, or what answers does not keep to it."""
 
 
 class CallInTransaction(Exception):
@@ -137,6 +175,16 @@ def _local_call(
 
     call.__name__ = name
     return call
+
+
+def home_of(contract: type[Contract]) -> str:
+    """Where what belongs to a contract stands: modules.<name>.contract, be that a file or a package."""
+    return ".".join(contract.__module__.split(".")[:3])
+
+
+def is_declared(error: type[Exception], contract: type[Contract]) -> bool:
+    """Whether the error is one of the contract's own."""
+    return issubclass(error, ContractError) and f"{error.__module__}.".startswith(f"{home_of(contract)}.")
 
 
 def methods_of(contract: type[Contract]) -> dict[str, Callable[..., Any]]:

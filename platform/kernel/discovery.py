@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -17,7 +18,7 @@ from fastapi import APIRouter
 from sqlalchemy import MetaData, Table
 from sqlalchemy.orm import DeclarativeBase
 
-from kernel.contracts import Contract
+from kernel.contracts import Contract, methods_of
 from kernel.manifest import Module
 from kernel.messaging.handlers import Handler, HandlerError, handlers_of
 from kernel.messaging.message import snake_case
@@ -298,8 +299,15 @@ def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: li
                     "Give one of them another in its router or ROUTER_CONFIG."
                 )
             owners[module.prefix] = module.name
+            if f"{module.prefix}/".startswith("/internal/"):
+                yield f"modules/{module.name} has the prefix {module.prefix}: below /internal processes ask each other."
+        asked = Counter(name for contract in module.manifest.provides for name in methods_of(contract))
+        for name in [name for name, times in asked.items() if times > 1]:
+            address = f"/internal/contracts/{module.name}/{name}"
+            yield f"modules/{module.name} provides {name} in two contracts, with one address, {address}. Rename one."
         for other in sorted(module.manifest.depends_on - provided):
-            what = "which is not in ENABLED_MODULES: add it" if other in names else "but there is no such module"
+            where = f"which is not in ENABLED_MODULES: add it, or say where it runs ({other.upper()}_URL=http://...)"
+            what = where if other in names else "but there is no such module"
             yield f"modules/{module.name}/module.py depends on {other}, {what}."
     known = {module.name for module in found}
     try:

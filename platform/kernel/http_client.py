@@ -83,7 +83,8 @@ class HttpxRestClientPool:
         """The shared client; do not close it.
 
         A call ends after `total_timeout_seconds` with all its tries and its whole body, or after its own
-        `extensions={"total_timeout": seconds}`; it raises `httpx2.ReadTimeout` then. A body that breaks off is not
+        `extensions={"total_timeout": seconds}`; it raises `httpx2.ReadTimeout` then. `extensions={"sign": function}`
+        is called with the request before each try. A body that breaks off is not
         fetched again: part of it may already be in use. Raises RuntimeError while the pool is not open.
         """
         if self._client is None:
@@ -122,6 +123,8 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
         attempt = 1
         while True:
             started = time.monotonic()
+            if "sign" in request.extensions:
+                request.extensions["sign"](request)
             try:
                 response = await self._inner.handle_async_request(request)
             except httpx2.TransportError as error:

@@ -10,14 +10,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
 import httpx2
 from sqlalchemy.engine import URL, make_url
 
-from kernel.messaging.outbox import Outbox, publish
+from kernel.messaging.outbox import Outbox
 from tests.faults.harness import (
     LEASE_SECONDS,
     Result,
@@ -31,22 +30,11 @@ from tests.faults.harness import (
     until,
     until_serving,
 )
+from tests.kernel.messaging.shop import place
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
 SUBSCRIBER = "mail.write_letter"
-
-
-async def place(shop: Shop, number: int, customer: str | None = None, pause: float = 0) -> None:
-    """An order as the router would place it, in this process, whose transaction takes `pause` seconds."""
-    # The project's own, which are there only now.
-    order, placed = import_module("modules.shop.models").Order, import_module("modules.shop.contract").OrderPlaced
-    async with shop.kernel.contexts["shop"].database.transaction() as session:
-        session.add(order(number=number))
-        await session.flush()
-        await publish(placed(number=number, customer=customer))
-        if pause:
-            await asyncio.sleep(pause)
 
 
 async def killed_at_random(folder: Path, database_url: str, quick: bool) -> list[Result]:
@@ -169,11 +157,11 @@ async def many_writers(folder: Path, database_url: str, quick: bool) -> list[Res
                 customer = f"customer {random.randrange(40)}"
                 pause = random.uniform(0, 0 if on_sqlite else 0.02)
                 if random.random() < 0.5:
-                    await place(here, writer, None, pause)
+                    await place(here.kernel, writer, None, pause)
                     continue
                 async with turns[customer]:  # as a row lock would: what a customer does, he does in some order
                     sequences[customer] += 1
-                    await place(here, sequences[customer], customer, pause)
+                    await place(here.kernel, sequences[customer], customer, pause)
 
         with here.process("relay"), here.process("relay"):
             await asyncio.gather(*(write(writer) for writer in range(writers)))
@@ -216,7 +204,7 @@ async def frozen(folder: Path, database_url: str, quick: bool) -> list[Result]:
         stopped, log = 0, here.root / "completions.log"
         with here.process("relay", patch=_FREEZE_BEFORE_COMPLETION, MESSAGING_CONCURRENCY="2") as sleeper:
             for number in range(times):
-                await place(here, number)
+                await place(here.kernel, number)
 
                 async def asleep() -> bool:
                     return is_stopped(sleeper)
@@ -267,10 +255,10 @@ async def _poisoned(folder: Path, database_url: str, quick: bool, how: str, **tr
 
         keepers = [asyncio.create_task(keep_alive()) for _ in range(2)]
         try:
-            await place(here, 0)
+            await place(here.kernel, 0)
             await here.until_drained()
             baseline = await delays(here, range(1000, 1000 + messages), pause=0.05)
-            await place(here, -1)
+            await place(here.kernel, -1)
             beside = await delays(here, range(2000, 2000 + messages), pause=0.05)
             await here.until_drained()
         finally:
@@ -296,7 +284,7 @@ async def _poisoned(folder: Path, database_url: str, quick: bool, how: str, **tr
 async def delays(here: Shop, numbers: range, pause: float = 0.01) -> list[float]:
     """Seconds from just before the commit to the handler, of messages published one after the other."""
     for number in numbers:
-        await place(here, number)
+        await place(here.kernel, number)
         await asyncio.sleep(pause)
 
     async def there() -> list[float]:
@@ -326,7 +314,7 @@ async def deaf(folder: Path, database_url: str, quick: bool) -> list[Result]:
     server: URL = make_url(database_url)
     async with shop(folder, database_url, MESSAGING_POLL_SECONDS=str(poll)) as here:
         with here.process("relay"):
-            await place(here, 0)
+            await place(here.kernel, 0)
             await here.until_drained()
             ended, after, later = 0, [], []
             for turn in range(times):
@@ -357,7 +345,7 @@ async def a_million_done(folder: Path, database_url: str, quick: bool) -> list[R
     async with shop(folder, database_url) as here:
         outbox: Outbox = here.kernel.exchange.outboxes["shop"]
         for number in range(5):
-            await place(here, number)
+            await place(here.kernel, number)
 
         async def look() -> tuple[float, str]:
             started, polls = time.perf_counter(), 200

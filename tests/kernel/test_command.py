@@ -88,6 +88,7 @@ def test_modules_are_shown_as_a_table_and_as_json(root: Path, tmp_path: Path) ->
         "provides": [],
         "prefix": "/health",
         "tables": ["incidents"],
+        "url": None,
     }
     table = run(root, tmp_path, "modules").stdout
     assert all(row["owner"] in table for row in rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from kernel.contracts import Contract, ContractUnavailable
+from kernel.contracts import Contract, ContractError, ContractUnavailable
 from kernel.discovery import DiscoveryError, contracts_of
 from kernel.testing import Fake, FakeMisused, Fakes, booted
 from kernel.testing.booting import Dependencies
@@ -23,8 +23,10 @@ class Price(BaseModel):
     words: list[str] = []
 
 
-class Unknown(Exception):
+class Unknown(ContractError):
     """There is no such thing. Stands beside the contract, so that whoever asks may know it."""
+
+    thing: str
 
 
 class Prices(Contract):
@@ -131,7 +133,7 @@ async def test_without_an_answer_it_says_none_or_what_to_write(prices: Both) -> 
 
 
 async def test_it_raises_only_what_reaches_whoever_asks(prices: Both) -> None:
-    for error in (ContractUnavailable("down"), Unknown("tea")):
+    for error in (ContractUnavailable("down"), Unknown(thing="tea")):
         prices.fake.of.raises(error)
         with pytest.raises(type(error)):
             await prices.port.of("tea")
@@ -241,7 +243,9 @@ def test_contracts_are_found_in_a_package_too(shop: Path) -> None:
     (folder / "contract").mkdir()
     (folder / "contract/__init__.py").touch()
     (folder / "contract/forecast.py").write_text(WEATHER)
-    storms = "from kernel import Contract\nfrom .forecast import Weather\nclass Storm(Exception): ...\n"
+    storms = (
+        "from kernel import Contract, ContractError\nfrom .forecast import Weather\nclass Storm(ContractError): ...\n"
+    )
     (folder / "contract/storms.py").write_text(storms)
     sys.path.insert(0, str(shop))  # undone with the imports
     [weather] = contracts_of(shop, "weather")

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,17 +15,17 @@ from starlette.requests import HTTPConnection
 
 from kernel.database import Database
 from kernel.database.listening import listen
+from kernel.messaging.broker import Broker, BrokerUnavailable
 from kernel.messaging.envelope import Envelope
-from kernel.messaging.handlers import Handler
-from kernel.messaging.outbox import CHANNEL, Delivery, Outbox
+from kernel.messaging.handlers import Handler, HandlerError
+from kernel.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox
 from kernel.messaging.relay import Relay, Target
 from kernel.messaging.tables import State, clock
+from kernel.observability.health import Degraded
 from kernel.settings import DatabaseConfig, MessagingSettings
 
 _log = structlog.get_logger("kernel.messaging")
 
-# The subscriber that stands for all that a broker reaches.
-BROKER = "broker"
 _PURGE_EVERY_SECONDS = 600.0
 _PURGED_AT_ONCE = 1000
 _DAY_SECONDS = 86_400.0
@@ -68,18 +68,38 @@ class Exchange:
             for handler in module.handlers:
                 self._handlers.setdefault(handler.message.message_name(), []).append(handler)
                 self.targets[handler.name] = Target(
-                    handler.message.message_version, partial(self._handle, module, handler)
+                    handler.message.message_version, partial(self._deliver, module, handler)
                 )
+        self.broker: Broker | None = None
+        if settings.broker_url is not None:
+            self.broker = Broker(
+                settings.broker_url.get_secret_value(),
+                prefix=settings.broker_prefix,
+                lease_seconds=settings.handler_timeout_seconds,
+            )
+            self.targets[BROKER] = Target(None, partial(self._send, self.broker), self.broker.is_connected)
+            for module in modules:
+                self._receive(self.broker, module)
 
     def subscribers_of(self, name: str) -> Iterator[str]:
         """Whom a message of this name is for: a row each."""
         yield from (handler.name for handler in self._handlers.get(name, ()))
-        yield from self._elsewhere.get(name, ())
+        if self.broker is not None:
+            yield BROKER
+        else:
+            yield from self._elsewhere.get(name, ())
+
+    def handlers_of(self, name: str) -> list[Callable[[Envelope], Awaitable[None]]]:
+        """What the modules here do with a message of this name."""
+        return [partial(self._handle, self._modules[one.module], one) for one in self._handlers.get(name, ())]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Deliver during the block."""
         async with AsyncExitStack() as stack:
+            if self.broker is not None:
+                stack.push_async_callback(self.broker.stop)
+                await self.broker.start()
             relay = Relay(tuple(self.outboxes.values()), self.targets, self._settings)
             await stack.enter_async_context(relay.running(self._purge_now_and_then, *self._listeners()))
             yield
@@ -98,9 +118,51 @@ class Exchange:
                 purged += await _remove(module.database, table.c.message_id, table.c.handled_at < handled_before)
         return purged
 
-    async def _handle(self, module: Correspondent, handler: Handler, delivery: Delivery) -> None:
+    async def _deliver(self, module: Correspondent, handler: Handler, delivery: Delivery) -> None:
+        await self._handle(module, handler, delivery.envelope)
+
+    async def _handle(self, module: Correspondent, handler: Handler, envelope: Envelope) -> None:
         assert module.inbox is not None  # noqa: S101  # for the type checker: discovery has seen to it
-        await handler.handle(delivery.envelope, module.database, module.inbox, module.connection)
+        await handler.handle(envelope, module.database, module.inbox, module.connection)
+
+    async def check_broker(self) -> None:
+        """Raises Degraded if the broker does not answer: what it is to carry waits meanwhile."""
+        try:
+            if self.broker is not None:
+                await self.broker.check()
+        except BrokerUnavailable as error:
+            raise Degraded(str(error)) from error
+
+    def _receive(self, broker: Broker, module: Correspondent) -> None:
+        """Have the broker bring what the module subscribes to and what no module here tells. Raises HandlerError."""
+        names = {handler.message.message_name() for handler in module.handlers}
+        from_elsewhere = sorted(name for name in names if name.partition(".")[0] not in self._modules)
+        if not from_elsewhere:
+            return
+        if module.name not in self.outboxes:
+            raise HandlerError(
+                f"modules/{module.name} has no outbox to keep what the broker brings ({from_elsewhere[0]}): add "
+                '`class Outbox(OutboxTable, Base): __tablename__ = "outbox"` to its models.py, and write the migration'
+            )
+        broker.receive(module.name, from_elsewhere, partial(self._take, self.outboxes[module.name]))
+
+    async def _take(self, outbox: Outbox, body: bytes) -> None:
+        """Keep what the broker brings; from there it is delivered as what was published here."""
+        try:
+            envelope = Envelope.from_json(body)
+        except ValueError as error:
+            _log.error("what a broker brought is dropped", module=outbox.module, reason=str(error), body=body[:2000])
+            return
+        whom = [one.name for one in self._handlers.get(envelope.name, ()) if one.module == outbox.module]
+        if not whom:
+            _log.warning("nobody subscribes to it any more", module=outbox.module, message=envelope.name)
+            return
+        async with outbox.database.transaction() as session:
+            await outbox.add(session, envelope, whom)
+
+    async def _send(self, broker: Broker, delivery: Delivery) -> None:
+        envelope = delivery.envelope
+        await broker.send(envelope.to_json(), envelope.name, envelope.id)
 
     def _listeners(self) -> Iterator[Callable[[], Any]]:
         """One for each database in which there is an outbox."""
@@ -135,9 +197,3 @@ async def _remove(database: Database, key: Any, condition: ColumnElement[bool]) 
         if len(rows) < _PURGED_AT_ONCE:
             break
     return removed
-
-
-async def keep(outbox: Outbox, envelope: Envelope, subscribers: Iterable[str]) -> None:
-    """Keep what a broker brought, in a transaction of its own."""
-    async with outbox.database.transaction() as session:
-        await outbox.add(session, envelope, subscribers)

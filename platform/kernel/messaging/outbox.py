@@ -31,6 +31,9 @@ from kernel.messaging.message import Message
 from kernel.messaging.tables import LONGEST_KEY, State, clock
 
 CHANNEL = "kernel_outbox"
+# The subscriber that stands for all that a broker reaches. It is tried until it takes a message: none is abandoned
+# because a broker was down.
+BROKER = "broker"
 # Where PostgreSQL keeps the locks of those who publish with a key: any number will do that nobody else uses.
 _KEY_LOCKS = 20_583
 _LONGEST_ERROR = 4000
@@ -174,7 +177,9 @@ class Outbox:
             .with_for_update(skip_locked=True, of=table)
         )
         taken = due.cte("due")
-        has_none_left = table.c.attempts >= bindparam("max_attempts", type_=table.c.attempts.type)
+        has_none_left = and_(
+            table.c.attempts >= bindparam("max_attempts", type_=table.c.attempts.type), table.c.subscriber != BROKER
+        )
 
         def unless_spent(value: Any, spent: Any) -> ColumnElement[Any]:
             return case((has_none_left, spent), else_=value)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from kernel.messaging.outbox import Delivery, Outbox
+from kernel.messaging.outbox import BROKER, Delivery, Outbox
 from kernel.messaging.tables import State
 from kernel.settings import MessagingSettings
 
@@ -31,6 +31,8 @@ class Target:
 
     newest: int | None
     deliver: Deliver
+    # Whether it makes sense to try; what cannot be delivered now stays where it is, and no attempt is counted.
+    is_open: Callable[[], bool] = lambda: True
 
 
 class Relay:
@@ -91,7 +93,11 @@ class Relay:
         return places
 
     async def _claim(self, outbox: Outbox, places: int) -> list[Delivery]:
-        able = {name: one.newest for name, one in self._targets.items() if self._in_hand[name] < self._most}
+        able = {
+            name: one.newest
+            for name, one in self._targets.items()
+            if self._in_hand[name] < self._most and one.is_open()
+        }
         if not able:
             return []
         settings = self._settings
@@ -138,13 +144,15 @@ class Relay:
     async def _failed(self, outbox: Outbox, delivery: Delivery, error: Exception) -> None:
         settings = self._settings
         reason = f"{type(error).__name__}: {error}"
-        if delivery.attempt >= settings.max_attempts:
+        if delivery.attempt >= settings.max_attempts and delivery.subscriber != BROKER:
             _log.error("message abandoned", **_described(delivery), exc_info=error)
             await outbox.fail(delivery, reason, None)
             return
         ceiling = min(settings.max_backoff_seconds, settings.backoff_seconds * 2 ** (delivery.attempt - 1))
         pause = ceiling * random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
-        _log.warning("message failed", **_described(delivery), exc_info=error, again_in_seconds=round(pause, 2))
+        # A broker's reason is one sentence; a handler's is where in its code it failed.
+        why = {"reason": reason} if delivery.subscriber == BROKER else {"exc_info": error}
+        _log.warning("message failed", **_described(delivery), **why, again_in_seconds=round(pause, 2))
         await outbox.fail(delivery, reason, pause)
         asyncio.get_running_loop().call_later(pause, outbox.is_due.set)
 

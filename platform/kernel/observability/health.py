@@ -9,6 +9,10 @@ Check = Callable[[], Awaitable[None]]
 """Returns when the component is well, and raises when it is not."""
 
 
+class Degraded(Exception):
+    """Raised by a check: the component is not well, but to restart us or to send nobody to us would not help."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What one check found. `problem` is None when the component is well."""
@@ -16,6 +20,8 @@ class Finding:
     component: str
     problem: str | None
     duration_ms: float
+    # Reported, and no reason not to be ready.
+    is_degraded: bool = False
 
 
 async def run_checks(checks: Mapping[str, Check], deadline_seconds: float) -> list[Finding]:
@@ -25,12 +31,14 @@ async def run_checks(checks: Mapping[str, Check], deadline_seconds: float) -> li
 
 async def _run(component: str, check: Check, deadline_seconds: float) -> Finding:
     started_at = time.perf_counter()
-    problem = None
+    problem, is_degraded = None, False
     try:
         async with asyncio.timeout(deadline_seconds):
             await check()
     except TimeoutError:
         problem = f"no answer within {deadline_seconds:g} s"
+    except Degraded as error:
+        problem, is_degraded = str(error), True
     except Exception as error:  # noqa: BLE001  # whatever a check raises is its finding
         problem = f"{type(error).__name__}: {error}"
-    return Finding(component, problem, round((time.perf_counter() - started_at) * 1000, 2))
+    return Finding(component, problem, round((time.perf_counter() - started_at) * 1000, 2), is_degraded)

@@ -1,7 +1,7 @@
 """Typed settings, read once at start, from layers that are checked as a whole."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,19 +10,21 @@ from urllib.parse import urlsplit
 import pydantic_settings
 from pydantic import SecretStr, ValidationError
 
+from kernel.settings.groups import CORE_GROUPS as _GROUPS
 from kernel.settings.groups import (
-    CORE_GROUPS,
     ApplicationSettings,
     CorsSettings,
     DatabaseConfig,
     HttpClientSettings,
     LogSettings,
-    MessagingSettings,
     ModuleSettings,
     ServerSettings,
     SettingsGroup,
+    address,
     reading,
 )
+from kernel.settings.internal import InternalSettings
+from kernel.settings.messaging import MessagingSettings
 from kernel.settings.sources import Environment, Fault, SettingsError, Sources
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Environment",
     "Fault",
     "HttpClientSettings",
+    "InternalSettings",
     "LogSettings",
     "MessagingSettings",
     "ModuleSettings",
@@ -45,10 +48,15 @@ __all__ = [
 ]
 
 Group = TypeVar("Group", bound=SettingsGroup)
+CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
+    *_GROUPS,
+    ("messaging", MessagingSettings),
+    ("internal", InternalSettings),
+)
 
 # Module names whose variables would be taken for the kernel's.
 RESERVED_NAMES = frozenset(
-    {"application", "database", "cors", "log", "messaging", "server", "http", "http_client", "secrets"}
+    {"application", "database", "cors", "internal", "log", "messaging", "server", "http", "http_client", "secrets"}
 )
 # What examples, tutorials and our own env_files use where a secret belongs.
 _EXAMPLES = (
@@ -93,18 +101,24 @@ class Settings:
     application: ApplicationSettings
     database: DatabaseConfig
     http_client: HttpClientSettings
+    internal: InternalSettings
     cors: CorsSettings
     log: LogSettings
     messaging: MessagingSettings
     server: ServerSettings
     modules: Mapping[str, ModuleSettings]
+    # The address of each module that runs in another process.
+    elsewhere: Mapping[str, str]
     sources: Sources
 
     @classmethod
-    def load(cls, sources: Sources, modules: Mapping[str, type[ModuleSettings]]) -> "Settings":
+    def load(
+        cls, sources: Sources, modules: Mapping[str, type[ModuleSettings]], elsewhere: Collection[str] = ()
+    ) -> "Settings":
         """Build every group from `sources`; `modules` gives the settings class of each module by its name.
 
-        Raises SettingsError with all faults at once, and never a value.
+        Of the modules `elsewhere` only the address is read. Raises SettingsError with all faults at once, and never
+        a value.
         """
         faults = list(sources.faults)
         built: dict[str, SettingsGroup] = {}
@@ -117,10 +131,11 @@ class Settings:
             except SettingsError as error:
                 faults += error.faults
         faults += _misspelled(sources, [(group, prefix) for _, group, prefix in plan])
+        addresses = dict(_addresses(sources, elsewhere, built.get("internal"), faults))
         if faults:
             raise SettingsError(dict.fromkeys(faults))
         own = {name: built.pop(f"modules.{name}") for name in modules}
-        return cls(root=sources.root, sources=sources, modules=own, **built)  # type: ignore[arg-type]  # by CORE_GROUPS
+        return cls(root=sources.root, sources=sources, modules=own, elsewhere=addresses, **built)  # type: ignore[arg-type]  # by CORE_GROUPS
 
     def describe(self) -> Iterator[Setting]:
         """Every setting in force and where its value came from."""
@@ -129,6 +144,9 @@ class Settings:
             yield from self._describe(group, str(group.model_config.get("env_prefix")))
         for name, own in self.modules.items():
             yield from self._describe(own, f"{name.upper()}_")
+        for name, url in self.elsewhere.items():
+            layer = self.sources.origin(f"{name.upper()}_URL")
+            yield Setting(f"{name.upper()}_URL", url, layer.place if layer else "default")
 
     def _describe(self, group: SettingsGroup, prefix: str) -> Iterator[Setting]:
         for field_name in type(group).model_fields:
@@ -152,6 +170,22 @@ def read_group(group: type[Group], sources: Sources, prefix: str) -> Group:
         raise SettingsError([Fault(prefix.rstrip("_"), f"{error}: write it as JSON")]) from None
     finally:
         reading.reset(token)
+
+
+def _addresses(
+    sources: Sources, elsewhere: Collection[str], internal: SettingsGroup | None, faults: list[Fault]
+) -> Iterator[tuple[str, str]]:
+    for name in sorted(elsewhere):
+        variable = f"{name.upper()}_URL"
+        if (layer := sources.origin(variable)) is None:
+            continue  # whoever makes the application answers for it
+        try:
+            yield name, address(layer.values[variable])
+        except ValueError as error:
+            faults.append(Fault(variable, str(error)))
+        may_ask = not isinstance(internal, InternalSettings) or internal.is_off or internal.can_sign
+        if not may_ask:
+            faults.append(Fault(variable, "needs INTERNAL_SECRET (or INTERNAL_PRIVATE_KEY), to sign what we ask there"))
 
 
 def _explain(error: ValidationError, group: type[SettingsGroup], prefix: str) -> Iterator[Fault]:

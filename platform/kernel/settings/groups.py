@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
@@ -334,52 +335,25 @@ class ServerSettings(SettingsGroup):
         return value
 
 
-class MessagingSettings(SettingsGroup):
-    """How messages between modules are delivered. Times are in seconds."""
-
-    model_config = SettingsConfigDict(env_prefix="MESSAGING_")
-
-    # Deliver in the processes that serve. Off where `kernel relay` runs beside them.
-    relay: bool = True
-    # Where messages for modules in other places go: nats://, amqp:// or redis://.
-    broker_url: SecretStr | None = None
-    # How many are delivered at once in a process. One subscriber gets at most all but one of these places.
-    concurrency: int = Field(8, ge=2)
-    # How often to look for what nobody told us of: what was published on SQLite by another process, what failed.
-    poll_seconds: float = Field(1, gt=0)
-    # PostgreSQL: publishing tells the relays of other processes (NOTIFY), each of which keeps a connection to listen.
-    listen: bool = True
-    # How long a handler may take. Half as long again after it began, others may take the message over.
-    handler_timeout_seconds: float = Field(30, gt=0)
-    # At the end of the process: how long what has begun may take. What is cut off is delivered again.
-    stop_seconds: float = Field(5, ge=0)
-    # An attempt counts when it begins. After the last one a message is abandoned: it stays until somebody decides.
-    max_attempts: int = Field(10, ge=1)
-    # The pause after the first failure; it doubles, with jitter, up to the longest.
-    backoff_seconds: float = Field(1, gt=0)
-    max_backoff_seconds: float = Field(300, gt=0)
-    # How long what is completed is kept, and for how long a second delivery is recognised. The latter must be longer
-    # than any message can be on its way.
-    keep_completed_days: float = Field(7, ge=0)
-    keep_handled_days: float = Field(30, gt=0)
-
-    @property
-    def lease_seconds(self) -> float:
-        """For how long an attempt has a message to itself; then its process counts as dead."""
-        return self.handler_timeout_seconds * 1.5
-
-
 class ModuleSettings(SettingsGroup):
     """What every module has; a module with settings of its own derives from this in its `settings.py`.
 
     The prefix is the module's name: `EVENTS_DATABASE_URL`.
     """
 
+    # Where the module runs, for processes whose ENABLED_MODULES does not name it: http://images:8000. They ask its
+    # contracts there.
+    url: str | None = None
     # Moves this module to a database of its own. On SQLite this names the file.
     database_url: SecretStr | None = None
     database_read_url: SecretStr | None = None
     # The largest request body, in bytes; more is answered 413.
     max_body_bytes: int = Field(1 << 20, ge=0)
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        return value and address(value)
 
     @field_validator("database_url", "database_read_url")
     @classmethod
@@ -403,6 +377,5 @@ CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
     ("http_client", HttpClientSettings),
     ("cors", CorsSettings),
     ("log", LogSettings),
-    ("messaging", MessagingSettings),
     ("server", ServerSettings),
 )

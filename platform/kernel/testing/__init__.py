@@ -5,6 +5,7 @@
 
 from kernel.testing.booting import Booted, booted, project_for, settings_for
 from kernel.testing.fakes import Fake, FakeMethod, FakeMisused, Fakes
+from kernel.testing.messages import Messages
 from kernel.testing.postgresql import create_database, pgserver, postgresql_server, query
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "FakeMethod",
     "FakeMisused",
     "Fakes",
+    "Messages",
     "booted",
     "create_database",
     "pgserver",

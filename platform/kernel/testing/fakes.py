@@ -6,7 +6,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from pydantic import TypeAdapter
 
-from kernel.contracts import CallRule, Contract, ContractUnavailable, methods_of
+from kernel.contracts import CallRule, Contract, ContractUnavailable, home_of, is_declared, methods_of
 
 # A fake is asked as late or as early as the module would be.
 _RULE = CallRule(is_strict=True)
@@ -23,8 +23,7 @@ class FakeMethod:
         method = methods_of(contract)[name]
         types = {value: TypeAdapter(type_) for value, type_ in get_type_hints(method, include_extras=True).items()}
         self._name = f"{contract.__name__}.{name}"
-        # modules.<name>.contract, be that a file or a package.
-        self._home = ".".join(contract.__module__.split(".")[:3])
+        self._contract = contract
         self._result_name = inspect.formatannotation(inspect.signature(method).return_annotation)
         self._result = types.pop("return")
         self._arguments = types
@@ -43,8 +42,8 @@ class FakeMethod:
         """Raise this from now on. Raises FakeMisused if it is neither ContractUnavailable nor of the contract's own."""
         if not self._is_declared(error):
             raise FakeMisused(
-                f"{self._name} cannot raise {type(error).__name__}: only ContractUnavailable and the errors that stand "
-                f"in {self._home} reach whoever asks."
+                f"{self._name} cannot raise {type(error).__name__}: only ContractUnavailable and the "
+                f"ContractErrors that stand in {home_of(self._contract)} reach whoever asks."
             )
 
         def fail(**_: object) -> NoReturn:
@@ -94,7 +93,7 @@ class FakeMethod:
             ) from None
 
     def _is_declared(self, error: Exception) -> bool:
-        return isinstance(error, ContractUnavailable) or f"{type(error).__module__}.".startswith(f"{self._home}.")
+        return isinstance(error, ContractUnavailable) or is_declared(type(error), self._contract)
 
 
 class Fake:

@@ -22,6 +22,7 @@ from kernel.database import roles
 from kernel.settings import Settings, find_root
 from kernel.testing.booting import Choice, talking_to
 from kernel.testing.fakes import Fakes
+from kernel.testing.messages import Messages
 from kernel.testing.postgresql import create_database, postgresql_server
 
 Migrated = Callable[[Choice, str], str]
@@ -165,6 +166,12 @@ async def application(project: Project, fakes: Fakes) -> AsyncIterator[Applicati
     app = create_app(project.settings, project.modules, ports=fakes.ports())
     async with app.router.lifespan_context(app):
         yield app
+
+
+@pytest.fixture
+def messages(application: Application) -> Messages:
+    """What the application tells, and a way to tell it something."""
+    return Messages(application)
 
 
 @pytest_asyncio.fixture

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 from starlette.requests import Request
@@ -16,6 +16,8 @@ from kernel.web.problems import answer
 _errors = structlog.get_logger("kernel.errors")
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TRACE = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_NO_TRACE: Mapping[str, str] = {}
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 # The OWASP REST security cheat sheet's headers for an API that serves no pages.
@@ -52,7 +54,7 @@ class Shell:
             await self._app(scope, receive, send)
             return
         started_at = time.perf_counter()
-        request_id, host, origin = _look_at(scope)
+        request_id, host, origin, trace = _look_at(scope)
         scope["request_id"] = request_id
         status = 0
 
@@ -72,7 +74,7 @@ class Shell:
                 headers.append((b"x-request-id", request_id.encode()))
             await send(message)
 
-        bound = bind_contextvars(request_id=request_id)
+        bound = bind_contextvars(request_id=request_id, **trace)
         try:
             if self._any_host or self._is_allowed(host):
                 await (self._app if origin is None else self._cors)(scope, receive, send_with_headers)
@@ -96,12 +98,12 @@ class Shell:
         return name in self._hosts or name.endswith(self._suffixes)
 
 
-def _look_at(scope: Scope) -> tuple[str, str, bytes | None]:
-    """The id, the host and the origin of a request.
+def _look_at(scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:
+    """The id, the host and the origin of a request, and its place in a trace (W3C Trace Context), if it has one.
 
     The id is the caller's `X-Request-ID` where that is fit for a log line, else a new one of 128 random bits.
     """
-    request_id, host, origin = "", "", None
+    request_id, host, origin, trace = "", "", None, _NO_TRACE
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             given = value.decode("latin-1")
@@ -110,4 +112,6 @@ def _look_at(scope: Scope) -> tuple[str, str, bytes | None]:
             host = value.decode("latin-1")
         elif name == b"origin":
             origin = value
-    return request_id or os.urandom(16).hex(), host, origin
+        elif name == b"traceparent" and _TRACE.fullmatch(value):
+            trace = {"traceparent": value.decode()}
+    return request_id or os.urandom(16).hex(), host, origin, trace

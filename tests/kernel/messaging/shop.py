@@ -1,13 +1,16 @@
 """A project of two modules: shop tells of orders, mail writes a letter for each, and none of it knows of a test."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from kernel.app import Application, Kernel
+from kernel.messaging.outbox import publish
 from kernel.testing import settings_for
 from tests.kernel.project import imported_alone, running_project, write_project
 
@@ -180,6 +183,18 @@ async def shop_kernel(root: Path, database_url: str, **variables: str) -> AsyncI
         kernel = Kernel(settings_for(root, {"DATABASE_URL": database_url, **variables}))
         async with kernel.running(relays=False):
             yield kernel
+
+
+async def place(kernel: Kernel, number: int, customer: str | None = None, pause: float = 0) -> None:
+    """An order as the router would place it, in this process, whose transaction takes `pause` seconds."""
+    # The project's own, which are there only now.
+    order, placed = import_module("modules.shop.models").Order, import_module("modules.shop.contract").OrderPlaced
+    async with kernel.contexts["shop"].database.transaction() as session:
+        session.add(order(number=number))
+        await session.flush()
+        await publish(placed(number=number, customer=customer))
+        if pause:
+            await asyncio.sleep(pause)
 
 
 async def rows(app: Application | Kernel, module: str, table: str) -> list[dict[str, Any]]:

@@ -3,14 +3,16 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from kernel.app import Kernel
 from kernel.messaging.operations import backlog, find, forget, retry
 from kernel.messaging.tables import State
-from tests.kernel.messaging.shop import rows, running_shop, shop_kernel, write_shop
+from tests.kernel.messaging.shop import place, rows, running_shop, shop_kernel, write_shop
 from tests.kernel.messaging.test_outbox import WHOM, put, take
 from tests.kernel.messaging.test_telling import URL, until
 from tests.kernel.project import imported_alone, settings_for
@@ -111,3 +113,39 @@ async def _abandon_one(root: Path, variables: dict[str, str]) -> None:
             outbox = await put(kernel, None)
             [one] = await take(outbox)
             await outbox.fail(one, "ValueError: no such address", None)
+
+
+def test_a_relay_ends_when_it_is_asked_to_and_finishes_what_it_began(tmp_path: Path) -> None:
+    write_shop(tmp_path)
+    variables = {
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'data'}",
+        "MAIL_DELAY_SECONDS": "1",
+        "MESSAGING_POLL_SECONDS": "0.1",
+        "LOG_LEVEL": "INFO",
+    }
+    asyncio.run(_place_one(tmp_path, variables))
+    relay = subprocess.Popen([KERNEL, "relay"], cwd=tmp_path, env=os.environ | variables, stdout=subprocess.PIPE)
+    assert relay.stdout is not None
+    try:
+        assert b"started" in relay.stdout.readline()
+        time.sleep(0.5)  # it has begun, and is not done: a handler takes a second
+        relay.send_signal(signal.SIGTERM)
+        assert relay.wait(10) == 0
+    finally:
+        relay.kill()
+        relay.stdout.close()
+    assert asyncio.run(_letters(tmp_path, variables)) == [1]
+
+
+async def _place_one(root: Path, variables: dict[str, str]) -> None:
+    with imported_alone():
+        kernel = Kernel(settings_for(root, variables))
+        async with kernel.running(relays=False):
+            await place(kernel, 1)
+
+
+async def _letters(root: Path, variables: dict[str, str]) -> list[int]:
+    with imported_alone():
+        kernel = Kernel(settings_for(root, variables))
+        async with kernel.running(relays=False):
+            return [row["number"] for row in await rows(kernel, "mail", "letters")]

@@ -15,9 +15,9 @@ from tests.kernel.messaging.shop import rows, running_shop
 URL = "/api/v1/shop"
 
 
-async def until(look: Callable[[], Awaitable[Any]]) -> Any:
+async def until(look: Callable[[], Awaitable[Any]], seconds: float = 20) -> Any:
     """What `look` gives, once that is something."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(seconds):
         while not (seen := await look()):  # noqa: ASYNC110  # what changes is in the database
             await asyncio.sleep(0.01)
     return seen

@@ -7,8 +7,8 @@ import pytest
 
 from kernel.app import Application
 from kernel.contracts import ContractUnavailable
-from kernel.testing import Fakes
-from modules.images.contract import ImageInfo, Images
+from kernel.testing import Fakes, Messages
+from modules.images.contract import ImageDeleted, ImageInfo, Images
 
 pytestmark = pytest.mark.boots("events")
 
@@ -64,3 +64,14 @@ async def test_with_its_direct_dependencies_it_asks_the_real_images(
     image = (await client.post("/api/v1/images", files={"file": ("x", picture())})).json()
     assert (await client.post(URL, json=CONCERT | {"image_id": image["id"]})).status_code == 201
     assert (await client.post(URL, json=CONCERT | {"image_id": image["id"] + 1})).status_code == 422
+
+
+async def test_an_event_forgets_an_image_that_is_gone(
+    client: httpx2.AsyncClient, fakes: Fakes, messages: Messages
+) -> None:
+    fakes[Images].get.answers(PICTURE)
+    url = (await client.post(URL, json=CONCERT | {"image_id": 7})).headers["Location"]
+    await messages.tell(ImageDeleted(image_id=8))
+    assert (await client.get(url)).json()["image_id"] == 7
+    await messages.tell(ImageDeleted(image_id=7))
+    assert (await client.get(url)).json()["image_id"] is None

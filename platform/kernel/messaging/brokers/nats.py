@@ -1,0 +1,132 @@
+"""NATS JetStream: one stream for all messages, a durable pull consumer for each group and name.
+
+A message stays in the stream until all consumers of its name have acknowledged it, and where there is none until
+there is one. JetStream itself forgets only by limits (which lose) or by interest (which keeps nothing for who comes
+later), so `tend` removes what is done.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from faststream.nats import JStream, NatsBroker, PullSub
+from nats.errors import ConnectionClosedError, Error
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType
+from nats.js.errors import NotFoundError
+
+from kernel.messaging.brokers.link import Link
+
+# A message that arrives meanwhile is given at once.
+_FETCH_SECONDS = 5.0
+_FAILED_FETCH_SECONDS = 1.0
+
+
+class Opened(Link):
+    """A connection to NATS."""
+
+    async def open(self) -> None:
+        # Two tries for each server; and what is lost is not repaired below us, but opened anew.
+        tries: dict[str, Any] = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.1, "allow_reconnect": False}
+        self._broker = NatsBroker(self._url.split(","), **self._options(), **tries, connect_timeout=5)
+        self._connection = await self._broker.connect()
+        self._jetstream = self._connection.jetstream()
+        try:
+            await self._jetstream.stream_info(self._prefix)
+        except NotFoundError:
+            subjects = [f"{self._prefix}.>"]
+            await self._jetstream.add_stream(name=self._prefix, subjects=subjects, storage=StorageType.FILE)
+        stream = JStream(self._prefix, declare=False)
+        for subscription in self._subscriptions:
+            for name in subscription.names:
+                config = self._consumer(subscription.group, name)
+                await self._jetstream.add_consumer(self._prefix, config)
+                subscriber = self._broker.subscriber(
+                    self._subject(name),
+                    stream=stream,
+                    durable=config.durable_name,
+                    config=config,
+                    pull_sub=PullSub(timeout=_FETCH_SECONDS),
+                    max_workers=self._prefetch,
+                )
+                subscriber(self._taker(subscription.take))
+        await self._broker.start()
+        for started in self._broker.subscribers:
+            started.subscription.fetch = partial(self._fetch, started.subscription.fetch)
+
+    async def _fetch(self, fetch: Callable[..., Awaitable[Any]], **options: Any) -> Any:
+        """FastStream asks again at once whatever went wrong: where the connection is closed, in a loop that never gives
+        way to anything else in the process; where the consumer is gone, as fast as the server can say so.
+        """
+        try:
+            return await fetch(**options)
+        except TimeoutError:
+            raise
+        except Error:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _FAILED_FETCH_SECONDS)
+            raise
+
+    async def send(self, body: bytes, name: str, message_id: str) -> None:
+        # The id: JetStream drops what comes a second time within two minutes.
+        headers = {"Nats-Msg-Id": message_id}
+        await self._broker.publish(body, self._subject(name), headers=headers, stream=self._prefix)
+
+    async def ping(self) -> None:
+        if not self._connection.is_connected:  # `flush` says nothing then
+            raise ConnectionClosedError
+        await self._connection.flush(timeout=5)
+
+    async def tend(self) -> None:
+        for subscription in self._subscriptions:
+            for name in subscription.names:
+                await self._jetstream.consumer_info(self._prefix, _durable(subscription.group, name))
+        consumers = await self._consumers() if self._subscriptions else []
+        for subject in {self._subject(name) for subscription in self._subscriptions for name in subscription.names}:
+            done = min(c.ack_floor.stream_seq for c in consumers if c.config.filter_subject in {None, "", subject})
+            if done:
+                await self._jetstream.purge_stream(self._prefix, subject=subject, seq=done + 1)
+
+    async def _consumers(self) -> Sequence[Any]:
+        """All of the stream, whoever made them."""
+        consumers: list[Any] = []
+        while page := await self._jetstream.consumers_info(self._prefix, offset=len(consumers)):
+            consumers += page
+        return consumers
+
+    async def _stop_receiving(self) -> None:
+        # FastStream's own way leaves tasks running where the connection is closed already (it cannot unsubscribe), and
+        # waits half a minute for a server that does not answer. Closing the connection is enough of a farewell.
+        for subscriber in self._broker.subscribers:
+            subscriber.running, subscriber.subscription = False, None
+        await asyncio.gather(*(subscriber.stop() for subscriber in self._broker.subscribers))
+
+    async def _disconnect(self) -> None:
+        await self._connection.close()
+
+    async def _attempt(self, message: Any) -> int:
+        return int(message.raw_message.metadata.num_delivered)
+
+    async def _again(self, message: Any, pause_seconds: float) -> None:
+        await message.nack(delay=pause_seconds)
+
+    async def _keep(self, message: Any) -> None:
+        await message.in_progress()
+
+    def _subject(self, name: str) -> str:
+        return f"{self._prefix}.{name}"
+
+    def _consumer(self, group: str, name: str) -> ConsumerConfig:
+        return ConsumerConfig(
+            durable_name=_durable(group, name),
+            filter_subject=self._subject(name),
+            deliver_policy=DeliverPolicy.ALL,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self._lease,
+            max_deliver=-1,
+        )
+
+
+def _durable(group: str, name: str) -> str:
+    return f"{group}-{name.replace('.', '-')}"

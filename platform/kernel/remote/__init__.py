@@ -1,0 +1,1 @@
+"""Contracts between processes: the same protocol, over HTTP."""

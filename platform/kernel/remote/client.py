@@ -1,0 +1,181 @@
+"""Asking a module that runs in another process."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import structlog
+from pydantic import ValidationError
+from structlog.contextvars import get_contextvars
+
+from kernel.contracts import CallRule, Contract, ContractError, ContractUnavailable
+from kernel.http_client import HttpxRestClientPool
+from kernel.observability.health import Degraded
+from kernel.remote import deadline
+from kernel.remote.compare import compare
+from kernel.remote.tokens import Tokens
+from kernel.remote.wire import DESCRIBED, WireContract, WireMethod
+from kernel.settings import HttpClientSettings
+
+_COMPARE_SECONDS = 3.0
+
+_log = structlog.get_logger("kernel.remote")
+
+
+class ContractsDiffer(Exception):
+    """The other side provides something else than what is asked here. Names the members."""
+
+
+class Peer:
+    """A module elsewhere: its address, and what we ask of it."""
+
+    def __init__(
+        self,
+        module: str,
+        url: str,
+        contracts: tuple[type[Contract], ...],
+        http: HttpxRestClientPool,
+        tokens: Tokens,
+        settings: HttpClientSettings,
+    ) -> None:
+        self.module, self.url = module, url
+        self.wires = [WireContract(contract) for contract in contracts]
+        self._http, self._tokens = http, tokens
+        self._call_seconds = settings.total_timeout_seconds
+        self._is_compared = asyncio.Event()
+        self._finding: Exception | None = None
+        self._told = ""
+
+    def ports(self, rule: CallRule) -> Mapping[type[Contract], Contract]:
+        """The contracts, answered by the other process."""
+        return {wire.contract: remote_port(wire, self, rule) for wire in self.wires}
+
+    async def ask(
+        self, method: str, body: bytes, *, key: str | None = None, at_most: float | None = None
+    ) -> httpx2.Response:
+        """Post to the other process, signed. With a `key` the pool may try again. Raises ContractUnavailable."""
+        path = f"{self.module}/{method}".rstrip("/")
+        url = f"{self.url}/internal/contracts/{path}"
+        seconds = deadline.seconds_left(self._call_seconds if at_most is None else at_most)
+        if seconds <= 0:
+            raise ContractUnavailable(f"{path} was not asked: whoever waits for it has waited too long.")
+        ends_at = time.time() + seconds
+
+        def sign(request: httpx2.Request) -> None:
+            token = self._tokens.sign(self.module, path, body, ends_at)
+            if token is not None:
+                request.headers["Authorization"] = f"Bearer {token}"
+
+        # Each try is signed anew: the other side refuses a token that came before.
+        extensions = {"total_timeout": seconds, "sign": sign}
+        try:
+            return await self._http.get_client().post(
+                url, content=body, headers=_headers(ends_at, key), extensions=extensions
+            )
+        except httpx2.HTTPError as error:
+            raise ContractUnavailable(f"{path} does not answer at {url}: {error!r}") from error
+
+    async def check(self) -> None:
+        """What the last comparison found. Raises Degraded, or ContractsDiffer."""
+        await self._is_compared.wait()
+        if self._finding is not None:
+            raise self._finding
+
+    @asynccontextmanager
+    async def comparing(self, every_seconds: float) -> AsyncIterator[None]:
+        """Look now, and again and again, whether the other side answers and means the same contracts."""
+        task = asyncio.create_task(self._keep_comparing(every_seconds))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _keep_comparing(self, every_seconds: float) -> None:
+        while True:
+            await self.compare()
+            self._is_compared.set()
+            await asyncio.sleep(every_seconds)
+
+    async def compare(self) -> None:
+        """Look now; `check` says what was found."""
+        mine = {wire.name: wire.described for wire in self.wires}
+        try:
+            answer = await self.ask("", DESCRIBED.dump_json(mine), key="compare", at_most=_COMPARE_SECONDS)
+            _must_be_200(answer, self.module)
+            found = compare(mine, DESCRIBED.validate_json(answer.content))
+        except Exception as error:  # noqa: BLE001  # whatever it is: that nobody can be asked is no reason to stop
+            self._found(Degraded(str(error)), str(error))
+            return
+        breaking = "; ".join(str(one) for one in found if one.is_breaking)
+        self._found(ContractsDiffer(breaking) if breaking else None, "; ".join(map(str, found)))
+
+    def _found(self, finding: Exception | None, told: str) -> None:
+        self._finding = finding
+        if told and told != self._told:
+            _log.warning("module elsewhere", module=self.module, url=self.url, found=told)
+        self._told = told
+
+
+def remote_port(wire: WireContract, peer: Peer, rule: CallRule) -> Contract:
+    """The contract, answered by another process, by which it may also be unavailable."""
+    calls = {name: _remote_call(wire, method, peer, rule) for name, method in wire.methods.items()}
+    port: Contract = type(f"Remote{wire.name}", (wire.contract,), calls)()
+    return port
+
+
+def _remote_call(wire: WireContract, method: WireMethod, peer: Peer, rule: CallRule) -> Callable[..., Any]:
+    async def call(_self: Contract, *args: Any, **kwargs: Any) -> Any:
+        body, key = method.written(args, kwargs)
+        await rule.before(method.call)
+        answer = await peer.ask(method.name, body, key=os.urandom(16).hex() if method.is_safe else key)
+        if answer.status_code == 422 and (error := _declared(wire, answer)) is not None:
+            raise error
+        _must_be_200(answer, method.call)
+        try:
+            return method.result.validate_json(answer.content)
+        except ValidationError as error:
+            wrong = "; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors(include_input=False))
+            raise ContractUnavailable(
+                f"{method.call} was answered with another type by {answer.url}: {wrong}"
+            ) from None
+
+    call.__name__ = method.name
+    return call
+
+
+def _headers(ends_at: float, key: str | None) -> dict[str, str]:
+    context = get_contextvars()  # the shell's: see kernel/web/shell.py
+    headers = {
+        "Accept-Encoding": "identity",  # between neighbours compressing costs more than it saves
+        "Content-Type": "application/json",
+        "Idempotency-Key": key and quote(key),
+        "X-Request-ID": context.get("request_id"),
+        "traceparent": context.get("traceparent"),
+        deadline.HEADER: f"{ends_at:.3f}",
+    }
+    return {name: value for name, value in headers.items() if value}
+
+
+def _declared(wire: WireContract, answer: httpx2.Response) -> ContractError | None:
+    """The error that the other side raised, if it is one of the contract's."""
+    try:
+        told = answer.json()["contract_error"]
+        return wire.errors[told["name"]](**told["fields"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _must_be_200(answer: httpx2.Response, what: str) -> None:
+    if answer.status_code == 200:
+        return
+    try:
+        detail = answer.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = answer.reason_phrase
+    raise ContractUnavailable(f"{what} was answered with {answer.status_code} by {answer.url}: {detail}")

@@ -1,0 +1,152 @@
+"""/internal: the contracts that this process provides, for those of other processes who can sign what they ask."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from functools import cached_property
+
+import structlog
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from kernel.contracts import Contract, ContractError
+from kernel.remote.compare import compare
+from kernel.remote.deadline import HEADER, DeadlinePassed, until
+from kernel.remote.openapi import document
+from kernel.remote.tokens import Refused, Tokens
+from kernel.remote.wire import DESCRIBED, Described, WireContract, WireMethod
+from kernel.settings import Settings
+from kernel.web.problems import MEDIA_TYPE, BadRequest, NotFound, answer
+
+PREFIX = "/internal"
+
+_log = structlog.get_logger("kernel.remote")
+
+
+class Internal:
+    """Pure ASGI, below PREFIX. Nothing is made of a contract before somebody asks here."""
+
+    def __init__(
+        self,
+        provided: Mapping[str, list[type[Contract]]],
+        ports: Mapping[type[Contract], Contract],
+        settings: Settings,
+        tokens: Tokens,
+    ) -> None:
+        self._provided, self._ports, self._tokens = provided, ports, tokens
+        self._title = settings.application.title
+        self._leeway = settings.internal.clock_leeway_seconds
+        self._told: set[str] = set()
+
+    @cached_property
+    def _contracts(self) -> dict[str, list[WireContract]]:
+        return {module: [WireContract(one) for one in contracts] for module, contracts in self._provided.items()}
+
+    @cached_property
+    def _methods(self) -> dict[tuple[str, str], tuple[WireContract, WireMethod]]:
+        named = ((module, wire) for module, wires in self._contracts.items() for wire in wires)
+        return {(module, one.name): (wire, one) for module, wire in named for one in wire.methods.values()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        body = await request.body()
+        path = get_route_path(request.scope).strip("/")
+        parts = path.split("/")
+        module, subject = (parts[1], "/".join(parts[1:])) if path.startswith("contracts/") else ("internal", path)
+        try:
+            self._tokens.verify(_token(request), module, subject, body)
+        except Refused as refused:
+            _log.warning("refused", path=request.scope["path"], reason=str(refused))
+            detail = "Only calls that this application's own processes have signed."
+            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"}) from None
+        match request.method, parts:
+            case "POST", ["contracts", _, method]:
+                return await self._call(module, method, body, request)
+            case "POST", ["contracts", _]:
+                return self._compare(module, body)
+            case "GET", ["contracts"]:
+                return JSONResponse({name: _described(wires) for name, wires in self._contracts.items()})
+            case "GET", ["openapi.json"]:
+                contracts = [(name, wire) for name, wires in self._contracts.items() for wire in wires]
+                return JSONResponse(document(self._title, contracts))
+        raise NotFound("There is nothing of this name.")
+
+    async def _call(self, module: str, name: str, body: bytes, request: Request) -> Response:
+        if (module, name) not in self._methods:
+            raise NotFound(f"{module} provides no {name} here.")
+        wire, method = self._methods[module, name]
+        try:
+            call = method.read(body)
+        except ValidationError as error:
+            raise _invalid(error) from None
+        try:
+            async with until(self._deadline(request)):
+                result = await getattr(self._ports[wire.contract], name)(*call.args, **call.kwargs)
+        except DeadlinePassed:
+            raise HTTPException(504, "Nobody waits for the answer any more.") from None
+        except ContractError as error:
+            if type(error) not in wire.errors.values():
+                raise
+            return _declared(error, request)
+        content = method.result.dump_json(result, by_alias=True, warnings="error")
+        return Response(content, media_type="application/json")
+
+    def _compare(self, module: str, body: bytes) -> Response:
+        """Tell the caller what we provide, and the log in what it differs."""
+        try:
+            asked = DESCRIBED.validate_json(body)
+        except ValidationError as error:
+            raise _invalid(error) from None
+        own = _described(self._contracts.get(module, []))
+        for one in compare(asked, own):
+            if str(one) not in self._told:
+                self._told.add(str(one))
+                _log.warning("a caller means another contract", difference=str(one), is_breaking=one.is_breaking)
+        return JSONResponse(own)
+
+    def _deadline(self, request: Request) -> float | None:
+        """Until when to work, by our clock. Raises HTTPException."""
+        if (given := request.headers.get(HEADER)) is None:
+            return None
+        try:
+            deadline = float(given) + self._leeway
+        except ValueError:
+            deadline = math.nan
+        if not math.isfinite(deadline):
+            raise BadRequest(f"{HEADER} must be a Unix time in seconds.")
+        if deadline <= time.time():
+            raise HTTPException(504, "The call came after its deadline.")
+        return deadline
+
+
+def _described(wires: list[WireContract]) -> dict[str, Described]:
+    return {wire.name: wire.described for wire in wires}
+
+
+def _token(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _invalid(error: ValidationError) -> RequestValidationError:
+    details = error.errors(include_url=False, include_input=False)
+    return RequestValidationError([{**detail, "loc": ("body", *detail["loc"])} for detail in details])
+
+
+def _declared(error: ContractError, request: Request) -> Response:
+    """422, with what the other side needs to raise the same error."""
+    problem = json.loads(bytes(answer(request, 422, str(error)).body))
+    told = {"name": type(error).__name__, "fields": error.fields.model_dump(mode="json", by_alias=True)}
+    return JSONResponse(problem | {"contract_error": told}, 422, media_type=MEDIA_TYPE)

@@ -1,0 +1,61 @@
+"""How messages between modules are delivered."""
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from kernel.settings.groups import SettingsGroup
+
+
+class MessagingSettings(SettingsGroup):
+    """How messages between modules are delivered. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="MESSAGING_")
+
+    # Deliver in the processes that serve. Off where `kernel relay` runs beside them.
+    relay: bool = True
+    # Where messages for modules in other places go: nats://, amqp:// or redis://.
+    broker_url: SecretStr | None = None
+    # What the names of streams, exchanges and queues begin with: another one for each application on a broker.
+    broker_prefix: str = Field("messages", pattern=r"^[a-z0-9_]+$")
+    # How many are delivered at once in a process. One subscriber gets at most all but one of these places.
+    concurrency: int = Field(8, ge=2)
+    # How often to look for what nobody told us of: what was published on SQLite by another process, what failed.
+    poll_seconds: float = Field(1, gt=0)
+    # PostgreSQL: publishing tells the relays of other processes (NOTIFY), each of which keeps a connection to listen.
+    listen: bool = True
+    # How long a handler may take. Half as long again after it began, others may take the message over.
+    handler_timeout_seconds: float = Field(30, gt=0)
+    # At the end of the process: how long what has begun may take. What is cut off is delivered again.
+    stop_seconds: float = Field(5, ge=0)
+    # An attempt counts when it begins. After the last one a message is abandoned: it stays until somebody decides.
+    max_attempts: int = Field(10, ge=1)
+    # The pause after the first failure; it doubles, with jitter, up to the longest.
+    backoff_seconds: float = Field(1, gt=0)
+    max_backoff_seconds: float = Field(300, gt=0)
+    # How long what is completed is kept, and for how long a second delivery is recognised. The latter must be longer
+    # than any message can be on its way.
+    keep_completed_days: float = Field(7, ge=0)
+    keep_handled_days: float = Field(30, gt=0)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_broker(cls, value: SecretStr | None) -> SecretStr | None:
+        schemes = ("nats", "tls", "amqp", "amqps", "redis", "rediss")
+        if value is not None and value.get_secret_value().partition("://")[0] not in schemes:
+            raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    @property
+    def lease_seconds(self) -> float:
+        """For how long an attempt has a message to itself; then its process counts as dead."""
+        return self.handler_timeout_seconds * 1.5
+
+
+def address(text: str) -> str:
+    """Where a module runs, without a slash at its end. Raises ValueError, as urlsplit does for a port of letters."""
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+        raise ValueError("is no address like http://images:8000")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("may hold no user, password or query: INTERNAL_SECRET says who asks")
+    return text.rstrip("/")

@@ -1,0 +1,59 @@
+"""One server of each kind for all tests of a process; each test has its own names on it."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from kernel.messaging.broker import Broker
+from tests.brokers.servers import Nats, RabbitMQ, Redis, Server, require
+
+KINDS: dict[str, type[Server]] = {"nats": Nats, "rabbitmq": RabbitMQ, "redis": Redis}
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """The server of a kind, started when it is first asked for."""
+    running: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def server(kind: str) -> Server:
+            if kind not in running:
+                require(KINDS[kind])
+                running[kind] = KINDS[kind](tmp_path_factory.mktemp(kind))
+                stack.callback(running[kind].close)
+                running[kind].start()
+            return running[kind]
+
+        yield server
+
+
+@pytest.fixture(params=list(KINDS))
+def server(request: pytest.FixtureRequest, servers: Callable[[str], Server]) -> Server:
+    return servers(request.param)
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Everything that a test makes on a broker has this in its name."""
+    return f"test{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def new_broker(server: Server, prefix: str) -> AsyncIterator[Callable[..., Broker]]:
+    """Makes brokers; afterwards they are stopped, and nothing of them is left running."""
+    made: list[Broker] = []
+
+    def new(**options: Any) -> Broker:
+        made.append(Broker(options.pop("url", server.url), prefix=prefix, **{"lease_seconds": 3, **options}))
+        return made[-1]
+
+    yield new
+    for broker in made:
+        await broker.stop()
+    async with asyncio.timeout(1):  # what was cancelled needs some turns of the loop to end
+        while asyncio.all_tasks() != {asyncio.current_task()}:  # noqa: ASYNC110  # tasks of others set no event
+            await asyncio.sleep(0)

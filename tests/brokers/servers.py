@@ -1,0 +1,182 @@
+"""Real brokers on free ports of this machine, with their data in a folder that is thrown away."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import pytest
+
+_START_SECONDS = 60
+
+
+class Server(ABC):
+    """A broker that can be killed and started again with its data, on the same port."""
+
+    package: str
+    binary: str
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str: ...
+
+    @abstractmethod
+    def command(self) -> list[str]: ...
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def start(self) -> None:
+        with (self.folder / "output").open("ab") as output:
+            environment = {**os.environ, **self.environment()}
+            self._process = subprocess.Popen(
+                self.command(), cwd=self.folder, env=environment, stdout=output, stderr=output
+            )
+        end = time.monotonic() + _START_SECONDS
+        while not accepts(self.port):
+            assert self._process.poll() is None, (self.folder / "output").read_text()
+            assert time.monotonic() < end, f"{self.binary} did not start within {_START_SECONDS} s"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """As a crash: it gets no chance to write anything down."""
+        assert self._process is not None
+        os.kill(self.pid(), signal.SIGKILL)
+        self._process.wait()
+
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+
+class Nats(Server):
+    package = binary = "nats-server"
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [path_of(self.binary), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.folder / "data")]
+
+
+class Redis(Server):
+    package = binary = "redis-server"
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        options = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(self.folder), "appendonly": "yes"}
+        return [path_of(self.binary), *(part for key, value in options.items() for part in (f"--{key}", value))]
+
+
+class RabbitMQ(Server):
+    package = binary = "rabbitmq-server"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._names_port = free_port()
+        self._distribution_port = free_port()
+        self._names: subprocess.Popen[bytes] | None = None
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.local = 127.0.0.1:{self.port}\ndisk_free_limit.absolute = 10MB\n"
+        )
+        (folder / "plugins").write_text("[].")
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    def command(self) -> list[str]:
+        return ["/usr/lib/rabbitmq/bin/rabbitmq-server"]  # the one on the path gives root's rights away
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "HOME": str(self.folder),
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "ERL_EPMD_PORT": str(self._names_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+
+    def start(self) -> None:
+        if self._names is None:  # Erlang would start its own, which nobody stops
+            self._names = subprocess.Popen(
+                [path_of("epmd"), "-port", str(self._names_port), "-address", "127.0.0.1"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        super().start()
+
+    def pid(self) -> int:
+        """Of Erlang: the script that starts it waits for its end."""
+        script = super().pid()
+        return int(Path(f"/proc/{script}/task/{script}/children").read_text().split()[0])
+
+    def close(self) -> None:
+        super().close()
+        if self._names is not None:
+            self._names.kill()
+            self._names.wait()
+
+
+def missing(kind: type[Server]) -> str | None:
+    """Why a broker cannot be tested here."""
+    if shutil.which(kind.binary, path=_path()) is not None:
+        return None
+    return f"{kind.binary} is not installed; on Debian and Ubuntu: apt install {kind.package}"
+
+
+def require(kind: type[Server]) -> None:
+    """Skip where a broker is not installed; fail in CI."""
+    reason = missing(kind)
+    if reason is not None and os.environ.get("CI", "").lower() in {"1", "true"}:
+        pytest.fail(reason, pytrace=False)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def path_of(binary: str) -> str:
+    path = shutil.which(binary, path=_path())
+    assert path is not None, f"{binary} is not installed"
+    return path
+
+
+def _path() -> str:
+    """Debian keeps servers where users do not look."""
+    return os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,48 @@
+"""What a test gives to a broker to take messages."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from kernel.messaging.broker import Broker, BrokerUnavailable
+
+NAME = "images.image_deleted"
+
+
+class Taker:
+    """Remembers what it took, and fails as often as it is told to."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.taken: Counter[bytes] = Counter()
+        self.times: list[float] = []
+        self._failures = failures
+
+    async def __call__(self, body: bytes) -> None:
+        self.times.append(time.monotonic())
+        if len(self.times) <= self._failures:
+            raise RuntimeError("not now")
+        self.taken[body] += 1
+
+    def __len__(self) -> int:
+        """How many different ones."""
+        return len(self.taken)
+
+
+async def until(condition: Callable[[], bool], within: float = 20) -> None:
+    """Wait for a condition; raises TimeoutError."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110  # what happens on a server sets no event here
+            await asyncio.sleep(0.02)
+
+
+async def until_answering(broker: Broker, within: float = 40) -> None:
+    """Wait until a broker is connected."""
+    async with asyncio.timeout(within):
+        while True:
+            try:
+                await broker.check()
+            except BrokerUnavailable:
+                await asyncio.sleep(0.1)
+            else:
+                return

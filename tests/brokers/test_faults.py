@@ -1,0 +1,156 @@
+"""What is lost when a broker or a process dies: time, and nothing else."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kernel.messaging.broker import Broker, BrokerUnavailable
+from tests.brokers.servers import Server, free_port
+from tests.brokers.taker import NAME, Taker, until, until_answering
+
+NewBroker = Callable[..., Broker]
+
+
+async def test_what_a_process_took_to_its_death_is_delivered_to_another(
+    new_broker: NewBroker, server: Server, prefix: str
+) -> None:
+    script = Path(__file__).parent / "hanging_process.py"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), server.url, prefix, "events", NAME, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        broker, taker = new_broker(), Taker()
+        await broker.start()
+        await broker.send(b"unfinished", NAME, "1")
+        while (await asyncio.wait_for(process.stdout.readline(), 20)) != b"taken\n":
+            pass
+    finally:
+        process.kill()
+        await process.wait()
+    other = new_broker()
+    other.receive("events", {NAME}, taker)
+    await other.start()
+    await until(lambda: len(taker) == 1)
+
+
+async def test_a_broker_that_is_killed_under_load_loses_nothing_that_it_confirmed(
+    new_broker: NewBroker, server: Server
+) -> None:
+    """Neither for a group that takes it all the while, nor for one that is away: its messages lie on the broker."""
+    publisher, consumer, taker = new_broker(send_timeout_seconds=2), new_broker(), Taker()
+    away, back, late_taker = new_broker(), new_broker(), Taker()
+    consumer.receive("events", {NAME}, taker)
+    away.receive("billing", {NAME}, Taker())
+    back.receive("billing", {NAME}, late_taker)
+    await away.start()
+    await away.stop()
+    await publisher.start()
+    await consumer.start()
+    confirmed: list[bytes] = []
+    refused: list[float] = []
+    is_over = False
+
+    async def publish(publisher_number: int) -> None:
+        number = 0
+        while not is_over:
+            number += 1
+            body, begun = f"{publisher_number}-{number}".encode(), time.monotonic()
+            try:
+                await publisher.send(body, NAME, body.decode())
+            except BrokerUnavailable:
+                refused.append(time.monotonic() - begun)
+                await asyncio.sleep(0.05)
+            else:
+                confirmed.append(body)
+
+    senders = [asyncio.create_task(publish(number)) for number in range(8)]
+    await until(lambda: len(confirmed) > 300)
+    await asyncio.to_thread(server.kill)
+    await until(lambda: len(refused) > 20)
+    with pytest.raises(BrokerUnavailable):
+        await publisher.check()
+    before = len(confirmed)
+    await asyncio.to_thread(server.start)
+    await until_answering(publisher)
+    await until(lambda: len(confirmed) > before + 100)
+    is_over = True
+    await asyncio.gather(*senders)
+    await back.start()
+    await until(lambda: set(confirmed) <= set(taker.taken) & set(late_taker.taken), within=40)
+    assert max(refused) < 2.5
+    twice = taker.taken.total() - len(taker)
+    sys.stdout.write(f"{server.binary}: {len(confirmed)} confirmed, 0 lost, {len(refused)} refused, {twice} twice\n")
+
+
+async def test_a_broker_that_does_not_answer_is_noticed_in_time(new_broker: NewBroker, server: Server) -> None:
+    broker = new_broker(send_timeout_seconds=1)
+    await broker.start()
+    os.kill(server.pid(), signal.SIGSTOP)
+    try:
+        await until(lambda: _is_stopped(server.pid()))
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            await broker.check()
+        assert time.monotonic() - begun < 1
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            await broker.send(b"into the void", NAME, "1")
+        assert time.monotonic() - begun < 1.5
+        begun = time.monotonic()
+        await broker.stop()
+        assert time.monotonic() - begun < 10
+    finally:
+        os.kill(server.pid(), signal.SIGCONT)
+
+
+async def test_a_process_may_start_before_its_broker(new_broker: NewBroker, server: Server) -> None:
+    port = free_port()
+    broker, taker = new_broker(url=server.url.replace(str(server.port), str(port))), Taker()
+    broker.receive("events", {NAME}, taker)
+    begun = time.monotonic()
+    await broker.start()
+    assert time.monotonic() - begun < 12
+    with pytest.raises(BrokerUnavailable):
+        await broker.check()
+    with pytest.raises(BrokerUnavailable):
+        await broker.send(b"too early", NAME, "1")
+    forwarding = await asyncio.start_server(_forward_to(server.port), "127.0.0.1", port)
+    async with forwarding:
+        await until_answering(broker)
+        await broker.send(b"in time", NAME, "2")
+        await until(lambda: len(taker) == 1)
+        await broker.stop()
+
+
+def _is_stopped(pid: int) -> bool:
+    """All its threads, not only the first."""
+    return all("\nState:\tT" in task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/status"))
+
+
+def _forward_to(port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]:
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pump(reader, broker_writer), pump(broker_reader, writer), return_exceptions=True)
+
+    return forward
+
+
+async def test_nothing_is_loaded_where_no_broker_is_configured() -> None:
+    program = "import sys, kernel.app, kernel.messaging.broker; print('faststream' in sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert output.strip() == b"False"

@@ -1,0 +1,132 @@
+"""What is made, removed and made again on the brokers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import aio_pika
+import nats
+import pytest
+from nats.js import JetStreamContext
+from redis.asyncio import Redis
+
+from kernel.messaging.broker import Broker
+from tests.brokers.servers import Server
+from tests.brokers.taker import NAME, Taker, until
+
+NewBroker = Callable[..., Broker]
+only_nats = pytest.mark.parametrize("server", ["nats"], indirect=True)
+only_rabbitmq = pytest.mark.parametrize("server", ["rabbitmq"], indirect=True)
+only_redis = pytest.mark.parametrize("server", ["redis"], indirect=True)
+
+
+@pytest.fixture
+async def redis(server: Server) -> AsyncIterator[Redis]:
+    async with Redis.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def jetstream(server: Server) -> AsyncIterator[JetStreamContext]:
+    connection = await nats.connect(server.url)
+    yield connection.jetstream()
+    await connection.close()
+
+
+async def _two_groups_of_which_one_is_away(new_broker: NewBroker, prefix: str) -> tuple[Broker, Taker]:
+    """A broker with 1,000 messages that `events` has taken and `billing` has not."""
+    billing, broker, taker = new_broker(), new_broker(), Taker()
+    billing.receive("billing", {NAME}, Taker())
+    await billing.start()
+    await billing.stop()
+    broker.receive("events", {NAME}, taker)
+    await broker.start()
+    await asyncio.gather(*(broker.send(b"%d" % number, NAME, f"{prefix}{number}") for number in range(1000)))
+    await until(lambda: len(taker) == 1000)
+    return broker, taker
+
+
+async def _take_as_billing(new_broker: NewBroker) -> None:
+    broker, taker = new_broker(), Taker()
+    broker.receive("billing", {NAME}, taker)
+    await broker.start()
+    await until(lambda: len(taker) == 1000)
+
+
+@only_redis
+async def test_redis_keeps_what_a_group_has_not_taken_and_then_removes_it(
+    new_broker: NewBroker, redis: Redis, prefix: str
+) -> None:
+    stream = f"{prefix}:{NAME}"
+    await _two_groups_of_which_one_is_away(new_broker, prefix)
+    await _stay_for_a_look_around(new_broker)
+    assert await redis.xlen(stream) == 1000
+    await _take_as_billing(new_broker)
+    await _stay_for_a_look_around(new_broker)
+    assert await redis.xlen(stream) <= 100  # it removes whole blocks of a hundred
+
+
+@only_nats
+async def test_nats_keeps_what_a_group_has_not_taken_and_then_removes_it(
+    new_broker: NewBroker, jetstream: JetStreamContext, prefix: str
+) -> None:
+    await _two_groups_of_which_one_is_away(new_broker, prefix)
+    await _stay_for_a_look_around(new_broker)
+    assert (await jetstream.stream_info(prefix)).state.messages == 1000
+    await _take_as_billing(new_broker)
+    await _stay_for_a_look_around(new_broker)
+    assert (await jetstream.stream_info(prefix)).state.messages == 0
+
+
+async def _stay_for_a_look_around(new_broker: NewBroker) -> None:
+    """A connection begins with it."""
+    broker, taker = new_broker(), Taker()
+    broker.receive("events", {NAME}, taker)
+    await broker.start()
+    await asyncio.sleep(0.5)
+    await broker.stop()
+
+
+@only_redis
+async def test_a_group_that_was_removed_from_redis_is_made_again(
+    new_broker: NewBroker, redis: Redis, prefix: str
+) -> None:
+    await _is_mended(new_broker, redis.delete(f"{prefix}:{NAME}"))
+
+
+@only_nats
+async def test_a_consumer_that_was_removed_from_nats_is_made_again(
+    new_broker: NewBroker, jetstream: JetStreamContext, prefix: str
+) -> None:
+    await _is_mended(new_broker, jetstream.delete_consumer(prefix, "events-images-image_deleted"))
+
+
+@only_rabbitmq
+async def test_a_queue_that_was_removed_from_rabbitmq_is_made_again(
+    new_broker: NewBroker, server: Server, prefix: str
+) -> None:
+    async with await aio_pika.connect(server.url) as connection:
+        channel = await connection.channel()
+        await _is_mended(new_broker, channel.queue_delete(f"{prefix}.events"))
+
+
+async def _is_mended(new_broker: NewBroker, removal: object) -> None:
+    broker, taker = new_broker(), Taker()
+    broker.receive("events", {NAME}, taker)
+    await broker.start()
+    await broker.send(b"before", NAME, "1")
+    await until(lambda: len(taker) == 1)
+    await removal  # type: ignore[misc]  # a coroutine of one client or another
+    await broker.send(b"after", NAME, "2")
+    await until(lambda: len(taker) == 2, within=30)
+
+
+@only_redis
+async def test_a_redis_that_forgets_when_it_dies_is_warned_of(
+    new_broker: NewBroker, redis: Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await redis.config_set("appendonly", "no")
+    try:
+        await new_broker().start()
+        assert "set `appendonly yes`" in capsys.readouterr().out
+    finally:
+        await redis.config_set("appendonly", "yes")

@@ -1,0 +1,174 @@
+"""What a process says of the modules that run elsewhere, before the first call goes wrong."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from kernel.observability.health import Degraded, run_checks
+from kernel.remote.client import ContractsDiffer
+from kernel.testing.booting import talking_to
+from tests.kernel.https_server import Call, Drop, Hang, Reply
+from tests.kernel.two_sides import Between, Forward, Sides, two_sides
+
+
+def telling(change: Callable[[dict[str, Any]], object]) -> Between:
+    """The other side means another contract: what it tells of `Prices` is changed on the way."""
+
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        answer = await forward(call)
+        if call.path != "/internal/contracts/prices":
+            return answer
+        assert isinstance(answer, Reply)
+        told = json.loads(answer.body)
+        told["Prices"]["fingerprint"] = "another"
+        change(told["Prices"]["description"])
+        return Reply(200, {}, json.dumps(told).encode())
+
+    return between
+
+
+async def findings(sides: Sides) -> dict[str, tuple[bool, bool, str]]:
+    """What /health/ready would see: by component whether it failed, whether it is only degraded, and why."""
+    found = await run_checks(sides.caller.kernel.health_checks(), 1)
+    return {one.component: (one.problem is not None, one.is_degraded, one.problem or "") for one in found}
+
+
+async def test_with_the_same_contract_all_is_well(tmp_path: Path) -> None:
+    async with two_sides(tmp_path) as sides:
+        assert (await findings(sides))["prices.contract"] == (False, False, "")
+        assert "prices.contract" not in sides.callee.kernel.health_checks()
+
+
+async def test_a_breaking_difference_fails_the_check_and_names_the_member(tmp_path: Path) -> None:
+    async with two_sides(tmp_path, telling(lambda told: told["methods"].pop("of"))) as sides:
+        failed, degraded, problem = (await findings(sides))["prices.contract"]
+        assert (failed, degraded) == (True, False)
+        assert problem == "ContractsDiffer: Prices.of: is not provided there"
+
+
+async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: Path) -> None:
+    more = {"safe": True, "arguments": {}, "result": {}}
+    with structlog.testing.capture_logs() as logs:
+        async with two_sides(tmp_path, telling(lambda told: told["methods"].update(dearest=more))) as sides:
+            for _ in range(3):
+                await sides.caller.kernel.peers[0].compare()
+            assert (await findings(sides))["prices.contract"] == (False, False, "")
+    told = [log["found"] for log in logs if log["event"] == "module elsewhere"]
+    assert told == ["Prices.dearest: is provided there and not known here"]
+
+
+async def test_the_callee_logs_what_its_caller_means(tmp_path: Path) -> None:
+    async with two_sides(tmp_path) as sides:
+        [wire] = sides.caller.kernel.peers[0].wires
+        wire.described["fingerprint"] = "another"
+        wire.description["methods"]["gone"] = wire.description["methods"]["of"]
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(3):
+                await sides.caller.kernel.peers[0].compare()
+        [log] = [log for log in logs if log["event"] == "a caller means another contract"]
+        assert (log["difference"], log["is_breaking"]) == ("Prices.gone: is not provided there", True)
+        with pytest.raises(ContractsDiffer, match=r"Prices\.gone"):
+            await sides.caller.kernel.peers[0].check()
+
+
+async def drop(call: Call, forward: Forward) -> Reply | Drop:
+    return Drop()
+
+
+async def nonsense(call: Call, forward: Forward) -> Reply | Drop:
+    return Reply(200, {}, b"<html>")
+
+
+@pytest.mark.parametrize(
+    ("between", "caller", "said"),
+    [
+        (drop, {}, "prices does not answer at"),
+        (nonsense, {}, "validation error"),
+        (None, {"PRICES_URL": "http://127.0.0.1:9"}, "prices does not answer at http://127.0.0.1:9/"),
+        (None, {"INTERNAL_SECRET": "x" * 32}, "prices was answered with 401"),
+    ],
+)
+async def test_whoever_cannot_be_asked_degrades_the_caller(
+    tmp_path: Path, between: Between | None, caller: dict[str, str], said: str
+) -> None:
+    async with two_sides(tmp_path, **({"between": between} if between else {}), caller=caller) as sides:
+        failed, degraded, problem = (await findings(sides))["prices.contract"]
+        assert (failed, degraded) == (True, True)
+        assert said in problem
+        assert sides.caller.kernel.is_started
+
+
+async def test_a_module_that_is_not_there_is_a_breaking_difference(tmp_path: Path) -> None:
+    """Somebody answers at the address, but somebody else: nobody should be sent to us before that is put right."""
+    async with two_sides(tmp_path, callee={"ENABLED_MODULES": "shop,prices"}) as sides:
+        sides.caller.kernel.peers[0].module = "bread"
+        await sides.caller.kernel.peers[0].compare()
+        with pytest.raises(ContractsDiffer, match="Prices: is not provided there"):
+            await sides.caller.kernel.peers[0].check()
+
+
+async def test_it_recovers_by_itself(tmp_path: Path) -> None:
+    is_down = True
+
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        return Drop() if is_down else await forward(call)
+
+    async with two_sides(tmp_path, between, caller={"INTERNAL_COMPARE_SECONDS": "0.05"}) as sides:
+        peer = sides.caller.kernel.peers[0]
+        with pytest.raises(Degraded):
+            await peer.check()
+        is_down = False
+        async with asyncio.timeout(10):
+            while (await findings(sides))["prices.contract"][0]:  # noqa: ASYNC110  # no event tells
+                await asyncio.sleep(0.02)
+
+
+async def test_a_start_does_not_wait_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it ready before it has looked, once."""
+    monkeypatch.setattr("kernel.remote.client._COMPARE_SECONDS", 0.3)
+    looked = asyncio.Event()
+
+    async def between(call: Call, forward: Forward) -> Any:
+        looked.set()
+        return Hang()
+
+    async with two_sides(tmp_path, between, waits=False) as sides:
+        assert sides.caller.kernel.is_started
+        check = asyncio.create_task(sides.caller.kernel.peers[0].check())
+        await looked.wait()
+        assert not check.done()
+        with pytest.raises(Degraded):
+            await check
+
+
+@pytest.fixture
+async def described(tmp_path: Path) -> AsyncIterator[dict[str, Any]]:
+    """The OpenAPI document of the callee's contracts."""
+    local = {"ENVIRONMENT": "local", "INTERNAL_SECRET": ""}
+    async with two_sides(tmp_path, callee=local) as sides, talking_to(sides.callee) as callee:
+        public = (await callee.get("/openapi.json")).json()
+        assert not [path for path in public["paths"] if path.startswith("/internal")]
+        assert "Price" not in public.get("components", {}).get("schemas", {})
+        yield (await callee.get("/internal/openapi.json")).json()
+
+
+def test_the_contracts_have_an_openapi_document_of_their_own(described: dict[str, Any]) -> None:
+    names = {"of", "largest", "echo", "change", "book", "fail", "sleep"}
+    assert described["paths"].keys() == {f"/internal/contracts/prices/{name}" for name in names}
+    of = described["paths"]["/internal/contracts/prices/of"]["post"]
+    schemas = described["components"]["schemas"]
+
+    def resolved(content: dict[str, Any]) -> dict[str, Any]:
+        schema = content["application/json"]["schema"]
+        found: dict[str, Any] = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        return found
+
+    assert resolved(of["requestBody"]["content"])["required"] == ["thing"]
+    assert resolved(of["responses"]["200"]["content"])["properties"].keys() == {"cents", "words"}
+    assert of["responses"]["401"]["content"].keys() == {"application/problem+json"}
+    assert described["security"] == [{"token": []}]

@@ -1,0 +1,90 @@
+"""The tests of events run three ways: in this process, against one on a socket, and against two with a bad network.
+
+A test that looks into the application (its fakes, its settings, its statements) runs in this process alone.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy.engine import make_url
+
+from kernel.app import Application
+from kernel.testing.booting import Choice, talking_to
+from tests.modules.events.processes import Deployment, deploy
+
+_LOOKS_INSIDE = frozenset({"application", "fakes", "project", "sent", "settings"})
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Without a mark and without looking inside a test runs all three ways."""
+    chosen = [mark for mark in metafunc.definition.iter_markers("parametrize") if mark.args[0] == "place"]
+    if "place" in metafunc.fixturenames and not chosen:
+        stays = _LOOKS_INSIDE & set(metafunc.fixturenames) or metafunc.definition.get_closest_marker("boots")
+        metafunc.parametrize("place", ["here"] if stays else ["here", "one-process", "two-processes"], indirect=True)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> str:
+    """Where the application under test is."""
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def deployments(
+    request: pytest.FixtureRequest, root: Path, migrated: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str, str], Deployment]]:
+    """Starts the processes of a place and a kind of database when they are first asked for; they serve all tests."""
+    started: dict[tuple[str, str], Deployment] = {}
+
+    def deployment(place: str, kind: str) -> Deployment:
+        if (place, kind) not in started:
+            folder = tmp_path_factory.mktemp(f"{place}-{kind}", numbered=False)
+            server = request.getfixturevalue("postgresql") if kind == "postgresql" else None
+            url = migrated(Choice(root), kind)
+            started[place, kind] = deploy(root, folder, url, server, apart=place == "two-processes")
+        return started[place, kind]
+
+    yield deployment
+    for one in started.values():
+        one.stop()
+
+
+@pytest.fixture
+def deployment(place: str, database_url: str, deployments: Callable[[str, str], Deployment]) -> Deployment:
+    """The processes under test, on empty tables."""
+    one = deployments(place, make_url(database_url).get_backend_name())
+    one.empty()
+    return one
+
+
+@pytest.fixture
+async def client_here(application: Application) -> AsyncIterator[httpx2.AsyncClient]:
+    """Talks to the application in this process."""
+    async with talking_to(application) as client:
+        yield client
+
+
+@pytest.fixture
+async def client_there(deployment: Deployment) -> AsyncIterator[httpx2.AsyncClient]:
+    """Talks to the process that has the module."""
+
+    class ByPath(httpx2.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            is_images = request.url.path.startswith("/api/v1/images")
+            process = deployment.images if is_images else deployment.events
+            request.url = request.url.copy_with(host="127.0.0.1", port=process.port)
+            return await super().handle_async_request(request)
+
+    async with httpx2.AsyncClient(transport=ByPath(), base_url="http://test", timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest, place: str, database_url: str) -> httpx2.AsyncClient:
+    """Talks to the application under test, wherever it is."""
+    chosen: httpx2.AsyncClient = request.getfixturevalue("client_here" if place == "here" else "client_there")
+    return chosen
