@@ -6,8 +6,13 @@ _EVENING = 5000
 # Messages, brokers and contracts over HTTP. An application in one process may leave them for another day.
 _SECOND_EVENING = 2500
 _BETWEEN_PROCESSES = (
-    "messaging/", "remote/", "cli_messages.py", "settings/messaging.py", "settings/internal.py", "database/listening.py",
-)  # fmt: skip
+    "messaging/",
+    "remote/",
+    "cli_messages.py",
+    "settings/messaging.py",
+    "settings/internal.py",
+    "database/listening.py",
+)
 
 
 def test_the_kernel_can_be_read_in_an_evening(root: Path) -> None:

@@ -49,13 +49,3 @@ class MessagingSettings(SettingsGroup):
     def lease_seconds(self) -> float:
         """For how long an attempt has a message to itself; then its process counts as dead."""
         return self.handler_timeout_seconds * 1.5
-
-
-def address(text: str) -> str:
-    """Where a module runs, without a slash at its end. Raises ValueError, as urlsplit does for a port of letters."""
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
-        raise ValueError("is no address like http://images:8000")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("may hold no user, password or query: INTERNAL_SECRET says who asks")
-    return text.rstrip("/")
