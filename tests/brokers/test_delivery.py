@@ -109,11 +109,11 @@ async def test_what_is_not_taken_holds_nothing_up_and_is_not_forgotten(new_broke
             raise RuntimeError("not this one")
         taken.add(body)
 
-    for _ in range(2):
+    for turn in range(2):
         broker = new_broker()
         broker.receive("events", {NAME}, take)
         await broker.start()
-        await asyncio.gather(*(broker.send(b"%d" % number, NAME, str(number)) for number in range(300)))
+        await asyncio.gather(*(broker.send(b"%d" % number, NAME, f"{turn}-{number}") for number in range(300)))
         await until(lambda: len(taken) == 299)
         taken.clear()
         await asyncio.sleep(0.5)

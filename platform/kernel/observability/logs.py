@@ -68,6 +68,8 @@ def configure_logging(settings: LogSettings) -> None:
         "kernel.database.bounded_pool",
     ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    for anxious in ("aio_pika", "aiormq", "nats"):  # a broker that is gone is an error to them, many times a second
+        logging.getLogger(anxious).setLevel(logging.CRITICAL)
 
 
 def _mask_secrets(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

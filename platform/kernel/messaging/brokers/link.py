@@ -114,7 +114,10 @@ class Link(ABC):
             pause = min(self._lease, self._lease / 30 * 2 ** min(await self._attempt(message) - 1, 10))
             pause *= random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
             _log.warning(
-                "message not taken", message_id=message.message_id, pause_seconds=round(pause, 1), reason=repr(error)
+                "message not taken",
+                message_id=message.correlation_id,
+                pause_seconds=round(pause, 1),
+                reason=repr(error),
             )
             await self._again(message, pause)
         else:

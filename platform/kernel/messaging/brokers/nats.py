@@ -71,7 +71,9 @@ class Opened(Link):
     async def send(self, body: bytes, name: str, message_id: str) -> None:
         # The id: JetStream drops what comes a second time within two minutes.
         headers = {"Nats-Msg-Id": message_id}
-        await self._broker.publish(body, self._subject(name), headers=headers, stream=self._prefix)
+        await self._broker.publish(
+            body, self._subject(name), headers=headers, stream=self._prefix, correlation_id=message_id
+        )
 
     async def ping(self) -> None:
         if not self._connection.is_connected:  # `flush` says nothing then

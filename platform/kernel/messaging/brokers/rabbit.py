@@ -40,7 +40,7 @@ class Opened(Link):
             await self._publish(body, queue.name, message_id, RabbitExchange())
 
     async def _publish(self, body: bytes, key: str, message_id: str | None, exchange: RabbitExchange) -> None:
-        await self._broker.publish(body, exchange=exchange, routing_key=key, message_id=message_id, persist=True)
+        await self._broker.publish(body, exchange=exchange, routing_key=key, correlation_id=message_id, persist=True)
 
     async def ping(self) -> None:
         if not self._connection.connected.is_set():
