@@ -119,11 +119,13 @@ class Exchange:
         return purged
 
     async def _deliver(self, module: Correspondent, handler: Handler, delivery: Delivery) -> None:
-        await self._handle(module, handler, delivery.envelope)
+        await self._handle(module, handler, delivery.envelope, is_first=delivery.attempt == 1)
 
-    async def _handle(self, module: Correspondent, handler: Handler, envelope: Envelope) -> None:
+    async def _handle(
+        self, module: Correspondent, handler: Handler, envelope: Envelope, *, is_first: bool = False
+    ) -> None:
         assert module.inbox is not None  # noqa: S101  # for the type checker: discovery has seen to it
-        await handler.handle(envelope, module.database, module.inbox, module.connection)
+        await handler.handle(envelope, module.database, module.inbox, module.connection, is_first=is_first)
 
     async def check_broker(self) -> None:
         """Raises Degraded if the broker does not answer: what it is to carry waits meanwhile."""

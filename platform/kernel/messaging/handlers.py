@@ -59,16 +59,19 @@ class Handler:
         """Whom a message is for: `events.forget_image`."""
         return f"{self.module}.{self.function.__name__}"
 
-    async def handle(self, envelope: Envelope, database: Database, inbox: Table, connection: HTTPConnection) -> bool:
+    async def handle(
+        self, envelope: Envelope, database: Database, inbox: Table, connection: HTTPConnection, *, is_first: bool
+    ) -> bool:
         """Handle it once: the inbox's row is written with what the handler writes. Whether it was new.
 
-        The row comes last, so that a handler may ask other modules before it writes.
+        The row comes last, so that a handler may ask other modules before it writes. It is looked for before unless
+        this is the first attempt, when it is hardly ever there; if it is, its key still refuses a second.
         """
         message = self.message.from_stored(envelope.version, envelope.payload)
         mine = {"message_id": envelope.id, "subscriber": self.name}
         try:
             async with database.transaction() as session:
-                if await session.rows(_is_handled(inbox), mine):
+                if not is_first and await session.rows(_is_handled(inbox), mine):
                     return False
                 given = {name: await one.make(connection, session) for name, one in self.dependencies.items()}
                 await self.function(message, **given)

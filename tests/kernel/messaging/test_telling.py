@@ -114,3 +114,23 @@ async def test_a_message_whose_key_is_none_waits_for_nobody(tmp_path: Path, empt
         assert [row["key"] for row in await rows(app, "shop", "outbox")] == [None, "c"]
         refused = await client.post(URL, json={"number": 2, "customer": "c" * 201})
         assert "more than 200 characters" in str(refused.json()["traceback"])
+
+
+async def test_what_was_handled_is_not_done_again_by_who_begins_anew(tmp_path: Path, empty_url: str) -> None:
+    """After `kernel messages retry` the first attempt is not the first: the inbox's key refuses what it did."""
+    async with running_shop(tmp_path, empty_url, MESSAGING_POLL_SECONDS="60") as (app, client):
+        await client.post(URL, json={"number": 1})
+        await until(lambda: rows(app, "mail", "inbox"))
+        outbox = app.kernel.exchange.outboxes["shop"]
+        columns = outbox.table.c
+
+        async def is_completed() -> bool:
+            return {row["state"] for row in await rows(app, "shop", "outbox")} == {"completed"}
+
+        await until(is_completed)
+        anew = {"state": "pending", "finished_at": None, "attempts": 0, "due_at": columns.created_at}
+        await outbox.database.run(outbox.table.update().values(anew).returning(columns.id))
+        await outbox.wake()
+        await until(is_completed)
+        assert {row["attempts"] for row in await rows(app, "shop", "outbox")} == {1}
+        assert len(await rows(app, "mail", "letters")) == 1
