@@ -1,5 +1,6 @@
 """BaseRepository on both databases: one statement an operation, stable order, projections, optimistic locking."""
 
+import inspect
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -294,3 +295,20 @@ async def test_the_pool_gives_sessions_of_a_database_in_memory() -> None:
     async with pool.get_session() as session:
         assert await UserRepository(User, session).count() == 1
     await pool.close()
+
+
+@pytest.mark.parametrize("use", ["flush", "commit", "info", "in_transaction"])
+async def test_what_was_deleted_stays_deleted_whatever_the_session_is_used_for_then(
+    database: Database, use: str
+) -> None:
+    """A session that was used as one, and ran no statement as one, rolled back what had been written on the driver."""
+    async with database.transaction() as session:
+        user = await UserRepository(User, session).create(into=UserName, email="a@example.com")
+    async with database.transaction() as session:
+        assert await UserRepository(User, session).delete(user.id)
+        used = getattr(session, use)
+        if callable(used) and inspect.isawaitable(result := used()):
+            await result
+        assert session.uses_orm
+    async with database.read() as reader:
+        assert await UserRepository(User, reader).get_by_id(user.id, into=UserName) is None

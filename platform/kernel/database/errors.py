@@ -11,7 +11,8 @@ FAILURES = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, async
 # PostgreSQL error codes (Appendix A of its manual) that mean "not now" rather than "not so": connection exceptions,
 # insufficient resources, operator intervention, lock not available.
 _UNAVAILABLE_CLASSES = ("08", "53", "57")
-_UNAVAILABLE_CODES = ("55P03", "25006")  # lock_not_available; read_only_sql_transaction: a failed-over primary
+# lock_not_available; read_only_sql_transaction: a failed-over primary; serialization_failure, deadlock_detected.
+_UNAVAILABLE_CODES = ("55P03", "25006", "40001", "40P01")
 _SQLITE_UNAVAILABLE = (
     "SQLITE_BUSY",
     "SQLITE_LOCKED",

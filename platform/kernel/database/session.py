@@ -210,6 +210,9 @@ class WriteSession(LazySession):
             self, bind, sync_session_class=_Core, expire_on_commit=False, join_transaction_mode="control_fully"
         )
         self.sync_session.begin()
+        if self._joined is not None:
+            # Now, not at its first statement: without one, its commit would leave out what was written before.
+            self.sync_session.connection()
 
     async def _run(self, direct: Direct, shape: Statement, arguments: list[Any]) -> Rows:
         if self._is_busy:
