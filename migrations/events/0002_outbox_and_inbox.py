@@ -42,8 +42,8 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("outbox", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_outbox_due_at"),
-            ["due_at"],
+            batch_op.f("ix_outbox_due_at_id"),
+            ["due_at", "id"],
             unique=False,
             postgresql_where=sa.text("finished_at IS NULL"),
             sqlite_where=sa.text("finished_at IS NULL"),
@@ -80,7 +80,7 @@ def downgrade() -> None:
             sqlite_where=sa.text("finished_at IS NOT NULL"),
         )
         batch_op.drop_index(
-            batch_op.f("ix_outbox_due_at"),
+            batch_op.f("ix_outbox_due_at_id"),
             postgresql_where=sa.text("finished_at IS NULL"),
             sqlite_where=sa.text("finished_at IS NULL"),
         )

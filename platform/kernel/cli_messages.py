@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 OfModule = Annotated[str, typer.Argument(help="The module that published.")]
+_LARGEST_ID = 2**63 - 1
 
 
 app = typer.Typer(help="Look at the messages between modules, and mend what went wrong.", no_args_is_help=True)
@@ -61,30 +62,30 @@ def abandoned(module: Annotated[str | None, typer.Argument(help="Only this modul
 
 
 @app.command()
-def show(module: OfModule, id_: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+def show(module: OfModule, id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=_LARGEST_ID)]) -> None:
     """Show one message with its payload and its last error, as JSON."""
     from kernel.messaging.operations import find  # noqa: PLC0415
 
     [found] = _on_all(lambda outbox: find(outbox, (), [id_]), module)
     if not found:
-        typer.secho(f"{module} has no message {id_} in its outbox.", fg="red", err=True)
-        raise typer.Exit(1)
+        _fail(f"{module} has no message {id_} in its outbox.")
     typer.echo(json.dumps(found[0], indent=2, default=str))
 
 
 @app.command()
 def retry(
     module: OfModule,
-    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...")] = None,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=_LARGEST_ID)] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that failed or was abandoned.")] = False,
 ) -> None:
     """Deliver again, at once, what was abandoned or is to be tried later."""
     from kernel.messaging.operations import retry as deliver_again  # noqa: PLC0415
 
     if bool(ids) == everything:
-        typer.secho("Name the messages by their ids, or say --all.", fg="red", err=True)
-        raise typer.Exit(1)
+        _fail("Name the messages by their ids, or say --all.")
     [found] = _on_all(lambda outbox: deliver_again(outbox, ids or ()), module)
+    if missing := set(ids or ()) - set(found):
+        _fail(f"Neither failed nor abandoned, or not there: {', '.join(map(str, sorted(missing)))}")
     typer.echo(f"To be delivered again: {', '.join(map(str, found)) or 'none'}")
 
 
@@ -98,6 +99,8 @@ def purge(
     from kernel.messaging.operations import forget  # noqa: PLC0415
 
     if subscriber is not None:
+        if subscriber in _kernel().exchange.targets:
+            _fail(f"{subscriber} is there, and gets its messages. Only what waits for somebody who is gone is dropped.")
         typer.echo(f"Removed: {sum(_on_all(lambda outbox: forget(outbox, subscriber)))}")
         return
     kernel = _kernel()
@@ -115,13 +118,20 @@ def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = No
     kernel = _kernel()
     outboxes = kernel.exchange.outboxes
     if only is not None and only not in outboxes:
-        typer.secho(f"No module {only} with an outbox. There are: {', '.join(outboxes) or 'none'}.", fg="red", err=True)
-        raise typer.Exit(1)
+        _fail(f"No module {only} with an outbox. There are: {', '.join(outboxes) or 'none'}.")
 
     async def run() -> list[Result]:
         return [await work(outbox) for name, outbox in outboxes.items() if only in {None, name}]
 
-    return asyncio.run(_closing(kernel, run()))
+    from kernel.database.errors import FAILURES, DatabaseUnavailable  # noqa: PLC0415
+
+    try:
+        return asyncio.run(_closing(kernel, run()))
+    except (*FAILURES, DatabaseUnavailable) as error:
+        why = getattr(error, "orig", None) or error
+        _fail(
+            f"The messages cannot be read: {why}\nIs the database up, and at its newest migration (`kernel migrate`)?"
+        )
 
 
 def _list(state: Any, module: str | None) -> None:
@@ -137,6 +147,11 @@ def _list(state: Any, module: str | None) -> None:
         ]  # fmt: skip
 
     _show([row for part in _on_all(rows_of, module) for row in part], as_json=False, otherwise=f"Nothing is {state}.")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.secho(message, fg="red", err=True)
+    raise typer.Exit(1)
 
 
 def _show(rows: list[dict[str, Any]], *, as_json: bool, otherwise: str) -> None:

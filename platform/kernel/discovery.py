@@ -1,6 +1,5 @@
 """Finds the modules, once, and fails loudly: each fault with the file, the reason and what to do."""
 
-import ast
 import difflib
 import importlib
 import pkgutil
@@ -20,8 +19,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from kernel.contracts import Contract, methods_of
 from kernel.manifest import Module
-from kernel.messaging.handlers import Handler, HandlerError, handlers_of
-from kernel.messaging.message import snake_case
+from kernel.messaging.handlers import Handler, HandlerError, handlers_of, read_subscriptions
 from kernel.messaging.tables import InboxTable, OutboxTable, table_of
 from kernel.settings import RESERVED_NAMES, ModuleSettings
 
@@ -105,25 +103,13 @@ def subscribers_elsewhere(root: Path, here: Collection[str]) -> dict[str, list[s
     """
     found: dict[str, list[str]] = {}
     for path in sorted((root / "modules").glob("*/handlers.py")):
-        if path.parent.name in here:
-            continue
+        module = path.parent.name
         try:
-            tree = ast.parse(path.read_bytes())
+            subscriptions = {} if module in here else read_subscriptions(path)
         except SyntaxError as error:
             raise DiscoveryError([f"{path} cannot be read, and messages for it would be lost: {error}"]) from None
-        homes = {
-            alias.asname or alias.name: (node.module.split(".")[1], alias.name)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modules.") and node.module
-            for alias in node.names
-        }
-        for function in tree.body:
-            for decorator in getattr(function, "decorator_list", ()):
-                match decorator:
-                    case ast.Call(func=ast.Name("subscribe"), args=[ast.Name(message)]) if message in homes:
-                        owner, name = homes[message]
-                        subscriber = f"{path.parent.name}.{function.name}"  # type: ignore[attr-defined]  # has decorators
-                        found.setdefault(f"{owner}.{snake_case(name)}", []).append(subscriber)
+        for function, message in subscriptions.items():
+            found.setdefault(message, []).append(f"{module}.{function}")
     return found
 
 

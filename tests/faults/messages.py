@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 from sqlalchemy.engine import URL, make_url
 
-from kernel.messaging.outbox import Outbox
+from kernel.messaging.outbox import Limits, Outbox, Wanted
 from tests.faults.harness import (
     LEASE_SECONDS,
     Result,
@@ -350,7 +350,7 @@ async def a_million_done(folder: Path, database_url: str, quick: bool) -> list[R
         async def look() -> tuple[float, str]:
             started, polls = time.perf_counter(), 200
             for _ in range(polls):
-                await outbox.claim({"nobody": 1}, limit=8, seconds=1, max_attempts=3)
+                await outbox.claim({"nobody": Wanted()}, 8, Limits(1, 3))
             return (time.perf_counter() - started) / polls * 1000, await explained(outbox)
 
         before, _ = await look()
@@ -373,7 +373,7 @@ async def a_million_done(folder: Path, database_url: str, quick: bool) -> list[R
 async def explained(outbox: Outbox) -> str:
     """The plan of the claim as it really runs, which then is rolled back."""
     engine = outbox.database.writer
-    compiled = outbox._claiming({SUBSCRIBER: 1}).compile(
+    compiled = outbox._claiming({SUBSCRIBER: Wanted("shop.order_placed", 1)}).compile(
         dialect=engine.dialect, schema_translate_map={None: "shop"}, compile_kwargs={"render_postcompile": True}
     )
     text_ = compiled.preparer._render_schema_translates(str(compiled), {None: "shop"})

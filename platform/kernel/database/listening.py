@@ -8,7 +8,6 @@ import asyncpg
 import structlog
 from sqlalchemy.engine import URL
 
-from kernel.database.errors import FAILURES
 from kernel.settings import DatabaseConfig
 
 _log = structlog.get_logger("kernel.database")
@@ -17,11 +16,11 @@ _SIGN_OF_LIFE_SECONDS = 30
 
 
 async def listen(
-    url: URL, config: DatabaseConfig, channel: str, heard: Callable[[str], None], *, pause_seconds: float
+    url: URL, config: DatabaseConfig, channel: str, heard: Callable[[str | None], None], *, pause_seconds: float
 ) -> None:
-    """Call `heard` with what is sent on the channel, for ever. A connection that is lost is replaced after the pause.
+    """Call `heard` with what is sent on the channel, for ever; with "" when a connection is made, None when it is lost.
 
-    What is sent meanwhile is not heard: whoever waits must also look by himself from time to time.
+    A lost connection is replaced after the pause. What is sent meanwhile is not heard: whoever waits must look himself.
     """
     while True:
         try:
@@ -29,8 +28,9 @@ async def listen(
             try:
                 await _listen(connection, channel, heard)
             finally:
+                heard(None)
                 connection.terminate()
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001  # also what asyncpg takes for its own mistakes: see direct.py
             _log.warning("not listening", channel=channel, reason=f"{type(error).__name__}: {error}")
         await asyncio.sleep(pause_seconds)
 
@@ -42,7 +42,7 @@ async def _connect(url: URL, config: DatabaseConfig) -> asyncpg.Connection:
     return await asyncpg.connect(**of_driver, timeout=seconds, command_timeout=seconds)
 
 
-async def _listen(connection: asyncpg.Connection, channel: str, heard: Callable[[str], None]) -> None:
+async def _listen(connection: asyncpg.Connection, channel: str, heard: Callable[[str | None], None]) -> None:
     """Returns when the connection is over."""
     is_over = asyncio.Event()
     connection.add_termination_listener(lambda _: is_over.set())

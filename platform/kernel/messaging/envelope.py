@@ -9,8 +9,13 @@ from structlog.contextvars import get_contextvars
 
 from kernel.messaging.message import Message
 
+LONGEST_KEY = 200
 # What of the caller's surroundings goes along: one request can be followed through all that it sets off.
 _CARRIED = ("request_id", "traceparent")
+
+
+class PublishError(Exception):
+    """A message that cannot be published here; says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +33,21 @@ class Envelope:
 
     @classmethod
     def of(cls, message: Message) -> "Envelope":
-        """The message under a new id, with what is to be carried of the current request."""
+        """The message under a new id, with what is to be carried of the current request.
+
+        Raises PublishError for a message that nobody could read again as it was, and for a key that no table holds.
+        """
         surroundings = get_contextvars()
         key = None if message.message_key is None else getattr(message, message.message_key)
+        if key is not None and (len(str(key)) > LONGEST_KEY or "\0" in str(key)):
+            why = f"{message.message_key}, which is its key, has more than {LONGEST_KEY} characters or a NUL"
+            raise PublishError(f"{message.message_name()} cannot be published: {why}.")
         return cls(
             id=secrets.token_hex(16),
             name=message.message_name(),
             version=message.message_version,
             key=None if key is None else str(key),
-            payload=message.model_dump_json(),
+            payload=_written(message),
             context={name: str(surroundings[name]) for name in _CARRIED if name in surroundings},
         )
 
@@ -52,3 +63,15 @@ class Envelope:
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a message of ours: {error}") from None
+
+
+def _written(message: Message) -> str:
+    """The message as JSON that can be read again: a secret is masked, NaN is null, a subclass in a field is cut."""
+    try:
+        payload = message.model_dump_json(by_alias=True)
+        if type(message).from_stored(message.message_version, payload) == message:
+            return payload
+        why = "it is another when it is read again"
+    except ValueError as error:  # pydantic's, also for what it cannot write
+        why = str(error)
+    raise PublishError(f"{message.message_name()} cannot be published, for nobody could read it as it is: {why}")

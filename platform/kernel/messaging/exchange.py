@@ -18,7 +18,8 @@ from kernel.database.listening import listen
 from kernel.messaging.broker import Broker, BrokerUnavailable
 from kernel.messaging.envelope import Envelope
 from kernel.messaging.handlers import Handler, HandlerError
-from kernel.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox
+from kernel.messaging.message import Message
+from kernel.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox, Wanted
 from kernel.messaging.relay import Relay, Target
 from kernel.messaging.tables import State, clock
 from kernel.observability.health import Degraded
@@ -60,16 +61,20 @@ class Exchange:
         self._handlers: dict[str, list[Handler]] = {}
         self.outboxes: dict[str, Outbox] = {}
         self.targets: dict[str, Target] = {}
+        names: dict[str, type[Message]] = {}
         for module in modules:
             if module.outbox is not None:
                 outbox = Outbox(module.name, module.database, module.outbox, notifies=settings.listen)
                 outbox.subscribers_of = self.subscribers_of
                 self.outboxes[module.name] = module.database.outbox = outbox
             for handler in module.handlers:
-                self._handlers.setdefault(handler.message.message_name(), []).append(handler)
-                self.targets[handler.name] = Target(
-                    handler.message.message_version, partial(self._deliver, module, handler)
-                )
+                message, name = handler.message, handler.message.message_name()
+                if names.setdefault(name, message) is not message:
+                    first, second = (f"{one.__module__}.{one.__name__}" for one in (names[name], message))
+                    raise HandlerError(f"{first} and {second} have one name on the wire, {name}: rename one of them")
+                self._handlers.setdefault(name, []).append(handler)
+                wanted = Wanted(name, message.message_version)
+                self.targets[handler.name] = Target(wanted, partial(self._deliver, module, handler))
         self.broker: Broker | None = None
         if settings.broker_url is not None:
             self.broker = Broker(
@@ -77,7 +82,7 @@ class Exchange:
                 prefix=settings.broker_prefix,
                 lease_seconds=settings.handler_timeout_seconds,
             )
-            self.targets[BROKER] = Target(None, partial(self._send, self.broker), self.broker.is_connected)
+            self.targets[BROKER] = Target(Wanted(), partial(self._send, self.broker), self.broker.is_connected)
             for module in modules:
                 self._receive(self.broker, module)
 
@@ -100,7 +105,14 @@ class Exchange:
             if self.broker is not None:
                 stack.push_async_callback(self.broker.stop)
                 await self.broker.start()
-            relay = Relay(tuple(self.outboxes.values()), self.targets, self._settings)
+            if self._elsewhere and self.broker is None:
+                _log.warning(
+                    "messages wait for modules that do not run here: where they share a database, `kernel relay` with "
+                    "all modules delivers them, elsewhere MESSAGING_BROKER_URL",
+                    subscribers=sorted({name for names in self._elsewhere.values() for name in names}),
+                )
+            routes = {outbox: self._targets_of(outbox) for outbox in self.outboxes.values()}
+            relay = Relay(routes, self._settings)
             await stack.enter_async_context(relay.running(self._purge_now_and_then, *self._listeners()))
             yield
 
@@ -111,11 +123,14 @@ class Exchange:
         handled_before = clock(-kept.keep_handled_days * _DAY_SECONDS)
         purged = 0
         for module in self._modules.values():
-            if (table := module.outbox) is not None:
-                is_old = and_(table.c.state == State.COMPLETED, table.c.finished_at < completed_before)
-                purged += await _remove(module.database, table.c.id, is_old)
-            if (table := module.inbox) is not None:
-                purged += await _remove(module.database, table.c.message_id, table.c.handled_at < handled_before)
+            try:
+                if (table := module.outbox) is not None:
+                    is_old = and_(table.c.state == State.COMPLETED, table.c.finished_at < completed_before)
+                    purged += await _remove(module.database, table.c.id, is_old)
+                if (table := module.inbox) is not None:
+                    purged += await _remove(module.database, table.c.message_id, table.c.handled_at < handled_before)
+            except Exception as error:  # noqa: BLE001  # the next time will do, and the other modules can be purged
+                _log.warning("old messages could not be purged", module=module.name, reason=repr(error))
         return purged
 
     async def _deliver(self, module: Correspondent, handler: Handler, delivery: Delivery) -> None:
@@ -166,27 +181,36 @@ class Exchange:
         envelope = delivery.envelope
         await broker.send(envelope.to_json(), envelope.name, envelope.id)
 
+    def _targets_of(self, outbox: Outbox) -> dict[str, Target]:
+        """Who gets something from this outbox: those who are told by its module; itself, what a broker brought."""
+        handlers = [one for of_name in self._handlers.values() for one in of_name]
+        names = [
+            one.name for one in handlers if outbox.module in {one.module, one.message.message_name().partition(".")[0]}
+        ]
+        return {name: self.targets[name] for name in (*names, BROKER) if name in self.targets}
+
     def _listeners(self) -> Iterator[Callable[[], Any]]:
         """One for each database in which there is an outbox."""
-        urls: set[URL] = set()
+        by_url: dict[URL, list[Outbox]] = {}
         for outbox in self.outboxes.values():
-            url = outbox.database.placement.url
-            if url in urls or url.get_backend_name() != "postgresql" or not self._settings.listen:
-                continue
-            urls.add(url)
-            yield partial(listen, url, self._config, CHANNEL, self._heard, pause_seconds=self._settings.poll_seconds)
+            by_url.setdefault(outbox.database.placement.url, []).append(outbox)
+        for url, outboxes in by_url.items():
+            if url.get_backend_name() == "postgresql" and self._settings.listen:
+                heard = partial(self._heard, outboxes)
+                yield partial(listen, url, self._config, CHANNEL, heard, pause_seconds=self._settings.poll_seconds)
 
-    def _heard(self, module: str) -> None:
-        for outbox in self.outboxes.values() if not module else filter(None, [self.outboxes.get(module)]):
-            outbox.is_due.set()
+    def _heard(self, outboxes: Sequence[Outbox], module: str | None) -> None:
+        """A module has published; or, without one, the connection was made ("") or lost (None)."""
+        for outbox in outboxes:
+            if not module:
+                outbox.is_told = module is not None
+            if module in {None, "", outbox.module}:
+                outbox.is_due.set()
 
     async def _purge_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(_PURGE_EVERY_SECONDS * random.uniform(0.5, 1))  # noqa: S311  # not all at once
-            try:
-                await self.purge()
-            except Exception as error:  # noqa: BLE001  # the next time will do
-                _log.warning("old messages could not be purged", reason=repr(error))
+            await self.purge()
 
 
 async def _remove(database: Database, key: Any, condition: ColumnElement[bool]) -> int:

@@ -1,9 +1,11 @@
 """What a module does when another module's message arrives: functions in its handlers.py, marked by `@subscribe`."""
 
+import ast
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -16,7 +18,7 @@ from kernel.database import Database
 from kernel.database.errors import violation_of
 from kernel.database.session import LazySession
 from kernel.messaging.envelope import Envelope
-from kernel.messaging.message import Message
+from kernel.messaging.message import Message, snake_case
 from kernel.messaging.tables import clock
 from kernel.web.session import get_db
 
@@ -38,10 +40,39 @@ def subscribe(message: type[Message]) -> Callable[[Function], Function]:
     """
 
     def mark(function: Function) -> Function:
+        where = f"{function.__module__}.{function.__qualname__}"
+        if hasattr(function, _MARK):
+            raise TypeError(f"{where} subscribes twice: write a handler for each message")
+        if function.__module__.startswith("modules.") and not function.__module__.endswith(".handlers"):
+            raise TypeError(f"{where} is not in handlers.py, and would not be found")
         setattr(function, _MARK, message)
         return function
 
     return mark
+
+
+def read_subscriptions(path: Path) -> dict[str, str]:
+    """The messages to which a handlers.py subscribes, by the handler's name. Nothing of it is imported.
+
+    Raises SyntaxError. It sees what is written plainly: `handlers_of` refuses the rest, so that both see the same.
+    """
+    tree = ast.parse(path.read_bytes(), str(path))
+    homes = {
+        alias.asname or alias.name: (node.module.split(".")[1], alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modules.") and node.module
+        for alias in node.names
+    }
+    found = {}
+    for function in tree.body:
+        if not isinstance(function, ast.AsyncFunctionDef | ast.FunctionDef):
+            continue
+        for decorator in function.decorator_list:
+            match decorator:
+                case ast.Call(func=ast.Name("subscribe"), args=[ast.Name(message)]) if message in homes:
+                    owner, name = homes[message]
+                    found[function.name] = f"{owner}.{snake_case(name)}"
+    return found
 
 
 @dataclass(frozen=True)
@@ -67,12 +98,14 @@ class Handler:
         The row comes last, so that a handler may ask other modules before it writes. It is looked for before unless
         this is the first attempt, when it is hardly ever there; if it is, its key still refuses a second.
         """
+        if envelope.name != self.message.message_name():
+            raise HandlerError(f"{self.name} subscribes to {self.message.message_name()}, not to {envelope.name}")
         message = self.message.from_stored(envelope.version, envelope.payload)
         mine = {"message_id": envelope.id, "subscriber": self.name}
+        if not is_first and await self._was_handled(database, inbox, mine):
+            return False
         try:
             async with database.transaction() as session:
-                if not is_first and await session.rows(_is_handled(inbox), mine):
-                    return False
                 given = {name: await one.make(connection, session) for name, one in self.dependencies.items()}
                 await self.function(message, **given)
                 await session.rows(_handled(inbox), mine)
@@ -104,6 +137,8 @@ class Dependency:
                 "with_session(EventRepository)]`, a contract with `use`, or the module's state"
             )
         call = found[-1].dependency
+        if call is not get_db and (inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call)):
+            raise HandlerError(f"{owner} has something to do after the handler (`yield`), which nobody would run")
         if call is get_db:
             return cls(call, {})
         hints = get_type_hints(call, include_extras=True)
@@ -129,19 +164,33 @@ class Dependency:
 
 def handlers_of(module: str, file: ModuleType) -> Iterator[Handler]:
     """The handlers that a module's handlers.py defines. Raises HandlerError."""
-    for name, function in vars(file).items():
-        if not hasattr(function, _MARK) or function.__module__ != file.__name__:
-            continue
-        message: type[Message] = getattr(function, _MARK)
-        where = f"modules/{module}/handlers.py: {name}"
-        if not inspect.iscoroutinefunction(function):
-            raise HandlerError(f"{where} must be `async def`")
-        first, *others = inspect.signature(function).parameters
+    place = f"modules/{module}/handlers.py"
+    path = Path(str(file.__file__))
+    if path.name != "handlers.py":
+        raise HandlerError(f"modules/{module}/handlers is a folder, in which who runs elsewhere finds nothing: {place}")
+    marked = {name: getattr(value, _MARK) for name, value in vars(file).items() if hasattr(value, _MARK)}
+    read = read_subscriptions(path)
+    if odd := sorted(read.items() ^ {name: message.message_name() for name, message in marked.items()}.items()):
+        raise HandlerError(
+            f"{place}: {odd[0][0]} is not written plainly, and who runs elsewhere would not find it. Write `@subscribe("
+            "OrderPlaced)` above a function of this file, and import the message from its module's contract by name"
+        )
+    for name, message in marked.items():
+        yield _handler(module, f"{place}: {name}", getattr(file, name), message)
+
+
+def _handler(module: str, where: str, function: Callable[..., Awaitable[None]], message: type[Message]) -> Handler:
+    if not inspect.iscoroutinefunction(function):
+        raise HandlerError(f"{where} must be `async def`")
+    try:
         hints = get_type_hints(function, include_extras=True)
-        if hints.get(first) is not message:
-            raise HandlerError(f"{where} must take the {message.__name__} to which it subscribes first")
-        dependencies = {other: Dependency.of(hints.get(other), f"{where}: {other}") for other in others}
-        yield Handler(module, message, function, dependencies)
+    except NameError as error:
+        raise HandlerError(f"{where}: {error}. What is annotated must be there when it runs") from None
+    first, *others = inspect.signature(function).parameters or [""]
+    if hints.get(first) is not message:
+        raise HandlerError(f"{where} must take the {message.__name__} to which it subscribes first")
+    dependencies = {other: Dependency.of(hints.get(other), f"{where}: {other}") for other in others}
+    return Handler(module, message, function, dependencies)
 
 
 @cache

@@ -33,9 +33,11 @@ class Message(BaseModel):
     # What turns a payload of each older version into one of the next.
     upcasts: ClassVar[dict[int, Upcast]] = {}
 
-    def __init_subclass__(cls, version: int = 1, key: str | None = None, **options: Any) -> None:
+    def __init_subclass__(cls, version: int | None = None, key: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.message_version, cls.message_key, cls.upcasts = version, key, {}
+        cls.message_version = cls.message_version if version is None else version
+        cls.message_key = cls.message_key if key is None else key
+        cls.upcasts = {}
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

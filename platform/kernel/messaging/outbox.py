@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Float,
-    Select,
     Table,
     Text,
     and_,
     bindparam,
     case,
-    exists,
     func,
     or_,
     select,
@@ -26,9 +24,9 @@ from sqlalchemy.sql.dml import ReturningUpdate, UpdateBase
 
 from kernel.database import Database
 from kernel.database.session import LazySession, WriteSession, open_sessions
-from kernel.messaging.envelope import Envelope
+from kernel.messaging.envelope import Envelope, PublishError
 from kernel.messaging.message import Message
-from kernel.messaging.tables import LONGEST_KEY, State, clock
+from kernel.messaging.tables import State, clock
 
 CHANNEL = "kernel_outbox"
 # The subscriber that stands for all that a broker reaches. It is tried until it takes a message: none is abandoned
@@ -37,10 +35,22 @@ BROKER = "broker"
 # Where PostgreSQL keeps the locks of those who publish with a key: any number will do that nobody else uses.
 _KEY_LOCKS = 20_583
 _LONGEST_ERROR = 4000
+# Statements that claim are kept, one for each set of those who can be served: as many as this.
+_KEPT_CLAIMS = 64
 
 
-class PublishError(Exception):
-    """A message that cannot be published here; says what to do."""
+class Wanted(NamedTuple):
+    """What a subscriber can read: the messages of a name, up to a version. None of either: all."""
+
+    name: str | None = None
+    newest: int | None = None
+
+
+class Limits(NamedTuple):
+    """For how long an attempt has a message to itself, and how many there are."""
+
+    lease_seconds: float
+    max_attempts: int
 
 
 class Delivery(NamedTuple):
@@ -66,8 +76,10 @@ class Outbox:
         self.subscribers_of: Callable[[str], Iterable[str]] = lambda _: ()
         # Something may be there to be taken.
         self.is_due = asyncio.Event()
+        # Whether we are told of what other processes publish.
+        self.is_told = False
         self._on_postgresql = database.writer.dialect.name == "postgresql"
-        self._claims: dict[tuple[tuple[str, int | None], ...], UpdateBase] = {}
+        self._claims: dict[object, UpdateBase] = {}
         self._insert = self._insertion(notifies=notifies and self._on_postgresql)
         mine = and_(
             table.c.id == bindparam("of_id", type_=table.c.id.type),
@@ -75,19 +87,18 @@ class Outbox:
             table.c.attempts == bindparam("attempt", type_=table.c.attempts.type),
         )
         changed = update(table).where(mine).returning(table.c.id)
+        error, pause = bindparam("why", type_=Text), clock(bindparam("pause_seconds", type_=Float))
         self._complete = changed.values(state=State.COMPLETED, finished_at=clock(), error=None)
-        error = bindparam("why", type_=Text)
         self._abandon = changed.values(state=State.ABANDONED, finished_at=clock(), error=error)
-        pause = clock(bindparam("pause_seconds", type_=Float))
         self._fail = changed.values(state=State.FAILED, due_at=pause, error=error)
+        self._give_back = self._fail.values(attempts=table.c.attempts - 1)
 
     async def add(self, session: LazySession, envelope: Envelope, subscribers: Iterable[str]) -> None:
         """A row for each of the subscribers, in the session's transaction. What is there already stays as it is."""
         if envelope.key is not None and self._on_postgresql:
             # Numbers are given before the commit: who publishes under the same key waits, so that they follow commits.
-            lock = func.pg_advisory_xact_lock(
-                _KEY_LOCKS, func.hashtext(bindparam("of_key", f"{self.module}/{envelope.key}", type_=Text))
-            )
+            of_key = bindparam("of_key", f"{self.module}/{envelope.key}", type_=Text)
+            lock = func.pg_advisory_xact_lock(_KEY_LOCKS, func.hashtext(of_key))
             await session.rows(select(lock.cast(Text)))
         for subscriber in subscribers:
             values = {
@@ -107,23 +118,26 @@ class Outbox:
         """Have the relay of this process look at once."""
         self.is_due.set()
 
-    async def claim(
-        self, subscribers: Mapping[str, int | None], *, limit: int, seconds: float, max_attempts: int
-    ) -> list[Delivery]:
-        """Take up to `limit` rows for an attempt of so many seconds, those that have waited longest first.
+    async def claim(self, subscribers: Mapping[str, Wanted], limit: int, limits: Limits) -> list[Delivery]:
+        """Take up to `limit` rows for an attempt, those that have waited longest first.
 
-        `subscribers` are those that can be served here, each with the newest version that it can read. What has no
-        attempt left, because the last one ended with its process, comes back abandoned.
+        `subscribers` are those that can be served here. What has no attempt left, because the last one ended with its
+        process, comes back abandoned.
         """
         key = tuple(subscribers.items())
         if key not in self._claims:
+            if len(self._claims) >= _KEPT_CLAIMS:
+                self._claims.clear()
             self._claims[key] = self._claiming(subscribers)
-        values = {"most": limit, "lease_seconds": seconds, "max_attempts": max_attempts}
-        rows = await self.database.run(self._claims[key], values)
-        return [
-            Delivery(row[0], row[1], row[2], State(row[3]), _envelope(row[4:]))
-            for row in sorted(rows, key=lambda row: row[0])
-        ]
+        return await self._claimed(self._claims[key], {"most": limit, **limits._asdict()})
+
+    async def claim_next(self, delivery: Delivery, wanted: Wanted, limits: Limits) -> list[Delivery]:
+        """As `claim`, the one that waited for this delivery of the same key to end, if there is one and it is due."""
+        key = ("next", delivery.subscriber, wanted)
+        if key not in self._claims:
+            self._claims[key] = self._claiming({delivery.subscriber: wanted}, of_key=True)
+        values = {"of_key": delivery.envelope.key, "most": 1, **limits._asdict()}
+        return await self._claimed(self._claims[key], values)
 
     async def complete(self, delivery: Delivery) -> bool:
         """Whether it was still ours to complete."""
@@ -136,11 +150,23 @@ class Outbox:
             return await self._finish(self._abandon, delivery, values)
         return await self._finish(self._fail, delivery, values | {"pause_seconds": pause_seconds})
 
+    async def give_back(self, delivery: Delivery, error: str, pause_seconds: float) -> bool:
+        """Try again after the pause, as if this attempt had not been: it is no fault of the message."""
+        values = {"why": error[:_LONGEST_ERROR], "pause_seconds": pause_seconds}
+        return await self._finish(self._give_back, delivery, values)
+
     async def _finish(
         self, statement: ReturningUpdate[Any], delivery: Delivery, values: Mapping[str, Any] | None = None
     ) -> bool:
         place = {"of_id": delivery.id, "attempt": delivery.attempt}
         return bool(await self.database.run(statement, {**place, **(values or {})}))
+
+    async def _claimed(self, claim: UpdateBase, values: Mapping[str, Any]) -> list[Delivery]:
+        rows = await self.database.run(claim, values)
+        return [
+            Delivery(row[0], row[1], row[2], State(row[3]), _envelope(row[4:]))
+            for row in sorted(rows, key=lambda row: row[0])
+        ]
 
     def _insertion(self, *, notifies: bool) -> UpdateBase:
         insert = postgresql_insert if self._on_postgresql else sqlite_insert
@@ -150,33 +176,32 @@ class Outbox:
         told = func.pg_notify(CHANNEL, self.module).cast(Text) if notifies else self.table.c.id
         return statement.returning(told)
 
-    def _claiming(self, subscribers: Mapping[str, int | None]) -> UpdateBase:
+    def _claiming(self, subscribers: Mapping[str, Wanted], *, of_key: bool = False) -> UpdateBase:
         table, before = self.table, self.table.alias("before")
-        may_be_served = or_(
-            *(
-                and_(table.c.subscriber == name, *([] if newest is None else [table.c.version <= newest]))
-                for name, newest in subscribers.items()
-            )
+        may_be_served = or_(*(_fits(table, subscriber, wanted) for subscriber, wanted in subscribers.items()))
+        first_of_key = (
+            select(before.c.id)
+            .where(before.c.subscriber == table.c.subscriber, before.c.key == table.c.key)
+            .where(before.c.finished_at.is_(None))
+            .order_by(before.c.id)
+            .limit(1)
+            .scalar_subquery()
         )
-        is_next = or_(
-            table.c.key.is_(None),
-            ~exists(
-                select(before.c.id).where(
-                    before.c.subscriber == table.c.subscriber,
-                    before.c.key == table.c.key,
-                    before.c.id < table.c.id,
-                    before.c.finished_at.is_(None),
-                )
-            ),
-        )
-        due: Select[Any] = (
+        is_next: ColumnElement[bool] = table.c.id == first_of_key
+        if of_key:
+            is_next = and_(table.c.key == bindparam("of_key", type_=Text), is_next)
+        else:
+            is_next = or_(table.c.key.is_(None), is_next)
+        due = (
             select(table.c.id)
-            .where(table.c.finished_at.is_(None), table.c.due_at <= clock(), may_be_served, is_next)
+            # The time as a subquery: it is asked once then, and found in the index.
+            .where(table.c.finished_at.is_(None), table.c.due_at <= select(clock()).scalar_subquery())
+            .where(may_be_served, is_next)
             .order_by(table.c.due_at, table.c.id)
             .limit(bindparam("most"))
             .with_for_update(skip_locked=True, of=table)
+            .cte("due")
         )
-        taken = due.cte("due")
         has_none_left = and_(
             table.c.attempts >= bindparam("max_attempts", type_=table.c.attempts.type), table.c.subscriber != BROKER
         )
@@ -184,7 +209,7 @@ class Outbox:
         def unless_spent(value: Any, spent: Any) -> ColumnElement[Any]:
             return case((has_none_left, spent), else_=value)
 
-        statement = update(table).where(table.c.id == taken.c.id)
+        statement = update(table).where(table.c.id == due.c.id)
         return statement.values(
             state=unless_spent(State.PROCESSING, State.ABANDONED),
             attempts=unless_spent(table.c.attempts + 1, table.c.attempts),
@@ -197,6 +222,15 @@ class Outbox:
         )  # fmt: skip
 
 
+def _fits(table: Table, subscriber: str, wanted: Wanted) -> ColumnElement[bool]:
+    conditions = [table.c.subscriber == subscriber]
+    if wanted.name is not None:
+        conditions.append(table.c.name == wanted.name)
+    if wanted.newest is not None:
+        conditions.append(table.c.version <= wanted.newest)
+    return and_(*conditions)
+
+
 def _envelope(columns: Any) -> Envelope:
     id_, name, version, key, payload, context = columns
     return Envelope(id=id_, name=name, version=version, key=key, payload=payload, context=json.loads(context))
@@ -205,7 +239,8 @@ def _envelope(columns: Any) -> Envelope:
 async def publish(message: Message) -> None:
     """Tell whoever subscribes, if and only if the transaction that we are in commits.
 
-    Raises PublishError outside of a transaction, and for a message that is another module's.
+    Raises PublishError outside of a transaction, for a message that is another module's, and for one that nobody
+    could read.
     """
     session = next(open_sessions(), None)
     name = message.message_name()
@@ -225,8 +260,5 @@ async def publish(message: Message) -> None:
     if owner != outbox.module:
         raise PublishError(f"{name} is a message of {owner}; {outbox.module} may publish its own only.")
     envelope = Envelope.of(message)
-    if envelope.key is not None and len(envelope.key) > LONGEST_KEY:
-        why = f"the field {message.message_key}, which is its key, has more than {LONGEST_KEY} characters"
-        raise PublishError(f"{name} cannot be published: {why}.")
     if subscribers := tuple(outbox.subscribers_of(name)):
         await outbox.add(session, envelope, subscribers)

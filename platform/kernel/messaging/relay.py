@@ -8,170 +8,236 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from kernel.messaging.outbox import BROKER, Delivery, Outbox
+from kernel.contracts import ContractUnavailable
+from kernel.database import DatabaseUnavailable
+from kernel.messaging.outbox import BROKER, Delivery, Limits, Outbox, Wanted
 from kernel.messaging.tables import State
 from kernel.settings import MessagingSettings
 
 _log = structlog.get_logger("kernel.messaging")
+_CLAIM_SECONDS = 5.0
 _FAILED_CLAIM_SECONDS = 1.0
-
-Deliver = Callable[[Delivery], Awaitable[None]]
+_LAST_WORDS_SECONDS = 2.0
+# Who is told of everything need not look often: only for what fell behind in other processes.
+_POLLS_SAVED = 10
+# The last places are for subscribers that have none yet.
+_RESERVED = 2
+# No fault of the message: it is tried again without counting.
+_OUTAGES = (DatabaseUnavailable, ContractUnavailable)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a message can be delivered: the newest version that is understood there (None: any), and how."""
+    """Where a message can be delivered: what is understood there, and how it gets there."""
 
-    newest: int | None
-    deliver: Deliver
+    wanted: Wanted
+    deliver: Callable[[Delivery], Awaitable[None]]
     # Whether it makes sense to try; what cannot be delivered now stays where it is, and no attempt is counted.
     is_open: Callable[[], bool] = lambda: True
 
 
 class Relay:
-    """Delivers what is in `outboxes` to `targets`, by subscriber. Others' messages stay where they are."""
+    """Delivers what is in each outbox to its targets, by subscriber. Others' messages stay where they are."""
 
-    def __init__(self, outboxes: Sequence[Outbox], targets: Mapping[str, Target], settings: MessagingSettings) -> None:
-        self._outboxes = outboxes
-        self._targets = targets
+    def __init__(self, routes: Mapping[Outbox, Mapping[str, Target]], settings: MessagingSettings) -> None:
+        self._routes = routes
         self._settings = settings
-        self._places = asyncio.Semaphore(settings.concurrency)
-        # How many each subscriber has of them. It gets no more once it has this many, so that a slow one leaves some.
-        self._in_hand: Counter[str] = Counter()
-        self._most = settings.concurrency // 2
+        self._limits = Limits(settings.lease_seconds, settings.max_attempts)
+        self._free = settings.concurrency
+        self._has_place = asyncio.Event()
+        # How many each subscriber of each outbox has of the places.
+        self._in_hand: Counter[tuple[str, str]] = Counter()
+        # Where somebody may have more to take, and had to leave it.
+        self._held_back: set[Outbox] = set()
+        self._most = max(1, settings.concurrency // 2)
         self._running: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
     @asynccontextmanager
     async def running(self, *others: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
         """Deliver during the block, with `others` running beside it. At its end, what has begun may finish in time."""
-        loops = {asyncio.create_task(self._follow(outbox)) for outbox in self._outboxes}
+        loops = {asyncio.create_task(self._follow(outbox)) for outbox in self._routes}
         beside = {asyncio.ensure_future(other()) for other in others}
         try:
             yield
         finally:
             self._is_stopping = True
-            for outbox in self._outboxes:
+            self._has_place.set()
+            for outbox in self._routes:
                 outbox.is_due.set()
             await _end(beside, 0)
+            ends_at = time.monotonic() + self._settings.stop_seconds
             await _end(loops, self._settings.stop_seconds)  # what it has just claimed must not wait for its lease
-            await _end(self._running, self._settings.stop_seconds)
+            await _end(self._running, max(0, ends_at - time.monotonic()))
 
     async def _follow(self, outbox: Outbox) -> None:
         """Take what is due, as long as there is any and a place is free; then wait to be told, or for the next look."""
+        most = 1
         while not self._is_stopping:
             outbox.is_due.clear()
-            places = await self._take_places()
-            claimed: list[Delivery] = []
-            try:
-                claimed = await self._claim(outbox, places)
-            except Exception as error:  # noqa: BLE001  # whatever ails the database, the next look may find it well
-                _log.warning("messages cannot be claimed", module=outbox.module, reason=repr(error))
-                await asyncio.sleep(_FAILED_CLAIM_SECONDS)
-            finally:
-                for _ in range(places - len(claimed)):
-                    self._places.release()
-            for delivery in claimed:
-                self._begin(outbox, delivery)
-            if len(claimed) < places:
-                await _told(outbox, self._settings.poll_seconds * random.uniform(0.8, 1.0))  # noqa: S311  # jitter
+            able, places = self._able(outbox, most)
+            if not able:
+                await self._wait_for_place()
+                continue
+            taken = await self._take(outbox, able, places)
+            # Who had nothing to take, or could not, holds up one place only at the next look.
+            most = min(self._most, 2 * places) if taken == places else 1
+            if taken < places:
+                poll = self._settings.poll_seconds * (_POLLS_SAVED if outbox.is_told else 1)
+                await _told(outbox, poll * random.uniform(0.8, 1))  # noqa: S311  # jitter
 
-    async def _take_places(self) -> int:
-        """At least one, and at most as many as one claim may take."""
-        await self._places.acquire()
-        places = 1
-        while places < self._most and not self._places.locked():
-            await self._places.acquire()
-            places += 1
-        return places
-
-    async def _claim(self, outbox: Outbox, places: int) -> list[Delivery]:
+    def _able(self, outbox: Outbox, most: int) -> tuple[dict[str, Wanted], int]:
+        """Who may get messages now, and how many at once."""
+        in_hand = {name: self._in_hand[outbox.module, name] for name in self._routes[outbox]}
+        ceiling = self._most if self._free > _RESERVED else 1
         able = {
-            name: one.newest
-            for name, one in self._targets.items()
-            if self._in_hand[name] < self._most and one.is_open()
+            name: target.wanted
+            for name, target in self._routes[outbox].items()
+            if in_hand[name] < ceiling and target.is_open()
         }
-        if not able:
-            return []
-        settings = self._settings
-        claimed = await outbox.claim(
-            able, limit=places, seconds=settings.lease_seconds, max_attempts=settings.max_attempts
-        )
-        for delivery in claimed:
-            if delivery.state is State.ABANDONED:
-                _log.error("message abandoned", **_described(delivery), reason="its process ended each time")
-        return [delivery for delivery in claimed if delivery.state is State.PROCESSING]
+        if max(in_hand.values(), default=0) >= ceiling:
+            self._held_back.add(outbox)
+        return (able, min(most, self._free - _RESERVED if self._free > _RESERVED else 1)) if self._free else ({}, 0)
+
+    async def _wait_for_place(self) -> None:
+        self._has_place.clear()
+        with suppress(TimeoutError):  # a target that is closed opens without a word
+            async with asyncio.timeout(self._settings.poll_seconds):
+                await self._has_place.wait()
+
+    async def _take(self, outbox: Outbox, able: Mapping[str, Wanted], places: int) -> int:
+        """Claim and begin; how many there were."""
+        self._free -= places
+        claimed: list[Delivery] = []
+        is_down = False
+        try:
+            async with asyncio.timeout(_CLAIM_SECONDS):
+                claimed = await outbox.claim(able, places, self._limits)
+        except Exception as error:  # noqa: BLE001  # whatever ails the database, the next look may find it well
+            _log.warning("messages cannot be claimed", module=outbox.module, reason=repr(error))
+            is_down = True
+        finally:
+            begun = [delivery for delivery in claimed if self._is_alive(delivery)]
+            self._release(places - len(begun))
+        for delivery in begun:
+            self._begin(outbox, delivery)
+        if is_down:
+            await asyncio.sleep(_FAILED_CLAIM_SECONDS)
+        return len(claimed)
+
+    def _is_alive(self, delivery: Delivery) -> bool:
+        if delivery.state is State.ABANDONED:
+            _log.error("message abandoned", **_described(delivery), reason="its process ended each time")
+        return delivery.state is State.PROCESSING
 
     def _begin(self, outbox: Outbox, delivery: Delivery) -> None:
-        self._in_hand[delivery.subscriber] += 1
-        task = asyncio.create_task(self._attempt(outbox, delivery))
+        self._in_hand[outbox.module, delivery.subscriber] += 1
+        task = asyncio.create_task(self._deliver(outbox, delivery))
         self._running.add(task)
         task.add_done_callback(lambda task: self._ended(outbox, delivery, task))
 
     def _ended(self, outbox: Outbox, delivery: Delivery, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if delivery.envelope.key is not None or self._in_hand[delivery.subscriber] >= self._most:
-            outbox.is_due.set()  # the next of its key, or more for a subscriber that had as many as it may
-        self._in_hand[delivery.subscriber] -= 1
-        self._places.release()
+        self._in_hand[outbox.module, delivery.subscriber] -= 1
+        self._release(1)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The lease runs out, and the message is delivered again: the inbox knows whether it was handled.
             _log.warning("what became of a message could not be noted", **_described(delivery), reason=repr(error))
 
-    async def _attempt(self, outbox: Outbox, delivery: Delivery) -> None:
+    def _release(self, places: int) -> None:
+        self._free += places
+        if places:
+            self._has_place.set()
+            for outbox in self._held_back:
+                outbox.is_due.set()
+            self._held_back.clear()
+
+    async def _deliver(self, outbox: Outbox, delivery: Delivery) -> None:
+        """One message; of a key, all that have waited for it, one after the other."""
+        target = self._routes[outbox][delivery.subscriber]
+        following = [delivery]
+        while following:
+            [one] = following
+            is_done = await self._attempt(outbox, one, target)
+            if not is_done or one.envelope.key is None or self._is_stopping or not target.is_open():
+                return
+            following = await outbox.claim_next(one, target.wanted, self._limits)
+            following = [next_ for next_ in following if self._is_alive(next_)]
+
+    async def _attempt(self, outbox: Outbox, delivery: Delivery, target: Target) -> bool:
+        """Whether it was delivered; what else became of it is noted."""
         with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id):
             started_at = time.perf_counter()
+            limit = asyncio.timeout(self._settings.handler_timeout_seconds)
             try:
-                async with asyncio.timeout(self._settings.handler_timeout_seconds):
-                    await self._targets[delivery.subscriber].deliver(delivery)
-            except Exception as error:  # noqa: BLE001  # a handler may fail in any way
-                await self._failed(outbox, delivery, error)
-            except asyncio.CancelledError:
-                await asyncio.shield(outbox.fail(delivery, "stopped before it was done", 0))
-                raise
-            else:
-                is_ours = await outbox.complete(delivery)
-                seconds = round(time.perf_counter() - started_at, 4)
-                _log.debug("message delivered", **_described(delivery), seconds=seconds, is_ours=is_ours)
+                async with limit:
+                    await target.deliver(delivery)
+            except (Exception, asyncio.CancelledError) as error:  # a handler may fail in any way
+                if _is_cancelled():
+                    with suppress(Exception):
+                        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                            await outbox.give_back(delivery, "stopped before it was done", 0)
+                    raise asyncio.CancelledError from error
+                await self._failed(outbox, delivery, error, is_late=limit.expired())
+                return False
+            is_ours = await outbox.complete(delivery)
+            seconds = round(time.perf_counter() - started_at, 4)
+            _log.debug("message delivered", **_described(delivery), seconds=seconds, is_ours=is_ours)
+            return True
 
-    async def _failed(self, outbox: Outbox, delivery: Delivery, error: Exception) -> None:
+    async def _failed(self, outbox: Outbox, delivery: Delivery, error: BaseException, *, is_late: bool) -> None:
         settings = self._settings
         reason = f"{type(error).__name__}: {error}"
-        if delivery.attempt >= settings.max_attempts and delivery.subscriber != BROKER:
-            _log.error("message abandoned", **_described(delivery), exc_info=error)
+        if is_late:
+            seconds = settings.handler_timeout_seconds
+            reason = f"it was not done within {seconds:g} s (MESSAGING_HANDLER_TIMEOUT_SECONDS)"
+        is_outage = delivery.subscriber == BROKER or (isinstance(error, _OUTAGES) and not is_late)
+        if delivery.attempt >= settings.max_attempts and not is_outage:
+            _log.error("message abandoned", **_described(delivery), reason=reason, exc_info=error)
             await outbox.fail(delivery, reason, None)
             return
-        ceiling = min(settings.max_backoff_seconds, settings.backoff_seconds * 2 ** (delivery.attempt - 1))
+        ceiling = min(settings.max_backoff_seconds, settings.backoff_seconds * 2 ** min(delivery.attempt - 1, 30))
         pause = ceiling * random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
-        # A broker's reason is one sentence; a handler's is where in its code it failed.
-        why = {"reason": reason} if delivery.subscriber == BROKER else {"exc_info": error}
-        _log.warning("message failed", **_described(delivery), **why, again_in_seconds=round(pause, 2))
-        await outbox.fail(delivery, reason, pause)
+        # Of an outage one sentence is enough; of a handler, where in its code it failed.
+        where = None if is_outage else error
+        _log.warning(
+            "message failed", **_described(delivery), reason=reason, again_in_seconds=round(pause, 2), exc_info=where
+        )
+        if is_outage and delivery.subscriber != BROKER:
+            pause = max(pause, settings.poll_seconds)
+            await outbox.give_back(delivery, reason, pause)
+        else:
+            await outbox.fail(delivery, reason, pause)
         asyncio.get_running_loop().call_later(pause, outbox.is_due.set)
 
 
+def _is_cancelled() -> bool:
+    """Whether it is this task that is to end, not something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _end(tasks: Collection[asyncio.Future[None]], seconds: float) -> None:
-    """Let them end; cancel those that are late."""
+    """Let them end; cancel those that are late, and do not wait for ever for what they still have to say."""
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=seconds)
         for task in late:
             task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        if late:
+            await asyncio.wait(late, timeout=2 * _LAST_WORDS_SECONDS)
 
 
 async def _told(outbox: Outbox, seconds: float) -> None:
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await outbox.is_due.wait()
-    except TimeoutError:
-        pass
 
 
 def _described(delivery: Delivery) -> dict[str, object]:

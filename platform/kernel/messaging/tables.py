@@ -12,8 +12,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from kernel.database import BigId, UtcDateTime
-
-LONGEST_KEY = 200
+from kernel.messaging.envelope import LONGEST_KEY
 
 
 class State(StrEnum):
@@ -63,7 +62,7 @@ class OutboxTable:
         return (
             UniqueConstraint("message_id", "subscriber"),
             # Partial, so that what is done costs a poll nothing, however much there is of it.
-            Index(None, "due_at", postgresql_where=open_only, sqlite_where=open_only),
+            Index(None, "due_at", "id", postgresql_where=open_only, sqlite_where=open_only),
             Index(None, "subscriber", "key", "id", postgresql_where=open_only, sqlite_where=open_only),
             Index(None, "state", "finished_at", postgresql_where=done_only, sqlite_where=done_only),
         )

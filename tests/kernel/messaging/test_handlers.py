@@ -7,6 +7,7 @@ import pytest
 
 from kernel import Message, upcast
 from kernel.discovery import DiscoveryError, discover, subscribers_elsewhere
+from kernel.messaging.handlers import HandlerError
 from kernel.messaging.message import UnknownVersion
 from tests.kernel.messaging.shop import FILES, rows, running_shop, write_shop
 from tests.kernel.messaging.test_telling import URL, until
@@ -14,9 +15,12 @@ from tests.kernel.project import imported_alone
 
 HEAD = """
 from typing import Annotated
-from fastapi import Header
+from fastapi import Depends, Header
 from kernel import subscribe
 from modules.shop.contract import OrderPlaced
+
+async def given():
+    yield "something"
 
 @subscribe(OrderPlaced)
 """
@@ -69,11 +73,17 @@ def test_a_key_that_is_no_field_is_refused() -> None:
     ("handler", "complaint"),
     [
         ("def write_letter(message: OrderPlaced) -> None: ...", "must be `async def`"),
+        ("async def write_letter() -> None: ...", "must take the OrderPlaced to which it subscribes"),
+        ("async def write_letter(message: 'Unknown') -> None: ...", "'Unknown' is not defined"),
         ("async def write_letter(message: int) -> None: ...", "must take the OrderPlaced to which it subscribes"),
         ("async def write_letter(message: OrderPlaced, other: int) -> None: ...", "other must be annotated"),
         (
             "async def write_letter(message: OrderPlaced, other: Annotated[str, Header()]) -> None: ...",
             "other must be annotated as a dependency",
+        ),
+        (
+            "async def write_letter(message: OrderPlaced, other: Annotated[str, Depends(given)]) -> None: ...",
+            "has something to do after the handler",
         ),
     ],
 )
@@ -81,6 +91,64 @@ def test_a_handler_that_could_never_be_called_stops_the_start(tmp_path: Path, ha
     write_shop(tmp_path, {"mail/handlers.py": HEAD + handler})
     with imported_alone(), pytest.raises(DiscoveryError, match=complaint):
         discover(tmp_path)
+
+
+PLAIN = "async def write_letter(message: OrderPlaced) -> None: ..."
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"from kernel import subscribe as on\nfrom modules.shop.contract import OrderPlaced\n@on(OrderPlaced)\n{PLAIN}",
+        f"import kernel\nfrom modules.shop.contract import OrderPlaced\n@kernel.subscribe(OrderPlaced)\n{PLAIN}",
+        (
+            "from kernel import subscribe\nfrom modules.shop import contract as c\n@subscribe(c.OrderPlaced)\n"
+            "async def write_letter(message: c.OrderPlaced) -> None: ..."
+        ),
+        f"from kernel import subscribe\nfrom .local import OrderPlaced\n@subscribe(OrderPlaced)\n{PLAIN}",
+        f"from kernel import subscribe\nfrom modules.mail.local import OrderPlaced\n@subscribe(OrderPlaced)\n{PLAIN}",
+        (
+            f"from kernel import subscribe\nfrom modules.shop.contract import OrderPlaced\n{PLAIN}\n"
+            "other = subscribe(OrderPlaced)(write_letter)"
+        ),
+        (
+            "from kernel import subscribe\nfrom modules.shop.contract import OrderPlaced\nif True:\n"
+            f"    @subscribe(OrderPlaced)\n    {PLAIN}"
+        ),
+        (
+            "from kernel import subscribe\nfrom modules.shop.contract import OrderPlaced\n"
+            f"def bare(f): return lambda m: f(m)\n@bare\n@subscribe(OrderPlaced)\n{PLAIN}"
+        ),
+    ],
+)
+def test_a_handler_that_others_would_not_find_stops_the_start(tmp_path: Path, code: str) -> None:
+    write_shop(tmp_path, {"mail/handlers.py": code, "mail/local.py": "from modules.shop.contract import OrderPlaced"})
+    with imported_alone(), pytest.raises(DiscoveryError, match="is not written plainly"):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({"mail/handlers.py": HEAD.replace("@sub", "@subscribe(OrderPlaced)\n@sub") + PLAIN}, "subscribes twice"),
+        ({"mail/service.py": HEAD + PLAIN, "mail/handlers.py": "import modules.mail.service"}, "is not in handlers.py"),
+    ],
+)
+def test_a_handler_in_the_wrong_place_stops_the_start(tmp_path: Path, files: dict[str, str], complaint: str) -> None:
+    write_shop(tmp_path, files)
+    with imported_alone(), pytest.raises(DiscoveryError, match=complaint):
+        discover(tmp_path)
+
+
+async def test_two_messages_of_one_name_stop_the_start(tmp_path: Path, empty_url: str) -> None:
+    same = "\nclass Order_Placed(Message):\n    number: int\n"
+    both = FILES["mail/handlers.py"].replace("import OrderPlaced", "import Order_Placed, OrderPlaced") + (
+        "\n@subscribe(Order_Placed)\nasync def other(message: Order_Placed) -> None: ...\n"
+    )
+    files = {"shop/contract.py": FILES["shop/contract.py"] + same, "mail/handlers.py": both}
+    with pytest.raises(HandlerError, match="have one name on the wire, shop"):
+        async with running_shop(tmp_path, empty_url, files):
+            pass
 
 
 def test_a_handler_without_an_inbox_stops_the_start(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_the_command_shows_and_mends(tmp_path: Path) -> None:
         assert ran.returncode == code, ran.stderr
         return ran.stdout + ran.stderr
 
+    assert "at its newest migration (`kernel migrate`)?" in kernel("messages", "status", code=1)
     kernel("migrate")
     assert kernel("messages", "status") == "No messages.\n"
     asyncio.run(_abandon_one(tmp_path, variables))
@@ -102,8 +103,10 @@ def test_the_command_shows_and_mends(tmp_path: Path) -> None:
     )
     assert "by their ids, or say --all" in kernel("messages", "retry", "shop", code=1)
     assert kernel("messages", "retry", "shop", "1") == "To be delivered again: 1\n"
+    assert "Neither failed nor abandoned, or not there: 1, 2" in kernel("messages", "retry", "shop", "1", "2", code=1)
     assert kernel("messages", "purge") == "Removed: 0\n"
-    assert kernel("messages", "purge", "--subscriber", WHOM) == "Removed: 1\n"
+    assert "is there, and gets its messages" in kernel("messages", "purge", "--subscriber", WHOM, code=1)
+    assert kernel("messages", "purge", "--subscriber", "gone.handler") == "Removed: 0\n"
 
 
 async def _abandon_one(root: Path, variables: dict[str, str]) -> None:

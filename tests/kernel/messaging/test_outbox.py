@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from kernel.app import Kernel
 from kernel.messaging.envelope import Envelope
-from kernel.messaging.outbox import Delivery, Outbox
+from kernel.messaging.outbox import Delivery, Limits, Outbox, Wanted
 from kernel.messaging.tables import State, clock
 from tests.kernel.messaging.shop import rows, shop_kernel
 
@@ -29,7 +29,7 @@ async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: s
 
 
 async def take(outbox: Outbox, limit: int = 10, seconds: float = 60, max_attempts: int = 3) -> list[Delivery]:
-    return await outbox.claim({WHOM: 1}, limit=limit, seconds=seconds, max_attempts=max_attempts)
+    return await outbox.claim({WHOM: Wanted("shop.order_placed", 1)}, limit, Limits(seconds, max_attempts))
 
 
 async def test_what_is_claimed_is_nobody_elses_until_its_time_is_over(tmp_path: Path, empty_url: str) -> None:

@@ -1,0 +1,144 @@
+"""Who gets the places of a relay, and what happens when something that it needs is not there."""
+
+import time
+from pathlib import Path
+
+from kernel.messaging.envelope import Envelope
+from tests.kernel.messaging.shop import FILES, place, rows, running_shop
+from tests.kernel.messaging.test_telling import URL, until
+
+SLOW = "".join(
+    f"""
+@subscribe(OrderPlaced)
+async def slow_{number}(message: OrderPlaced) -> None:
+    await asyncio.sleep(3)
+"""
+    for number in range(3)
+)
+
+
+async def test_slow_subscribers_leave_a_place_for_the_others(tmp_path: Path, empty_url: str) -> None:
+    """They have sixty messages to wait for; without the places that are kept, so would the letters."""
+    files = {"mail/handlers.py": _with(SLOW)}
+    settings = {"MESSAGING_HANDLER_TIMEOUT_SECONDS": "4", "MESSAGING_STOP_SECONDS": "0"}
+    async with running_shop(tmp_path, empty_url, files, MESSAGING_RELAY="false", **settings) as (app, _client):
+        for number in range(20):
+            await place(app.kernel, number)
+        async with app.kernel.exchange.running():
+            started_at = time.monotonic()
+
+            async def all_written() -> bool:
+                return len(await rows(app, "mail", "letters")) == 20
+
+            await until(all_written)
+            assert time.monotonic() - started_at < 3
+
+
+def _with(handlers: str) -> str:
+    return FILES["mail/handlers.py"] + handlers
+
+
+async def test_an_outage_uses_up_no_attempts(tmp_path: Path, empty_url: str) -> None:
+    failing = _with(
+        """
+from kernel.contracts import ContractUnavailable
+asked = []
+
+@subscribe(OrderPlaced)
+async def ask(message: OrderPlaced) -> None:
+    asked.append(1)
+    if len(asked) < 5:
+        raise ContractUnavailable("down")
+"""
+    )
+    settings = {"MESSAGING_MAX_ATTEMPTS": "2", "MESSAGING_POLL_SECONDS": "0.05"}
+    async with running_shop(tmp_path, empty_url, {"mail/handlers.py": failing}, **settings) as (app, client):
+        await client.post(URL, json={"number": 1})
+
+        async def all_completed() -> bool:
+            return {row["state"] for row in await rows(app, "shop", "outbox")} == {"completed"}
+
+        await until(all_completed)
+        assert {row["attempts"] for row in await rows(app, "shop", "outbox")} == {1}
+
+
+async def test_a_handler_that_cancels_itself_has_failed(tmp_path: Path, empty_url: str) -> None:
+    cancelling = _with(
+        """
+@subscribe(OrderPlaced)
+async def cancel(message: OrderPlaced) -> None:
+    raise asyncio.CancelledError
+"""
+    )
+    settings = {"MESSAGING_MAX_ATTEMPTS": "2"}
+    async with running_shop(tmp_path, empty_url, {"mail/handlers.py": cancelling}, **settings) as (app, client):
+        await client.post(URL, json={"number": 1})
+
+        async def abandoned() -> list[str]:
+            return [row["error"] for row in await rows(app, "shop", "outbox") if row["state"] == "abandoned"]
+
+        assert await until(abandoned) == ["CancelledError: "]
+
+
+async def test_a_handler_that_takes_too_long_says_which_setting_ended_it(tmp_path: Path, empty_url: str) -> None:
+    settings = {"MAIL_DELAY_SECONDS": "5", "MESSAGING_HANDLER_TIMEOUT_SECONDS": "0.2", "MESSAGING_MAX_ATTEMPTS": "1"}
+    async with running_shop(tmp_path, empty_url, **settings) as (app, client):
+        await client.post(URL, json={"number": 1})
+
+        async def abandoned() -> list[str]:
+            return [row["error"] for row in await rows(app, "shop", "outbox") if row["state"] == "abandoned"]
+
+        [error] = await until(abandoned)
+        assert error == "it was not done within 0.2 s (MESSAGING_HANDLER_TIMEOUT_SECONDS)"
+        assert await rows(app, "mail", "letters") == []
+
+
+async def test_what_is_cut_off_at_the_end_is_given_back_at_once(tmp_path: Path, empty_url: str) -> None:
+    settings = {"MAIL_DELAY_SECONDS": "20", "MESSAGING_STOP_SECONDS": "0.3"}
+    async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false", **settings) as (app, _client):
+        for number in range(20):
+            await place(app.kernel, number)
+        async with app.kernel.exchange.running():
+
+            async def begun() -> bool:
+                return "processing" in {row["state"] for row in await rows(app, "shop", "outbox")}
+
+            await until(begun)
+            started_at = time.monotonic()
+        assert time.monotonic() - started_at < 3
+        left = await rows(app, "shop", "outbox")
+        assert {row["state"] for row in left} == {"failed", "pending"}
+        assert {row["attempts"] for row in left} == {0}
+
+
+async def test_a_row_of_another_message_is_not_given_to_a_handler(tmp_path: Path, empty_url: str) -> None:
+    async with running_shop(tmp_path, empty_url) as (app, client):
+        outbox = app.kernel.exchange.outboxes["shop"]
+        other = Envelope(id="0" * 32, name="shop.order_paid", version=1, key=None, payload='{"number": 7}')
+        async with outbox.database.transaction() as session:
+            await outbox.add(session, other, ["mail.write_letter"])
+        await client.post(URL, json={"number": 8})
+        await until(lambda: rows(app, "mail", "letters"))
+        assert [row["number"] for row in await rows(app, "mail", "letters")] == [8]
+        assert (await rows(app, "shop", "outbox"))[0]["state"] == "pending"
+
+
+async def test_a_long_queue_of_one_key_is_not_looked_through_for_each(tmp_path: Path, empty_url: str) -> None:
+    """10,000 rows of one key once came at 22 a second: each claim looked at all of them."""
+    async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false") as (app, _client):
+        many = 200 if empty_url.startswith("sqlite") else 1500
+        outbox = app.kernel.exchange.outboxes["shop"]
+        async with outbox.database.transaction() as session:
+            for number in range(many):
+                payload = f'{{"number": {number}, "customer": "c"}}'
+                one = Envelope(id=f"{number:032}", name="shop.order_placed", version=1, key="c", payload=payload)
+                await outbox.add(session, one, ["mail.write_letter"])
+        started_at = time.monotonic()
+        async with app.kernel.exchange.running():
+
+            async def all_written() -> bool:
+                return len(await rows(app, "mail", "letters")) == many
+
+            await until(all_written, seconds=60)
+        assert many / (time.monotonic() - started_at) > 60
+        assert [row["number"] for row in await rows(app, "mail", "letters")] == list(range(many))
