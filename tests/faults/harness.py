@@ -86,8 +86,13 @@ class Shop:
             return list((await session.execute(text(statement.format(s=prefix)))).all())
 
     async def until_drained(self, seconds: float = 120) -> None:
-        """Until nothing is left to be delivered."""
-        await until(self._is_drained, seconds)
+        """Until nothing is left to be delivered. Raises TimeoutError, which says what is left."""
+        try:
+            await until(self._is_drained, seconds)
+        except TimeoutError:
+            counted = "SELECT state, count(*), min(attempts), max(attempts), max(error) FROM {s}outbox GROUP BY state"
+            said = (self.root / "processes.log").read_text()[-2000:]
+            raise TimeoutError(f"{await self.rows('shop', counted)}\n{said}") from None
 
     async def _is_drained(self) -> bool:
         return not (await self.rows("shop", "SELECT 1 FROM {s}outbox WHERE finished_at IS NULL LIMIT 1"))

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import httpx2
@@ -37,25 +37,34 @@ Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 SUBSCRIBER = "mail.write_letter"
 
 
+class Load:
+    """Clients that place orders, each with a number of its own, and remember which were acknowledged."""
+
+    def __init__(self, here: Shop, url: str, acknowledged: set[int]) -> None:
+        self._url, self._acknowledged, self._numbers = url, acknowledged, count()
+        self._pause = 0.05 if here.kind == "SQLite" else 0  # there one writes at a time
+
+    async def keep_on(self, client: httpx2.AsyncClient) -> None:
+        while True:
+            number = next(self._numbers)
+            try:
+                answer = await client.post(self._url, json={"number": number})
+            except httpx2.TransportError:
+                await asyncio.sleep(0.02)
+            else:
+                if answer.status_code == 201:
+                    self._acknowledged.add(number)
+                await asyncio.sleep(self._pause)
+
+
 async def killed_at_random(folder: Path, database_url: str, quick: bool) -> list[Result]:
     """kill -9 of the server or of a relay, at a random moment under load. (Background tasks lost 130 of 3,834.)"""
     cycles = 5 if quick else 50
     # Handlers take a moment, so that whoever is killed has some in hand.
     async with shop(folder, database_url, MAIL_DELAY_SECONDS="0.03") as here:
         acknowledged: set[int] = set()
-        numbers = iter(range(10**9))
         port = free_port()
-
-        async def load(client: httpx2.AsyncClient) -> None:
-            while True:
-                number = next(numbers)
-                try:
-                    answer = await client.post(f"http://127.0.0.1:{port}/api/v1/shop", json={"number": number})
-                except httpx2.TransportError:
-                    await asyncio.sleep(0.02)
-                else:
-                    if answer.status_code == 201:
-                        acknowledged.add(number)
+        load = Load(here, f"http://127.0.0.1:{port}/api/v1/shop", acknowledged)
 
         with ExitStack() as stack:
             processes: list[subprocess.Popen[bytes]] = []
@@ -64,7 +73,7 @@ async def killed_at_random(folder: Path, database_url: str, quick: bool) -> list
             for _ in range(cycles):
                 await until_serving(port)
                 async with httpx2.AsyncClient() as client:
-                    clients = [asyncio.create_task(load(client)) for _ in range(4)]
+                    clients = [asyncio.create_task(load.keep_on(client)) for _ in range(4)]
                     await asyncio.sleep(random.uniform(0.2, 0.6))
                     victims = random.choice([[0], [1], [0, 1]])
                     for victim in victims:

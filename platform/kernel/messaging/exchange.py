@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -74,7 +75,10 @@ class Exchange:
                     raise HandlerError(f"{first} and {second} have one name on the wire, {name}: rename one of them")
                 self._handlers.setdefault(name, []).append(handler)
                 wanted = Wanted(name, message.message_version)
-                self.targets[handler.name] = Target(wanted, partial(self._deliver, module, handler))
+                # SQLite has one writer: what waits for it would only use up the time that a handler has.
+                on_sqlite = module.database.writer.dialect.name == "sqlite"
+                deliver = partial(self._deliver, module, handler)
+                self.targets[handler.name] = Target(wanted, deliver, at_once=1 if on_sqlite else sys.maxsize)
         self.broker: Broker | None = None
         if settings.broker_url is not None:
             self.broker = Broker(

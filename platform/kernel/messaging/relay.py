@@ -6,6 +6,7 @@ clock; an attempt that was overtaken cannot complete it any more.
 
 import asyncio
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -41,6 +42,8 @@ class Target:
     deliver: Callable[[Delivery], Awaitable[None]]
     # Whether it makes sense to try; what cannot be delivered now stays where it is, and no attempt is counted.
     is_open: Callable[[], bool] = lambda: True
+    # How many may be under way together, whatever place there is.
+    at_once: int = sys.maxsize
 
 
 class Relay:
@@ -95,16 +98,17 @@ class Relay:
 
     def _able(self, outbox: Outbox, most: int) -> tuple[dict[str, Wanted], int]:
         """Who may get messages now, and how many at once."""
-        in_hand = {name: self._in_hand[outbox.module, name] for name in self._routes[outbox]}
-        ceiling = self._most if self._free > _RESERVED else 1
-        able = {
-            name: target.wanted
-            for name, target in self._routes[outbox].items()
-            if in_hand[name] < ceiling and target.is_open()
-        }
-        if max(in_hand.values(), default=0) >= ceiling:
-            self._held_back.add(outbox)
-        return (able, min(most, self._free - _RESERVED if self._free > _RESERVED else 1)) if self._free else ({}, 0)
+        has_room = self._free > _RESERVED
+        able: dict[str, Wanted] = {}
+        room = 0
+        for name, target in self._routes[outbox].items():
+            left = min(self._most if has_room else 1, target.at_once) - self._in_hand[outbox.module, name]
+            if left <= 0:
+                self._held_back.add(outbox)
+            elif self._free and target.is_open():
+                able[name] = target.wanted
+                room += left
+        return able, min(most, room, self._free - _RESERVED if has_room else 1)
 
     async def _wait_for_place(self) -> None:
         self._has_place.clear()
