@@ -4,7 +4,7 @@ from pathlib import Path
 
 _EVENING = 5000
 # Messages, brokers and contracts over HTTP. An application in one process may leave them for another day.
-_SECOND_EVENING = 2500
+_SECOND_EVENING = 3000
 _BETWEEN_PROCESSES = (
     "messaging/",
     "remote/",

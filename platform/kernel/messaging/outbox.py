@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -18,8 +19,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import ReturningUpdate, UpdateBase
 
 from kernel.database import Database
@@ -169,12 +168,14 @@ class Outbox:
         ]
 
     def _insertion(self, *, notifies: bool) -> UpdateBase:
-        insert = postgresql_insert if self._on_postgresql else sqlite_insert
+        # Only that of the database in use: each brings all its drivers' dialects along.
+        insert = import_module(f"sqlalchemy.dialects.{self.database.writer.dialect.name}").insert
         fixed: dict[str, Any] = {"state": State.PENDING, "attempts": 0, "created_at": clock(), "due_at": clock()}
         statement = insert(self.table).values(fixed).on_conflict_do_nothing(index_elements=["message_id", "subscriber"])
         # A part of the same statement: no round trip of its own. Several in one transaction are sent as one.
         told = func.pg_notify(CHANNEL, self.module).cast(Text) if notifies else self.table.c.id
-        return statement.returning(told)
+        returning: UpdateBase = statement.returning(told)
+        return returning
 
     def _claiming(self, subscribers: Mapping[str, Wanted], *, of_key: bool = False) -> UpdateBase:
         table, before = self.table, self.table.alias("before")
