@@ -57,8 +57,9 @@ class Exchange:
         elsewhere: Mapping[str, Sequence[str]],
     ) -> None:
         """`elsewhere` are the subscribers that run in other processes, by the message's name, as far as is known."""
-        self._settings, self._config, self._elsewhere = settings, database, elsewhere
+        self._settings, self._config = settings, database
         self._modules = {module.name: module for module in modules}
+        self._elsewhere = {name: whom for name, whom in elsewhere.items() if name.partition(".")[0] in self._modules}
         self._handlers: dict[str, list[Handler]] = {}
         self.outboxes: dict[str, Outbox] = {}
         self.targets: dict[str, Target] = {}
@@ -113,7 +114,7 @@ class Exchange:
                 _log.warning(
                     "messages wait for modules that do not run here: where they share a database, `kernel relay` with "
                     "all modules delivers them, elsewhere MESSAGING_BROKER_URL",
-                    subscribers=sorted({name for names in self._elsewhere.values() for name in names}),
+                    subscribers=sorted(name for names in self._elsewhere.values() for name in names),
                 )
             routes = {outbox: self._targets_of(outbox) for outbox in self.outboxes.values()}
             relay = Relay(routes, self._settings)

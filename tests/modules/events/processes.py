@@ -29,19 +29,30 @@ DO $$ BEGIN EXECUTE (
 
 
 class Process:
-    """`kernel serve` on a free port. Ends with `stop`."""
+    """A `kernel` command. Ends with `stop`."""
 
-    def __init__(self, root: Path, log: Path, variables: dict[str, str], modules: str | None = None) -> None:
-        with closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        command = [str(Path(sys.executable).with_name("kernel")), "serve", "--host=127.0.0.1", f"--port={self.port}"]
-        command += [] if modules is None else [f"--modules={modules}"]
+    def __init__(self, root: Path, log: Path, variables: dict[str, str], *words: str) -> None:
+        command = [str(Path(sys.executable).with_name("kernel")), *words]
         self._log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 command, cwd=root, env=os.environ | variables, stdout=output, stderr=output
             )
+
+    def stop(self) -> None:
+        self._process.terminate()
+        assert self._process.wait(30) == 0, self._log.read_text()
+
+
+class Server(Process):
+    """`kernel serve` on a free port."""
+
+    def __init__(self, root: Path, log: Path, variables: dict[str, str], modules: str | None = None) -> None:
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        chosen = [] if modules is None else [f"--modules={modules}"]
+        super().__init__(root, log, variables, "serve", "--host=127.0.0.1", f"--port={self.port}", *chosen)
 
     def wait_until_ready(self) -> None:
         """Raises AssertionError with the log where it ends, or takes too long."""
@@ -50,10 +61,6 @@ class Process:
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < ends_at, self._log.read_text()
             time.sleep(0.05)
-
-    def stop(self) -> None:
-        self._process.terminate()
-        assert self._process.wait(30) == 0, self._log.read_text()
 
     def _is_ready(self) -> bool:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
@@ -126,9 +133,11 @@ class Network:
 class Deployment:
     """The processes that serve the application, and their database."""
 
-    events: Process
-    images: Process
+    events: Server
+    images: Server
     network: Network | None
+    # What neither of two processes could deliver: from the one's outbox to the other's handlers.
+    relay: Process | None
     database: URL | Path
 
     def empty(self) -> None:
@@ -146,6 +155,8 @@ class Deployment:
         if self.network is not None:
             self.images.stop()
             self.network.stop()
+        if self.relay is not None:
+            self.relay.stop()
 
 
 def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart: bool) -> Deployment:
@@ -167,15 +178,16 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
         variables["DATABASE_URL"] = database.render_as_string(hide_password=False)
         variables["DATABASE_ROLE_PREFIX"] = f"{template}."  # the copy's tables belong to the same roles
     if not apart:
-        one = Process(root, folder / "log", variables)
+        one = Server(root, folder / "log", variables)
         one.wait_until_ready()
-        return Deployment(one, one, None, database)
-    images = Process(root, folder / "images.log", variables, "images")
+        return Deployment(one, one, None, None, database)
+    relay = Process(root, folder / "relay.log", variables, "relay")
+    images = Server(root, folder / "images.log", variables, "images")
     network = Network(images.port)
-    events = Process(root, folder / "events.log", variables | {"IMAGES_URL": network.url}, "events,health")
+    events = Server(root, folder / "events.log", variables | {"IMAGES_URL": network.url}, "events,health")
     images.wait_until_ready()
     events.wait_until_ready()
-    return Deployment(events, images, network, database)
+    return Deployment(events, images, network, relay, database)
 
 
 def _empty_sqlite(file: Path) -> None:
