@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator, Mapping
 
-from walls.annotations import classes_in, members, parts_of, tree_of
+from walls.annotations import classes_in, followed, members, parts_of, tree_of
 from walls.astray import RULE, unreadable
 from walls.contracts import options, read_all
 from walls.findings import Finding
@@ -13,6 +13,7 @@ from walls.sources import last_name
 from walls.wire import KEYS, is_wire_type, why_not
 
 _DECORATORS = frozenset({"kernel.safe", "kernel.contracts.safe", "abc.abstractmethod", "typing.override"})
+_DECLARED = frozenset({"kernel.ContractError", "kernel.contracts.ContractError"})
 _MUTABLE = frozenset({"list", "dict", "set"})
 _ARRAYS = frozenset({"list", "tuple", "set", "frozenset", "collections.abc.Sequence", "collections.abc.Set"})
 _MAPPINGS = frozenset({"dict", "collections.abc.Mapping"})
@@ -52,6 +53,13 @@ class _Reader:
                 yield from self._body(ancestor)
         if self.shape.kind == "message":
             yield from self._message()
+        if self.shape.kind == "error" and not self._reaches_others():
+            why = f"{self.name} is an error that only reaches who asks in the same process."
+            yield self._at(self.shape.line, why, "Derive it from kernel.ContractError, its fields as annotations.")
+
+    def _reaches_others(self) -> bool:
+        bases = ((one.source, base) for one in self.shape.lineage for base in one.node.bases)
+        return any(followed(self.project, source, base) in _DECLARED for source, base in bases)
 
     def _method(self, name: str, method: Method) -> Iterator[Finding]:
         yield from self._member(f"the result of {self.name}.{name}", method.result)

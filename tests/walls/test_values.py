@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, EmailStr, Field, FilePath, Json, Pri
 from pydantic import computed_field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
-from kernel import Contract, Message, safe
+from kernel import Contract, ContractError, Message, safe
 from kernel.database import Page
 from kernel.fields import Id
 from modules.other.contract import Colour
@@ -173,7 +173,9 @@ def test_plain_values_pass(check: Check, type_: str) -> None:
         "class Sub(Slice[Thing]): ...\n",
         "class Sub(Slice): ...\n",
         "class Given(BaseModel):\n    @computed_field\n    def it(self) -> Thing: ...\n",
-        "class NotThere(Exception):\n    def __init__(self, it: Thing) -> None: ...\n",
+        "class NotThere(ContractError):\n    it: Thing\n",
+        "class NotThere(LookupError):\n    id: int\n",
+        "class NotThere(Exception): ...\n\nclass Gone(NotThere): ...\n",
         "class Things(Contract):\n    async def do(self) -> T: ...\n",
         "class Things(Contract):\n    @staticmethod\n    async def do(it: Thing) -> int: ...\n",
         "class Things(Contract):\n    @cached\n    async def do(self) -> int: ...\n",
@@ -216,7 +218,7 @@ def test_contracts_and_messages_that_others_cannot_ask_or_trust_are_refused(chec
         "class Given(BaseModel):\n    id: Final[int]\n    names: Final[dict[str, Any]] = {}\n",
         "class Things(Contract):\n    MOST: ClassVar[int] = 5\n    DAY: Final = 60 * 60 * 24\n",
         "class Things(Contract):\n    async def do(self, seconds: int = 60 * 60) -> None: ...\n",
-        "class NotThere(LookupError):\n    def __init__(self, id: int) -> None: ...\n",
+        "class NotThere(ContractError):\n    id: int\n\nclass Gone(NotThere):\n    since: dt.date\n",
         'class Things(Contract):\n    """Hands out no Thing."""\n',
     ],
 )

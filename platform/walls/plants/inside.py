@@ -129,6 +129,7 @@ VALUES_ONLY = [
     _refused("any number of arguments", "class More(Contract):\n    async def do(self, *x: int) -> int: ...\n"),
     _refused("a message that can be changed", "class M(Message, frozen=False):\n    x: int\n"),
     _refused("the same in its configuration", "class M(Message):\n    model_config = {'frozen': False}\n    x: int\n"),
+    _refused("an error of one process", "class NotThere(LookupError):\n    pass\n"),
     _refused("a list in a message", "class M(Message):\n    x: list[int]\n"),
 ]
 
@@ -146,6 +147,7 @@ INNOCENT_VALUES_ONLY = [
     _value(
         "literals that are names", "from typing import Literal\n\nclass V(BaseModel):\n    x: Literal['Any', 'Right']\n"
     ),
+    _value("an error", "from kernel import ContractError\n\nclass NotThere(ContractError):\n    x: int\n"),
     _value("a private helper", "def _own(anything): ...\n"),
     _value("a constant of a value", "from typing import Final\n\nclass V(BaseModel):\n    x: Final[int]\n"),
 ]
