@@ -147,7 +147,6 @@ INNOCENT_VALUES_ONLY = [
     _value(
         "literals that are names", "from typing import Literal\n\nclass V(BaseModel):\n    x: Literal['Any', 'Right']\n"
     ),
-    _value("an error", "from kernel import ContractError\n\nclass NotThere(ContractError):\n    x: int\n"),
     _value("a private helper", "def _own(anything): ...\n"),
     _value("a constant of a value", "from typing import Final\n\nclass V(BaseModel):\n    x: Final[int]\n"),
 ]
