@@ -19,7 +19,8 @@ class MessagingSettings(SettingsGroup):
     broker_prefix: str = Field("messages", pattern=r"^[a-z0-9_]+$")
     # How many are delivered at once in a process. One subscriber gets at most all but one of these places.
     concurrency: int = Field(8, ge=2)
-    # How often to look for what nobody told us of: what was published on SQLite by another process, what failed.
+    # How often to look for what nobody told us of: what another process published on SQLite, or had in hand when it
+    # died. Ten times as seldom where PostgreSQL tells us of the rest.
     poll_seconds: float = Field(1, gt=0)
     # PostgreSQL: publishing tells the relays of other processes (NOTIFY), each of which keeps a connection to listen.
     listen: bool = True
