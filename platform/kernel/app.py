@@ -224,9 +224,12 @@ class Kernel:
             return
         for history in self.histories():
             if missing := await history.pending():
+                # Who shares the settings with others, which say where this module runs, has to ask for it by name.
+                is_addressed = self.settings.sources.origin(f"{history.module.upper()}_URL")
+                command = f"ENABLED_MODULES={history.module} kernel migrate" if is_addressed else "kernel migrate"
                 raise MigrationError(
                     f"the tables of {history.module} lack {len(missing)} migration(s), the first being {missing[0]}: "
-                    "run `kernel migrate` before the start"
+                    f"run `{command}` before the start"
                 )
 
 

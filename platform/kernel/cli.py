@@ -81,7 +81,8 @@ def serve(
     typer.echo(f"API      {base}/api/v1")
     if settings.application.shows_docs:
         typer.echo(f"Docs     {base}/docs")
-    typer.echo(f"Health   {base}/health")
+    if any(module.name == "health" for module in project.modules):
+        typer.echo(f"Health   {base}/health")
     os.chdir(settings.root)
     # After an orderly stop uvicorn raises the signal anew, which would end the process as if it had been killed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -96,7 +97,7 @@ def serve(
         port=server.port,
         workers=server.workers,
         reload=server.reload,
-        reload_dirs=[str(settings.root / "modules"), str(Path(__file__).parent)] if server.reload else None,
+        reload_dirs=_watched(settings.root) if server.reload else None,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -108,6 +109,11 @@ def serve(
         timeout_keep_alive=server.keep_alive_timeout_seconds,
         timeout_graceful_shutdown=server.graceful_shutdown_timeout_seconds,
     )
+
+
+def _watched(root: Path) -> list[str]:
+    """What starts a server anew: also a migration, for which it may wait."""
+    return [str(path) for path in (root / "modules", root / "migrations", Path(__file__).parent) if path.is_dir()]
 
 
 @app.command()
@@ -135,6 +141,13 @@ def migrate(
         else:
             asyncio.run(history.upgrade())
             typer.echo("at its newest migration")
+    _name_those_elsewhere()
+
+
+def _name_those_elsewhere() -> None:
+    """Where all processes share their settings, modules with an address are not in this one."""
+    for name in _kernel().settings.elsewhere:
+        typer.echo(f"{name}: runs elsewhere ({name.upper()}_URL); here: ENABLED_MODULES={name} kernel migrate")
 
 
 def _check(histories: "list[History]") -> None:

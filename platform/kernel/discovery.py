@@ -106,7 +106,7 @@ def subscribers_elsewhere(root: Path, here: Collection[str]) -> dict[str, list[s
         module = path.parent.name
         try:
             subscriptions = {} if module in here else read_subscriptions(path)
-        except SyntaxError as error:
+        except (SyntaxError, HandlerError) as error:
             raise DiscoveryError([f"{path} cannot be read, and messages for it would be lost: {error}"]) from None
         for function, message in subscriptions.items():
             found.setdefault(message, []).append(f"{module}.{function}")

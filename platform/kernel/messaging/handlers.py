@@ -23,6 +23,10 @@ from kernel.messaging.tables import clock
 from kernel.web.session import get_db
 
 _MARK = "__kernel_subscribes_to__"
+_PLAINLY = (
+    "is not written plainly, and who runs elsewhere would not find it. Write `@subscribe(OrderPlaced)` above a "
+    "function of this file, and import the message by name: `from modules.shop.contract import OrderPlaced`"
+)
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[None]])
 
@@ -54,7 +58,8 @@ def subscribe(message: type[Message]) -> Callable[[Function], Function]:
 def read_subscriptions(path: Path) -> dict[str, str]:
     """The messages to which a handlers.py subscribes, by the handler's name. Nothing of it is imported.
 
-    Raises SyntaxError. It sees what is written plainly: `handlers_of` refuses the rest, so that both see the same.
+    Raises SyntaxError, and HandlerError for what it can see but not read. It sees what is written plainly:
+    `handlers_of` refuses the rest, so that both see the same.
     """
     tree = ast.parse(path.read_bytes(), str(path))
     homes = {
@@ -72,6 +77,8 @@ def read_subscriptions(path: Path) -> dict[str, str]:
                 case ast.Call(func=ast.Name("subscribe"), args=[ast.Name(message)]) if message in homes:
                     owner, name = homes[message]
                     found[function.name] = f"{owner}.{snake_case(name)}"
+                case ast.Call(func=ast.Name("subscribe") | ast.Attribute(attr="subscribe")):
+                    raise HandlerError(f"modules/{path.parent.name}/handlers.py: {function.name} {_PLAINLY}")
     return found
 
 
@@ -171,10 +178,7 @@ def handlers_of(module: str, file: ModuleType) -> Iterator[Handler]:
     marked = {name: getattr(value, _MARK) for name, value in vars(file).items() if hasattr(value, _MARK)}
     read = read_subscriptions(path)
     if odd := sorted(read.items() ^ {name: message.message_name() for name, message in marked.items()}.items()):
-        raise HandlerError(
-            f"{place}: {odd[0][0]} is not written plainly, and who runs elsewhere would not find it. Write `@subscribe("
-            "OrderPlaced)` above a function of this file, and import the message from its module's contract by name"
-        )
+        raise HandlerError(f"{place}: {odd[0][0]} {_PLAINLY}")
     for name, message in marked.items():
         yield _handler(module, f"{place}: {name}", getattr(file, name), message)
 

@@ -178,4 +178,6 @@ def _must_be_200(answer: httpx2.Response, what: str) -> None:
         detail = answer.json()["detail"]
     except (ValueError, KeyError, TypeError):
         detail = answer.reason_phrase
+    if answer.status_code == 401:
+        detail += " Have both sides the same INTERNAL_SECRET, or keys that fit, and the same time?"
     raise ContractUnavailable(f"{what} was answered with {answer.status_code} by {answer.url}: {detail}")

@@ -164,6 +164,13 @@ def test_who_subscribes_elsewhere_is_read_and_not_loaded(tmp_path: Path) -> None
     assert subscribers_elsewhere(tmp_path, {"shop", "mail"}) == {}
 
 
+def test_a_subscription_elsewhere_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    code = "from kernel import subscribe\nfrom modules.shop import contract as c\n@subscribe(c.OrderPlaced)\n"
+    write_shop(tmp_path, {"mail/handlers.py": f"{code}async def write_letter(message: c.OrderPlaced) -> None: ..."})
+    with pytest.raises(DiscoveryError, match="write_letter is not written plainly"):
+        subscribers_elsewhere(tmp_path, {"shop"})
+
+
 async def test_messages_for_modules_elsewhere_wait(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url, ENABLED_MODULES="shop") as (app, client):
         await client.post(URL, json={"number": 1})
