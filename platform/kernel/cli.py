@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kernel import cli_messages
+from kernel.console import fail, load_kernel, print_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from kernel.app import Kernel
     from kernel.database.migrations import History
 
 app = typer.Typer(
@@ -75,7 +73,7 @@ def serve(
     settings = project.settings
     server = settings.server
     if server.reload and server.workers > 1:
-        _fail("Auto-reload serves with one process: leave out --workers, or say --no-reload.")
+        fail("Auto-reload serves with one process: leave out --workers, or say --no-reload.")
     _must_be_free(server.host, server.port)
     base = f"http://{server.host}:{server.port}{server.root_path}"
     typer.echo(f"API      {base}/api/v1")
@@ -128,7 +126,7 @@ def migrate(
 ) -> None:
     """Bring the tables of all modules to their newest migration, in the order of their dependencies."""
     if down_to is not None and module is None:
-        _fail("--down-to undoes one module's migrations: name the module.")
+        fail("--down-to undoes one module's migrations: name the module.")
     histories = _histories(module)
     if check:
         _check(histories)
@@ -146,7 +144,7 @@ def migrate(
 
 def _name_those_elsewhere() -> None:
     """Where all processes share their settings, modules with an address are not in this one."""
-    for name in _kernel().settings.elsewhere:
+    for name in load_kernel().settings.elsewhere:
         typer.echo(f"{name}: runs elsewhere ({name.upper()}_URL); here: ENABLED_MODULES={name} kernel migrate")
 
 
@@ -156,7 +154,7 @@ def _check(histories: "list[History]") -> None:
         problems += [f"{history.module} lacks migration {revision}" for revision in asyncio.run(history.pending())]
         problems += [f"{history.module}: tables and models differ: {change}" for change in asyncio.run(history.drift())]
     if problems:
-        _fail("\n".join(problems))
+        fail("\n".join(problems))
     typer.echo("Every database is at its newest migration and agrees with the models.")
 
 
@@ -180,7 +178,7 @@ def roles(
     """Print the SQL that gives each module a PostgreSQL role with rights in its own schema, after `kernel migrate`."""
     from kernel.database import roles as of_database  # noqa: PLC0415
 
-    kernel = _kernel()
+    kernel = load_kernel()
     found = kernel.roles()
     if not found:
         typer.echo("There is nothing to do: no module is on PostgreSQL, and SQLite has no roles.")
@@ -199,7 +197,7 @@ def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs."
     """Show the modules, in the order in which they start, and where those run that are asked elsewhere."""
     from rich.table import Table  # noqa: PLC0415
 
-    kernel = _kernel()
+    kernel = load_kernel()
     rows = [
         {
             "name": module.name,
@@ -223,7 +221,7 @@ def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs."
     table = Table(*(name.replace("_", " ").capitalize() for name in ("name", *list(rows[0])[1:]))) if rows else Table()
     for row in rows:
         table.add_row(*(", ".join(cell) if isinstance(cell, list) else str(cell or "") for cell in row.values()))
-    _print(table)
+    print_table(table)
 
 
 @app.command()
@@ -236,27 +234,14 @@ def settings() -> None:
     table = Table("Setting", "Value", "From")
     for setting in load_settings().describe():
         table.add_row(setting.name, setting.value, setting.origin)
-    _print(table)
-
-
-def _print(table: "Table") -> None:
-    """As wide as it needs when nobody looks at it: a value must not be cut in a file."""
-    from rich.console import Console  # noqa: PLC0415
-
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
-
-
-def _kernel() -> "Kernel":
-    from kernel.app import Kernel, load_project  # noqa: PLC0415
-
-    return Kernel(*load_project())
+    print_table(table)
 
 
 def _histories(module: str | None) -> "list[History]":
-    histories = list(_kernel().histories())
+    histories = list(load_kernel().histories())
     chosen = [history for history in histories if module in {None, history.module}]
     if module is not None and not chosen:
-        _fail(f"There is no module {module} with tables. There are: {', '.join(one.module for one in histories)}.")
+        fail(f"There is no module {module} with tables. There are: {', '.join(one.module for one in histories)}.")
     return chosen
 
 
@@ -268,12 +253,7 @@ def _must_be_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            _fail(
+            fail(
                 f"Cannot listen on {host}:{port} ({error.strerror}). "
                 "Stop what listens there, or choose another: make run PORT=8001"
             )
-
-
-def _fail(message: str) -> None:
-    typer.secho(message, fg="red", err=True)
-    raise typer.Exit(1)

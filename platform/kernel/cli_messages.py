@@ -3,12 +3,13 @@
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+from kernel.console import fail, load_kernel, print_table
 
 if TYPE_CHECKING:
     from kernel.app import Kernel
@@ -24,7 +25,7 @@ app = typer.Typer(help="Look at the messages between modules, and mend what went
 
 def relay() -> None:
     """Deliver messages, and serve nothing. Any number of these may run, beside those that serve."""
-    asyncio.run(_relay(_kernel()))
+    asyncio.run(_relay(load_kernel()))
 
 
 @app.command()
@@ -33,7 +34,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
     from kernel.messaging.operations import backlog  # noqa: PLC0415
 
     rows = [row for part in _on_all(lambda outbox: backlog(outbox, with_completed=True)) for row in part]
-    served = _kernel().exchange.targets
+    served = load_kernel().exchange.targets
     shown = [
         {
             "module": row.module, "subscriber": row.subscriber, "state": row.state.value, "messages": row.messages,
@@ -68,7 +69,7 @@ def show(module: OfModule, id_: Annotated[int, typer.Argument(metavar="ID", min=
 
     [found] = _on_all(lambda outbox: find(outbox, (), [id_]), module)
     if not found:
-        _fail(f"{module} has no message {id_} in its outbox.")
+        fail(f"{module} has no message {id_} in its outbox.")
     typer.echo(json.dumps(found[0], indent=2, default=str))
 
 
@@ -82,10 +83,10 @@ def retry(
     from kernel.messaging.operations import retry as deliver_again  # noqa: PLC0415
 
     if bool(ids) == everything:
-        _fail("Name the messages by their ids, or say --all.")
+        fail("Name the messages by their ids, or say --all.")
     [found] = _on_all(lambda outbox: deliver_again(outbox, ids or ()), module)
     if missing := set(ids or ()) - set(found):
-        _fail(f"Neither failed nor abandoned, or not there: {', '.join(map(str, sorted(missing)))}")
+        fail(f"Neither failed nor abandoned, or not there: {', '.join(map(str, sorted(missing)))}")
     typer.echo(f"To be delivered again: {', '.join(map(str, found)) or 'none'}")
 
 
@@ -99,26 +100,20 @@ def purge(
     from kernel.messaging.operations import forget  # noqa: PLC0415
 
     if subscriber is not None:
-        if subscriber in _kernel().exchange.targets:
-            _fail(f"{subscriber} is there, and gets its messages. Only what waits for somebody who is gone is dropped.")
+        if subscriber in load_kernel().exchange.targets:
+            fail(f"{subscriber} is there, and gets its messages. Only what waits for somebody who is gone is dropped.")
         typer.echo(f"Removed: {sum(_on_all(lambda outbox: forget(outbox, subscriber)))}")
         return
-    kernel = _kernel()
+    kernel = load_kernel()
     typer.echo(f"Removed: {asyncio.run(_closing(kernel, kernel.exchange.purge()))}")
-
-
-def _kernel() -> "Kernel":
-    from kernel.app import Kernel, load_project  # noqa: PLC0415
-
-    return Kernel(*load_project())
 
 
 def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = None) -> list[Result]:
     """What it gives for every outbox, or for that of one module."""
-    kernel = _kernel()
+    kernel = load_kernel()
     outboxes = kernel.exchange.outboxes
     if only is not None and only not in outboxes:
-        _fail(f"No module {only} with an outbox. There are: {', '.join(outboxes) or 'none'}.")
+        fail(f"No module {only} with an outbox. There are: {', '.join(outboxes) or 'none'}.")
 
     async def run() -> list[Result]:
         return [await work(outbox) for name, outbox in outboxes.items() if only in {None, name}]
@@ -129,9 +124,7 @@ def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = No
         return asyncio.run(_closing(kernel, run()))
     except (*FAILURES, DatabaseUnavailable) as error:
         why = getattr(error, "orig", None) or error
-        _fail(
-            f"The messages cannot be read: {why}\nIs the database up, and at its newest migration (`kernel migrate`)?"
-        )
+        fail(f"The messages cannot be read: {why}\nIs the database up, and at its newest migration (`kernel migrate`)?")
 
 
 def _list(state: Any, module: str | None) -> None:
@@ -149,13 +142,7 @@ def _list(state: Any, module: str | None) -> None:
     _show([row for part in _on_all(rows_of, module) for row in part], as_json=False, otherwise=f"Nothing is {state}.")
 
 
-def _fail(message: str) -> NoReturn:
-    typer.secho(message, fg="red", err=True)
-    raise typer.Exit(1)
-
-
 def _show(rows: list[dict[str, Any]], *, as_json: bool, otherwise: str) -> None:
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     if as_json:
@@ -167,8 +154,7 @@ def _show(rows: list[dict[str, Any]], *, as_json: bool, otherwise: str) -> None:
     table = Table(*(name.replace("_", " ").capitalize() for name in rows[0]))
     for row in rows:
         table.add_row(*(str(cell) for cell in row.values()))
-    # As wide as it needs when nobody looks at it: an error must not be cut in a file.
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+    print_table(table)
 
 
 async def _closing(kernel: "Kernel", work: Awaitable[Result]) -> Result:

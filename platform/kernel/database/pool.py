@@ -119,7 +119,7 @@ class Database:
             if rows is not None:
                 return rows
         async with self.transaction() as transaction:
-            return list((await transaction.execute(statement, params)).all())
+            return await transaction.rows(statement, params)
 
     async def check(self) -> None:
         """Ask both databases for an answer, in no module's name. Raises DatabaseUnavailable."""
