@@ -25,10 +25,13 @@ from kernel.settings.groups import (
 )
 from kernel.settings.internal import InternalSettings
 from kernel.settings.messaging import MessagingSettings
+from kernel.settings.security import AuthSettings, RateLimitSettings, StoreSettings
 from kernel.settings.sources import Environment, Fault, SettingsError, Sources
+from kernel.settings.telemetry import TelemetrySettings
 
 __all__ = [
     "ApplicationSettings",
+    "AuthSettings",
     "CorsSettings",
     "DatabaseConfig",
     "Environment",
@@ -38,12 +41,15 @@ __all__ = [
     "LogSettings",
     "MessagingSettings",
     "ModuleSettings",
+    "RateLimitSettings",
     "ServerSettings",
     "Setting",
     "Settings",
     "SettingsError",
     "SettingsGroup",
     "Sources",
+    "StoreSettings",
+    "TelemetrySettings",
     "find_root",
 ]
 
@@ -52,11 +58,32 @@ CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
     *_GROUPS,
     ("messaging", MessagingSettings),
     ("internal", InternalSettings),
+    ("auth", AuthSettings),
+    ("rate_limit", RateLimitSettings),
+    ("store", StoreSettings),
+    ("telemetry", TelemetrySettings),
 )
 
 # Module names whose variables would be taken for the kernel's.
 RESERVED_NAMES = frozenset(
-    {"application", "database", "cors", "internal", "log", "messaging", "server", "http", "http_client", "secrets"}
+    {
+        "application",
+        "auth",
+        "cors",
+        "database",
+        "http",
+        "http_client",
+        "internal",
+        "log",
+        "messaging",
+        "otel",
+        "rate",
+        "rate_limit",
+        "secrets",
+        "server",
+        "store",
+        "telemetry",
+    }
 )
 # What examples, tutorials and our own env_files use where a secret belongs.
 _EXAMPLES = (
@@ -105,6 +132,10 @@ class Settings:
     cors: CorsSettings
     log: LogSettings
     messaging: MessagingSettings
+    auth: AuthSettings
+    rate_limit: RateLimitSettings
+    store: StoreSettings
+    telemetry: TelemetrySettings
     server: ServerSettings
     modules: Mapping[str, ModuleSettings]
     # The address of each module that runs in another process.

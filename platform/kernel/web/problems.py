@@ -61,6 +61,18 @@ class BadRequest(Problem):
     status = 400
 
 
+class Unauthorized(Problem):
+    """401: who asks has to say who they are, in a way that holds."""
+
+    status = 401
+
+
+class Forbidden(Problem):
+    """403: we know who asks, and they may not."""
+
+    status = 403
+
+
 class NotFound(Problem):
     """404."""
 
@@ -95,6 +107,12 @@ class RangeNotSatisfiable(Problem):
     """416."""
 
     status = 416
+
+
+class TooManyRequests(Problem):
+    """429."""
+
+    status = 429
 
 
 class Unprocessable(Problem):

@@ -1,0 +1,14 @@
+"""What the application tells about itself."""
+
+from pydantic_settings import SettingsConfigDict
+
+from kernel.settings.groups import SettingsGroup
+
+
+class TelemetrySettings(SettingsGroup):
+    """Metrics, and where traces go. The exporter's own variables are OpenTelemetry's (OTEL_*)."""
+
+    model_config = SettingsConfigDict(env_prefix="TELEMETRY_")
+
+    # Serve /metrics.
+    metrics: bool = True
