@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from kernel.database import PageRequest
-from kernel.fields import Id, LocalTime, NoNul, Omittable, RequestBody
+from kernel.fields import Day, Id, IsLocalTime, LocalTime, NoNul, Omittable, RequestBody
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), NoNul]
 Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=10_000), NoNul]
@@ -19,7 +19,7 @@ class EventIn(RequestBody):
 
     title: Title
     description: Description = ""
-    date: dt.date
+    date: Day
     time: LocalTime = Field(description="Local to the place, without a zone.")
     location: Location = ""
     image_id: Id | None = None
@@ -30,7 +30,7 @@ class EventPatch(RequestBody):
 
     title: Title = Omittable
     description: Description = Omittable
-    date: dt.date = Omittable
+    date: Day = Omittable
     time: LocalTime = Omittable
     location: Location = Omittable
     image_id: Id | None = Omittable
@@ -43,7 +43,7 @@ class EventOut(BaseModel):
     title: str
     description: str
     date: dt.date
-    time: dt.time
+    time: Annotated[dt.time, IsLocalTime]
     location: str
     image_id: int | None
     created_at: dt.datetime
@@ -69,8 +69,8 @@ class EventQuery(PageRequest):
         None, description="Words that all begin a word of the title, description or location."
     )
     location: Location | None = Field(None, description="Exactly this location.")
-    date_from: dt.date | None = Field(None, description="On this day or later.")
-    date_to: dt.date | None = Field(None, description="On this day or earlier.")
+    date_from: Day | None = Field(None, description="On this day or later.")
+    date_to: Day | None = Field(None, description="On this day or earlier.")
     upcoming: bool = Field(False, description="Today (in UTC) or later.")
     sort: EventSort = EventSort.DATE
 

@@ -39,6 +39,8 @@ async def startup(kernel: TheKernel) -> Status:
 @router.get("/ready", response_model_exclude_none=True, responses=problems(503))
 async def ready(kernel: TheKernel, monitor: Monitor) -> Readiness:
     """Whether requests can be served: every dependency answered in time, or we can do without for a while."""
+    if kernel.is_stopping:
+        raise Unavailable("Stopping: send requests elsewhere.")
     findings = await monitor.findings(kernel.health_checks())
     failed = [finding for finding in findings if finding.problem is not None and not finding.is_degraded]
     if failed or not kernel.is_started:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, File, Form, Header, Path, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, Form, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from kernel import Conditional, ExpectedVersions, RangeNotSatisfiable, found, module_state, problems, with_session
@@ -11,7 +11,7 @@ from kernel.fields import Id
 from kernel.web.conditional import matches
 from modules.images.ranges import Unsatisfiable, requested
 from modules.images.repository import ImageRepository
-from modules.images.schemas import THUMBNAIL_TYPE, Caption, ImageOut, ImagePatch, ImageQuery, StoredImage
+from modules.images.schemas import FORM_TYPES, THUMBNAIL_TYPE, ImageIn, ImageOut, ImagePatch, ImageQuery, StoredImage
 from modules.images.service import ImageService
 
 router = APIRouter()
@@ -31,18 +31,23 @@ async def list_images(query: Annotated[ImageQuery, Query()], images: Repository)
     return await images.find(query)
 
 
-@router.post("", status_code=201, form_limits={"max_files": 1, "max_fields": 1}, responses=problems(400, 413, 415, 503))
+@router.post(
+    "",
+    status_code=201,
+    form_limits={"max_files": 1, "max_fields": 1},
+    responses=problems(400, 413, 415, 503),
+    openapi_extra=FORM_TYPES,
+)
 async def upload_image(
-    file: Annotated[UploadFile, File(description="A PNG, JPEG, WebP or GIF.")],
+    upload: Annotated[ImageIn, Form(media_type="multipart/form-data")],
     images: Repository,
     service: Service,
     etag: Conditional,
     request: Request,
     response: Response,
-    caption: Annotated[Caption, Form()] = "",
 ) -> ImageOut:
     """Upload a picture. Its type is what its bytes say; its name is not kept."""
-    kept = await service.keep(await file.read(), caption, images)
+    kept = await service.keep(await upload.file.read(), upload.caption, images)
     response.headers["Location"] = f"{request.url.path}/{kept.id}"
     etag.set(kept.version)
     return kept

@@ -4,14 +4,32 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
+from fastapi import UploadFile
 from pydantic import BaseModel, Field, StringConstraints
 
 from kernel.database import PageRequest
 from kernel.fields import NoNul, Omittable, RequestBody
 
 THUMBNAIL_TYPE = "image/webp"
+# What OpenAPI says of the file in the form of an upload.
+FORM_TYPES = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "encoding": {"file": {"contentType": "image/png, image/jpeg, image/webp, image/gif"}}
+            }
+        }
+    }
+}
 
 Caption = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), NoNul]
+
+
+class ImageIn(RequestBody):
+    """The form of an upload."""
+
+    file: UploadFile = Field(description="A PNG, JPEG, WebP or GIF.")
+    caption: Caption = ""
 
 
 class ImagePatch(RequestBody):

@@ -1,8 +1,10 @@
 """The application: what is assembled once at start, and the factory that serves it."""
 
+import traceback
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import structlog
@@ -132,7 +134,9 @@ class Kernel:
             subscribers_elsewhere(settings.root, self.contexts),
         )
         self.is_started = False
-        self.start_error: Exception | None = None
+        # Still serving, and about to end: nobody should send us more.
+        self.is_stopping = False
+        self.start_error: BaseException | None = None
 
     @asynccontextmanager
     async def running(self, *, relays: bool | None = None) -> AsyncIterator[None]:
@@ -147,7 +151,7 @@ class Kernel:
                     await stack.enter_async_context(peer.comparing(self.settings.internal.compare_seconds))
                 if self.settings.messaging.relay if relays is None else relays:
                     await stack.enter_async_context(self.exchange.running())
-            except Exception as error:
+            except BaseException as error:
                 self.start_error = error
                 raise
             self.is_started = True
@@ -251,6 +255,14 @@ class Application(FastAPI):
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)
         app = Compression(app, settings.server.gzip_minimum_bytes, _GZIP_LEVEL)
+        return self._shell(app)
+
+    def overloaded(self) -> ASGIApp:
+        """What answers, in place of the whole application, a request that is one too many."""
+        return self._shell(_overloaded)
+
+    def _shell(self, app: ASGIApp) -> Shell:
+        settings = self.kernel.settings
         cors = CORSMiddleware(
             app,
             allow_origins=settings.cors.allow_origins,
@@ -344,18 +356,35 @@ async def _on_contract_unavailable(request: Request, error: ContractUnavailable)
     return answer(request, 503, detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
+async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
+    detail = "The server has as many requests in work as it can bear. Try again shortly."
+    headers = {"Retry-After": RETRY_AFTER_SECONDS}
+    await answer(Request(scope), 503, detail, headers=headers)(scope, receive, send)
+
+
 def _without_traceback(send: Send, app: Application) -> Send:
-    """A start that fails for a reason we can name says just that; Starlette would send the traceback."""
+    """A start that fails says why in one line; Starlette would send the traceback, which is logged as DEBUG."""
 
     async def send_clean(message: Message) -> None:
         error = app.kernel.start_error
-        if message["type"] == "lifespan.startup.failed" and isinstance(
-            error, MigrationError | RoleError | DatabaseUnavailable
-        ):
-            message = {**message, "message": f"Cannot start: {error}"}
+        if message["type"] == "lifespan.startup.failed" and error is not None:
+            message = {**message, "message": f"Cannot start: {_reason(error, app.kernel.settings.root)}"}
+            _log.debug("start failed", exc_info=error)
         await send(message)
 
     return send_clean
+
+
+def _reason(error: BaseException, root: Path) -> str:
+    """What went wrong, and where in the modules if it is not one of our own errors."""
+    if isinstance(error, MigrationError | RoleError | DatabaseUnavailable | SettingsError):
+        return str(error)
+    where = [
+        f" ({frame.filename.removeprefix(f'{root}/')}:{frame.lineno})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(f"{root}/modules/")
+    ]
+    return f"{type(error).__name__}: {error}{''.join(where[-1:])}"
 
 
 async def get_kernel(connection: HTTPConnection) -> Kernel:

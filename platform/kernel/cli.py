@@ -5,10 +5,8 @@ import gc
 import json
 import os
 import signal
-import socket
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,10 +58,9 @@ def serve(
     """Serve the application over HTTP."""
     # What is imported and assembled from here on stays; to look for garbage in it takes a tenth of the start.
     gc.disable()
-    import uvicorn  # noqa: PLC0415
-
+    from kernel import server as of_project  # noqa: PLC0415
     from kernel.app import load_project  # noqa: PLC0415
-    from kernel.server import application  # noqa: PLC0415
+    from kernel.server.process import listen  # noqa: PLC0415
 
     overrides = {"SERVER_HOST": host, "SERVER_PORT": port, "SERVER_WORKERS": workers, "SERVER_RELOAD": reload}
     overrides["ENABLED_MODULES"] = modules
@@ -74,44 +71,22 @@ def serve(
     server = settings.server
     if server.reload and server.workers > 1:
         fail("Auto-reload serves with one process: leave out --workers, or say --no-reload.")
-    _must_be_free(server.host, server.port)
-    base = f"http://{server.host}:{server.port}{server.root_path}"
+    try:
+        sock = listen(server.host, server.port)
+    except OSError as error:
+        fail(
+            f"Cannot listen on {server.host}:{server.port} ({error.strerror}). "
+            "Stop what listens there, or choose another: make run PORT=8001"
+        )
+    base = f"http://{server.host}:{sock.getsockname()[1]}{server.root_path}"
     typer.echo(f"API      {base}/api/v1")
     if settings.application.shows_docs:
         typer.echo(f"Docs     {base}/docs")
     if any(module.name == "health" for module in project.modules):
         typer.echo(f"Health   {base}/health")
     os.chdir(settings.root)
-    # After an orderly stop uvicorn raises the signal anew, which would end the process as if it had been killed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    is_one_process = server.workers == 1 and not server.reload
-    if not is_one_process:  # this one only watches the others
-        gc.enable()
-    uvicorn.run(
-        application(project) if is_one_process else "kernel.server:application",
-        factory=not is_one_process,
-        app_dir=str(settings.root),
-        host=server.host,
-        port=server.port,
-        workers=server.workers,
-        reload=server.reload,
-        reload_dirs=_watched(settings.root) if server.reload else None,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=server.backlog,
-        proxy_headers=True,
-        forwarded_allow_ips=list(server.forwarded_allow_ips),
-        root_path=server.root_path,
-        timeout_keep_alive=server.keep_alive_timeout_seconds,
-        timeout_graceful_shutdown=server.graceful_shutdown_timeout_seconds,
-    )
-
-
-def _watched(root: Path) -> list[str]:
-    """What starts a server anew: also a migration, for which it may wait."""
-    return [str(path) for path in (root / "modules", root / "migrations", Path(__file__).parent) if path.is_dir()]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
+    sys.exit(of_project.serve(project, sock))
 
 
 @app.command()
@@ -243,17 +218,3 @@ def _histories(module: str | None) -> "list[History]":
     if module is not None and not chosen:
         fail(f"There is no module {module} with tables. There are: {', '.join(one.module for one in histories)}.")
     return chosen
-
-
-def _must_be_free(host: str, port: int) -> None:
-    """Say so in one sentence if the port is taken; uvicorn would say it among its log lines."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            fail(
-                f"Cannot listen on {host}:{port} ({error.strerror}). "
-                "Stop what listens there, or choose another: make run PORT=8001"
-            )

@@ -24,7 +24,7 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import LRUCache
 
-from kernel.database.errors import DatabaseUnavailable, LostConnection, code_of, is_outage
+from kernel.database.errors import DatabaseUnavailable, LostConnection, code_of, is_outage, out_of_range
 from kernel.database.writes import what_it_writes
 
 Rows = list[Sequence[Any]]
@@ -178,6 +178,8 @@ class Direct:
         return error
 
     def _instance(self, error: Exception, text: str) -> BaseException:
+        if isinstance(error, OverflowError):
+            return out_of_range(error, text)
         base = self._dialect.loaded_dbapi.Error
         return DBAPIError.instance(text, None, error, base, hide_parameters=True, dialect=self._dialect)
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from kernel.database.bounded_pool import BoundedPool
-from kernel.database.errors import DatabaseUnavailable, is_outage
+from kernel.database.errors import DatabaseUnavailable, is_outage, out_of_range
 from kernel.database.writes import forget_writes, note_write
 from kernel.settings import DatabaseConfig
 
@@ -102,6 +102,8 @@ def _explain_outage(context: ExceptionContext) -> None:
     if context.is_pre_ping:  # the pool handles these: it connects anew
         return
     error = context.original_exception
+    if isinstance(error, OverflowError):
+        raise out_of_range(error, context.statement) from error
     if context.connection is None:
         raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
     if context.is_disconnect or is_outage(error):

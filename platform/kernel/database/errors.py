@@ -3,7 +3,7 @@
 from typing import Literal
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 # Whatever a driver, or SQLAlchemy around it, raises where a command of ours cannot do its work on a database.
 FAILURES = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -77,8 +77,15 @@ _VIOLATIONS: dict[str, Violation] = {
 
 def violation_of(error: DBAPIError) -> Violation | None:
     """Which rule of the schema a statement broke, by SQLSTATE on PostgreSQL and by extended code on SQLite."""
+    if isinstance(error.orig, OverflowError):  # SQLite's driver, and a moment outside the calendar
+        return "value"
     code = code_of(error.orig)
     return _VIOLATIONS.get(code) or ("value" if code.startswith("22") else None)
+
+
+def out_of_range(error: OverflowError, statement: str | None) -> DataError:
+    """The error for a value that no column holds; SQLite's driver says so in a way that SQLAlchemy does not know."""
+    return DataError(statement, None, error, hide_parameters=True)
 
 
 def is_outage(error: BaseException) -> bool:

@@ -6,16 +6,25 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 from sqlalchemy import ColumnElement, bindparam, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
+
+from kernel.database.models import UtcDateTime
 
 Item = TypeVar("Item", bound=BaseModel)
 
 
 class InvalidCursor(Exception):
     """A cursor that was not made by this list, or was made by it in another order."""
+
+
+def _opaque(schema: dict[str, Any]) -> None:
+    """Not any text is a cursor: OpenAPI names the format, which only our own answers have."""
+    for kind in schema.get("anyOf", [schema]):
+        if kind["type"] == "string":
+            kind["format"] = "cursor"
 
 
 class PageRequest(BaseModel):
@@ -26,6 +35,7 @@ class PageRequest(BaseModel):
     cursor: str | None = Field(
         None,
         max_length=1000,
+        json_schema_extra=_opaque,
         description="Continue after the page that gave this `next_cursor`; empty starts. Without a total, and as "
         "fast on the last page as on the first.",
     )
@@ -46,6 +56,8 @@ class Page(BaseModel, Generic[Item]):
 
 
 _adapter = cache(TypeAdapter)
+# Where a column takes less than its Python type has.
+_KINDS: dict[Any, Any] = {UtcDateTime: AwareDatetime}
 
 
 class Sort:
@@ -85,7 +97,7 @@ class Sort:
             if signature != self.signature or len(values) != len(self.columns):
                 raise InvalidCursor
             # As the column's own type, so that a moment is compared as a moment on SQLite, too.
-            kinds = (_adapter(column.type.python_type) for column in self.columns)
+            kinds = (_adapter(_KINDS.get(type(column.type), column.type.python_type)) for column in self.columns)
             typed = (kind.validate_python(value) for kind, value in zip(kinds, values, strict=True))
             return dict(zip(self._parameters(), typed, strict=True))
         except (binascii.Error, ValueError, TypeError, ValidationError):

@@ -1,6 +1,8 @@
-"""What `kernel serve` runs in each process."""
+"""What `kernel serve` runs: the application in one process or in several, or in one that starts anew at a change."""
 
 import gc
+from pathlib import Path
+from socket import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,3 +31,41 @@ def _settle() -> None:
     gc.freeze()
     gc.enable()
     gc.set_threshold(*_COLLECT_AFTER)
+
+
+def serve(project: "Project", sock: socket) -> int:
+    """Serve on a bound socket until a signal ends it: the exit code. Raises SystemExit if the start fails."""
+    from kernel.server.process import Server  # noqa: PLC0415  # `application` alone is for other servers, too
+
+    settings = project.settings
+    if settings.server.reload:
+        gc.enable()
+        return _serve_anew(settings.root, sock)
+    if settings.server.workers > 1:
+        from kernel.observability.logs import configure_logging  # noqa: PLC0415
+        from kernel.server.workers import Supervisor  # noqa: PLC0415
+
+        gc.enable()  # this one only watches the others
+        configure_logging(settings.log)
+        return Supervisor(settings.server, sock).run()
+    Server(application(project), settings.server).run([sock])
+    return 0
+
+
+def _serve_anew(root: Path, sock: socket) -> int:
+    """In a process that starts anew when a module, a migration (for which it may wait) or the kernel changes."""
+    from uvicorn import Config  # noqa: PLC0415
+    from uvicorn.supervisors import ChangeReload  # noqa: PLC0415
+
+    watched = (root / "modules", root / "migrations", Path(__file__).parents[1])
+    folders = [str(path) for path in watched if path.is_dir()]
+    config = Config("kernel.server:application", reload=True, reload_dirs=folders, log_config=None, access_log=False)
+    ChangeReload(config, target=_serve_one, sockets=[sock]).run()
+    return 0
+
+
+def _serve_one(sockets: list[socket] | None) -> None:
+    from kernel.server.process import Server  # noqa: PLC0415
+
+    app = application()
+    Server(app, app.kernel.settings.server).run(sockets)

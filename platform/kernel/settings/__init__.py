@@ -18,7 +18,6 @@ from kernel.settings.groups import (
     HttpClientSettings,
     LogSettings,
     ModuleSettings,
-    ServerSettings,
     SettingsGroup,
     address,
     reading,
@@ -26,6 +25,7 @@ from kernel.settings.groups import (
 from kernel.settings.internal import InternalSettings
 from kernel.settings.messaging import MessagingSettings
 from kernel.settings.security import AuthSettings, RateLimitSettings, StoreSettings
+from kernel.settings.server import ServerSettings
 from kernel.settings.sources import Environment, Fault, SettingsError, Sources
 from kernel.settings.telemetry import TelemetrySettings
 
@@ -56,6 +56,7 @@ __all__ = [
 Group = TypeVar("Group", bound=SettingsGroup)
 CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
     *_GROUPS,
+    ("server", ServerSettings),
     ("messaging", MessagingSettings),
     ("internal", InternalSettings),
     ("auth", AuthSettings),

@@ -304,37 +304,6 @@ class LogSettings(SettingsGroup):
     )
 
 
-class ServerSettings(SettingsGroup):
-    """The listening socket and what it accepts."""
-
-    model_config = SettingsConfigDict(env_prefix="SERVER_")
-
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    workers: int = Field(1, ge=1)
-    reload: bool = Field(default_factory=lambda data: data.get("environment") is Environment.LOCAL)
-    # Names by which callers may address us (`*.example.com` covers subdomains); loopback is always allowed.
-    allowed_hosts: Names = ("*",)
-    # Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto count.
-    forwarded_allow_ips: Names = ("127.0.0.1",)
-    # The path under which a proxy serves the application.
-    root_path: str = ""
-    # Connections that may wait to be accepted; past that, callers wait a second for their next try. Linux allows 4096.
-    backlog: int = Field(4096, ge=1)
-    # Above what most load balancers keep idle connections open (60 s), so that they, not we, close them.
-    keep_alive_timeout_seconds: int = Field(75, ge=1)
-    graceful_shutdown_timeout_seconds: int = Field(20, ge=1)
-    # Below this, an answer fits in a packet or two and compressing it costs more than it saves.
-    gzip_minimum_bytes: int = Field(1000, ge=0)
-
-    @field_validator("reload")
-    @classmethod
-    def _reload_is_local(cls, value: bool, info: Any) -> bool:
-        if value and info.data.get("environment") is not Environment.LOCAL:
-            raise ValueError("auto-reload is for local only")
-        return value
-
-
 def address(text: str) -> str:
     """Where a module runs, without a slash at its end. Raises ValueError, as urlsplit does for a port of letters."""
     parts = urlsplit(text)
@@ -387,5 +356,4 @@ CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
     ("http_client", HttpClientSettings),
     ("cors", CorsSettings),
     ("log", LogSettings),
-    ("server", ServerSettings),
 )

@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,7 +64,12 @@ class Dispatcher:
             # FastAPI replaces dependencies and traces calls where it walks them itself.
             if self._compiles and not self._app.dependency_overrides and "fastapi.telemetry" not in scope:
                 endpoint = routes.match(scope, path)
-        await (endpoint or routes.by_fastapi)(scope, receive, send)
+        try:
+            await (endpoint or routes.by_fastapi)(scope, receive, send)
+        except HTTPException as error:
+            if error.status_code == 405 and endpoint is None:
+                error.headers = {**(error.headers or {}), "Allow": ", ".join(sorted(routes.methods(path)))}
+            raise
 
     def _find(self, path: str) -> "_Routes":
         segments = _segments(path)
@@ -100,6 +106,15 @@ class _Routes:
             scope["route"] = route.original_route
             return endpoint
         return None
+
+    def methods(self, path: str) -> set[str]:
+        """All that the path has. Starlette names those of the first route that it meets."""
+        found: set[str] = set()
+        for route in iter_route_contexts(self._routes):
+            pattern = getattr(route, "path_regex", None) or getattr(route.original_route, "path_regex", None)
+            if pattern is not None and pattern.match(path):
+                found |= set(getattr(route, "methods", None) or ())
+        return found
 
     @cached_property
     def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None]]]:

@@ -1,0 +1,211 @@
+"""A project that is served while things go wrong: health as it is, and a module `work` whose routes take what they take."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.harness import KERNEL, end, free_port
+from tests.kernel.project import write_project
+
+_REPOSITORY = Path(__file__).parents[2]
+
+_FILES = {
+    "work/module.py": """
+import asyncio
+from contextlib import asynccontextmanager
+from kernel import Module
+
+@asynccontextmanager
+async def _journal(context):
+    settings = context.settings
+    with open(settings.journal, "a") as journal:
+        print("opened", file=journal, flush=True)
+        yield
+        print("closed", file=journal, flush=True)
+        await asyncio.sleep(settings.closes_in_seconds)
+
+module = Module(owner="team", lifespan=_journal)
+""",
+    "work/settings.py": """
+from kernel import ModuleSettings
+
+class WorkSettings(ModuleSettings):
+    journal: str = "journal.txt"
+    closes_in_seconds: float = 0
+""",
+    "work/models.py": """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from kernel.database import BigId, new_metadata
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+
+class Item(Base):
+    __tablename__ = "items"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    number: Mapped[int]
+""",
+    "work/router.py": """
+import asyncio
+from typing import Annotated
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import text
+from kernel import Session, with_session
+from kernel.database import BaseRepository
+from modules.work.models import Item
+
+router = APIRouter()
+
+class Items(BaseRepository[Item, int]):
+    def __init__(self, session):
+        super().__init__(Item, session)
+
+AnyItems = Annotated[Items, with_session(Items)]
+
+@router.get("")
+async def numbers(session: Session) -> list[int]:
+    return list((await session.execute(Item.__table__.select().with_only_columns(Item.number).limit(20))).scalars())
+
+@router.post("", status_code=201)
+async def add(number: int, items: AnyItems) -> int:
+    await items.create(number=number)
+    return number
+
+@router.get("/held")
+async def hold_connection(session: Session, seconds: float = 1) -> float:
+    await session.execute(text(f"SELECT pg_sleep({seconds:f})"))
+    return seconds
+
+@router.get("/waited")
+async def wait(seconds: float = 1) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+@router.get("/large")
+async def large() -> Response:
+    return Response(b"x" * 30_000_000, media_type="application/octet-stream")
+
+@router.post("/bytes")
+async def take(request: Request) -> int:
+    return len(await request.body())
+""",
+    "failing/module.py": """
+from contextlib import asynccontextmanager
+from kernel import Module
+
+@asynccontextmanager
+async def _fail(context):
+    if context.settings.fails:
+        raise RuntimeError("the bucket is gone")
+    yield
+
+module = Module(owner="team", lifespan=_fail, depends_on={"work"})
+""",
+    "failing/settings.py": """
+from kernel import ModuleSettings
+
+class FailingSettings(ModuleSettings):
+    fails: bool = False
+""",
+    "work/contract.py": "",
+}
+
+_MIGRATION = """
+from alembic import op
+from modules.work.models import Base
+
+revision = "0001"
+down_revision = branch_labels = depends_on = None
+
+def upgrade() -> None:
+    Base.metadata.create_all(op.get_bind())
+
+def downgrade() -> None:
+    Base.metadata.drop_all(op.get_bind())
+"""
+
+
+@dataclass
+class Served:
+    """The project in a folder, on one database."""
+
+    root: Path
+    variables: dict[str, str]
+    port: int = field(default_factory=free_port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def journal(self) -> list[str]:
+        """What the module `work` opened and closed."""
+        path = self.root / "journal.txt"
+        return path.read_text().split() if path.exists() else []
+
+    @property
+    def said(self) -> str:
+        """What the processes wrote."""
+        return (self.root / "processes.log").read_text()
+
+    @contextmanager
+    def process(self, *words: str, port: int | None = None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`kernel serve WORDS`; killed at the end of the block, and its workers end by themselves."""
+        with (self.root / "processes.log").open("ab") as log:
+            process = subprocess.Popen(
+                [KERNEL, "serve", "--port", str(port or self.port), *words],
+                cwd=self.root,
+                env={**os.environ, **self.variables, **variables},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        try:
+            yield process
+        finally:
+            end(process)
+
+    def connect(self, source: str = "127.0.0.1", **options: int) -> socket.socket:
+        """A socket of our own, connected; `options` are of the socket level, by their names (SO_RCVBUF=4096)."""
+        sock = socket.socket()
+        for name, value in options.items():
+            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
+        sock.bind((source, 0))
+        sock.connect(("127.0.0.1", self.port))
+        return sock
+
+
+def project(folder: Path, database_url: str, **variables: str) -> Served:
+    """The project written down, with nothing running."""
+    root = folder / "served"
+    write_project(root, _FILES)
+    for kind in ("modules", "migrations"):
+        shutil.copytree(_REPOSITORY / kind / "health", root / kind / "health")
+    (root / "migrations" / "work").mkdir(parents=True)
+    (root / "migrations" / "work" / "0001_first.py").write_text(_MIGRATION)
+    common = {
+        "ENVIRONMENT": "local",
+        "LOG_LEVEL": "INFO",
+        "LOG_FORMAT": "json",
+        "SERVER_RELOAD": "false",
+        "HEALTH_CACHE_SECONDS": "0.1",
+        "DATABASE_URL": database_url,
+    }
+    return Served(root, common | variables)
+
+
+def resident_mib(pid: int) -> float:
+    """The memory of a process (Linux)."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) / 1024
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a supervisor (Linux)."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(one) for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]

@@ -1,0 +1,153 @@
+"""Callers who are slow or send too much. Each scenario guards against a server that waits for them, or keeps it all."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import httpx2
+
+from tests.faults.harness import Result, percentiles, until_serving
+from tests.faults.served import Served, project, resident_mib
+
+Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+CLOSED_WITHIN_SECONDS = 10
+_HEAD = b"POST /api/v1/work/bytes HTTP/1.1\r\nHost: a\r\n"
+
+
+async def slow_callers(folder: Path, database_url: str, quick: bool) -> list[Result]:
+    """Slow heads, bodies and readers, silence and half a request. (uvicorn has no timeout but that of keep-alive.)"""
+    each = 5 if quick else 100
+    here = project(folder, database_url)
+    with here.process() as process:
+        await until_serving(here.port)
+        before = resident_mib(process.pid)
+        healthy = asyncio.create_task(_healthy(here))
+        ways = {
+            "says nothing": _silent,
+            "sends a header a second": _drips_head,
+            "sends empty lines": _drips_lines,
+            "sends half a head": _half_head,
+            "sends a byte of its body a second": _drips_body,
+            "sends half a body": _half_body,
+            "sends a chunk a second": _drips_chunks,
+            "never reads 30 MB": _never_reads,
+        }
+        took = await asyncio.gather(*(_until_closed(here, talk, each) for talk in ways.values()))
+        healthy.cancel()
+        [(answered, failed, seconds)] = await asyncio.gather(healthy)
+        grown = resident_mib(process.pid) - before
+    median, p99 = percentiles(seconds)
+    results = []
+    for way, closed_after in zip(ways, took, strict=True):
+        slowest = max(closed_after)
+        results.append(
+            Result(f"a caller {way}", "", f"{each} at once", f"all open for {min(closed_after):.1f} s",
+                   f"closed after at most {slowest:.1f} s", f"{CLOSED_WITHIN_SECONDS} s",
+                   holds=slowest <= CLOSED_WITHIN_SECONDS and min(closed_after) > 1)
+        )  # fmt: skip
+    results.append(
+        Result("healthy callers beside them", "", f"{answered:,} requests", f"{each * len(ways)} slow callers",
+               f"{failed} failed; p50 {median:.0f}, p99 {p99:.0f} ms; {grown:+.0f} MiB", "0 failed, p99 500 ms",
+               holds=failed == 0 and answered > 50 and p99 < 500)
+    )  # fmt: skip
+    return results
+
+
+async def _until_closed(here: Served, talk: Talk, times: int) -> list[float]:
+    return list(await asyncio.gather(*(_one(here, talk) for _ in range(times))))
+
+
+async def _one(here: Served, talk: Talk) -> float:
+    """For how long the server kept a connection on which somebody talks like this."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.port, limit=1 << 12)
+    began_at = time.monotonic()
+    talking = asyncio.create_task(talk(reader, writer))
+    closed = asyncio.create_task(_until_gone(writer))
+    done, _ = await asyncio.wait({talking, closed}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
+    took = time.monotonic() - began_at if done else 60
+    for task in (talking, closed):
+        task.cancel()
+    await asyncio.gather(talking, closed, return_exceptions=True)
+    writer.transport.abort()
+    return took
+
+
+async def _until_gone(writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _keep_on(writer: asyncio.StreamWriter, reader: asyncio.StreamReader, part: bytes) -> None:
+    """Send a part each second, until the other side is gone."""
+    with suppress(OSError):
+        while not writer.is_closing() and not reader.at_eof():
+            writer.write(part)
+            await writer.drain()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    while await reader.read(1 << 12):
+                        pass
+                return
+
+
+async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await _keep_on(writer, reader, b"")
+
+
+async def _drips_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"GET /api/v1/work HTTP/1.1\r\nHost: a\r\n")
+    await _keep_on(writer, reader, b"X-More: 1\r\n")
+
+
+async def _drips_lines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await _keep_on(writer, reader, b"\r\n")
+
+
+async def _half_head(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"GET /api/v1/wo")
+    await _keep_on(writer, reader, b"")
+
+
+async def _drips_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(_HEAD + b"Content-Length: 1000\r\n\r\n")
+    await _keep_on(writer, reader, b"x")
+
+
+async def _half_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(_HEAD + b"Content-Length: 1000\r\n\r\n" + b"x" * 500)
+    await _keep_on(writer, reader, b"")
+
+
+async def _drips_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    await _keep_on(writer, reader, b"1\r\nx\r\n")
+
+
+async def _never_reads(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The reader's own buffer is small, and nobody empties it."""
+    writer.write(b"GET /api/v1/work/large HTTP/1.1\r\nHost: a\r\n\r\n")
+    with suppress(OSError):
+        while not writer.is_closing():  # noqa: ASYNC110  # what changes is the other side
+            await asyncio.sleep(0.5)
+
+
+async def _healthy(here: Served) -> tuple[int, int, list[float]]:
+    """Ask again and again, until cancelled: how many answers, how many failed, and how long they took."""
+    seconds: list[float] = []
+    failed = 0
+    with suppress(asyncio.CancelledError):
+        async with httpx2.AsyncClient() as client:
+            while True:
+                began_at = time.perf_counter()
+                try:
+                    answer = await client.get(f"{here.url}/api/v1/work", timeout=10)
+                    failed += answer.status_code != 200
+                except httpx2.HTTPError:
+                    failed += 1
+                seconds.append(time.perf_counter() - began_at)
+                await asyncio.sleep(0.01)
+    return len(seconds), failed, seconds

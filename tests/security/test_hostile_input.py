@@ -1,0 +1,74 @@
+"""Hundreds of bad inputs over a real socket: none is answered 5xx, none is repeated, none hurts."""
+
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.modules.images.pictures import picture
+from tests.security import corpus, corpus_headers, corpus_wire
+from tests.security.corpus import Input
+from tests.security.forms import upload
+from tests.security.serving import Served, request, served
+
+KINDS: dict[str, Callable[[], Iterable[Input]]] = {
+    "bodies": corpus.bodies,
+    "queries": corpus_wire.queries,
+    "paths": corpus_wire.paths,
+    "methods": corpus_wire.methods,
+    "headers": corpus_headers.headers,
+    "framing": corpus_headers.framing,
+}
+
+
+def test_there_are_at_least_three_hundred_inputs() -> None:
+    names = [f"{kind}: {one.name}" for kind, make in KINDS.items() for one in make()]
+    assert len(names) == len(set(names)), "two inputs have one name"
+    assert len(names) >= 300
+
+
+@pytest.mark.timeout(300)
+def test_no_input_breaks_us_or_is_repeated(root: Path, tmp_path: Path, empty_url: str) -> None:
+    faults: list[str] = []
+    with served(root, tmp_path, empty_url) as server:
+        for made in (upload("x.png", picture()), upload("y.png", picture()), _event()):
+            assert server.send(made).statuses == (201,)
+        count = 0
+        for kind, make in KINDS.items():
+            for one in make():
+                faults += [f"{kind}: {one.name}: {fault}" for fault in _try(server, one)]
+                count += 1
+        assert server.is_alive()
+        print(f"{count} bad inputs: {len(faults)} faults")  # noqa: T201  # the figure
+    assert not faults, "\n".join(faults)
+
+
+def _event() -> bytes:
+    return request("POST", corpus.EVENTS, {"Content-Type": corpus.JSON}, corpus.event().encode())
+
+
+def _try(server: Served, one: Input) -> list[str]:
+    """What is wrong with how the server took the input."""
+    secret = f"zecret{secrets.token_hex(8)}"[: len(corpus.SECRET)].ljust(len(corpus.SECRET), "0")
+    parts = [part.replace(corpus.SECRET.encode(), secret.encode()) for part in one.parts]
+    before = len(server.log.read_bytes())
+    answer = server.send(*parts, cut=one.is_cut)
+    faults = []
+    if not answer.is_closed:
+        faults.append("still open after the deadline")
+    if not one.is_met_by(answer.statuses):
+        faults.append(f"answered {answer.statuses}, not {one.expected}: {answer.body[:300]!r}")
+    echoed = secret.encode() in answer.body and not _is_stored(answer.statuses)
+    if echoed:
+        faults.append(f"repeated: {answer.body[:300]!r}")
+    if secret in server.said(before):
+        faults.append("logged")
+    if not server.is_alive():
+        faults.append("the server is gone")
+    return faults
+
+
+def _is_stored(statuses: tuple[int, ...]) -> bool:
+    """Whether it was accepted: then the answer shows what is kept."""
+    return statuses[:1] == (201,)

@@ -1,0 +1,30 @@
+"""Schemathesis reads the OpenAPI document and holds the application to it, with good and with bad data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.security.serving import served
+
+# `SCHEMATHESIS_EXAMPLES=1000` looks longer than is fit for every change.
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "40")
+SEED = "20300501"
+
+
+@pytest.mark.timeout(1800)
+def test_the_application_does_what_its_openapi_document_says(root: Path, tmp_path: Path, empty_url: str) -> None:
+    with served(root, tmp_path, empty_url) as server:
+        command = [str(Path(sys.executable).with_name("schemathesis")), "run"]
+        command += [f"http://127.0.0.1:{server.port}/openapi.json", "--checks", "all", "--mode", "all"]
+        command += ["--seed", SEED, "--max-examples", EXAMPLES, "--continue-on-failure", "--no-color"]
+        command += ["--generation-database", "none"]
+        environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.security.schemathesis_hooks", "PYTHONPATH": str(root)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert server.is_alive()
+    print(done.stdout[done.stdout.find("SUMMARY") :])  # noqa: T201  # the figures
+    assert done.returncode == 0, done.stdout + done.stderr
+    for phase in ("Coverage", "Fuzzing", "Stateful"):
+        assert f"✅ {phase}" in done.stdout, f"{phase} did not run"
