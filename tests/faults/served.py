@@ -1,4 +1,4 @@
-"""A project that is served while things go wrong: health as it is, and a module `work` whose routes take what they take."""
+"""A project that is served while things go wrong: health as it is, and `work`, whose routes take what they take."""
 
 import os
 import shutil
@@ -209,3 +209,8 @@ def children(pid: int) -> list[int]:
     """The worker processes of a supervisor (Linux)."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(one) for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+def open_files(pid: int) -> int:
+    """How many files and connections a process has open (Linux)."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -1,6 +1,7 @@
 """Callers who are slow or send too much. Each scenario guards against a server that waits for them, or keeps it all."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -63,22 +64,16 @@ async def _until_closed(here: Served, talk: Talk, times: int) -> list[float]:
 
 async def _one(here: Served, talk: Talk) -> float:
     """For how long the server kept a connection on which somebody talks like this."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", here.port, limit=1 << 12)
+    reader, writer = await asyncio.open_connection(sock=here.connect(SO_RCVBUF=4096), limit=1 << 12)
     began_at = time.monotonic()
-    talking = asyncio.create_task(talk(reader, writer))
-    closed = asyncio.create_task(_until_gone(writer))
-    done, _ = await asyncio.wait({talking, closed}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
-    took = time.monotonic() - began_at if done else 60
-    for task in (talking, closed):
-        task.cancel()
-    await asyncio.gather(talking, closed, return_exceptions=True)
+    try:
+        async with asyncio.timeout(60):
+            await talk(reader, writer)
+    except (OSError, TimeoutError):
+        pass
+    took = time.monotonic() - began_at
     writer.transport.abort()
     return took
-
-
-async def _until_gone(writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        await writer.wait_closed()
 
 
 async def _keep_on(writer: asyncio.StreamWriter, reader: asyncio.StreamReader, part: bytes) -> None:
@@ -130,9 +125,9 @@ async def _drips_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 async def _never_reads(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """The reader's own buffer is small, and nobody empties it."""
     writer.write(b"GET /api/v1/work/large HTTP/1.1\r\nHost: a\r\n\r\n")
-    with suppress(OSError):
-        while not writer.is_closing():  # noqa: ASYNC110  # what changes is the other side
-            await asyncio.sleep(0.5)
+    sock = writer.get_extra_info("socket")
+    while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # noqa: ASYNC110  # what changes is the other side
+        await asyncio.sleep(0.2)
 
 
 async def _healthy(here: Served) -> tuple[int, int, list[float]]:
@@ -151,3 +146,50 @@ async def _healthy(here: Served) -> tuple[int, int, list[float]]:
                 seconds.append(time.perf_counter() - began_at)
                 await asyncio.sleep(0.01)
     return len(seconds), failed, seconds
+
+
+async def slow_and_fair(folder: Path, database_url: str, quick: bool) -> list[Result]:
+    """A bad mobile network, 50 KiB a second both ways, is served. (A deadline for the whole would cut it off.)"""
+    seconds = 11 if quick else 40
+    here = project(folder, database_url, WORK_MAX_BODY_BYTES="20000000")
+    with here.process():
+        await until_serving(here.port)
+        uploads = [_upload(here, seconds) for _ in range(10)]
+        downloads = [_download(here, seconds) for _ in range(10)]
+        whole = sum(await asyncio.gather(*uploads, *downloads))
+    return [
+        Result("callers at 50 KiB a second", "", "10 uploads, 10 downloads", f"each of {seconds} s or longer",
+               f"{20 - whole} cut off", "0", holds=whole == 20)
+    ]  # fmt: skip
+
+
+async def _upload(here: Served, seconds: int) -> bool:
+    part = b"x" * (50 << 10)
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+    with suppress(OSError):
+        writer.write(_HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % (len(part) * seconds))
+        for _ in range(seconds):
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(1)
+        answer = await reader.read(-1)
+        writer.close()
+        return answer.endswith(str(len(part) * seconds).encode())
+    return False
+
+
+async def _download(here: Served, seconds: int) -> bool:
+    """Only for as long: it is the server that would end it."""
+    reader, writer = await asyncio.open_connection(sock=here.connect(SO_RCVBUF=16 << 10), limit=16 << 10)
+    writer.write(b"GET /api/v1/work/large HTTP/1.1\r\nHost: a\r\n\r\n")
+    with suppress(OSError, EOFError):
+        for _ in range(seconds):
+            await reader.readexactly(50 << 10)
+            await asyncio.sleep(1)
+        await reader.readexactly(50 << 10)
+        writer.transport.abort()
+        return True
+    return False
+
+
+ONCE = (slow_callers, slow_and_fair)

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import socket
+import struct
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +29,7 @@ _MOST_PIPELINED = 32
 _FRAMING_PER_BODY_BYTE = 8
 # Answered also when there are too many requests: who restarts us because we are busy makes it worse.
 _PROBES = b"/health"
+_RESET = struct.pack("ii", 1, 0)
 _LOOKED_AT = frozenset({b"expect", b"host", b"transfer-encoding"})
 
 
@@ -181,7 +184,9 @@ class Connection(HttpToolsProtocol):
         elif waiting is None:
             self._unread = (self._state.now, left)
         elif self._is_slow(waiting[0], waiting[1] - left):
-            _log.info("closed: the answer is not read", extra={"client": self.client})
+            _log.info("closed: the answer is not read")
+            # Without this the system would hold what is unread for minutes.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
             return
         if self._reading not in {_HEAD, _BODY}:
@@ -227,7 +232,7 @@ class Connection(HttpToolsProtocol):
         """Answer with problem details, unless another answer is on its way, and close."""
         cycle, is_next = self.cycle, self._reading == _HEAD
         self._reading = _REFUSED
-        _log.info("refused: %s", refused.detail, extra={"client": self.client})
+        _log.info("refused: %s", refused.detail)
         may_answer = not self.transport.is_closing()
         if cycle is not None and not cycle.response_complete:
             # Whoever waits for the answer to an earlier request would take this for it.

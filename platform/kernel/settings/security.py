@@ -1,21 +1,67 @@
 """Who may call, how often, and where the processes keep what they know together."""
 
-from pydantic import Field, SecretStr
+from collections.abc import Mapping
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from kernel.settings.groups import Names, SettingsGroup
 from kernel.settings.sources import Environment
 
+_ALGORITHMS = {f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512)} | {"EdDSA"}
+
 
 class AuthSettings(SettingsGroup):
-    """Bearer tokens of an OpenID provider. Times are in seconds."""
+    """Bearer tokens of an OpenID provider (JWT, RFC 9068). Times are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="AUTH_")
 
-    # In LOCAL, who sends no token is a developer who may do everything.
+    # Where off, who sends no token is a developer who may do everything. A token that is sent is always checked.
     enabled: bool = Field(default_factory=lambda data: data.get("environment") is not Environment.LOCAL)
+    # The token's `iss`, to the letter, and what its `aud` must name: us.
     issuer: str | None = None
     audience: str | None = None
+    # The provider's public keys; unset, its /.well-known/openid-configuration says where they are.
+    jwks_url: str | None = None
+    # How long they are used without a look whether there are others. A key that we do not know is looked for at once.
+    jwks_cache_seconds: float = Field(3600, gt=0)
+    # A token says itself how it is signed; it is believed only among these.
+    algorithms: Names = ("RS256", "PS256", "ES256", "EdDSA")
+    # By how much our clock and the provider's may differ.
+    clock_leeway_seconds: float = Field(10, ge=0, le=300)
+    # Where the token says what its bearer may do; a dot leads deeper: realm_access.roles.
+    scopes_claim: str = "scope"
+    roles_claim: str = "roles"
+    # What each role may: {"editor": ["events:read", "events:write"]}.
+    roles: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+
+    @field_validator("algorithms")
+    @classmethod
+    def _are_asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not set(value) <= _ALGORITHMS:
+            raise ValueError(f"may only name {', '.join(sorted(_ALGORITHMS))}: others share their key or have none")
+        return value
+
+    @model_validator(mode="after")
+    def _is_complete_and_safe(self) -> "AuthSettings":
+        if self.environment is Environment.LOCAL:
+            return self
+        if not self.enabled and self.environment is not Environment.DEV:
+            raise ValueError(f"AUTH_ENABLED may not be off in {self.environment}: everybody could do everything")
+        if self.enabled and not (self.issuer and self.audience):
+            raise ValueError(
+                f"AUTH_ISSUER and AUTH_AUDIENCE are required in {self.environment}: whose tokens hold, and for whom "
+                "(in dev, AUTH_ENABLED=false lets everybody do everything)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _comes_over_tls(self) -> "AuthSettings":
+        for name, url in (("AUTH_ISSUER", self.issuer), ("AUTH_JWKS_URL", self.jwks_url)):
+            is_fit = url is None or url.startswith("https://")
+            if not is_fit and self.environment in {Environment.UAT, Environment.PROD}:
+                raise ValueError(f"{name} must begin with https://: who stands between could sign for everybody")
+        return self
 
 
 class RateLimitSettings(SettingsGroup):

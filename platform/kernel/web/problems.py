@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from kernel.database.errors import DatabaseUnavailable, PoolShareExhausted, StaleVersion, Violation, violation_of
@@ -253,6 +254,11 @@ async def on_invalid_cursor(request: Request, _error: InvalidCursor) -> Response
     return answer(request, 422, INVALID, errors=[problem])
 
 
+async def on_disconnect(request: Request, _error: ClientDisconnect) -> Response:
+    """The caller left before its body was whole: nobody reads this but the access log, where 499 says so."""
+    return answer(request, 499)
+
+
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """500, with the traceback in the log. Runs inside CORS, so that a page of another origin can read the answer."""
     _log.error("unexpected error", exc_info=error)
@@ -267,6 +273,7 @@ HANDLERS: dict[Any, Any] = {
     StaleVersion: on_stale_version,
     StaleDataError: on_stale_version,
     InvalidCursor: on_invalid_cursor,
+    ClientDisconnect: on_disconnect,
     Exception: on_unexpected,
 }
 

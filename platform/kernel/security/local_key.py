@@ -1,0 +1,53 @@
+"""A key of the developer's own, for tokens in LOCAL: `kernel token` signs with it."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+NAME = "local"
+"""The `kid` and the `iss` of such tokens."""
+
+
+def path(root: Path) -> Path:
+    """Where the project's key is, once there was need of one."""
+    return root / "data" / "local-key.pem"
+
+
+def sign(key: Path, subject: str, scopes: Iterable[str], roles: Iterable[str], seconds: float) -> str:
+    """A token that holds for so long. The key is made if there is none."""
+    import jwt  # noqa: PLC0415
+
+    if not key.exists():
+        _make(key)
+    claims = {
+        "iss": NAME,
+        "sub": subject,
+        "scope": " ".join(scopes),
+        "roles": list(roles),
+        "exp": int(time.time() + seconds),
+    }
+    return jwt.encode(claims, key.read_text(), "EdDSA", headers={"kid": NAME})
+
+
+def public(key: Path) -> Any:
+    """What verifies such a token. Raises ValueError where there is no key."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+    try:
+        return load_pem_private_key(key.read_bytes(), None).public_key()
+    except OSError as error:
+        raise ValueError(f"there is no local key ({error.strerror}): `kernel token` makes one") from error
+
+
+def _make(key: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
+
+    text = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    key.parent.mkdir(parents=True, exist_ok=True)
+    beside = key.with_suffix(f".{os.getpid()}")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(text)
+    beside.replace(key)
