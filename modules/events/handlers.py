@@ -6,7 +6,7 @@ from kernel import subscribe, with_session
 from modules.events.repository import EventRepository
 from modules.images.contract import ImageDeleted
 
-Events = Annotated[EventRepository, with_session(EventRepository)]
+Events = Annotated[EventRepository, with_session(EventRepository.of_all)]
 
 
 @subscribe(ImageDeleted)

@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from sqlalchemy import Index, String, Text, text
+from sqlalchemy import Index, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel.database import BigId, Timestamps, Versioned, new_metadata
@@ -33,6 +33,10 @@ class Event(Timestamps, Versioned, Base):
     location: Mapped[str] = mapped_column(String(200))
     # An image of the module images, which is asked through its contract: no foreign key crosses modules.
     image_id: Mapped[int | None] = mapped_column(BigId)
+    # A draft is seen by its owner alone.
+    is_draft: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Who created it (Principal.key); None for what is older than owners are.
+    owner: Mapped[str | None] = mapped_column(String(500))
 
     # One index for each filter and each order of the list. The last column is what breaks ties.
     __table_args__ = (

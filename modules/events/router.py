@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from kernel import Conditional, ExpectedVersions, Unprocessable, found, problems, use, with_session
+from kernel import Conditional, ExpectedVersions, Unprocessable, for_caller, found, problems, use
 from kernel.database import Page
 from kernel.fields import Id
 from modules.events.repository import EventRepository
@@ -14,44 +14,49 @@ from modules.images.contract import Images
 router = APIRouter()
 
 EventId = Annotated[Id, Path()]
-Events = Annotated[EventRepository, with_session(EventRepository)]
+Seen = Annotated[EventRepository, for_caller(EventRepository, "events:read")]
+Changed = Annotated[EventRepository, for_caller(EventRepository, "events:write")]
 ImagesPort = Annotated[Images, use(Images)]
 
 
 @router.get("")
-async def list_events(query: Annotated[EventQuery, Query()], events: Events) -> Page[EventOut]:
+async def list_events(query: Annotated[EventQuery, Query()], events: Seen) -> Page[EventOut]:
     """List events: a page of those that fulfil all filters given."""
     return await events.find(query)
 
 
 @router.post("", status_code=201)
 async def create_event(
-    event: EventIn, events: Events, images: ImagesPort, etag: Conditional, request: Request, response: Response
+    event: EventIn, events: Changed, images: ImagesPort, etag: Conditional, request: Request, response: Response
 ) -> EventOut:
     """Create an event."""
     await _must_exist(images, event.image_id)
-    created = await events.create(into=EventOut, **event.model_dump())
+    created = await events.add(event.model_dump())
     response.headers["Location"] = f"{request.url.path}/{created.id}"
     etag.set(created.version)
     return created
 
 
 @router.get("/{event_id}", responses=problems(404))
-async def read_event(event_id: EventId, events: Events, etag: Conditional) -> EventOut:
+async def read_event(event_id: EventId, events: Seen, etag: Conditional) -> EventOut:
     """Read one event; 304 if the caller's version (If-None-Match) is the current one."""
-    event = found(await events.get_by_id(event_id, into=EventOut), "event")
+    event = found(await events.read(event_id), "event")
     etag.set(event.version)
     return event
 
 
 @router.put("/{event_id}", responses=problems(404, 412))
 async def replace_event(
-    event_id: EventId, event: EventIn, events: Events, images: ImagesPort, expected: ExpectedVersions, etag: Conditional
+    event_id: EventId,
+    event: EventIn,
+    events: Changed,
+    images: ImagesPort,
+    expected: ExpectedVersions,
+    etag: Conditional,
 ) -> EventOut:
     """Replace all of an event; what is left out gets its default."""
     await _must_exist(images, event.image_id)
-    values = event.model_dump()
-    changed = found(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
+    changed = found(await events.change(event_id, expected, event.model_dump()), "event")
     etag.set(changed.version)
     return changed
 
@@ -60,23 +65,22 @@ async def replace_event(
 async def patch_event(
     event_id: EventId,
     event: EventPatch,
-    events: Events,
+    events: Changed,
     images: ImagesPort,
     expected: ExpectedVersions,
     etag: Conditional,
 ) -> EventOut:
     """Change some fields of an event."""
     await _must_exist(images, event.image_id)
-    values = event.model_dump(exclude_unset=True)
-    changed = found(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
+    changed = found(await events.change(event_id, expected, event.model_dump(exclude_unset=True)), "event")
     etag.set(changed.version)
     return changed
 
 
 @router.delete("/{event_id}", status_code=204, responses=problems(404, 412))
-async def delete_event(event_id: EventId, expected: ExpectedVersions, events: Events) -> None:
+async def delete_event(event_id: EventId, expected: ExpectedVersions, events: Changed) -> None:
     """Delete an event."""
-    found(await events.delete(event_id, expected_version=expected), "event")
+    found(await events.remove(event_id, expected), "event")
 
 
 async def _must_exist(images: Images, image_id: int | None) -> None:

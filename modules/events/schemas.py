@@ -23,6 +23,7 @@ class EventIn(RequestBody):
     time: LocalTime = Field(description="Local to the place, without a zone.")
     location: Location = ""
     image_id: Id | None = None
+    is_draft: bool = Field(False, description="Seen by you alone.")
 
 
 class EventPatch(RequestBody):
@@ -34,6 +35,7 @@ class EventPatch(RequestBody):
     time: LocalTime = Omittable
     location: Location = Omittable
     image_id: Id | None = Omittable
+    is_draft: bool = Omittable
 
 
 class EventOut(BaseModel):
@@ -46,6 +48,8 @@ class EventOut(BaseModel):
     time: Annotated[dt.time, IsLocalTime]
     location: str
     image_id: int | None
+    is_draft: bool
+    owner: str | None = Field(exclude=True)
     created_at: dt.datetime
     updated_at: dt.datetime
     version: int = Field(description="Also the ETag: send it as If-Match to change only what you have seen.")

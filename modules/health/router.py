@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 
-from kernel import TheKernel, Unavailable, module_state, problems, with_session
+from kernel import TheKernel, Unavailable, module_state, problems, public, requires, with_session
 from kernel.database import Page
 from kernel.observability.health import Finding
 from kernel.settings import Environment
@@ -22,13 +22,13 @@ Incidents = Annotated[IncidentRepository, with_session(IncidentRepository)]
 _LOADED_AT = time.monotonic()
 
 
-@router.get("/live")
+@router.get("/live", dependencies=[public])
 async def live() -> Status:
     """Whether the process answers at all. Asks no dependency: restarting us would not mend one."""
     return Status(status="alive")
 
 
-@router.get("/startup", responses=problems(503))
+@router.get("/startup", dependencies=[public], responses=problems(503))
 async def startup(kernel: TheKernel) -> Status:
     """Whether the start is over: databases verified, pools open."""
     if not kernel.is_started:
@@ -36,7 +36,7 @@ async def startup(kernel: TheKernel) -> Status:
     return Status(status="started")
 
 
-@router.get("/ready", response_model_exclude_none=True, responses=problems(503))
+@router.get("/ready", dependencies=[public], response_model_exclude_none=True, responses=problems(503))
 async def ready(kernel: TheKernel, monitor: Monitor) -> Readiness:
     """Whether requests can be served: every dependency answered in time, or we can do without for a while."""
     if kernel.is_stopping:
@@ -50,7 +50,7 @@ async def ready(kernel: TheKernel, monitor: Monitor) -> Readiness:
     )
 
 
-@router.get("")
+@router.get("", dependencies=[public])
 async def health(kernel: TheKernel, monitor: Monitor) -> Health:
     """Everything at a glance. In production, without what would help an attacker."""
     findings = await monitor.findings(kernel.health_checks())
@@ -73,7 +73,7 @@ async def health(kernel: TheKernel, monitor: Monitor) -> Health:
     )
 
 
-@router.get("/incidents")
+@router.get("/incidents", dependencies=[requires("health:read")])
 async def list_incidents(
     query: Annotated[IncidentQuery, Query()], incidents: Incidents, kernel: TheKernel
 ) -> Page[IncidentOut]:

@@ -5,7 +5,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
-from kernel import Conditional, ExpectedVersions, RangeNotSatisfiable, found, module_state, problems, with_session
+from kernel import (
+    Conditional,
+    ExpectedVersions,
+    RangeNotSatisfiable,
+    found,
+    module_state,
+    problems,
+    requires,
+    with_session,
+)
 from kernel.database import Page
 from kernel.fields import Id
 from kernel.web.conditional import matches
@@ -19,13 +28,14 @@ router = APIRouter()
 ImageId = Annotated[Id, Path()]
 Repository = Annotated[ImageRepository, with_session(ImageRepository)]
 Service = Annotated[ImageService, Depends(module_state)]
+_SEE, _CHANGE = [requires("images:read")], [requires("images:write")]
 IfNoneMatch = Annotated[str | None, Header()]
 
 # The bytes of an image never change, but it may be deleted: ask again each time, and get 304.
 _CACHING = {"Cache-Control": "private, no-cache"}
 
 
-@router.get("")
+@router.get("", dependencies=_SEE)
 async def list_images(query: Annotated[ImageQuery, Query()], images: Repository) -> Page[ImageOut]:
     """List images, the newest first unless asked otherwise."""
     return await images.find(query)
@@ -33,6 +43,7 @@ async def list_images(query: Annotated[ImageQuery, Query()], images: Repository)
 
 @router.post(
     "",
+    dependencies=_CHANGE,
     status_code=201,
     form_limits={"max_files": 1, "max_fields": 1},
     responses=problems(400, 413, 415, 503),
@@ -53,7 +64,7 @@ async def upload_image(
     return kept
 
 
-@router.get("/{image_id}", responses=problems(404))
+@router.get("/{image_id}", dependencies=_SEE, responses=problems(404))
 async def read_image(image_id: ImageId, images: Repository, etag: Conditional) -> ImageOut:
     """Read what is known of an image; 304 if the caller's version (If-None-Match) is the current one."""
     image = found(await images.get_by_id(image_id, into=ImageOut), "image")
@@ -61,7 +72,7 @@ async def read_image(image_id: ImageId, images: Repository, etag: Conditional) -
     return image
 
 
-@router.patch("/{image_id}", responses=problems(404, 412))
+@router.patch("/{image_id}", dependencies=_CHANGE, responses=problems(404, 412))
 async def patch_image(
     image_id: ImageId, image: ImagePatch, images: Repository, expected: ExpectedVersions, etag: Conditional
 ) -> ImageOut:
@@ -72,15 +83,15 @@ async def patch_image(
     return changed
 
 
-@router.delete("/{image_id}", status_code=204, responses=problems(404, 412))
+@router.delete("/{image_id}", dependencies=_CHANGE, status_code=204, responses=problems(404, 412))
 async def delete_image(image_id: ImageId, images: Repository, expected: ExpectedVersions, service: Service) -> None:
     """Delete an image and its bytes."""
     image = found(await images.get_by_id(image_id, into=StoredImage), "image")
     found(await service.discard(image, expected, images), "image")
 
 
-@router.head("/{image_id}/content", include_in_schema=False)
-@router.get("/{image_id}/content", response_class=Response, responses=problems(404, 416, 503))
+@router.head("/{image_id}/content", dependencies=_SEE, include_in_schema=False)
+@router.get("/{image_id}/content", dependencies=_SEE, response_class=Response, responses=problems(404, 416, 503))
 async def read_content(
     image_id: ImageId,
     images: Repository,
@@ -120,7 +131,7 @@ async def read_content(
     return StreamingResponse(parts, 206 if span else 200, headers, media_type=image.content_type)
 
 
-@router.get("/{image_id}/thumbnail", response_class=Response, responses=problems(404, 503))
+@router.get("/{image_id}/thumbnail", dependencies=_SEE, response_class=Response, responses=problems(404, 503))
 async def read_thumbnail(
     image_id: ImageId, images: Repository, service: Service, if_none_match: IfNoneMatch = None
 ) -> Response:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from kernel.messaging.message import Message as Message
     from kernel.messaging.message import upcast as upcast
     from kernel.messaging.outbox import publish as publish
+    from kernel.security.policy import for_caller as for_caller
+    from kernel.security.policy import public as public
+    from kernel.security.policy import requires as requires
+    from kernel.security.principal import Principal as Principal
     from kernel.settings import ModuleSettings as ModuleSettings
     from kernel.web.conditional import Conditional as Conditional
     from kernel.web.conditional import ExpectedVersions as ExpectedVersions
@@ -43,6 +47,8 @@ _HOMES = {
     "Module": "manifest", "ModuleContext": "manifest", "module_settings": "manifest", "module_state": "manifest",
     "Message": "messaging.message", "upcast": "messaging.message",
     "publish": "messaging.outbox", "subscribe": "messaging.handlers",
+    "Principal": "security.principal",
+    "for_caller": "security.policy", "public": "security.policy", "requires": "security.policy",
     "ModuleSettings": "settings",
     "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",
     "Conflict": "web.problems", "ContentTooLarge": "web.problems", "NotFound": "web.problems",

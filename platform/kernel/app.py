@@ -20,7 +20,7 @@ from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
 from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
 from kernel.database.errors import MigrationError, RoleError
 from kernel.database.revisions import is_at_head
-from kernel.discovery import DiscoveredModule, contracts_of, discover, subscribers_elsewhere
+from kernel.discovery import DiscoveredModule, DiscoveryError, contracts_of, discover, subscribers_elsewhere
 from kernel.http_client import HttpxRestClientPool
 from kernel.manifest import ModuleContext
 from kernel.messaging.exchange import Correspondent, Exchange
@@ -28,6 +28,9 @@ from kernel.observability.health import Check
 from kernel.remote.client import Peer
 from kernel.remote.server import PREFIX, Internal
 from kernel.remote.tokens import Tokens
+from kernel.security.policy import NO_POLICY, unguarded
+from kernel.security.principal import NotAllowed
+from kernel.security.tokens import BearerTokens
 from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
 from kernel.web.compression import Compression
 from kernel.web.dispatch import Dispatcher, Site
@@ -109,6 +112,7 @@ class Kernel:
             )
             for module in self.modules
         }
+        self.authentication = BearerTokens(settings.auth, self.http, settings.root)
         self.tokens = Tokens(settings.internal)
         # The modules elsewhere that are asked from here.
         self.peers = [
@@ -322,12 +326,14 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers=HANDLERS | {ContractUnavailable: _on_contract_unavailable},
+        exception_handlers=HANDLERS | {ContractUnavailable: _on_contract_unavailable, NotAllowed: _on_not_allowed},
     )
     app.kernel = kernel
     app.state.kernel = kernel
     app.state.ports = kernel.ports
     app.state.sites = {}
+    if kernel.settings.auth.enabled:
+        _refuse_unguarded(kernel.modules)
     if application.shows_docs:
         add_docs(app)
     for module in kernel.modules:
@@ -349,6 +355,16 @@ def create_app(
     return app
 
 
+def _refuse_unguarded(modules: tuple[DiscoveredModule, ...]) -> None:
+    """Raise DiscoveryError where a route does not say who may ask it."""
+    found = {
+        module.name: [one.route for one in unguarded(module.router)] for module in modules if module.router is not None
+    }
+    if any(found.values()):
+        lines = [f"  modules/{name}/router.py: {route}" for name, routes in found.items() for route in routes]
+        raise DiscoveryError(f"{NO_POLICY}:\n" + "\n".join(lines))
+
+
 async def _on_contract_unavailable(request: Request, error: ContractUnavailable) -> Response:
     """503: another module that this one asks does not answer."""
     _log.error("contract unavailable", reason=str(error), cause=repr(error.__cause__))
@@ -360,6 +376,11 @@ async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
     detail = "The server has as many requests in work as it can bear. Try again shortly."
     headers = {"Retry-After": RETRY_AFTER_SECONDS}
     await answer(Request(scope), 503, detail, headers=headers)(scope, receive, send)
+
+
+async def _on_not_allowed(request: Request, _error: NotAllowed) -> Response:
+    """403: it is somebody else's."""
+    return answer(request, 403, "This is somebody else's.")
 
 
 def _without_traceback(send: Send, app: Application) -> Send:

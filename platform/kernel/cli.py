@@ -212,6 +212,25 @@ def settings() -> None:
     print_table(table)
 
 
+@app.command()
+def token(
+    subject: Annotated[str, typer.Option(help="Who asks: the token's sub.")] = "developer",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What they may do: events:write. Several: say it again.")
+    ] = None,
+    role: Annotated[list[str] | None, typer.Option(help="A role of AUTH_ROLES.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long it holds.")] = 480,
+) -> None:
+    """Print a bearer token of a key of your own, which holds in LOCAL only."""
+    from kernel.app import load_settings  # noqa: PLC0415
+    from kernel.security import local_key  # noqa: PLC0415
+
+    settings = load_settings()
+    if settings.application.environment != "local":
+        fail(f"Such tokens hold in local only; this is {settings.application.environment}: ask AUTH_ISSUER for one.")
+    typer.echo(local_key.sign(local_key.path(settings.root), subject, scope or (), role or (), minutes * 60))
+
+
 def _histories(module: str | None) -> "list[History]":
     histories = list(load_kernel().histories())
     chosen = [history for history in histories if module in {None, history.module}]

@@ -72,8 +72,8 @@ IsLocalTime = WithJsonSchema({"type": "string", "pattern": f"^{_TIME_PATTERN}$",
 LocalTime = Annotated[time, BeforeValidator(_local_time), IsLocalTime]
 """A time of day where the thing takes place."""
 
-Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
-"""A primary key: 64 bits, as the column."""
+Id = Annotated[int, Field(ge=1, le=2**53 - 1)]
+"""A primary key, as far as every reader of JSON can tell one number from the next (RFC 8259, section 6)."""
 
 
 # What JSON calls the values that pydantic would turn into another type: `true` into 1, `"1"` into 1, 0 into a day.

@@ -54,6 +54,7 @@ class Item(Base):
 import asyncio
 from typing import Annotated
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy import text
 from kernel import Session, with_session
 from kernel.database import BaseRepository
@@ -70,6 +71,10 @@ AnyItems = Annotated[Items, with_session(Items)]
 @router.get("")
 async def numbers(session: Session) -> list[int]:
     return list((await session.execute(Item.__table__.select().with_only_columns(Item.number).limit(20))).scalars())
+
+@router.get("/all")
+async def everything(session: Session) -> list[int]:
+    return list((await session.execute(Item.__table__.select().with_only_columns(Item.number))).scalars())
 
 @router.post("", status_code=201)
 async def add(number: int, items: AnyItems) -> int:
@@ -88,7 +93,10 @@ async def wait(seconds: float = 1) -> float:
 
 @router.get("/large")
 async def large() -> Response:
-    return Response(b"x" * 30_000_000, media_type="application/octet-stream")
+    async def parts():
+        for _ in range(500):
+            yield b"x" * 60_000
+    return StreamingResponse(parts(), media_type="application/octet-stream")
 
 @router.post("/bytes")
 async def take(request: Request) -> int:
@@ -137,6 +145,11 @@ class Served:
     root: Path
     variables: dict[str, str]
     port: int = field(default_factory=free_port)
+
+    @property
+    def kind(self) -> str:
+        """What the table calls the database."""
+        return "SQLite" if self.variables["DATABASE_URL"].startswith("sqlite") else "PostgreSQL"
 
     @property
     def url(self) -> str:

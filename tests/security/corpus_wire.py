@@ -111,7 +111,8 @@ def paths() -> Iterator[Input]:
         for method, path in (("GET", EVENTS), ("DELETE", IMAGES)):
             yield ask(f"{method} of id {name}", expected, method, f"{path}/{number}")
     yield ask("an id behind a blank", "200|422", "GET", f"{EVENTS}/%201")
-    yield ask("the largest id", "404", "GET", f"{EVENTS}/{2**63 - 1}")
+    yield ask("the largest id", "404", "GET", f"{EVENTS}/{2**53 - 1}")
+    yield ask("an id that JSON cannot tell from the next", "422", "GET", f"{EVENTS}/{2**53}")
     for name, path in {
         "up": "/api/v1/../../etc/passwd",
         "up, encoded": "/api/v1/%2e%2e/%2e%2e/etc/passwd",

@@ -14,6 +14,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.queue import Queue
 
 from kernel.database.errors import DatabaseUnavailable, LostConnection, RoleError, is_outage
+from kernel.database.pulse import Pulse
 from kernel.database.roles import quoted
 from kernel.database.tenants import Tenant, Turns
 
@@ -59,6 +60,32 @@ class BoundedPool(AsyncAdaptedQueuePool):
         self._next_look: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._tenants: dict[ConnectionPoolEntry, Tenant] = {}  # in whose name each is in use
+        # Since when each is in use, the oldest first; of those with a pulse.
+        self._in_use: dict[ConnectionPoolEntry, float] = {}
+        self._pulse: Pulse | None = None
+
+    def follow_pulse(self) -> None:
+        """Give up what is under way when the database stops answering, instead of waiting for each command."""
+
+        async def connect() -> None:
+            connection = await greenlet_spawn(self._invoke_creator, None)
+            connection.terminate()
+
+        self._pulse = Pulse(connect, lambda: next(iter(self._in_use.values()), None), self._give_up)
+
+    def dispose(self) -> None:
+        if self._pulse is not None:
+            self._pulse.stop()
+        super().dispose()
+
+    def _give_up(self, since: float) -> bool:
+        if any(one.dbapi_connection is not None and one.info.get(_IDLE_SINCE, 0) > since for one in self._idle):
+            return False
+        for entry in self._in_use:
+            driver: Any = entry.driver_connection
+            if driver is not None:
+                driver.terminate()
+        return True
 
     def connect(self) -> PoolProxiedConnection:
         return self.proxied(await_only(self._take(self.ping_after, None)))
@@ -137,13 +164,23 @@ class BoundedPool(AsyncAdaptedQueuePool):
 
     async def _take_any(self, role: str | None, ping_after: float | None) -> ConnectionPoolEntry:
         while True:
+            pulse = self._pulse
             await self._turns.take()
+            if pulse is not None and pulse.is_silent:
+                self._turns.release()
+                raise DatabaseUnavailable("the database has stopped answering, and is asked until it does again")
             entry = self._pop(role) if self._idle else None
             if entry is None or not self._is_open(entry):
                 try:
-                    return await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
+                    entry = await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
                 except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    if pulse is not None and isinstance(error, TimeoutError):
+                        pulse.silence()
                     raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
+                ping_after = None
+            if pulse is not None:
+                self._in_use[entry] = time.monotonic()
+                pulse.follow()
             if ping_after is None or await self._is_alive(entry, ping_after):
                 return entry
             self.drop(entry)
@@ -228,6 +265,8 @@ class BoundedPool(AsyncAdaptedQueuePool):
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if self._tenants and (tenant := self._tenants.pop(record, None)) is not None and tenant.turns is not None:
             tenant.turns.release()
+        if self._in_use:
+            self._in_use.pop(record, None)
         record.info[_IDLE_SINCE] = time.monotonic()
         self._idle.append(record)
         self._turns.release()

@@ -45,6 +45,7 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
     pool.attempt_ping_after = config.pool_ping_after_idle_seconds
     pool.ping_timeout = config.connect_timeout_seconds
     pool.overflow_lingers = config.pool_overflow_lingers_seconds
+    pool.follow_pulse()
     _listen(engine)
     return engine
 

@@ -108,7 +108,7 @@ class Supervisor:
         if number == signal.SIGHUP:
             if not self._is_stopping:
                 _log.info("SIGHUP: replacing the workers one after the other")
-                self._old = [one for one in self._workers if one.serves]
+                self._old = list(self._workers)
             return
         _log.info("%s: stopping%s", number.name, " at once" if self._is_stopping else "")
         if self._is_stopping:

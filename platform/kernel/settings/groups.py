@@ -161,8 +161,8 @@ class DatabaseConfig(SettingsGroup):
     max_overflow: int = Field(10, ge=0)
     # How long those above pool_size are kept when nobody needs them.
     pool_overflow_lingers_seconds: float = Field(30, gt=0)
-    # How long a request waits for a connection before it is answered 503.
-    pool_timeout_seconds: float = Field(30, gt=0)
+    # How long a request waits for a connection before it is answered 503. Who waits longer has a caller who has left.
+    pool_timeout_seconds: float = Field(1, gt=0)
     # How much of a pool a single module may hold, in percent of pool_size + max_overflow, at least one connection; only
     # where several modules with tables share it. Past that its requests wait so long, then they are answered 503.
     pool_share_percent: int = Field(60, ge=1, le=100)
@@ -181,8 +181,9 @@ class DatabaseConfig(SettingsGroup):
     role_per_module: bool = False
     # What the roles' names begin with. They belong to the whole server; unset, it is the database's name and a dot.
     role_prefix: str | None = None
-    # asyncpg would wait 60 s to connect and for ever on a command.
-    connect_timeout_seconds: float = Field(5, gt=0)
+    # asyncpg would wait 60 s to connect and for ever on a command. A lost packet is sent again after a second.
+    connect_timeout_seconds: float = Field(2, gt=0)
+    # For slow statements: that a database does not answer at all shows within two seconds (kernel/database/pulse.py).
     command_timeout_seconds: float = Field(30, gt=0)
     # SQLite: how long a writer waits for another process's write.
     busy_timeout_seconds: float = Field(5, ge=0)

@@ -297,6 +297,8 @@ def document_problems(schema: dict[str, Any]) -> dict[str, Any]:
     for operations in schema.get("paths", {}).values():
         for operation in operations.values():
             responses: dict[str, Any] = operation["responses"]
+            if "security" in operation:
+                responses |= {status: responses.get(status) or {} for status in ("401", "403")}
             if "requestBody" in operation:
                 responses.setdefault("413", {"description": HTTPStatus(413).phrase})
                 responses.setdefault("415", {"description": HTTPStatus(415).phrase})

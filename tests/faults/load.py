@@ -1,0 +1,111 @@
+"""More requests than can be answered. Each scenario guards against a queue that answers nobody."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import httpx2
+
+from tests.faults.harness import Result, percentiles, until_serving
+from tests.faults.served import Served, project
+
+Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
+
+_POOL = 15
+# Each of them holds a connection for so long.
+_HELD_SECONDS = 0.25
+
+
+async def overload(folder: Path, database_url: str, quick: bool) -> list[Result]:
+    """Six times as many callers as the pool has connections. (Waiting 30 s for a connection, nobody is told to leave.)"""
+    seconds = 4 if quick else 15
+    results = []
+    for is_naive in (False, True):
+        waiting = {"DATABASE_POOL_TIMEOUT_SECONDS": "30", "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "30"}
+        name = "naive" if is_naive else "ours"
+        here = project(folder / name, database_url, DATABASE_POOL_SIZE="5", DATABASE_MAX_OVERFLOW="10",
+                       DATABASE_POOL_SHARE_PERCENT="100", **(waiting if is_naive else {}))  # fmt: skip
+        with here.process():
+            await until_serving(here.port)
+            seen, shed, probes = await _press(here, 6 * _POOL, seconds)
+            began_at = time.monotonic()
+            async with httpx2.AsyncClient() as client:
+                after = (await client.get(f"{here.url}/api/v1/work", timeout=30)).status_code
+            recovered = time.monotonic() - began_at
+        goodput = seen[200] / seconds
+        best = _POOL / _HELD_SECONDS
+        slowest_shed = max(shed, default=0.0)
+        others = {status: times for status, times in seen.items() if status not in {200, 503}}
+        results.append(
+            Result("6 times the pool" + (", waiting 30 s (naive)" if is_naive else ""), here.kind,
+                   f"{6 * _POOL} callers for {seconds} s, {seen.total():,} requests", f"{seen[503]:,} shed",
+                   f"shed in {slowest_shed:.2f} s at most; {goodput:.0f}/s served of {best:.0f} possible; "
+                   f"live max {max(probes) * 1000:.0f} ms; others {others or 'none'}; after it {after} in {recovered:.2f} s",
+                   "none shed" if is_naive else "1.3 s, 80%, 100 ms, none, 1 s",
+                   holds=(seen[503] == 0 if is_naive else 0 < slowest_shed < 1.3)
+                   and goodput > best * 0.8 and percentiles(probes)[1] < 100 and not others and recovered < 1)
+        )  # fmt: skip
+    return results
+
+
+async def too_many_at_once(folder: Path, database_url: str, quick: bool) -> list[Result]:
+    """More requests in work than the process is to bear. (uvicorn's limit counts idle connections and the probes.)"""
+    limit = 50 if quick else 500
+    here = project(folder, database_url, SERVER_MAX_CONCURRENT_REQUESTS=str(limit))
+    with here.process():
+        await until_serving(here.port)
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(limits=limits, timeout=30) as client:
+            idle = [await asyncio.open_connection("127.0.0.1", here.port) for _ in range(limit)]
+            first = [asyncio.create_task(client.get(f"{here.url}/api/v1/work/waited?seconds=4")) for _ in range(limit)]
+            await asyncio.sleep(2)
+            began_at = time.monotonic()
+            more = await asyncio.gather(*(client.get(f"{here.url}/api/v1/work") for _ in range(limit)))
+            took = (time.monotonic() - began_at) / limit
+            probe = await client.get(f"{here.url}/health/live")
+            served = Counter(one.status_code for one in await asyncio.gather(*first))
+            after = await client.get(f"{here.url}/api/v1/work")
+        for _, writer in idle:
+            writer.transport.abort()
+    refused = Counter((one.status_code, one.headers.get("retry-after")) for one in more)
+    right = refused == {(503, "1"): limit} and served == {200: limit}
+    return [
+        Result("more requests than the limit", here.kind, f"{limit} in work, {limit} more, {limit} idle connections",
+               f"{refused[503, '1']} refused", f"in work {dict(served)}; refused in {took * 1000:.1f} ms each; "
+               f"live {probe.status_code}; after it {after.status_code}", "all 200; all 503; 200; 200",
+               holds=right and probe.status_code == after.status_code == 200)
+    ]  # fmt: skip
+
+
+async def _press(here: Served, callers: int, seconds: float) -> tuple["Counter[int]", list[float], list[float]]:
+    """What was answered, how long it took where that was 503, and how long the probes took meanwhile."""
+    seen: Counter[int] = Counter()
+    shed: list[float] = []
+    probes: list[float] = []
+    until = time.monotonic() + seconds
+    limits = httpx2.Limits(max_connections=None)
+
+    async def call(client: httpx2.AsyncClient) -> None:
+        while time.monotonic() < until:
+            began_at = time.monotonic()
+            answer = await client.get(f"{here.url}/api/v1/work/held?seconds={_HELD_SECONDS}")
+            seen[answer.status_code] += 1
+            if answer.status_code == 503:
+                shed.append(time.monotonic() - began_at)
+                await asyncio.sleep(float(answer.headers["retry-after"]) / 4)
+
+    async def probe(client: httpx2.AsyncClient) -> None:
+        while time.monotonic() < until:
+            began_at = time.monotonic()
+            await client.get(f"{here.url}/health/live")
+            probes.append(time.monotonic() - began_at)
+            await asyncio.sleep(0.05)
+
+    async with httpx2.AsyncClient(limits=limits, timeout=60) as client, httpx2.AsyncClient(timeout=60) as apart:
+        await asyncio.gather(probe(apart), *(call(client) for _ in range(callers)))
+    return seen, shed, probes
+
+
+ON_POSTGRESQL = (overload, too_many_at_once)
