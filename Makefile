@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check prove format migrate migration bench claims growth walls messages faults lock clean venv
+.PHONY: help run test check prove audit format migrate migration bench claims growth walls messages faults lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -35,6 +35,9 @@ check: venv ## Lint, formatting, types and the walls between modules
 
 prove: venv ## Plant every kind of violation in a copy, and see the walls find each
 	@$(BIN)/kernel check --prove
+
+audit: venv ## Look up known vulnerabilities of the locked dependencies; ends with 3 if nobody could be asked
+	@$(BIN)/python bin/audit
 
 format: venv ## Format the code, mend what the linter can, and write CODEOWNERS
 	$(BIN)/ruff check --fix .

@@ -73,9 +73,11 @@ def environment(app: AppSpec, places: Places) -> dict[str, str]:
         "IMAGES_STORAGE_URL": f"file://{places.images}",
     }
     if app.is_ours:
-        # SQLite is refused in production; UAT is the same but for that, and serves the documentation.
+        # As in production, but everybody may ask, as they may the others.
         variables |= {
-            "ENVIRONMENT": "uat" if app.on_sqlite else "prod",
+            "ENVIRONMENT": "dev",
+            "APPLICATION_DEBUG": "false",
+            "AUTH_ENABLED": "false",
             "CORS_ALLOW_ORIGINS": "https://example.com",
             "SERVER_HOST": "127.0.0.1",
         }

@@ -27,7 +27,9 @@ def migrated(folder: Path, database: URL) -> dict[str, str]:
     """The variables of the application on `database`, which gets its tables."""
     variables = environment(
         folder,
-        ENVIRONMENT="prod",
+        ENVIRONMENT="dev",
+        APPLICATION_DEBUG="false",
+        AUTH_ENABLED="false",
         DATABASE_URL=database.render_as_string(hide_password=False),
         IMAGES_STORAGE_URL=str(folder / "images"),
     )

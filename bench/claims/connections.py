@@ -124,7 +124,13 @@ def _once(kind: str, count: int, folder: Path) -> Turn:
     project, log, ready = folder / "slow", folder / f"slow-{kind}.log", f"{_PATH}/ready"
     if kind == "kernel":
         # A production server refuses SQLite; no module has a table, so that nobody ever connects to this one.
-        variables = environment(folder, ENVIRONMENT="prod", DATABASE_URL="postgresql:///none?host=/nowhere")
+        variables = environment(
+            folder,
+            ENVIRONMENT="dev",
+            APPLICATION_DEBUG="false",
+            AUTH_ENABLED="false",
+            DATABASE_URL="postgresql:///none?host=/nowhere",
+        )
         context = serving(project, ready, variables, log)
     else:
         port = free_port()

@@ -47,7 +47,9 @@ def _measure(folder: Path, many: int, *, quick: bool) -> list[Finding]:
         # As it is deployed: each start verifies on PostgreSQL that no migration is missing.
         variables = environment(
             folder,
-            ENVIRONMENT="prod",
+            ENVIRONMENT="dev",
+            APPLICATION_DEBUG="false",
+            AUTH_ENABLED="false",
             DATABASE_URL=server.create_database("growth").render_as_string(hide_password=False),
             IMAGES_STORAGE_URL=str(folder / "images"),
         )

@@ -1,4 +1,4 @@
-"""That every route says who may ask it. Unlike the other checks it imports the project, to see what routes depend on."""
+"""That every route says who may ask it. Unlike the other checks it imports the project, to see what they depend on."""
 
 from collections.abc import Iterator
 from pathlib import Path

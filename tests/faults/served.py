@@ -25,9 +25,11 @@ async def _journal(context):
     settings = context.settings
     with open(settings.journal, "a") as journal:
         print("opened", file=journal, flush=True)
-        yield
-        print("closed", file=journal, flush=True)
-        await asyncio.sleep(settings.closes_in_seconds)
+        try:
+            yield
+        finally:
+            print("closed", file=journal, flush=True)
+            await asyncio.sleep(settings.closes_in_seconds)
 
 module = Module(owner="team", lifespan=_journal)
 """,

@@ -302,7 +302,17 @@ async def test_the_docs_pages_name_nothing_outside(root: Path) -> None:
 async def test_production_shows_no_docs(tmp_path: Path) -> None:
     with imported_alone():
         write_project(tmp_path, {"plain/module.py": MANIFEST})
-        app = create_app(settings_for(tmp_path, {"ENVIRONMENT": "prod", "DATABASE_URL": "postgresql://u:pw-1@h/d"}))
+        app = create_app(
+            settings_for(
+                tmp_path,
+                {
+                    "ENVIRONMENT": "prod",
+                    "DATABASE_URL": "postgresql://u:pw-1@h/d",
+                    "AUTH_ISSUER": "https://id.example",
+                    "AUTH_AUDIENCE": "api",
+                },
+            )
+        )
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
             for path in ("/docs", "/redoc", "/openapi.json", "/docs/assets/swagger-ui.css"):
                 assert (await client.get(path)).status_code == 404

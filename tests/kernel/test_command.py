@@ -174,7 +174,7 @@ def test_a_database_that_is_not_at_its_newest_migration_stops_the_start_with_one
     root: Path, tmp_path: Path
 ) -> None:
     started_at = time.monotonic()
-    done = run(root, tmp_path, "serve", "--port", str(free_port()), ENVIRONMENT="dev")
+    done = run(root, tmp_path, "serve", "--port", str(free_port()), ENVIRONMENT="dev", AUTH_ENABLED="false")
     assert done.returncode != 0
     assert "run `kernel migrate` before the start" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -102,7 +102,7 @@ async def test_one_that_cannot_wait_longer_says_so(root: Path, empty_url: str) -
 
 
 async def test_an_application_outside_local_refuses_to_start_before_its_migrations(root: Path, empty_url: str) -> None:
-    app = create_app(settings_for(root, {"ENVIRONMENT": "dev", "DATABASE_URL": empty_url}))
+    app = create_app(settings_for(root, {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": empty_url}))
     with pytest.raises(MigrationError, match="run `kernel migrate` before the start"):
         async with app.router.lifespan_context(app):
             pass

@@ -13,7 +13,7 @@ from tests.kernel.keys import key_pair
 from tests.kernel.project import imported_alone, write_project
 from tests.kernel.two_sides import FILES, SECRET
 
-DEV = {"ENVIRONMENT": "dev", "DATABASE_URL": "sqlite:///data"}
+DEV = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": "sqlite:///data"}
 AT = {"PRICES_URL": "http://prices:8000"}
 KEY = {"INTERNAL_SECRET": SECRET}
 PRIVATE, PUBLIC = key_pair()

@@ -242,12 +242,12 @@ async def test_a_start_without_the_roles_fails_and_says_so_and_local_makes_them(
     app = create_app(settings_for(root, variables))
     async with app.router.lifespan_context(app):
         pass
-    forgotten = {"ENVIRONMENT": "dev", "DATABASE_ROLE_PREFIX": "never-made."}
+    forgotten = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_ROLE_PREFIX": "never-made."}
     app = create_app(settings_for(root, variables | forgotten))
     with pytest.raises(RoleError, match=r"never-made\.health.*run `kernel roles --apply`"):
         async with app.router.lifespan_context(app):
             pass
-    app = create_app(settings_for(root, variables | {"ENVIRONMENT": "dev"}))
+    app = create_app(settings_for(root, variables | {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}))
     async with app.router.lifespan_context(app):
         pass
 

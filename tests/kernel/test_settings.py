@@ -7,7 +7,8 @@ import pytest
 from kernel.settings import DatabaseConfig, ModuleSettings, Settings, SettingsError, Sources
 
 SECRET = "correct-horse-battery"
-PRODUCTION = {"ENVIRONMENT": "prod", "DATABASE_URL": f"postgresql://app:{SECRET}@db/app"}
+ISSUER = {"AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "api"}
+PRODUCTION = {"ENVIRONMENT": "prod", "DATABASE_URL": f"postgresql://app:{SECRET}@db/app", **ISSUER}
 
 
 def load(root: Path, variables: dict[str, str] | None = None) -> Settings:
@@ -53,7 +54,7 @@ def test_only_the_file_of_the_environment_is_read(tmp_path: Path) -> None:
 
 
 def test_the_environment_may_be_named_in_the_shared_file(tmp_path: Path) -> None:
-    write(tmp_path, "env_files/.env", "ENVIRONMENT=dev\nDATABASE_URL=sqlite:///x")
+    write(tmp_path, "env_files/.env", "ENVIRONMENT=dev\nDATABASE_URL=sqlite:///x\nAUTH_ENABLED=false")
     assert load(tmp_path).application.environment == "dev"
 
 
@@ -263,4 +264,4 @@ def test_each_environment_refuses_what_is_unsafe_in_it(
 
 def test_a_socket_needs_no_password(tmp_path: Path) -> None:
     url = "postgresql://app@/app?host=/run/postgresql"
-    assert load(tmp_path, {"ENVIRONMENT": "prod", "DATABASE_URL": url}).database.get_url().host is None
+    assert load(tmp_path, {"ENVIRONMENT": "prod", "DATABASE_URL": url, **ISSUER}).database.get_url().host is None

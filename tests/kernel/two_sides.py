@@ -183,7 +183,12 @@ async def two_sides(
     It `waits` for the caller to have looked at the callee.
     """
     write_project(root, FILES)
-    common = {"ENVIRONMENT": "dev", "INTERNAL_SECRET": SECRET, "HTTP_CLIENT_BACKOFF_SECONDS": "0.001"}
+    common = {
+        "ENVIRONMENT": "dev",
+        "AUTH_ENABLED": "false",
+        "INTERNAL_SECRET": SECRET,
+        "HTTP_CLIENT_BACKOFF_SECONDS": "0.001",
+    }
     common["DATABASE_URL"] = f"sqlite:///{root / 'data'}"
 
     async def forward(call: Call) -> Reply | Drop:

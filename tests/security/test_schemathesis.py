@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.harness import KERNEL
 from tests.security.serving import served
 
 # `SCHEMATHESIS_EXAMPLES=1000` looks longer than is fit for every change.
@@ -21,12 +22,13 @@ expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "429"]
 
 @pytest.mark.timeout(1800)
 def test_the_application_does_what_its_openapi_document_says(root: Path, tmp_path: Path, empty_url: str) -> None:
-    with served(root, tmp_path, empty_url) as server:
+    token = subprocess.run([KERNEL, "token", "--scope", "*"], cwd=root, capture_output=True, text=True, check=True)
+    with served(root, tmp_path, empty_url, AUTH_ENABLED="true") as server:
         (tmp_path / "schemathesis.toml").write_text(CONFIG)
         command = [str(Path(sys.executable).with_name("schemathesis")), "run"]
         command += [f"http://127.0.0.1:{server.port}/openapi.json", "--checks", "all", "--mode", "all"]
         command += ["--seed", SEED, "--max-examples", EXAMPLES, "--continue-on-failure", "--no-color"]
-        command += ["--generation-database", "none"]
+        command += ["--generation-database", "none", "--header", f"Authorization: Bearer {token.stdout.strip()}"]
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.security.schemathesis_hooks", "PYTHONPATH": str(root)}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert server.is_alive()

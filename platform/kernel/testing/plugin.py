@@ -142,7 +142,7 @@ def project(choice: Choice, database_url: str, variables: Mapping[str, str]) -> 
 
     On PostgreSQL each module has a role of its own: who reaches into another's tables sees it here first.
     """
-    walls = {"ENVIRONMENT": "dev", "DATABASE_ROLE_PER_MODULE": "true"}
+    walls = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_ROLE_PER_MODULE": "true"}
     return choice.project({**walls, "DATABASE_URL": database_url, **variables})
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from fastapi import Depends, Header, Response
+from fastapi import Depends, Header, Request, Response
 from starlette.exceptions import HTTPException
 
 _TAG = re.compile(r'(W/)?"([^"]*)"')
@@ -12,15 +12,23 @@ _TAG = re.compile(r'(W/)?"([^"]*)"')
 class ETag:
     """Names the version of what is answered: `etag.set(event.version)`."""
 
-    def __init__(self, response: Response, if_none_match: str | None) -> None:
+    def __init__(self, request: Request, response: Response, if_none_match: str | None) -> None:
+        self._method = request.method
         self._response = response
         self._known = if_none_match
 
     def set(self, version: int | str) -> None:
-        """Put the version into the answer. Ends the request with 304 where the caller has this version already."""
+        """Put the version into the answer. Ends a GET with 304 where the caller has this version already.
+
+        A change that is to happen only if there is nothing yet (`If-None-Match: *`) ends with 412: there is something.
+        """
         tag = f'"{version}"'
-        if self._known is not None and matches(self._known, tag):
-            raise HTTPException(304, headers={"ETag": tag})
+        if self._known is not None:
+            if self._method in {"GET", "HEAD"}:
+                if matches(self._known, tag):
+                    raise HTTPException(304, headers={"ETag": tag})
+            elif self._method != "POST" and self._known.strip() == "*":
+                raise HTTPException(412, "It exists already.")
         self._response.headers["ETag"] = tag
 
 
@@ -33,8 +41,8 @@ def matches(if_none_match: str, tag: str) -> bool:
 # Both are asynchronous although they wait for nothing: FastAPI would run them in a thread, which takes longer.
 
 
-async def _etag(response: Response, if_none_match: Annotated[str | None, Header()] = None) -> ETag:
-    return ETag(response, if_none_match)
+async def _etag(request: Request, response: Response, if_none_match: Annotated[str | None, Header()] = None) -> ETag:
+    return ETag(request, response, if_none_match)
 
 
 async def _versions(

@@ -295,8 +295,10 @@ def document_problems(schema: dict[str, Any]) -> dict[str, Any]:
     components |= model.pop("$defs", {}) | {"ProblemDetails": model}
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     for operations in schema.get("paths", {}).values():
-        for operation in operations.values():
+        for method, operation in operations.items():
             responses: dict[str, Any] = operation["responses"]
+            if method == "get" and any(one["name"] == "if-none-match" for one in operation.get("parameters", ())):
+                responses.setdefault("304", {"description": HTTPStatus(304).phrase})
             if "security" in operation:
                 responses |= {status: responses.get(status) or {} for status in ("401", "403")}
             if "requestBody" in operation:

@@ -79,7 +79,7 @@ async def test_the_inbox_outlives_the_outbox(tmp_path: Path, empty_url: str) -> 
 
 def test_the_command_shows_and_mends(tmp_path: Path) -> None:
     write_shop(tmp_path)
-    variables = {"ENVIRONMENT": "dev", "DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}
+    variables = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}
 
     def kernel(*words: str, code: int = 0) -> str:
         ran = subprocess.run(

@@ -161,7 +161,12 @@ class Deployment:
 
 def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart: bool) -> Deployment:
     """Serve a copy of the database at `migrated`: in one process, or, `apart`, with images in another."""
-    variables = {"ENVIRONMENT": "dev", "INTERNAL_SECRET": SECRET, "INTERNAL_COMPARE_SECONDS": "0.2"}
+    variables = {
+        "ENVIRONMENT": "dev",
+        "AUTH_ENABLED": "false",
+        "INTERNAL_SECRET": SECRET,
+        "INTERNAL_COMPARE_SECONDS": "0.2",
+    }
     variables |= {"IMAGES_STORAGE_URL": f"file://{folder / 'images'}", "HEALTH_CACHE_SECONDS": "0"}
     variables |= {"DATABASE_ROLE_PER_MODULE": "true", "APPLICATION_STRICT_CONTRACT_CALLS": "true"}
     database: URL | Path

@@ -111,6 +111,8 @@ async def test_many_probes_within_the_cache_time_ask_the_components_once(root: P
 async def test_in_production_health_tells_nothing_of_its_inside(root: Path, tmp_path: Path) -> None:
     variables = {
         "ENVIRONMENT": "prod",
+        "AUTH_ISSUER": "https://id.example",
+        "AUTH_AUDIENCE": "api",
         "DATABASE_URL": "postgresql://u:pw-1@127.0.0.1:1/d",
         "IMAGES_STORAGE_URL": str(tmp_path),
     }

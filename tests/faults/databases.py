@@ -1,0 +1,234 @@
+"""A database that fails under load. Each scenario guards against callers who wait, get a 500, or lose what was acknowledged."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import httpx2
+from sqlalchemy.engine import URL
+
+from kernel.testing import create_database, pgserver, postgresql_server, query
+from tests.faults.harness import Result, until, until_serving
+from tests.faults.proxy import FaultProxy
+from tests.faults.served import Served, project
+
+Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
+
+_CLIENTS = 40  # the pool has 15 connections
+_PAUSE_SECONDS = 0.05
+# The process's resolver: the name is known as long as no file says that it is not. uvloop has a resolver of its own,
+# which cannot be replaced; without it uvicorn takes asyncio's loop, which asks Python's.
+_RESOLVER = """
+import os, socket, sys
+sys.modules["uvloop"] = None
+known = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    if host != "database.test":
+        return known(host, *args, **kwargs)
+    if os.path.exists({gone!r}):
+        open({asked!r}, "a").write("x")
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return known("127.0.0.1", *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@dataclass
+class Seen:
+    """An answer: to what, when it was asked for, how long that took (seconds), and whether it is a proper 503."""
+
+    path: str
+    at: float
+    took: float
+    status: int
+    is_proper: bool = True
+
+
+@dataclass
+class Load:
+    """Callers that read and write all the time, and one who asks for the process's health."""
+
+    url: str
+    seen: list[Seen] = field(default_factory=list)
+    acknowledged: set[int] = field(default_factory=set)
+    numbers: Iterator[int] = field(default_factory=count)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=self.url, limits=limits, timeout=30) as client:
+            tasks = [asyncio.create_task(self._call(client)) for _ in range(_CLIENTS)]
+            tasks += [asyncio.create_task(self._probe(client, path)) for path in ("/health/live", "/health/ready")]
+            yield
+            for task in tasks:
+                task.cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(one, asyncio.CancelledError) for one in found), found
+
+    async def _call(self, client: httpx2.AsyncClient) -> None:
+        for turn in count():
+            if turn % 3:
+                await self._ask(client, "GET", "/api/v1/work")
+            else:
+                number = next(self.numbers)
+                if await self._ask(client, "POST", f"/api/v1/work?number={number}") == 201:
+                    self.acknowledged.add(number)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _probe(self, client: httpx2.AsyncClient, path: str) -> None:
+        while True:
+            await self._ask(client, "GET", path)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _ask(self, client: httpx2.AsyncClient, method: str, path: str) -> int:
+        at = time.monotonic()
+        answer = await client.request(method, path)
+        is_proper = answer.status_code < 500 or (
+            answer.headers["content-type"] == "application/problem+json" and "retry-after" in answer.headers
+        )
+        self.seen.append(Seen(path, at, time.monotonic() - at, answer.status_code, is_proper))
+        return answer.status_code
+
+
+@dataclass
+class Fault:
+    """How the database fails, how it heals, and how we know that it did fail."""
+
+    name: str
+    begin: Callable[[], Awaitable[object]]
+    end: Callable[[], Awaitable[object]]
+    bit: Callable[[], str]
+
+
+async def outages(folder: Path, _database_url: str, quick: bool) -> list[Result]:
+    """Refused, unknown, frozen, swallowed: for a while each. (Timeouts of drivers are 30 s, and 60; a probe waits along.)"""
+    seconds = 3.5 if quick else 8
+    with postgresql_server(folder / "pg") as server:
+        url = create_database(server, "outages")
+        async with FaultProxy(f"{url.query['host']}/.s.PGSQL.{url.port or 5432}") as proxy:
+            here = _served(folder, url, proxy)
+            results, numbers = [], count()
+            by_name = {"PYTHONPATH": str(folder / "resolver"), "DATABASE_URL": _behind(proxy, url, "database.test")}
+            for variables, faults in (({}, _faults(folder, proxy)), (by_name, [_forgotten(folder, proxy)])):
+                with here.process(**variables):
+                    await until_serving(here.port)
+                    results += [await _during(here, fault, seconds, numbers) for fault in faults]
+            return results
+
+
+def _served(folder: Path, url: URL, proxy: FaultProxy) -> Served:
+    """The project with its database behind the proxy."""
+    (folder / "resolver").mkdir()
+    resolver = _RESOLVER.format(gone=str(folder / "gone"), asked=str(folder / "asked"))
+    (folder / "resolver" / "sitecustomize.py").write_text(resolver)
+    # All else is as it is by default: 15 connections, a second for one of them, two to connect, 30 for a statement.
+    return project(folder, _behind(proxy, url), DATABASE_POOL_SHARE_PERCENT="100")
+
+
+def _behind(proxy: FaultProxy, url: URL, host: str = "127.0.0.1") -> str:
+    return f"postgresql://{url.username}@{host}:{proxy.port}/{url.database}"
+
+
+def _forgotten(folder: Path, proxy: FaultProxy) -> Fault:
+    gone, asked = folder / "gone", folder / "asked"
+
+    async def forget() -> None:
+        gone.touch()
+        proxy.reset_all()  # as long as connections last, nobody asks for the name
+
+    async def remember() -> None:
+        gone.unlink()
+
+    return Fault("name unknown", forget, remember, lambda: f"asked {len(asked.read_text())} times")
+
+
+def _faults(folder: Path, proxy: FaultProxy) -> list[Fault]:
+    frozen: list[int] = []
+
+    async def freeze() -> None:
+        frozen[:] = _pids(folder / "pg")
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+
+    async def thaw() -> None:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+
+    async def swallow() -> None:
+        await proxy.set("swallow")
+
+    async def refuse() -> None:
+        await proxy.set("refuse")
+
+    async def heal() -> None:
+        await proxy.set("pass")
+
+    return [
+        Fault("refused", refuse, heal, lambda: f"{proxy.broken} connections broken"),
+        Fault("frozen (SIGSTOP)", freeze, thaw, lambda: f"{len(frozen)} processes stopped"),
+        Fault("packets swallowed", swallow, heal, lambda: f"{proxy.swallowed} packets"),
+    ]
+
+
+def _pids(folder: Path) -> list[int]:
+    """The server's own processes, its first one first (Linux)."""
+    first = int((folder / "postmaster.pid").read_text().split()[0])
+    return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+
+
+async def _during(here: Served, fault: Fault, seconds: float, numbers: Iterator[int]) -> Result:
+    load = Load(here.url, numbers=numbers)
+    async with load.running():
+        await asyncio.sleep(1)
+        await fault.begin()
+        began_at = time.monotonic()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            await fault.end()
+        healed_at = time.monotonic()
+        await asyncio.sleep(2.5)
+    return _judged(here, load, f"database {fault.name}", f"{seconds:g} s", fault.bit(), (began_at, healed_at))
+
+
+def _judged(here: Served, load: Load, scenario: str, tried: str, bit: str, span: tuple[float, float]) -> Result:
+    """Whether all were answered in time and as they should be, from the moment it failed until it was well again."""
+    began_at, healed_at = span
+    live = [one for one in load.seen if one.path == "/health/live"]
+    ready = [one for one in load.seen if one.path == "/health/ready"]
+    calls = [one for one in load.seen if one.path.startswith("/api")]
+    statuses = Counter(one.status for one in calls)
+    strange = sum(count for status, count in statuses.items() if status not in {200, 201, 503})
+    strange += sum(not one.is_proper for one in load.seen)
+    slowest, slowest_live = max(one.took for one in calls), max(one.took for one in live)
+    unready = [one.at + one.took - began_at for one in ready if one.status == 503 and one.at > began_at - 1]
+    unready_after = min(unready, default=99.0)
+    slowest_ready = max(one.took for one in ready)
+    last = max((one.at for one in (*calls, *ready) if one.status == 503), default=0)
+    well_after = max(0.0, last - healed_at)
+    stored = _stored(here)
+    lost = len(load.acknowledged - stored)
+    return Result(
+        scenario, here.kind, f"{tried}, {_CLIENTS} callers, {len(calls):,} requests",
+        f"{bit}; {statuses[503]:,} answers 503",
+        f"slowest {slowest:.2f} s; live {slowest_live * 1000:.0f} ms; not ready after {unready_after:.2f} s, in at most "
+        f"{slowest_ready:.2f}; well after {well_after:.2f} s; {strange} other answers; {lost} of "
+        f"{len(load.acknowledged):,} lost",
+        "3 s; 100 ms; 1.5 s; 1 s; 0; 0",
+        holds=slowest < 3 and slowest_live < 0.1 and unready_after < 1.5 and slowest_ready < 1.5 and well_after < 1
+        and strange == 0 and lost == 0 and statuses[503] > 0 and len(load.acknowledged) > 0,
+    )  # fmt: skip
+
+
+def _stored(here: Served) -> set[int]:
+    answer = httpx2.get(f"{here.url}/api/v1/work/all", timeout=30)
+    return set(json.loads(answer.content))
