@@ -1,17 +1,18 @@
 """Every query that events asks of the database."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from sqlalchemy import ColumnElement, func, literal_column, or_, update
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
 from kernel.database import BaseRepository, Page, Sort, utc_now
-from kernel.security.principal import NotAllowed
 from modules.events.models import SEARCH_VECTOR, SEARCHED_TEXT, Event
-from modules.events.schemas import EventOut, EventQuery, EventSort
+from modules.events.schemas import EventIn, EventOut, EventQuery, EventSort
+
+_OWN = Event.owner == bindparam("caller", type_=Event.owner.type)
+_SEEN = or_(Event.is_draft.is_(False), _OWN)
 
 
 class EventRepository(BaseRepository[Event, int]):
@@ -23,7 +24,8 @@ class EventRepository(BaseRepository[Event, int]):
     def __init__(self, session: AsyncSession, caller: Principal) -> None:
         super().__init__(Event, session)
         self._caller = caller
-        self._may_all = caller.may("events:admin")
+        if not caller.may("events:admin"):
+            self.restrict(_SEEN, _OWN, caller=caller.key)
 
     @classmethod
     def of_all(cls, session: AsyncSession) -> "EventRepository":
@@ -34,38 +36,9 @@ class EventRepository(BaseRepository[Event, int]):
         """The events that `query` asks for. Raises InvalidCursor."""
         return await self.page(query, EventOut, *self._filters(query), order=_order(query.sort))
 
-    async def read(self, event_id: int) -> EventOut | None:
-        """The event, or None, also for another's draft."""
-        event = await self.get_by_id(event_id, into=EventOut)
-        return None if event is None or (event.is_draft and not self._owns(event)) else event
-
-    async def add(self, values: Mapping[str, Any]) -> EventOut:
+    async def add(self, event: EventIn) -> EventOut:
         """A new event of the caller's."""
-        return await self.create(into=EventOut, owner=self._caller.key, **values)
-
-    async def change(
-        self, event_id: int, expected_version: frozenset[int] | None, values: Mapping[str, Any]
-    ) -> EventOut | None:
-        """The event after the change; None as for `read`. Raises NotAllowed and StaleVersion."""
-        if not await self._may_change(event_id):
-            return None
-        return await self.update(event_id, into=EventOut, expected_version=expected_version, **values)
-
-    async def remove(self, event_id: int, expected_version: frozenset[int] | None) -> bool:
-        """Whether there was such an event, as `read` sees it. Raises NotAllowed and StaleVersion."""
-        return await self._may_change(event_id) and await self.delete(event_id, expected_version=expected_version)
-
-    async def _may_change(self, event_id: int) -> bool:
-        """Whether there is one that the caller may change. Raises NotAllowed where it is another's."""
-        if self._may_all:
-            return True
-        event = await self.read(event_id)
-        if event is not None and not self._owns(event):
-            raise NotAllowed
-        return event is not None
-
-    def _owns(self, event: EventOut) -> bool:
-        return self._may_all or event.owner == self._caller.key
+        return await self.create(into=EventOut, owner=self._caller.key, **event.model_dump())
 
     async def forget_image(self, image_id: int) -> None:
         """Take the image off all events that have it; each gets its next version."""
@@ -76,8 +49,6 @@ class EventRepository(BaseRepository[Event, int]):
         )
 
     def _filters(self, query: EventQuery) -> Iterator[ColumnElement[bool]]:
-        if not self._may_all:
-            yield or_(Event.is_draft.is_(False), Event.owner == self._caller.key)
         if query.q:
             yield from self._with_words(re.findall(r"\w+", query.q.lower()))
         if query.location is not None:

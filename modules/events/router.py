@@ -31,7 +31,7 @@ async def create_event(
 ) -> EventOut:
     """Create an event."""
     await _must_exist(images, event.image_id)
-    created = await events.add(event.model_dump())
+    created = await events.add(event)
     response.headers["Location"] = f"{request.url.path}/{created.id}"
     etag.set(created.version)
     return created
@@ -40,7 +40,7 @@ async def create_event(
 @router.get("/{event_id}", responses=problems(404))
 async def read_event(event_id: EventId, events: Seen, etag: Conditional) -> EventOut:
     """Read one event; 304 if the caller's version (If-None-Match) is the current one."""
-    event = found(await events.read(event_id), "event")
+    event = found(await events.get_by_id(event_id, into=EventOut), "event")
     etag.set(event.version)
     return event
 
@@ -56,7 +56,8 @@ async def replace_event(
 ) -> EventOut:
     """Replace all of an event; what is left out gets its default."""
     await _must_exist(images, event.image_id)
-    changed = found(await events.change(event_id, expected, event.model_dump()), "event")
+    values = event.model_dump()
+    changed = found(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
     etag.set(changed.version)
     return changed
 
@@ -72,7 +73,8 @@ async def patch_event(
 ) -> EventOut:
     """Change some fields of an event."""
     await _must_exist(images, event.image_id)
-    changed = found(await events.change(event_id, expected, event.model_dump(exclude_unset=True)), "event")
+    values = event.model_dump(exclude_unset=True)
+    changed = found(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
     etag.set(changed.version)
     return changed
 
@@ -80,7 +82,7 @@ async def patch_event(
 @router.delete("/{event_id}", status_code=204, responses=problems(404, 412))
 async def delete_event(event_id: EventId, expected: ExpectedVersions, events: Changed) -> None:
     """Delete an event."""
-    found(await events.remove(event_id, expected), "event")
+    found(await events.delete(event_id, expected_version=expected), "event")
 
 
 async def _must_exist(images: Images, image_id: int | None) -> None:

@@ -49,7 +49,6 @@ class EventOut(BaseModel):
     location: str
     image_id: int | None
     is_draft: bool
-    owner: str | None = Field(exclude=True)
     created_at: dt.datetime
     updated_at: dt.datetime
     version: int = Field(description="Also the ETag: send it as If-Match to change only what you have seen.")

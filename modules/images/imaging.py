@@ -35,7 +35,7 @@ _MAX_JPEG_SCANS = 50
 Image.MAX_IMAGE_PIXELS = None
 # Pixels come in blocks. Those above 32 MiB, the most that glibc's mallopt(3) keeps for itself, go back to the system at
 # once; smaller ones stayed with the process: 380 MiB after three pictures of 7000x7000.
-Image.core.set_block_size(64 << 20)
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]  # it has no other way
 
 
 class NotAnImage(Exception):

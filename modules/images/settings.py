@@ -17,12 +17,12 @@ class ImagesSettings(ModuleSettings):
     # An endpoint that begins with http:// is talked to without TLS.
     storage_options: dict[str, SecretStr] = Field(default_factory=dict)
     max_upload_bytes: int = Field(10 << 20, ge=1)
-    # By the header, before anything is decoded: 50 million pixels take 170 MB (JPEG) to 790 MB (WebP) for a moment.
+    # By the header, before anything is decoded: 49 million pixels take 190 MiB (PNG) to 790 MiB (WebP) for a moment.
     max_pixels: int = Field(50_000_000, ge=1)
     # The longer side of a thumbnail.
     thumbnail_pixels: int = Field(320, ge=16, le=2048)
-    # Decoding uses a core each; more at once would only use more memory.
-    max_concurrent_decodes: int = Field(2, ge=1)
+    # Decoding uses a core each, and memory as above; others wait. One takes 20 ms for what a phone's camera makes.
+    max_concurrent_decodes: int = Field(1, ge=1)
 
     max_body_bytes: int = Field(
         default_factory=lambda data: data.get("max_upload_bytes", 10 << 20) + _FORM_OVERHEAD_BYTES, ge=0

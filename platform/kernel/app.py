@@ -29,7 +29,6 @@ from kernel.remote.client import Peer
 from kernel.remote.server import PREFIX, Internal
 from kernel.remote.tokens import Tokens
 from kernel.security.policy import NO_POLICY, unguarded
-from kernel.security.principal import NotAllowed
 from kernel.security.tokens import BearerTokens
 from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
 from kernel.web.compression import Compression
@@ -326,13 +325,13 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers=HANDLERS | {ContractUnavailable: _on_contract_unavailable, NotAllowed: _on_not_allowed},
+        exception_handlers=HANDLERS | {ContractUnavailable: _on_contract_unavailable},
     )
     app.kernel = kernel
     app.state.kernel = kernel
     app.state.ports = kernel.ports
     app.state.sites = {}
-    if kernel.settings.auth.enabled:
+    if kernel.settings.auth.enabled or application.environment is not Environment.LOCAL:
         _refuse_unguarded(kernel.modules)
     if application.shows_docs:
         add_docs(app)
@@ -357,12 +356,14 @@ def create_app(
 
 def _refuse_unguarded(modules: tuple[DiscoveredModule, ...]) -> None:
     """Raise DiscoveryError where a route does not say who may ask it."""
-    found = {
-        module.name: [one.route for one in unguarded(module.router)] for module in modules if module.router is not None
-    }
-    if any(found.values()):
-        lines = [f"  modules/{name}/router.py: {route}" for name, routes in found.items() for route in routes]
-        raise DiscoveryError(f"{NO_POLICY}:\n" + "\n".join(lines))
+    found = [
+        f"modules/{module.name}/router.py: {one.route} {NO_POLICY}"
+        for module in modules
+        if module.router is not None
+        for one in unguarded(module.router)
+    ]
+    if found:
+        raise DiscoveryError(found)
 
 
 async def _on_contract_unavailable(request: Request, error: ContractUnavailable) -> Response:
@@ -376,11 +377,6 @@ async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
     detail = "The server has as many requests in work as it can bear. Try again shortly."
     headers = {"Retry-After": RETRY_AFTER_SECONDS}
     await answer(Request(scope), 503, detail, headers=headers)(scope, receive, send)
-
-
-async def _on_not_allowed(request: Request, _error: NotAllowed) -> Response:
-    """403: it is somebody else's."""
-    return answer(request, 403, "This is somebody else's.")
 
 
 def _without_traceback(send: Send, app: Application) -> Send:

@@ -11,7 +11,7 @@ RULE = "guarded"
 def check(root: Path) -> Iterator[Finding]:
     """For each route without a policy a finding, at its handler."""
     from kernel.discovery import DiscoveryError, discover  # noqa: PLC0415  # the others do without a web framework
-    from kernel.security.policy import unguarded  # noqa: PLC0415
+    from kernel.security.policy import NO_POLICY, unguarded  # noqa: PLC0415
 
     try:
         modules = discover(root)
@@ -22,7 +22,5 @@ def check(root: Path) -> Iterator[Finding]:
         for found in unguarded(module.router) if module.router is not None else ():
             file = Path(found.file or "").resolve()
             path = file.relative_to(root) if file.is_relative_to(root) else Path("modules", module.name, "router.py")
-            yield Finding(
-                path.as_posix(), found.line, RULE, f"{found.route} does not say who may ask it.",
-                'Give it or its router dependencies=[requires("...")], or [public] if everybody may.',
-            )  # fmt: skip
+            says, _, instead = NO_POLICY.partition(" Give")
+            yield Finding(path.as_posix(), found.line, RULE, f"{found.route} {says}", f"Give{instead}")

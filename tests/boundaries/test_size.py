@@ -13,7 +13,14 @@ _BETWEEN_PROCESSES = (
     "database/listening.py",
 )
 # Who may do what, what is measured, and how a process starts and stops.
-_IN_PRODUCTION = ("security/", "observability/", "server/", "settings/security.py", "settings/telemetry.py")
+_IN_PRODUCTION = (
+    "security/",
+    "observability/",
+    "server/",
+    "settings/security.py",
+    "settings/server.py",
+    "settings/telemetry.py",
+)
 
 
 def test_each_part_of_the_kernel_can_be_read_in_an_evening(root: Path) -> None:

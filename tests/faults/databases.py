@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -57,7 +58,7 @@ class Seen:
 class Load:
     """Callers that read and write all the time, and one who asks for the process's health."""
 
-    url: str
+    here: Served
     seen: list[Seen] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
     numbers: Iterator[int] = field(default_factory=count)
@@ -65,14 +66,20 @@ class Load:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         limits = httpx2.Limits(max_connections=None)
-        async with httpx2.AsyncClient(base_url=self.url, limits=limits, timeout=30) as client:
-            tasks = [asyncio.create_task(self._call(client)) for _ in range(_CLIENTS)]
-            tasks += [asyncio.create_task(self._probe(client, path)) for path in ("/health/live", "/health/ready")]
-            yield
-            for task in tasks:
-                task.cancel()
-            found = await asyncio.gather(*tasks, return_exceptions=True)
+        probed = self.here.root / "probed"
+        prober = subprocess.Popen([sys.executable, "-m", "tests.faults.prober", str(self.here.port), str(probed)])
+        try:
+            async with httpx2.AsyncClient(base_url=self.here.url, limits=limits, timeout=30) as client:
+                tasks = [asyncio.create_task(self._call(client)) for _ in range(_CLIENTS)]
+                yield
+                for task in tasks:
+                    task.cancel()
+                found = await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            prober.terminate()
+            prober.wait()
         assert all(isinstance(one, asyncio.CancelledError) for one in found), found
+        self.seen += [Seen(**json.loads(line)) for line in probed.read_text().splitlines()]
 
     async def _call(self, client: httpx2.AsyncClient) -> None:
         for turn in count():
@@ -82,11 +89,6 @@ class Load:
                 number = next(self.numbers)
                 if await self._ask(client, "POST", f"/api/v1/work?number={number}") == 201:
                     self.acknowledged.add(number)
-            await asyncio.sleep(_PAUSE_SECONDS)
-
-    async def _probe(self, client: httpx2.AsyncClient, path: str) -> None:
-        while True:
-            await self._ask(client, "GET", path)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _ask(self, client: httpx2.AsyncClient, method: str, path: str) -> int:
@@ -186,7 +188,7 @@ def _pids(folder: Path) -> list[int]:
 
 
 async def _during(here: Served, fault: Fault, seconds: float, numbers: Iterator[int]) -> Result:
-    load = Load(here.url, numbers=numbers)
+    load = Load(here, numbers=numbers)
     async with load.running():
         await asyncio.sleep(1)
         await fault.begin()
@@ -197,10 +199,10 @@ async def _during(here: Served, fault: Fault, seconds: float, numbers: Iterator[
             await fault.end()
         healed_at = time.monotonic()
         await asyncio.sleep(2.5)
-    return _judged(here, load, f"database {fault.name}", f"{seconds:g} s", fault.bit(), (began_at, healed_at))
+    return await _judged(here, load, f"database {fault.name}", f"{seconds:g} s", fault.bit(), (began_at, healed_at))
 
 
-def _judged(here: Served, load: Load, scenario: str, tried: str, bit: str, span: tuple[float, float]) -> Result:
+async def _judged(here: Served, load: Load, scenario: str, tried: str, bit: str, span: tuple[float, float]) -> Result:
     """Whether all were answered in time and as they should be, from the moment it failed until it was well again."""
     began_at, healed_at = span
     live = [one for one in load.seen if one.path == "/health/live"]
@@ -210,12 +212,12 @@ def _judged(here: Served, load: Load, scenario: str, tried: str, bit: str, span:
     strange = sum(count for status, count in statuses.items() if status not in {200, 201, 503})
     strange += sum(not one.is_proper for one in load.seen)
     slowest, slowest_live = max(one.took for one in calls), max(one.took for one in live)
-    unready = [one.at + one.took - began_at for one in ready if one.status == 503 and one.at > began_at - 1]
+    unready = [one.at + one.took - began_at for one in ready if one.status == 503 and one.at > began_at]
     unready_after = min(unready, default=99.0)
     slowest_ready = max(one.took for one in ready)
     last = max((one.at for one in (*calls, *ready) if one.status == 503), default=0)
     well_after = max(0.0, last - healed_at)
-    stored = _stored(here)
+    stored = await _stored(here)
     lost = len(load.acknowledged - stored)
     return Result(
         scenario, here.kind, f"{tried}, {_CLIENTS} callers, {len(calls):,} requests",
@@ -229,6 +231,6 @@ def _judged(here: Served, load: Load, scenario: str, tried: str, bit: str, span:
     )  # fmt: skip
 
 
-def _stored(here: Served) -> set[int]:
-    answer = httpx2.get(f"{here.url}/api/v1/work/all", timeout=30)
-    return set(json.loads(answer.content))
+async def _stored(here: Served) -> set[int]:
+    async with httpx2.AsyncClient() as client:
+        return set((await client.get(f"{here.url}/api/v1/work/all", timeout=30)).json())

@@ -102,8 +102,8 @@ class FaultProxy:
                 answers, upstream = await asyncio.open_connection(*self._target)
             self._open.add(upstream)
             await asyncio.gather(self._forward(reader, upstream, writer), self._answer(answers, writer))
-        except (OSError, EOFError):
-            pass
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass  # cancelled by us alone, at the end
         finally:
             for one in (writer, upstream):
                 if one is not None:

@@ -226,7 +226,7 @@ ENVIRONMENTS = ("local", "dev", "uat", "prod")
 @pytest.mark.parametrize("cell", TABLE)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_each_environment_behaves_as_the_table_says(tmp_path: Path, cell: str, environment: str) -> None:
-    settings = load(tmp_path, {"ENVIRONMENT": environment, "DATABASE_URL": POSTGRESQL})
+    settings = load(tmp_path, {"ENVIRONMENT": environment, "DATABASE_URL": POSTGRESQL, **ISSUER})
     assert CELLS[cell](settings) == TABLE[cell][ENVIRONMENTS.index(environment)]
 
 
@@ -245,6 +245,11 @@ REFUSALS = [
     ("auto-reload", {"SERVER_RELOAD": "1"}, ("", "SERVER_RELOAD", "SERVER_RELOAD", "SERVER_RELOAD")),
     ("an example secret", {"DATABASE_URL": "postgresql://u:change-me@h/d"}, ("", "", "DATABASE_URL", "DATABASE_URL")),
     ("no password", {"DATABASE_URL": "postgresql://u@h/d"}, ("", "", "DATABASE_URL", "DATABASE_URL")),
+    ("no issuer", {"AUTH_ISSUER": ""}, ("", "AUTH_ISSUER", "AUTH_ISSUER", "AUTH_ISSUER")),
+    ("everybody may", {"AUTH_ENABLED": "false"}, ("", "", "AUTH_ENABLED", "AUTH_ENABLED")),
+    ("tokens over plain HTTP", {"AUTH_ISSUER": "http://id"}, ("", "", "AUTH_ISSUER", "AUTH_ISSUER")),
+    ("shared keys", {"AUTH_ALGORITHMS": "HS256"}, ("AUTH_ALGORITHMS",) * 4),
+    ("unsigned tokens", {"AUTH_ALGORITHMS": "RS256,none"}, ("AUTH_ALGORITHMS",) * 4),
     ("an empty secret", {"DATABASE_PASSWORD": ""}, ("", "", "DATABASE_PASSWORD", "DATABASE_PASSWORD")),
 ]
 
@@ -254,7 +259,7 @@ REFUSALS = [
 def test_each_environment_refuses_what_is_unsafe_in_it(
     tmp_path: Path, environment: str, what: str, variables: dict[str, str], faulty: tuple[str, ...]
 ) -> None:
-    base = {"ENVIRONMENT": environment} | ({} if what == "no database" else {"DATABASE_URL": POSTGRESQL})
+    base = {"ENVIRONMENT": environment, **ISSUER} | ({} if what == "no database" else {"DATABASE_URL": POSTGRESQL})
     name = faulty[ENVIRONMENTS.index(environment)]
     if name:
         assert f"- {name}: " in faults(tmp_path, base | variables)

@@ -171,11 +171,12 @@ class BoundedPool(AsyncAdaptedQueuePool):
                 raise DatabaseUnavailable("the database has stopped answering, and is asked until it does again")
             entry = self._pop(role) if self._idle else None
             if entry is None or not self._is_open(entry):
+                began_at = time.monotonic()
                 try:
                     entry = await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
                 except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                     if pulse is not None and isinstance(error, TimeoutError):
-                        pulse.silence()
+                        pulse.unanswered(began_at)
                     raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
                 ping_after = None
             if pulse is not None:

@@ -39,6 +39,10 @@ class StaleVersion(Exception):
     """The row has another version than the caller has seen: somebody else changed it meanwhile."""
 
 
+class NotAllowed(Exception):
+    """The row is there for the caller to see, but somebody else's to change."""
+
+
 class MigrationError(Exception):
     """A history that cannot be applied, or a database that is not where it should be; says what to do."""
 

@@ -35,6 +35,7 @@ class Pulse:
         """
         self.is_silent = False
         self._connect, self._oldest, self._give_up = connect, oldest, give_up
+        self._asked_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -51,9 +52,12 @@ class Pulse:
             self._task.cancel()
         self._timer = self._task = None
 
-    def silence(self) -> None:
-        """Nobody answers; until somebody does, say so."""
-        if not self.is_silent:
+    def unanswered(self, since: float) -> None:
+        """To be called when to connect has taken too long, since that moment.
+
+        If others have had their answers meanwhile, it was this process that was late, or the way to one connection.
+        """
+        if not self.is_silent and self._give_up(since):
             self.is_silent = True
             _log.error("the database has stopped answering")
             self._task = asyncio.get_running_loop().create_task(self._until_it_answers())
@@ -63,17 +67,15 @@ class Pulse:
         oldest = self._oldest()
         if oldest is None:
             return
-        if time.monotonic() - oldest > _LATE_SECONDS and (self._task is None or self._task.done()):
+        now = time.monotonic()
+        if now - oldest > _LATE_SECONDS < now - self._asked_at and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._ask())
         self.follow()
 
     async def _ask(self) -> None:
-        asked_at = time.monotonic()
-        # Not when it was this process that was late: then others have had their answers meanwhile.
-        if not await self._answers(_ANSWER_SECONDS) and self._give_up(asked_at):
-            self.silence()
-        else:
-            await asyncio.sleep(_LATE_SECONDS)
+        self._asked_at = time.monotonic()
+        if not await self._answers(_ANSWER_SECONDS):
+            self.unanswered(self._asked_at)
 
     async def _until_it_answers(self) -> None:
         """Ask again and again, without waiting for what was asked before: that may have been lost on the way."""

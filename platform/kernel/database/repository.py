@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
 from kernel.database import statements
 from kernel.database.direct import Rows
-from kernel.database.errors import ReadOnlySession, StaleVersion
+from kernel.database.errors import NotAllowed, ReadOnlySession, StaleVersion
 from kernel.database.paging import Page, PageRequest, Sort
 from kernel.database.session import LazySession, ReadSession
 
@@ -38,6 +38,17 @@ class BaseRepository(Generic[ModelType, IDType]):
         self.model = model
         self.session = session
         self._id: InstrumentedAttribute[IDType] = statements.primary_key_of(model)
+        self._seen: statements.Condition = None
+        self._own: statements.Condition = None
+        self._known: Mapping[str, Any] = {}
+
+    def restrict(self, seen: ColumnElement[bool], own: ColumnElement[bool], **values: Any) -> None:
+        """See the rows that fulfil `seen` as if there were no others, and change only those that fulfil `own`, too.
+
+        The conditions are constants, made once; what differs from caller to caller is a `bindparam` in them, under a
+        name that no column has, and its value is among `values`.
+        """
+        self._seen, self._own, self._known = seen, own, values
 
     # Reading
 
@@ -51,7 +62,8 @@ class BaseRepository(Generic[ModelType, IDType]):
             return await self.one(self.select().where(self._id == id_))
         if self._refines_select:
             return await self.one(self.select().where(self._id == id_), into=into)
-        return _only(into, await self._rows(statements.by_id(self.model, into), {statements.ID: id_}))
+        statement = statements.by_id(self.model, into, self._seen)
+        return _only(into, await self._rows(statement, {statements.ID: id_, **self._known}))
 
     @overload
     async def get_many(self, ids: Iterable[IDType]) -> list[ModelType]: ...
@@ -99,12 +111,15 @@ class BaseRepository(Generic[ModelType, IDType]):
         names = tuple(into.model_fields)
         unnamed = [column for column in sort.columns if column.key not in names]
         counts, continues = request.cursor is None, bool(request.cursor)
-        place = {statements.LIMIT.key: request.limit + 1} | (sort.position(request.cursor) if request.cursor else {})
+        place = {statements.LIMIT.key: request.limit + 1, **self._known}
+        place |= sort.position(request.cursor) if request.cursor else {}
         if counts:
             place[statements.OFFSET.key] = request.offset
 
         def build() -> Select[Any]:
-            found = self.select().where(*where)
+            # Without the caller's values: others of this shape have their own.
+            everything = self.select() if self._refines_select else _of(self.model, self._seen)
+            found = everything.where(*where)
             columns: list[Any] = [*statements.columns_of(self.model, into), *unnamed]
             if counts:
                 columns.append(_counting(found).correlate(None).scalar_subquery())
@@ -113,7 +128,7 @@ class BaseRepository(Generic[ModelType, IDType]):
             statement = found.with_only_columns(*columns).order_by(*sort.order_by()).limit(statements.LIMIT)
             return statement.offset(statements.OFFSET) if counts else statement
 
-        shape = (self.model, into, sort.signature, counts, continues)
+        shape = (self.model, into, self._seen, sort.signature, counts, continues)
         rows = await self._rows_of_shape(shape, where, build, place)
         shown = rows[: request.limit]
         count: int | None = None
@@ -164,7 +179,8 @@ class BaseRepository(Generic[ModelType, IDType]):
     ) -> ModelType | Schema | None:
         """Change columns of one row and return it, or None where there is no such row.
 
-        A model with a version gets the next one. Raises StaleVersion where the row's is not `expected_version`.
+        A model with a version gets the next one. Raises StaleVersion where the row's is not `expected_version`, and
+        NotAllowed where it is not the caller's (restrict).
         """
         self._must_write()
         versions = self._versions(expected_version)
@@ -174,29 +190,32 @@ class BaseRepository(Generic[ModelType, IDType]):
             changed = await self.session.scalar(statement, execution_options={"populate_existing": True})
         else:
             rows = await self._directly(
-                lambda of_version: statements.change(self.model, into, of_version=of_version), values, id_, versions
+                lambda of_version: statements.change(self.model, into, self._own, of_version=of_version),
+                values,
+                id_,
+                versions,
             )
             if rows is None:
                 returned = statements.columns_of(self.model, into)
                 result = await self.session.execute(self._change(id_, versions, values).returning(*returned))
                 rows = list(result.all())
             changed = _only(into, rows)
-        if changed is None and versions is not None and await self.exists(id_):
-            raise StaleVersion
+        if changed is None:
+            await self._refuse(id_, versions)
         return changed
 
     async def delete(self, id_: IDType, *, expected_version: Expected = None) -> bool:
-        """Delete one row; whether there was one. Raises StaleVersion where its version is not `expected_version`."""
+        """Delete one row; whether there was one. Raises as `update`."""
         self._must_write()
         versions = self._versions(expected_version)
         rows = await self._directly(
-            lambda of_version: statements.deletion(self.model, of_version=of_version), {}, id_, versions
+            lambda of_version: statements.deletion(self.model, self._own, of_version=of_version), {}, id_, versions
         )
         if rows is None:
             statement = delete_from(self.model).where(*self._row(id_, versions)).returning(self._id)
             rows = list((await self.session.execute(statement)).all())
-        if not rows and versions is not None and await self.exists(id_):
-            raise StaleVersion
+        if not rows:
+            await self._refuse(id_, versions)
         return bool(rows)
 
     # For the queries of derived repositories
@@ -206,7 +225,7 @@ class BaseRepository(Generic[ModelType, IDType]):
 
         A repository may override it, say to pass over what is archived.
         """
-        return select(self.model)
+        return _of(self.model, None if self._seen is None else self._seen.params(self._known))
 
     @overload
     async def one(self, statement: Select[ModelType]) -> ModelType | None: ...
@@ -276,7 +295,7 @@ class BaseRepository(Generic[ModelType, IDType]):
             return await session.fetch(build(), parameters)
         if versions is not None and len(versions) != 1:
             return None
-        parameters[statements.ID] = id_
+        parameters |= {statements.ID: id_, **self._known}
         if versions is not None:
             [parameters[statements.VERSION]] = versions
         return await session.fetch(build(of_version=versions is not None), parameters)
@@ -300,9 +319,20 @@ class BaseRepository(Generic[ModelType, IDType]):
             raise TypeError(f"{self.model.__name__} has no version: derive it from kernel.database.Versioned")
         return [expected] if isinstance(expected, int) else expected
 
+    async def _refuse(self, id_: IDType, versions: Collection[int] | None) -> None:
+        """Say why a row was left as it is, if it is one that the caller sees."""
+        if (versions is None and self._own is None) or not await self.exists(id_):
+            return
+        if self._own is not None and not await self._rows(select(self._id).where(*self._row(id_, None))):
+            raise NotAllowed
+        if versions is not None:
+            raise StaleVersion
+
     def _row(self, id_: IDType, versions: Collection[int] | None) -> list[ColumnElement[bool]]:
+        """What a row must fulfil to be changed."""
         version = statements.version_of(self.model)
-        return [self._id == id_] + ([] if versions is None or version is None else [version.in_(versions)])
+        conditions = [self._id == id_] + ([] if versions is None or version is None else [version.in_(versions)])
+        return conditions + ([] if self._own is None else [self._own.params(self._known)])
 
     def _change(self, id_: IDType, versions: Collection[int] | None, values: Mapping[str, Any]) -> Update:
         version = statements.version_of(self.model)
@@ -319,6 +349,10 @@ def _only(schema: type[Schema], rows: Rows) -> Schema | None:
 
 def _to_schema(schema: type[Schema], names: tuple[str, ...], row: Sequence[Any]) -> Schema:
     return schema.model_validate(dict(zip(names, row, strict=False)), by_name=True)
+
+
+def _of(model: type[ModelType], only: statements.Condition) -> Select[ModelType]:
+    return select(model) if only is None else select(model).where(only)
 
 
 def _counting(statement: Select[Any]) -> Select[Any]:

@@ -35,6 +35,7 @@ OFFSET = bindparam("kernel__offset", type_=Integer)
 _SHAPES = 1000
 
 Model = type[DeclarativeBase]
+Condition = ColumnElement[bool] | None
 
 
 @cache
@@ -66,9 +67,9 @@ def columns_of(model: Model, schema: type[BaseModel]) -> tuple[InstrumentedAttri
 
 
 @cache
-def by_id(model: Model, schema: type[BaseModel]) -> Select[Any]:
-    """The row whose primary key is the parameter ID."""
-    return select(*columns_of(model, schema)).where(*_row(model, of_version=False))
+def by_id(model: Model, schema: type[BaseModel], only: Condition = None) -> Select[Any]:
+    """The row whose primary key is the parameter ID, if it is one of `only` those."""
+    return select(*columns_of(model, schema)).where(*_row(model, only, of_version=False))
 
 
 @cache
@@ -79,24 +80,24 @@ def insertion(model: Model, schema: type[BaseModel]) -> Insert:
 
 
 @cache
-def change(model: Model, schema: type[BaseModel], *, of_version: bool) -> Update:
+def change(model: Model, schema: type[BaseModel], only: Condition = None, *, of_version: bool) -> Update:
     """The columns that are given as parameters, in the row ID, if it has the version VERSION."""
     table: Any = inspect(model).local_table
-    statement = update(table).where(*_row(model, of_version=of_version)).returning(*columns_of(model, schema))
+    statement = update(table).where(*_row(model, only, of_version=of_version)).returning(*columns_of(model, schema))
     version = version_of(model)
     return statement if version is None else statement.values({version.key: version + 1})
 
 
 @cache
-def deletion(model: Model, *, of_version: bool) -> ReturningDelete[Any]:
+def deletion(model: Model, only: Condition = None, *, of_version: bool) -> ReturningDelete[Any]:
     """The row ID, if it has the version VERSION; gives its key."""
     table: Any = inspect(model).local_table
-    return delete(table).where(*_row(model, of_version=of_version)).returning(primary_key_of(model))
+    return delete(table).where(*_row(model, only, of_version=of_version)).returning(primary_key_of(model))
 
 
-def _row(model: Model, *, of_version: bool) -> list[ColumnElement[bool]]:
+def _row(model: Model, only: Condition, *, of_version: bool) -> list[ColumnElement[bool]]:
     key, version = primary_key_of(model), version_of(model)
-    conditions = [key == bindparam(ID, type_=key.type)]
+    conditions = [key == bindparam(ID, type_=key.type)] + ([] if only is None else [only])
     if of_version and version is not None:
         conditions.append(version == bindparam(VERSION, type_=version.type))
     return conditions

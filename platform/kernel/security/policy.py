@@ -17,8 +17,7 @@ from kernel.web.problems import Forbidden
 from kernel.web.session import Session
 
 NO_POLICY = (
-    'These routes do not say who may ask them. Give each (or its router) dependencies=[requires("...")], '
-    "or dependencies=[public] if everybody may"
+    'does not say who may ask it. Give it or its router dependencies=[requires("...")], or [public] if everybody may.'
 )
 
 

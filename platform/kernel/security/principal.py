@@ -29,10 +29,6 @@ class Principal:
         return f"{self.issuer}|{self.subject}"
 
 
-class NotAllowed(Exception):
-    """What was asked for is there, and not this caller's: answered with 403. What they may not even know of is None."""
-
-
 class Authentication(Protocol):
     """How the application finds out who asks."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
@@ -64,10 +65,13 @@ class Dispatcher:
             # FastAPI replaces dependencies and traces calls where it walks them itself.
             if self._compiles and not self._app.dependency_overrides and "fastapi.telemetry" not in scope:
                 endpoint = routes.match(scope, path)
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+            return
         try:
-            await (endpoint or routes.by_fastapi)(scope, receive, send)
+            await routes.by_fastapi(scope, receive, _to_here(scope, send))
         except HTTPException as error:
-            if error.status_code == 405 and endpoint is None:
+            if error.status_code == 405:
                 error.headers = {**(error.headers or {}), "Allow": ", ".join(sorted(routes.methods(path)))}
             raise
 
@@ -135,6 +139,20 @@ class _Routes:
             for method in route.methods or ():
                 found.setdefault(method, []).append((route.path_regex, route, endpoint))
         return found
+
+
+def _to_here(scope: Scope, send: Send) -> Send:
+    """Starlette sends who wrote a slash too much to the host that the caller named, which may be anybody's."""
+
+    async def send_here(message: Message) -> None:
+        if message.get("status") == 307 and "endpoint" not in scope:
+            headers = dict(message["headers"])
+            place = urlsplit(headers[b"location"])
+            headers[b"location"] = b"/" + place.path.lstrip(b"/") + (b"?" + place.query if place.query else b"")
+            message = {**message, "headers": list(headers.items())}
+        await send(message)
+
+    return send_here
 
 
 def _segments(path: str) -> tuple[str, ...]:

@@ -15,7 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from kernel.database.errors import DatabaseUnavailable, PoolShareExhausted, StaleVersion, Violation, violation_of
+from kernel.database.errors import (
+    DatabaseUnavailable,
+    NotAllowed,
+    PoolShareExhausted,
+    StaleVersion,
+    Violation,
+    violation_of,
+)
 from kernel.database.paging import InvalidCursor
 
 _log = structlog.get_logger("kernel.errors")
@@ -246,6 +253,11 @@ async def on_stale_version(request: Request, _error: StaleVersion | StaleDataErr
     return answer(request, status, "It has been changed meanwhile. Read it again, then repeat the change.")
 
 
+async def on_not_allowed(request: Request, _error: NotAllowed) -> Response:
+    """403."""
+    return answer(request, 403, "This is somebody else's: only they may change it.")
+
+
 async def on_invalid_cursor(request: Request, _error: InvalidCursor) -> Response:
     """422."""
     problem = FieldProblem(
@@ -270,6 +282,7 @@ HANDLERS: dict[Any, Any] = {
     RequestValidationError: on_invalid_request,
     DBAPIError: on_database_error,
     DatabaseUnavailable: on_database_unavailable,
+    NotAllowed: on_not_allowed,
     StaleVersion: on_stale_version,
     StaleDataError: on_stale_version,
     InvalidCursor: on_invalid_cursor,

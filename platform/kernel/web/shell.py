@@ -18,6 +18,7 @@ _errors = structlog.get_logger("kernel.errors")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TRACE: Mapping[str, str] = {}
+_HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 # The OWASP REST security cheat sheet's headers for an API that serves no pages.
@@ -94,8 +95,8 @@ class Shell:
             reset_contextvars(**bound)
 
     def _is_allowed(self, host: str) -> bool:
-        name = re.sub(r":\d+$", "", host).lower()
-        return name in self._hosts or name.endswith(self._suffixes)
+        found = _HOST.fullmatch(host.lower())
+        return found is not None and (found[1] in self._hosts or found[1].endswith(self._suffixes))
 
 
 def _look_at(scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:

@@ -283,7 +283,7 @@ async def plans(migrated_postgresql: URL) -> Any:
                 return []
 
             session.fetch = note  # type: ignore[method-assign]  # to take the statement instead of running it
-            await EventRepository(session).find(query)
+            await EventRepository.of_all(session).find(query)
         shape, arguments = Direct(database.reader.sync_engine).prepare(*asked[0]) or (None, [])
         assert shape is not None
         async with database.reader.connect() as connection:
@@ -305,7 +305,7 @@ async def test_every_filter_and_order_has_an_index(plans: Any, filter_: str) -> 
 
 async def test_a_page_request_is_what_every_list_takes(application: Application) -> None:
     async with application.kernel.pool.database("events").read() as session:
-        page = await EventRepository(session).page(PageRequest(), EventOut)
+        page = await EventRepository.of_all(session).page(PageRequest(), EventOut)
     assert page.items == []
 
 
