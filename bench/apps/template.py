@@ -83,7 +83,7 @@ class EventRepository:
 
 async def get_repository(session: Session) -> EventRepository:
     """The repository on the request's session."""
-    return EventRepository.of_all(session)
+    return EventRepository(session)
 
 
 Events = Annotated[EventRepository, Depends(get_repository)]

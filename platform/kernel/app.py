@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -25,10 +25,12 @@ from kernel.http_client import HttpxRestClientPool
 from kernel.manifest import ModuleContext
 from kernel.messaging.exchange import Correspondent, Exchange
 from kernel.observability.health import Check
+from kernel.observability.meter import Meter
 from kernel.remote.client import Peer
 from kernel.remote.server import PREFIX, Internal
 from kernel.remote.tokens import Tokens
 from kernel.security.policy import NO_POLICY, unguarded
+from kernel.security.principal import Authentication
 from kernel.security.tokens import BearerTokens
 from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
 from kernel.web.compression import Compression
@@ -111,7 +113,7 @@ class Kernel:
             )
             for module in self.modules
         }
-        self.authentication = BearerTokens(settings.auth, self.http, settings.root)
+        self.authentication: Authentication = BearerTokens(settings.auth, self.http, settings.root)
         self.tokens = Tokens(settings.internal)
         # The modules elsewhere that are asked from here.
         self.peers = [
@@ -136,6 +138,9 @@ class Kernel:
             settings.database,
             subscribers_elsewhere(settings.root, self.contexts),
         )
+        self.meter = Meter() if settings.telemetry.metrics else None
+        # What is open from before the modules' start to after their end, beside them.
+        self.beside: list[Callable[[], AbstractAsyncContextManager[None]]] = []
         self.is_started = False
         # Still serving, and about to end: nobody should send us more.
         self.is_stopping = False
@@ -167,6 +172,8 @@ class Kernel:
     async def _open(self, stack: AsyncExitStack) -> None:
         stack.push_async_callback(self.pool.close)
         await stack.enter_async_context(self.http)
+        for opened in self.beside:
+            await stack.enter_async_context(opened())
         await self._prepare_databases()
         for module in self.modules:
             if module.manifest.lifespan is not None:
@@ -276,7 +283,13 @@ class Application(FastAPI):
             max_age=settings.cors.max_age_seconds,
         )
         served_over_tls = settings.application.environment in {Environment.UAT, Environment.PROD}
-        return Shell(app, cors, allowed_hosts=settings.server.allowed_hosts, strict_transport=served_over_tls)
+        return Shell(
+            app,
+            cors,
+            allowed_hosts=settings.server.allowed_hosts,
+            strict_transport=served_over_tls,
+            meter=self.kernel.meter,
+        )
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with the errors as they really are."""

@@ -4,7 +4,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -37,6 +37,7 @@ class HttpxRestClientPool:
     def __init__(self, settings: HttpClientSettings) -> None:
         self._settings = settings
         self._client: httpx2.AsyncClient | None = None
+        self._transport: httpx2.AsyncHTTPTransport | None = None
 
     async def __aenter__(self) -> Self:
         """Open the pool. No connection is made before the first call. Raises OSError for an unreadable `ca_file`."""
@@ -52,6 +53,7 @@ class HttpxRestClientPool:
         transport = httpx2.AsyncHTTPTransport(
             verify=context, trust_env=False, http2=self._settings.http2, limits=limits
         )
+        self._transport = transport
         self._client = _Client(
             total_timeout_seconds=self._settings.total_timeout_seconds,
             transport=_RetryingTransport(transport, self._settings),
@@ -90,6 +92,13 @@ class HttpxRestClientPool:
         if self._client is None:
             raise RuntimeError("The HTTP client pool is not open: use it while the application runs.")
         return self._client
+
+    def usage(self) -> Iterator[tuple[str, int]]:
+        """Connections by their state."""
+        pool: Any = getattr(self._transport, "_pool", None)
+        found = list(pool.connections) if pool is not None else []
+        idle = sum(connection.is_idle() for connection in found)
+        yield from (("idle", idle), ("in_use", len(found) - idle))
 
 
 class _Client(httpx2.AsyncClient):

@@ -1,4 +1,4 @@
-"""A database that fails under load. Each scenario guards against callers who wait, get a 500, or lose what was acknowledged."""
+"""A database that fails under load. Each scenario guards against callers who wait, get a 500 or lose a write."""
 
 import asyncio
 import json
@@ -15,10 +15,10 @@ from itertools import count
 from pathlib import Path
 
 import httpx2
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from kernel.testing import create_database, pgserver, postgresql_server, query
-from tests.faults.harness import Result, until, until_serving
+from tests.faults.harness import Result, until_serving
 from tests.faults.proxy import FaultProxy
 from tests.faults.served import Served, project
 
@@ -67,7 +67,7 @@ class Load:
     async def running(self) -> AsyncIterator[None]:
         limits = httpx2.Limits(max_connections=None)
         probed = self.here.root / "probed"
-        prober = subprocess.Popen([sys.executable, "-m", "tests.faults.prober", str(self.here.port), str(probed)])
+        prober = _start_prober(self.here.port, probed)
         try:
             async with httpx2.AsyncClient(base_url=self.here.url, limits=limits, timeout=30) as client:
                 tasks = [asyncio.create_task(self._call(client)) for _ in range(_CLIENTS)]
@@ -101,6 +101,10 @@ class Load:
         return answer.status_code
 
 
+def _start_prober(port: int, file: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "tests.faults.prober", str(port), str(file)])
+
+
 @dataclass
 class Fault:
     """How the database fails, how it heals, and how we know that it did fail."""
@@ -112,7 +116,7 @@ class Fault:
 
 
 async def outages(folder: Path, _database_url: str, quick: bool) -> list[Result]:
-    """Refused, unknown, frozen, swallowed: for a while each. (Timeouts of drivers are 30 s, and 60; a probe waits along.)"""
+    """Refused, unknown, frozen, swallowed: for a while each. (Drivers wait 30 s and 60; so do the probes.)"""
     seconds = 3.5 if quick else 8
     with postgresql_server(folder / "pg") as server:
         url = create_database(server, "outages")
@@ -199,12 +203,65 @@ async def _during(here: Served, fault: Fault, seconds: float, numbers: Iterator[
             await fault.end()
         healed_at = time.monotonic()
         await asyncio.sleep(2.5)
-    return await _judged(here, load, f"database {fault.name}", f"{seconds:g} s", fault.bit(), (began_at, healed_at))
+    return await _judged(here, load, f"database {fault.name}", f"{seconds:g} s", fault.bit(), [(began_at, healed_at)])
 
 
-async def _judged(here: Served, load: Load, scenario: str, tried: str, bit: str, span: tuple[float, float]) -> Result:
+async def restarted(folder: Path, _database_url: str, quick: bool) -> list[Result]:
+    """The server is restarted, in turn orderly and as if it had crashed. (Without a second try, reads fail, too.)"""
+    times = 2 if quick else 10
+    with postgresql_server(folder / "pg") as server:
+        url = create_database(server, "restarted")
+        # What is acknowledged is to outlive a crash of the server, though not of the machine.
+        query(server, "ALTER SYSTEM SET synchronous_commit = on")
+        query(server, "SELECT pg_reload_conf()")
+        here = project(folder, url.render_as_string(hide_password=False), DATABASE_POOL_SHARE_PERCENT="100")
+        load, spans = Load(here), []
+        with here.process():
+            await until_serving(here.port)
+            async with load.running():
+                for turn in range(times):
+                    await asyncio.sleep(1.5)
+                    began_at = time.monotonic()
+                    await asyncio.to_thread(_restart, folder / "pg", signal.SIGQUIT if turn % 2 else signal.SIGINT)
+                    spans.append((began_at, time.monotonic()))
+                await asyncio.sleep(2)
+            bit = f"{times} restarts"
+            return [await _judged(here, load, "database restarted under load", f"{times} times", bit, spans)]
+
+
+def _restart(folder: Path, how: signal.Signals) -> None:
+    first = _pids(folder)[0]
+    os.kill(first, how)
+    while Path(f"/proc/{first}/stat").exists() and "Z" not in Path(f"/proc/{first}/stat").read_text().split()[2]:
+        time.sleep(0.01)
+    pgserver.get_server(folder, cleanup_mode="stop", start=False).start()
+
+
+async def killed_connections(folder: Path, database_url: str, quick: bool) -> list[Result]:
+    """All connections of the pool end at once, again and again. (A pool without pings hands out each dead one once.)"""
+    times = 3 if quick else 20
+    here = project(folder, database_url, DATABASE_POOL_SHARE_PERCENT="100")
+    url = make_url(database_url)
+    others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    load, spans, killed = Load(here), [], 0
+    with here.process():
+        await until_serving(here.port)
+        async with load.running():
+            for _ in range(times):
+                await asyncio.sleep(0.4)
+                began_at = time.monotonic()
+                killed += int(await asyncio.to_thread(query, url, f"SELECT count(pg_terminate_backend(pid)) {others}"))
+                spans.append((began_at, time.monotonic()))
+            await asyncio.sleep(1)
+        tried, bit = f"{times} times", f"{killed} killed"
+        return [await _judged(here, load, "all connections killed", tried, bit, spans, is_killed=True)]
+
+
+async def _judged(
+    here: Served, load: Load, scenario: str, tried: str, bit: str, spans: list[tuple[float, float]], *,
+    is_killed: bool = False,
+) -> Result:  # fmt: skip
     """Whether all were answered in time and as they should be, from the moment it failed until it was well again."""
-    began_at, healed_at = span
     live = [one for one in load.seen if one.path == "/health/live"]
     ready = [one for one in load.seen if one.path == "/health/ready"]
     calls = [one for one in load.seen if one.path.startswith("/api")]
@@ -212,25 +269,37 @@ async def _judged(here: Served, load: Load, scenario: str, tried: str, bit: str,
     strange = sum(count for status, count in statuses.items() if status not in {200, 201, 503})
     strange += sum(not one.is_proper for one in load.seen)
     slowest, slowest_live = max(one.took for one in calls), max(one.took for one in live)
-    unready = [one.at + one.took - began_at for one in ready if one.status == 503 and one.at > began_at]
-    unready_after = min(unready, default=99.0)
     slowest_ready = max(one.took for one in ready)
-    last = max((one.at for one in (*calls, *ready) if one.status == 503), default=0)
-    well_after = max(0.0, last - healed_at)
-    stored = await _stored(here)
-    lost = len(load.acknowledged - stored)
+    refused = [one for one in (*calls, *ready) if one.status == 503]
+    well_after = max((_behind_all(one.at, spans) for one in refused), default=0.0)
+    lost = len(load.acknowledged - await _stored(here))
+    is_long = any(healed_at - began_at > 1.5 for began_at, healed_at in spans)
+    began_at = spans[0][0]
+    unready_after = min((one.at + one.took - began_at for one in ready if one.status == 503 and one.at > began_at),
+                        default=99.0) if is_long else 0.0  # fmt: skip
     return Result(
         scenario, here.kind, f"{tried}, {_CLIENTS} callers, {len(calls):,} requests",
         f"{bit}; {statuses[503]:,} answers 503",
-        f"slowest {slowest:.2f} s; live {slowest_live * 1000:.0f} ms; not ready after {unready_after:.2f} s, in at most "
-        f"{slowest_ready:.2f}; well after {well_after:.2f} s; {strange} other answers; {lost} of "
+        f"slowest {slowest:.2f} s; live {slowest_live * 1000:.0f} ms; ready in {slowest_ready:.2f} s, 503 after "
+        f"{unready_after:.2f}; well after {well_after:.2f} s; {strange} other answers; {lost} of "
         f"{len(load.acknowledged):,} lost",
-        "3 s; 100 ms; 1.5 s; 1 s; 0; 0",
+        "3 s; 100 ms; 1.5 s; 1.5 s; 1 s; 0; 0",
         holds=slowest < 3 and slowest_live < 0.1 and unready_after < 1.5 and slowest_ready < 1.5 and well_after < 1
-        and strange == 0 and lost == 0 and statuses[503] > 0 and len(load.acknowledged) > 0,
+        and strange == 0 and lost == 0 and (is_killed or statuses[503] > 0) and len(load.acknowledged) > 0,
     )  # fmt: skip
+
+
+def _behind_all(at: float, spans: list[tuple[float, float]]) -> float:
+    """How long after the last fault before it something happened; 0 during one."""
+    ended = [healed_at for began_at, healed_at in spans if began_at <= at]
+    return max(0.0, at - max(ended, default=at))
 
 
 async def _stored(here: Served) -> set[int]:
     async with httpx2.AsyncClient() as client:
         return set((await client.get(f"{here.url}/api/v1/work/all", timeout=30)).json())
+
+
+ON_POSTGRESQL: tuple[Scenario, ...] = (killed_connections,)
+# On a server of their own, whatever the database they are given.
+ONCE: tuple[Scenario, ...] = (outages, restarted)

@@ -1,4 +1,4 @@
-"""Asks a server's probes from a process of its own, whose clock no load delays: `python -m tests.faults.prober PORT FILE`."""
+"""Asks a server's probes from a process of its own, whose clock no load delays: `-m tests.faults.prober PORT FILE`."""
 
 import http.client
 import json

@@ -150,7 +150,7 @@ async def _healthy(here: Served) -> tuple[int, int, list[float]]:
 
 async def slow_and_fair(folder: Path, database_url: str, quick: bool) -> list[Result]:
     """A bad mobile network, 50 KiB a second both ways, is served. (A deadline for the whole would cut it off.)"""
-    seconds = 11 if quick else 40
+    seconds = 11 if quick else 25
     here = project(folder, database_url, WORK_MAX_BODY_BYTES="20000000")
     with here.process():
         await until_serving(here.port)

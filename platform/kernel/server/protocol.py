@@ -169,9 +169,9 @@ class Connection(HttpToolsProtocol):
 
     def _too_large(self) -> Refused:
         limit = f"at most {self._most_head_bytes:,} bytes."
-        return (
-            Refused(431, f"The headers are too large: {limit}") if self.headers else Refused(414, f"Too long: {limit}")
-        )
+        if self.headers and len(self.url) <= self._most_head_bytes:
+            return Refused(431, f"The headers are too large: {limit}")
+        return Refused(414, f"The address is too long: {limit}")
 
     # What is too slow
 

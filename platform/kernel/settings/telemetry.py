@@ -1,5 +1,6 @@
 """What the application tells about itself."""
 
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from kernel.settings.groups import SettingsGroup
@@ -10,5 +11,8 @@ class TelemetrySettings(SettingsGroup):
 
     model_config = SettingsConfigDict(env_prefix="TELEMETRY_")
 
-    # Serve /metrics.
+    # Count, and serve /metrics: outside LOCAL only to who sends the token, `Authorization: Bearer TOKEN`.
     metrics: bool = True
+    metrics_token: SecretStr | None = None
+    # Where `kernel relay` answers probes and /metrics; unset, nowhere.
+    relay_port: int | None = Field(None, ge=1, le=65535)

@@ -4,12 +4,14 @@
 """
 
 from kernel.testing.booting import Booted, booted, project_for, settings_for
+from kernel.testing.callers import Callers
 from kernel.testing.fakes import Fake, FakeMethod, FakeMisused, Fakes
 from kernel.testing.messages import Messages
 from kernel.testing.postgresql import create_database, pgserver, postgresql_server, query
 
 __all__ = [
     "Booted",
+    "Callers",
     "Fake",
     "FakeMethod",
     "FakeMisused",

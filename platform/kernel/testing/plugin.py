@@ -21,6 +21,7 @@ from kernel.app import Application, Kernel, Project, create_app
 from kernel.database import roles
 from kernel.settings import Settings, find_root
 from kernel.testing.booting import Choice, talking_to
+from kernel.testing.callers import Callers
 from kernel.testing.fakes import Fakes
 from kernel.testing.messages import Messages
 from kernel.testing.postgresql import create_database, postgresql_server
@@ -172,6 +173,12 @@ async def application(project: Project, fakes: Fakes) -> AsyncIterator[Applicati
 def messages(application: Application) -> Messages:
     """What the application tells, and a way to tell it something."""
     return Messages(application)
+
+
+@pytest.fixture
+def callers(application: Application) -> Callers:
+    """Who asks: without it, whoever sends no token may do everything."""
+    return Callers(application)
 
 
 @pytest_asyncio.fixture

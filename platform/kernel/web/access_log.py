@@ -1,9 +1,10 @@
 """The access log: a line for each request, more than all other logging together, and so written in the plainest way."""
 
 import sys
-import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
+from typing import Any
 
 import structlog
 
@@ -28,19 +29,24 @@ def configure_access_log(settings: LogSettings) -> None:
     _Lines.are_wanted = settings.level in {"DEBUG", "INFO"}
 
 
-def log_request(request_id: str, method: str, path: str, status: int, started_at: float, client: str) -> None:
-    """Write the line of a request that began at `started_at` (time.perf_counter) and was answered with `status`."""
+def log_request(scope: Mapping[str, Any], status: int, seconds: float, trace_id: str | None) -> None:
+    """Write the line of a request that took so long and was answered with `status`."""
     if not _Lines.are_wanted:
         return
-    duration_ms = round((time.perf_counter() - started_at) * 1000, 2)
+    request_id, method, path = scope["request_id"], scope["method"], scope["path"]
+    client, module = (scope.get("client") or ("-",))[0], scope.get("kernel.module")
+    duration_ms = round(seconds * 1000, 2)
     if not _Lines.are_json:
         _log.info("request", method=method, path=path, status=status, duration_ms=duration_ms, client=client)
         return
+    where = f'"module": {quoted(module.name)}, ' if module is not None else ""
+    if trace_id is not None:
+        where += f'"trace_id": "{trace_id}", '
     moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     line = (
         f'{{"method": {quoted(method)}, "path": {quoted(path)}, "status": {status}, "duration_ms": {duration_ms}, '
-        f'"client": {quoted(client)}, "event": "request", "request_id": {quoted(request_id)}, "level": "info", '
-        f'"logger": "kernel.access", "timestamp": "{moment}"}}\n'
+        f'"client": {quoted(client)}, "event": "request", "request_id": {quoted(request_id)}, '
+        f'{where}"level": "info", "logger": "kernel.access", "timestamp": "{moment}"}}\n'
     )
     try:
         sys.stdout.write(line)

@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.telemetry._api import _route_selected
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from kernel.web.endpoint import Endpoint, NotCompiled
 from kernel.web.problems import ContentTooLarge
@@ -59,11 +61,13 @@ class Dispatcher:
         routes = self._find(path)
         scope["router"] = self._app.router
         scope["kernel.module"] = routes.context
+        if routes.name is not None:
+            bind_contextvars(module=routes.name)  # for the log; the shell takes it off again
         endpoint: ASGIApp | None = None
         if scope["type"] == "http":
             receive = _limited(scope, receive, routes.max_body_bytes)
-            # FastAPI replaces dependencies and traces calls where it walks them itself.
-            if self._compiles and not self._app.dependency_overrides and "fastapi.telemetry" not in scope:
+            # FastAPI replaces dependencies where it walks them itself.
+            if self._compiles and not self._app.dependency_overrides:
                 endpoint = routes.match(scope, path)
         if endpoint is not None:
             await endpoint(scope, receive, send)
@@ -108,6 +112,8 @@ class _Routes:
             scope["path_params"] = {**scope.get("path_params", {}), **values}
             scope["endpoint"] = route.endpoint
             scope["route"] = route.original_route
+            if "fastapi.telemetry" in scope:
+                _route_selected(scope=scope, path=route.path_format)
             return endpoint
         return None
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
+from kernel.observability.meter import Meter
 from kernel.web.access_log import log_request
 from kernel.web.problems import answer
 
@@ -41,10 +42,17 @@ class Shell:
     """
 
     def __init__(
-        self, app: ASGIApp, cors: ASGIApp, *, allowed_hosts: Sequence[str] = ("*",), strict_transport: bool = False
+        self,
+        app: ASGIApp,
+        cors: ASGIApp,
+        *,
+        allowed_hosts: Sequence[str] = ("*",),
+        strict_transport: bool = False,
+        meter: Meter | None = None,
     ) -> None:
         self._app = app
         self._cors = cors
+        self._meter = meter
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset((*allowed_hosts, *_LOOPBACK))
         self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
@@ -58,6 +66,8 @@ class Shell:
         request_id, host, origin, trace = _look_at(scope)
         scope["request_id"] = request_id
         status = 0
+        if (meter := self._meter) is not None:
+            meter.in_flight += 1
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -75,7 +85,7 @@ class Shell:
                 headers.append((b"x-request-id", request_id.encode()))
             await send(message)
 
-        bound = bind_contextvars(request_id=request_id, **trace)
+        bound = bind_contextvars(request_id=request_id, module=None, **trace)  # the dispatcher finds the module
         try:
             if self._any_host or self._is_allowed(host):
                 await (self._app if origin is None else self._cors)(scope, receive, send_with_headers)
@@ -90,8 +100,11 @@ class Shell:
             await answer(Request(scope), 500)(scope, receive, send_with_headers)
         finally:
             # 499 is nginx's code for a caller who left before the answer.
-            client = (scope.get("client") or ("-",))[0]
-            log_request(request_id, scope["method"], scope["path"], status or 499, started_at, client)
+            seconds = time.perf_counter() - started_at
+            if meter is not None:
+                meter.in_flight -= 1
+                meter.count(scope, status or 499, seconds)
+            log_request(scope, status or 499, seconds, trace.get("trace_id"))
             reset_contextvars(**bound)
 
     def _is_allowed(self, host: str) -> bool:
@@ -114,5 +127,6 @@ def _look_at(scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:
         elif name == b"origin":
             origin = value
         elif name == b"traceparent" and _TRACE.fullmatch(value):
-            trace = {"traceparent": value.decode()}
+            traceparent = value.decode()
+            trace = {"traceparent": traceparent, "trace_id": traceparent[3:35]}
     return request_id or os.urandom(16).hex(), host, origin, trace

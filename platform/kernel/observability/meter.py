@@ -1,0 +1,72 @@
+"""Counts requests and watches the event loop, in the plainest way: a dictionary of numbers, read when somebody asks."""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds; those that OpenTelemetry recommends for http.server.request.duration, without its odd ones."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_LOOK_SECONDS = 0.5
+
+
+class Durations:
+    """A histogram: how many took at most as long as each bucket (not yet summed up), and all of it together."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+
+class Meter:
+    """What one process counts."""
+
+    def __init__(self) -> None:
+        # By module, route below the module's prefix, method and status. What no route took is the route "".
+        self.requests: dict[tuple[str, str, str, int], Durations] = {}
+        self.in_flight = 0
+        # By how much the event loop was late, in seconds: the most since somebody last asked.
+        self.lag = 0.0
+
+    def count(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
+        """A request that was answered. Neither its path nor an unknown method makes a new row: both are the caller's."""
+        module, route = scope.get("kernel.module"), scope.get("route")
+        method = scope["method"]
+        key = (
+            module.name if module is not None else "",
+            getattr(route, "path", "") if route is not None else "",
+            method if method in _METHODS else "OTHER",
+            status,
+        )
+        durations = self.requests.get(key)
+        if durations is None:
+            durations = self.requests[key] = Durations()
+        durations.add(seconds)
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look every half second how late the event loop is."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LOOK_SECONDS
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.lag = max(self.lag, loop.time() - due)

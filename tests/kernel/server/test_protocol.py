@@ -1,0 +1,93 @@
+"""What a served process answers to HTTP that is not as it should be, byte by byte."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness import until_serving
+from tests.faults.served import Served, project
+
+_HEAD = b"POST /api/v1/work/bytes HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder: Path = tmp_path_factory.mktemp("protocol")
+    here = project(folder, f"sqlite:///{folder / 'data'}", SERVER_SLOW_TIMEOUT_SECONDS="1")
+    with here.process():
+        asyncio.run(until_serving(here.port))
+        yield here
+
+
+def exchange(here: Served, *parts: bytes) -> bytes:
+    """All that the server says until it closes."""
+    said = b""
+    with here.connect() as sock:
+        sock.settimeout(10)
+        for part in parts:
+            sock.sendall(part)
+        while piece := sock.recv(1 << 16):
+            said += piece
+    return said
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (_HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (_HEAD + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
+        (_HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+        (_HEAD + b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n", 400),
+        (_HEAD + b"Host: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (_HEAD + b"X-Large: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (_HEAD + b"X-Many: x\r\n" * 101 + b"\r\n", 431),
+        (_HEAD + b"Content-Length: 3\r\n\r\na", 408),
+        (b"GET / HTTP/1.1\r\nHo", 408),
+    ],
+)
+def test_what_is_not_taken_is_answered_with_problem_details_and_closed(
+    served: Served, sent: bytes, status: int
+) -> None:
+    said = exchange(served, sent)
+    assert said.startswith(b"HTTP/1.1 %d " % status)
+    assert b"connection: close" in said
+    assert b"application/problem+json" in said
+    assert said.count(b"HTTP/1.1") == 1
+
+
+def test_the_answer_to_an_earlier_request_is_not_mistaken_for_a_refusal(served: Served) -> None:
+    said = exchange(served, b"GET /api/v1/work/waited?seconds=5 HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n")
+    assert said == b""
+
+
+def test_a_trailer_is_no_header(served: Served) -> None:
+    trailer = b"X-Request-ID: from-the-trailer\r\n\r\n"
+    said = exchange(
+        served,
+        _HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + trailer,
+    )
+    assert said.startswith(b"HTTP/1.1 200")
+    assert b"from-the-trailer" not in said
+
+
+def test_requests_sent_ahead_are_answered_in_order(served: Served) -> None:
+    waits = b"GET /api/v1/work/waited?seconds=0.%d HTTP/1.1\r\nHost: a\r\n%s\r\n"
+    said = exchange(served, waits % (3, b""), waits % (2, b""), waits % (1, b"Connection: close\r\n"))
+    bodies = [part.rpartition(b"\r\n\r\n")[2] for part in said.split(b"HTTP/1.1 200 OK")[1:]]
+    assert bodies == [b"0.3", b"0.2", b"0.1"]
+
+
+def test_another_protocol_is_not_spoken_after_an_upgrade_that_was_not_taken(served: Served) -> None:
+    said = exchange(
+        served,
+        b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+    )
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert said.startswith(b"HTTP/1.1 200")
