@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kernel.messaging.message import Message as Message
     from kernel.messaging.message import upcast as upcast
     from kernel.messaging.outbox import publish as publish
+    from kernel.security.limits import limited as limited
     from kernel.security.policy import for_caller as for_caller
     from kernel.security.policy import public as public
     from kernel.security.policy import requires as requires
@@ -47,7 +48,7 @@ _HOMES = {
     "Module": "manifest", "ModuleContext": "manifest", "module_settings": "manifest", "module_state": "manifest",
     "Message": "messaging.message", "upcast": "messaging.message",
     "publish": "messaging.outbox", "subscribe": "messaging.handlers",
-    "Principal": "security.principal",
+    "Principal": "security.principal", "limited": "security.limits",
     "for_caller": "security.policy", "public": "security.policy", "requires": "security.policy",
     "ModuleSettings": "settings",
     "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",

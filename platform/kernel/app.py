@@ -26,11 +26,14 @@ from kernel.manifest import ModuleContext
 from kernel.messaging.exchange import Correspondent, Exchange
 from kernel.observability.health import Check
 from kernel.observability.meter import Meter
+from kernel.observability.tracing import Tracing
 from kernel.remote.client import Peer
 from kernel.remote.server import PREFIX, Internal
 from kernel.remote.tokens import Tokens
-from kernel.security.policy import NO_POLICY, unguarded
+from kernel.security.limits import Limits, Overall
+from kernel.security.policy import NO_POLICY, document_scopes, unguarded
 from kernel.security.principal import Authentication
+from kernel.security.store import SharedStore
 from kernel.security.tokens import BearerTokens
 from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
 from kernel.web.compression import Compression
@@ -46,6 +49,8 @@ _log = structlog.get_logger("kernel.app")
 
 # Level 9 takes three times as long as 5 for an answer a few percent smaller (zlib's own figures).
 _GZIP_LEVEL = 5
+# Probes, and other processes of ours, which show tokens of their own.
+_NOT_COUNTED = ("/health/", f"{PREFIX}/")
 _MAX_BODY_BYTES_ELSEWHERE = 0  # no route outside the modules reads a body
 
 
@@ -105,8 +110,10 @@ class Kernel:
             else modules
         )
         with_tables = [module.name for module in self.modules if module.metadata is not None]
-        self.pool = AsyncDBPool(settings.database, settings.modules, settings.root, with_tables)
-        self.http = HttpxRestClientPool(settings.http_client)
+        self.tracing = Tracing.configured(settings.application)
+        watch, around = (None, None) if self.tracing is None else (self.tracing.watch, self.tracing.call)
+        self.pool = AsyncDBPool(settings.database, settings.modules, settings.root, with_tables, watch)
+        self.http = HttpxRestClientPool(settings.http_client, around)
         self.contexts = {
             module.name: ModuleContext(
                 module.name, settings.root, settings.modules[module.name], self.pool.database(module.name), self.http
@@ -114,6 +121,8 @@ class Kernel:
             for module in self.modules
         }
         self.authentication: Authentication = BearerTokens(settings.auth, self.http, settings.root)
+        self.store = SharedStore(settings.store)
+        self.limits = Limits(settings.rate_limit, self.store)
         self.tokens = Tokens(settings.internal)
         # The modules elsewhere that are asked from here.
         self.peers = [
@@ -137,10 +146,13 @@ class Kernel:
             settings.messaging,
             settings.database,
             subscribers_elsewhere(settings.root, self.contexts),
+            self.tracing,
         )
         self.meter = Meter() if settings.telemetry.metrics else None
         # What is open from before the modules' start to after their end, beside them.
         self.beside: list[Callable[[], AbstractAsyncContextManager[None]]] = []
+        if self.tracing is not None:
+            self.beside.append(self.tracing.running)
         self.is_started = False
         # Still serving, and about to end: nobody should send us more.
         self.is_stopping = False
@@ -172,6 +184,7 @@ class Kernel:
     async def _open(self, stack: AsyncExitStack) -> None:
         stack.push_async_callback(self.pool.close)
         await stack.enter_async_context(self.http)
+        stack.push_async_callback(self.store.close)
         for opened in self.beside:
             await stack.enter_async_context(opened())
         await self._prepare_databases()
@@ -261,6 +274,8 @@ class Application(FastAPI):
         self.is_traced = self._native_telemetry.enabled()
         compiles = settings.application.compiled_endpoints
         app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE, compiles=compiles)
+        if limit := settings.rate_limit.overall:
+            app = Overall(app, self.kernel.limits, limit, free=_NOT_COUNTED)
         app = ExceptionMiddleware(app, self.exception_handlers, debug=False)
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)
@@ -294,7 +309,11 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with the errors as they really are."""
         if self.openapi_schema is None:
-            self.openapi_schema = document_problems(super().openapi())
+            schema = super().openapi()
+            for module in self.kernel.modules:
+                if module.router is not None:
+                    document_scopes(schema, "" if module.router.prefix else module.prefix, module.router)
+            self.openapi_schema = document_problems(schema)
         return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -338,6 +357,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        telemetry=None if kernel.tracing is None else kernel.tracing.of_requests,
         exception_handlers=HANDLERS | {ContractUnavailable: _on_contract_unavailable},
     )
     app.kernel = kernel

@@ -4,10 +4,11 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
@@ -18,25 +19,43 @@ import h2.exceptions
 import httpcore2
 import httpx2
 
+from kernel.circuits import Circuit
 from kernel.settings import HttpClientSettings
 
 # RFC 9110, section 9.2.2. Any other method is idempotent if it carries an Idempotency-Key.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+_OUT_OF_ORDER = _RETRIED_STATUSES - {429}
 # Nothing was sent yet, so that even a POST may be tried again. Not PoolTimeout: we ourselves are the bottleneck then.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 # The connection broke, and the upstream may or may not have done what was asked.
 _DROPPED = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
+# What says nothing of the upstream: there was no room here, or the call made no sense.
+_OUR_OWN = (httpx2.PoolTimeout, httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
+# Whoever is given less than this to answer and does not is no sign of ill health.
+_FAIR_SECONDS = 1.0
+_MOST_ORIGINS = 1000
 # How long the rest of a failed answer may take; its connection is closed otherwise.
 _DISCARD_SECONDS = 0.5
+
+Send = Callable[[], Awaitable[httpx2.Response]]
+Around = Callable[[httpx2.Request, Send], Awaitable[httpx2.Response]]
+
+
+class CircuitOpen(httpx2.TransportError):
+    """The upstream has failed so often that it is not asked for a while."""
 
 
 class HttpxRestClientPool:
     """The application's HTTP client. Open while the application runs: `async with pool:`."""
 
-    def __init__(self, settings: HttpClientSettings) -> None:
+    def __init__(self, settings: HttpClientSettings, around: Around | None = None) -> None:
+        """Each call, with all its tries, goes through `around`."""
         self._settings = settings
+        self._around = around
         self._client: httpx2.AsyncClient | None = None
+        # By origin (https://host:port), of all that were asked lately.
+        self.circuits: dict[str, Circuit] = {}
         self._transport: httpx2.AsyncHTTPTransport | None = None
 
     async def __aenter__(self) -> Self:
@@ -56,7 +75,8 @@ class HttpxRestClientPool:
         self._transport = transport
         self._client = _Client(
             total_timeout_seconds=self._settings.total_timeout_seconds,
-            transport=_RetryingTransport(transport, self._settings),
+            around=self._around,
+            transport=_RetryingTransport(transport, self._settings, self.circuits),
             timeout=httpx2.Timeout(
                 connect=self._settings.connect_timeout_seconds,
                 read=self._settings.read_timeout_seconds,
@@ -87,7 +107,8 @@ class HttpxRestClientPool:
         A call ends after `total_timeout_seconds` with all its tries and its whole body, or after its own
         `extensions={"total_timeout": seconds}`; it raises `httpx2.ReadTimeout` then. `extensions={"sign": function}`
         is called with the request before each try. A body that breaks off is not
-        fetched again: part of it may already be in use. Raises RuntimeError while the pool is not open.
+        fetched again: part of it may already be in use. An upstream that fails all the time is not asked for a while:
+        CircuitOpen is raised at once. Raises RuntimeError while the pool is not open.
         """
         if self._client is None:
             raise RuntimeError("The HTTP client pool is not open: use it while the application runs.")
@@ -104,31 +125,73 @@ class HttpxRestClientPool:
 class _Client(httpx2.AsyncClient):
     """Gives each call, redirects included, a deadline."""
 
-    def __init__(self, *, total_timeout_seconds: float, **options: Any) -> None:
+    def __init__(self, *, total_timeout_seconds: float, around: Around | None, **options: Any) -> None:
         super().__init__(**options)
         self._total_timeout = total_timeout_seconds
+        self._around = around
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         total = float(request.extensions.get("total_timeout", self._total_timeout))
         request.extensions = {**request.extensions, "total_timeout": total, "deadline": time.monotonic() + total}
-        return await super().send(request, **options)
+        if self._around is None:
+            return await super().send(request, **options)
+        return await self._around(request, partial(super().send, request, **options))
 
 
 class _RetryingTransport(httpx2.AsyncBaseTransport):
     """Tries again what may be tried again, until the deadline."""
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport, settings: HttpClientSettings) -> None:
+    def __init__(
+        self, inner: httpx2.AsyncBaseTransport, settings: HttpClientSettings, circuits: dict[str, Circuit]
+    ) -> None:
         self._inner = inner
         self._settings = settings
+        self._circuits = circuits
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         deadline: float = request.extensions["deadline"]
         async with _until(deadline, request):
-            response = await self._handle(request, deadline)
-        response.stream = _DeadlineStream(response.stream, request, deadline)
+            circuit = await self._admitted(request)
+            began_at = time.monotonic()
+            try:
+                response = await self._handle(request, deadline, circuit)
+            except BaseException as error:
+                circuit.places.release()
+                is_late = time.monotonic() >= deadline and deadline - began_at > _FAIR_SECONDS
+                if is_late or (isinstance(error, httpx2.TransportError) and not isinstance(error, _OUR_OWN)):
+                    circuit.note(ok=False)
+                else:
+                    circuit.forget()
+                raise
+        circuit.note(ok=response.status_code not in _OUT_OF_ORDER)
+        response.stream = _DeadlineStream(response.stream, request, deadline, circuit)
         return response
 
-    async def _handle(self, request: httpx2.Request, deadline: float) -> httpx2.Response:
+    async def _admitted(self, request: httpx2.Request) -> Circuit:
+        """The circuit of the request's upstream, with a place in it. Raises CircuitOpen and PoolTimeout."""
+        origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
+        circuit = self._circuits.get(origin)
+        if circuit is None:
+            if len(self._circuits) >= _MOST_ORIGINS:
+                del self._circuits[next(iter(self._circuits))]
+            settings = self._settings
+            circuit = Circuit(settings.circuit_open_seconds, settings.max_calls_per_origin)
+            self._circuits[origin] = circuit
+        patience = asyncio.timeout(self._settings.pool_timeout_seconds)
+        try:
+            async with patience:
+                await circuit.places.acquire()
+        except TimeoutError as error:
+            if not patience.expired():
+                raise
+            raise httpx2.PoolTimeout(f"{origin} has all its places in use", request=request) from error
+        if not circuit.admits():
+            circuit.places.release()
+            message = f"{origin} has failed too often: it is asked again in {circuit.opens_in():.1f} s"
+            raise CircuitOpen(message, request=request)
+        return circuit
+
+    async def _handle(self, request: httpx2.Request, deadline: float, circuit: Circuit) -> httpx2.Response:
         attempt = 1
         while True:
             started = time.monotonic()
@@ -138,13 +201,14 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
                 response = await self._inner.handle_async_request(request)
             except httpx2.TransportError as error:
                 pause = self._backoff(attempt)
-                if not (_is_safe_after(error, request, started) and self._has_room(attempt, pause, deadline)):
+                is_safe = _is_safe_after(error, request, started)
+                if not (is_safe and self._has_room(attempt, pause, deadline) and circuit.takes_retry()):
                     raise
             else:
                 asked_for = _retry_after(response)
                 pause = self._backoff(attempt) if asked_for is None else asked_for
                 is_retried = response.status_code in _RETRIED_STATUSES and _is_repeatable(request)
-                if not (is_retried and self._has_room(attempt, pause, deadline)):
+                if not (is_retried and self._has_room(attempt, pause, deadline) and circuit.takes_retry()):
                     return response
                 await _discard(response, request)
             await asyncio.sleep(pause)
@@ -168,21 +232,30 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
 class _DeadlineStream(httpx2.AsyncByteStream):
     """A body that must have arrived by the deadline: the read timeout alone starts anew with each chunk."""
 
-    def __init__(self, inner: Any, request: httpx2.Request, deadline: float) -> None:
+    def __init__(self, inner: Any, request: httpx2.Request, deadline: float, circuit: Circuit) -> None:
         self._inner = inner
+        self._circuit: Circuit | None = circuit
         self._request = request
         self._deadline = deadline
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async with aclosing(aiter(self._inner)) as parts:
             while True:
-                async with _until(self._deadline, self._request):
-                    part = await anext(parts, None)
+                try:
+                    async with _until(self._deadline, self._request):
+                        part = await anext(parts, None)
+                except httpx2.TransportError:
+                    if self._circuit is not None:
+                        self._circuit.note(ok=False)
+                    raise
                 if part is None:
                     return
                 yield part
 
     async def aclose(self) -> None:
+        circuit, self._circuit = self._circuit, None
+        if circuit is not None:
+            circuit.places.release()
         await self._inner.aclose()
 
 

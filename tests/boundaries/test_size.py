@@ -20,6 +20,8 @@ _IN_PRODUCTION = (
     "settings/security.py",
     "settings/server.py",
     "settings/telemetry.py",
+    "database/pulse.py",
+    "circuits.py",
 )
 
 

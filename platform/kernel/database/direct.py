@@ -11,7 +11,7 @@ parameters and results, the classes of errors. `tests/kernel/test_direct.py` com
 The names with a leading underscore are SQLAlchemy's own; its version is locked, and that test fails when they change.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -30,6 +30,10 @@ from kernel.database.writes import what_it_writes
 Rows = list[Sequence[Any]]
 Values = Sequence[BindParameter[Any]]
 Convert = Callable[[Any], Any]
+Fetch = Callable[[Any, Dialect, "Statement", list[Any]], Awaitable[Rows]]
+
+# An engine's option: what to put around the call of the driver, if anything.
+AROUND = "kernel_around"
 
 # As many statements as SQLAlchemy itself keeps for an engine.
 _SHAPES = 500
@@ -109,7 +113,9 @@ class Direct:
         self._schemas: Mapping[str | None, str] = engine.get_execution_options().get("schema_translate_map", {})
         self._compiled: Any = LRUCache(_SHAPES)
         self._statements: WeakKeyDictionary[SQLCompiler, Statement] = WeakKeyDictionary()
-        self._fetch = _fetch_asyncpg if self._dialect.driver == "asyncpg" else _fetch_aiosqlite
+        fetch: Fetch = _fetch_asyncpg if self._dialect.driver == "asyncpg" else _fetch_aiosqlite
+        around = engine.get_execution_options().get(AROUND)
+        self._fetch = fetch if around is None else around(fetch)
 
     def prepare(
         self, statement: ClauseElement, params: Mapping[str, Any] | None, values: Values | None

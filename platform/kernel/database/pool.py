@@ -1,7 +1,7 @@
 """Where modules live: engines by URL, shared between modules, and each module's view of its own tables."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,8 +165,13 @@ class AsyncDBPool:
         modules: Mapping[str, ModuleSettings] | None = None,
         root: Path | None = None,
         with_tables: Collection[str] = (),
+        watch: Callable[[AsyncEngine], None] | None = None,
     ) -> None:
-        """Where several modules `with_tables` share a pool, each module may hold its share of it and no more."""
+        """Where several modules `with_tables` share a pool, each module may hold its share of it and no more.
+
+        `watch` is called with every new engine.
+        """
+        self._watch = watch
         self._config = config
         self._modules = modules or {}
         self._root = root or Path.cwd()
@@ -246,4 +251,6 @@ class AsyncDBPool:
             self._engines[key] = (
                 sqlite_engine(url, self._config, writes=writes) if on_sqlite else postgresql_engine(url, self._config)
             )
+            if self._watch is not None:
+                self._watch(self._engines[key])
         return self._engines[key]

@@ -225,7 +225,7 @@ class BaseRepository(Generic[ModelType, IDType]):
 
         A repository may override it, say to pass over what is archived.
         """
-        return _of(self.model, None if self._seen is None else self._seen.params(self._known))
+        return _of(self.model, None if self._seen is None else statements.with_values(self._seen, self._known))
 
     @overload
     async def one(self, statement: Select[ModelType]) -> ModelType | None: ...
@@ -332,7 +332,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         """What a row must fulfil to be changed."""
         version = statements.version_of(self.model)
         conditions = [self._id == id_] + ([] if versions is None or version is None else [version.in_(versions)])
-        return conditions + ([] if self._own is None else [self._own.params(self._known)])
+        return conditions + ([] if self._own is None else [statements.with_values(self._own, self._known)])
 
     def _change(self, id_: IDType, versions: Collection[int] | None, values: Mapping[str, Any]) -> Update:
         version = statements.version_of(self.model)

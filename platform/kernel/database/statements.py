@@ -17,12 +17,14 @@ from sqlalchemy import (
     delete,
     insert,
     inspect,
+    literal,
     select,
     update,
 )
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapper
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.dml import ReturningDelete
+from sqlalchemy.sql.visitors import replacement_traverse
 from sqlalchemy.util import LRUCache
 
 # Parameters, by names that no column has.
@@ -101,6 +103,16 @@ def _row(model: Model, only: Condition, *, of_version: bool) -> list[ColumnEleme
     if of_version and version is not None:
         conditions.append(version == bindparam(VERSION, type_=version.type))
     return conditions
+
+
+def with_values(condition: ColumnElement[bool], values: Mapping[str, Any]) -> ColumnElement[bool]:
+    """The condition with these values of its parameters in it."""
+
+    def replace(part: Any, **_: Any) -> Any:
+        is_given = isinstance(part, BindParameter) and part.key in values
+        return literal(values[part.key], part.type) if is_given else None
+
+    return replacement_traverse(condition, {}, replace)
 
 
 @cache

@@ -24,6 +24,7 @@ from kernel.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox, Wanted
 from kernel.messaging.relay import Relay, Target
 from kernel.messaging.tables import State, clock
 from kernel.observability.health import Degraded
+from kernel.observability.tracing import Tracing
 from kernel.settings import DatabaseConfig, MessagingSettings
 
 _log = structlog.get_logger("kernel.messaging")
@@ -55,9 +56,10 @@ class Exchange:
         settings: MessagingSettings,
         database: DatabaseConfig,
         elsewhere: Mapping[str, Sequence[str]],
+        tracing: Tracing | None = None,
     ) -> None:
         """`elsewhere` are the subscribers that run in other processes, by the message's name, as far as is known."""
-        self._settings, self._config = settings, database
+        self._settings, self._config, self._tracing = settings, database, tracing
         self._modules = {module.name: module for module in modules}
         self._elsewhere = {name: whom for name, whom in elsewhere.items() if name.partition(".")[0] in self._modules}
         self._handlers: dict[str, list[Handler]] = {}
@@ -117,7 +119,7 @@ class Exchange:
                     subscribers=sorted(name for names in self._elsewhere.values() for name in names),
                 )
             routes = {outbox: self._targets_of(outbox) for outbox in self.outboxes.values()}
-            relay = Relay(routes, self._settings)
+            relay = Relay(routes, self._settings, self._tracing)
             await stack.enter_async_context(relay.running(self._purge_now_and_then, *self._listeners()))
             yield
 

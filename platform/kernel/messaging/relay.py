@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -20,6 +20,7 @@ from kernel.contracts import ContractUnavailable
 from kernel.database import DatabaseUnavailable
 from kernel.messaging.outbox import BROKER, Delivery, Limits, Outbox, Wanted
 from kernel.messaging.tables import State
+from kernel.observability.tracing import Tracing
 from kernel.settings import MessagingSettings
 
 _log = structlog.get_logger("kernel.messaging")
@@ -49,8 +50,14 @@ class Target:
 class Relay:
     """Delivers what is in each outbox to its targets, by subscriber. Others' messages stay where they are."""
 
-    def __init__(self, routes: Mapping[Outbox, Mapping[str, Target]], settings: MessagingSettings) -> None:
+    def __init__(
+        self,
+        routes: Mapping[Outbox, Mapping[str, Target]],
+        settings: MessagingSettings,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._routes = routes
+        self._tracing = tracing
         self._settings = settings
         self._limits = Limits(settings.lease_seconds, settings.max_attempts)
         self._free = settings.concurrency
@@ -182,7 +189,8 @@ class Relay:
             limit = asyncio.timeout(self._settings.handler_timeout_seconds)
             try:
                 async with limit:
-                    await target.deliver(delivery)
+                    with self._traced(delivery):
+                        await target.deliver(delivery)
             except (Exception, asyncio.CancelledError) as error:  # a handler may fail in any way
                 if _is_cancelled():
                     with suppress(Exception):
@@ -195,6 +203,13 @@ class Relay:
             seconds = round(time.perf_counter() - started_at, 4)
             _log.debug("message delivered", **_described(delivery), seconds=seconds, is_ours=is_ours)
             return True
+
+    def _traced(self, delivery: Delivery) -> AbstractContextManager[None]:
+        if self._tracing is None:
+            return nullcontext()
+        verb = "send" if delivery.subscriber == BROKER else "process"
+        envelope = delivery.envelope
+        return self._tracing.message(verb, envelope.name, delivery.subscriber, envelope.context)
 
     async def _failed(self, outbox: Outbox, delivery: Delivery, error: BaseException, *, is_late: bool) -> None:
         settings = self._settings

@@ -1,5 +1,6 @@
 """Who may ask a route: said in its signature, and refused where nothing is said."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -68,7 +69,7 @@ def for_caller(make: Callable[[AsyncSession, Principal], Made], *scopes: str) ->
     """
     guard = Requires(*scopes)
 
-    async def made(session: Session, caller: Annotated[Principal, Depends(guard)]) -> Made:
+    async def made(caller: Annotated[Principal, Depends(guard)], session: Session) -> Made:
         return make(session, caller)
 
     return Depends(made)
@@ -82,30 +83,64 @@ public: Any = Depends(anybody)
 """A policy: everybody may ask. `dependencies=[public]`."""
 
 
-class Unguarded(NamedTuple):
-    """A route that says nothing of who may ask it, and where its handler is."""
+class Policy(NamedTuple):
+    """A route, and what it says of who may ask it."""
 
-    route: str
+    methods: tuple[str, ...]
+    # Below its router.
+    path: str
+    # All of which who asks must have; None where anybody may, or where nothing is said.
+    scopes: tuple[str, ...] | None
+    is_said: bool
+    # Where its handler is.
     file: str | None
     line: int
 
+    @property
+    def route(self) -> str:
+        """What a person calls it."""
+        return " ".join((*self.methods, self.path))
 
-def unguarded(router: APIRouter) -> Iterator[Unguarded]:
-    """The routes that do not say who may ask them.
 
-    What is no route of FastAPI's (a mount, a plain Starlette route) cannot say it, and so is among them.
+def policies(router: APIRouter) -> Iterator[Policy]:
+    """Those of all routes of a router and of the routers in it.
+
+    What is no route of FastAPI's (a mount, a plain Starlette route) cannot say anything.
     """
     for context in iter_route_contexts(router.routes):
         route: Any = context.original_route
         dependant = getattr(context, "dependant", None) or getattr(route, "dependant", None)
-        if dependant is None or not _has_policy(dependant):
-            words = (*sorted(getattr(context, "methods", None) or ()), getattr(context, "path", ""))
-            code = getattr(getattr(route, "endpoint", None), "__code__", None)
-            file, line = (code.co_filename, code.co_firstlineno) if code is not None else (None, 0)
-            yield Unguarded(" ".join(words), file, line)
+        said = [] if dependant is None else list(_said(dependant))
+        scopes = [scope for one in said if isinstance(one, Requires) for scope in one.scopes]
+        needs_caller = any(isinstance(one, Requires) for one in said)
+        code = getattr(getattr(route, "endpoint", None), "__code__", None)
+        file, line = (code.co_filename, code.co_firstlineno) if code is not None else (None, 0)
+        yield Policy(
+            methods=tuple(sorted(getattr(context, "methods", None) or ())),
+            path=str(getattr(context, "path", "") or getattr(route, "path", "")),
+            scopes=tuple(dict.fromkeys(scopes)) if needs_caller else None,
+            is_said=bool(said),
+            file=file,
+            line=line,
+        )
 
 
-def _has_policy(dependant: Dependant) -> bool:
-    return any(
-        isinstance(one.call, Requires) or one.call is anybody or _has_policy(one) for one in dependant.dependencies
-    )
+def unguarded(router: APIRouter) -> Iterator[Policy]:
+    """The routes that do not say who may ask them."""
+    return (one for one in policies(router) if not one.is_said)
+
+
+def document_scopes(schema: dict[str, Any], prefix: str, router: APIRouter) -> None:
+    """Say in an OpenAPI document which scopes each operation needs; FastAPI itself does for OAuth2's schemes only."""
+    for one in policies(router):
+        operations = schema["paths"].get(prefix + re.sub(r":\w+}", "}", one.path), {})
+        for method in one.methods if one.scopes is not None else ():
+            if method.lower() in operations:
+                operations[method.lower()]["security"] = [{"bearer": list(one.scopes or ())}]
+
+
+def _said(dependant: Dependant) -> Iterator[Any]:
+    for one in dependant.dependencies:
+        if isinstance(one.call, Requires) or one.call is anybody:
+            yield one.call
+        yield from _said(one)

@@ -1,6 +1,7 @@
 """Who may call, how often, and where the processes keep what they know together."""
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -69,10 +70,38 @@ class RateLimitSettings(SettingsGroup):
 
     model_config = SettingsConfigDict(env_prefix="RATE_LIMIT_")
 
-    # For each caller, over all routes: `600/minute`. Unset, only the routes' own limits hold.
+    # For each caller, over all routes: `600/minute`, `10/second; 5000/day`. Unset, only the routes' own limits hold.
     overall: str | None = None
-    # Addresses and networks whose requests are not counted.
+    # Addresses and networks whose requests are not counted: `10.0.0.0/8,::1`.
     exempt: Names = ()
+
+    @field_validator("overall")
+    @classmethod
+    def _is_a_limit(cls, value: str | None) -> str | None:
+        return None if value is None else check_limit(value)
+
+    @field_validator("exempt")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                ip_network(name, strict=False)
+            except ValueError:
+                raise ValueError("holds something that is no address and no network: 10.0.0.0/8, 192.0.2.7") from None
+        return value
+
+
+def check_limit(limit: str) -> str:
+    """The same text, which says how often. Raises ValueError."""
+    from limits import parse_many  # noqa: PLC0415  # for who has a limit
+
+    try:
+        is_fit = all(item.amount > 0 for item in parse_many(limit))
+    except ValueError:
+        is_fit = False
+    if not is_fit:
+        raise ValueError("is no limit: write 600/minute, 100/15minutes or 10/second; 5000/day")
+    return limit
 
 
 class StoreSettings(SettingsGroup):
@@ -82,4 +111,12 @@ class StoreSettings(SettingsGroup):
 
     # redis://:password@host:6379/0; unset, each process keeps its own.
     url: SecretStr | None = None
+    # How long a request waits for it; then its process goes on with what it has itself.
     timeout_seconds: float = Field(0.25, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis:// (rediss:// for TLS, unix:// for a socket)")
+        return value

@@ -93,6 +93,7 @@ class _Routes:
 
     def __init__(self, app: FastAPI, routes: list[BaseRoute], context: object, max_body_bytes: int) -> None:
         self.context = context
+        self.name: str | None = getattr(context, "name", None)
         self.max_body_bytes = max_body_bytes
         self._routes = routes
         router = APIRouter(redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from kernel.observability.meter import Meter
+from kernel.observability.tracing import identity
 from kernel.web.access_log import log_request
 from kernel.web.problems import answer
 
@@ -129,4 +130,6 @@ def _look_at(scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:
         elif name == b"traceparent" and _TRACE.fullmatch(value):
             traceparent = value.decode()
             trace = {"traceparent": traceparent, "trace_id": traceparent[3:35]}
+    if (telemetry := scope.get("fastapi.telemetry")) is not None:
+        trace = identity(telemetry.span)
     return request_id or os.urandom(16).hex(), host, origin, trace

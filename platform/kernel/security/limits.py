@@ -1,0 +1,179 @@
+"""How often a caller may ask: each route's own limit, and one for everything.
+
+`limits` counts, in a sliding window (two counters for each caller: what is left of the last window, and this one).
+It and Redis are imported where a limit is set.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from ipaddress import IPv6Address, ip_address, ip_network
+from math import floor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kernel.security.principal import principal_of
+from kernel.security.replay import Headers, watch
+from kernel.security.store import SharedStore, StoreUnavailable
+from kernel.settings import RateLimitSettings
+from kernel.settings.security import check_limit
+from kernel.web.problems import Problem, TooManyRequests
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+    from limits.aio.storage import SlidingWindowCounterSupport
+    from redis.asyncio import Redis
+
+# An IPv6 caller has a whole network of addresses (RFC 6177).
+_IPV6_PREFIX = 64
+
+
+class Count(NamedTuple):
+    """How a caller stands with a limit."""
+
+    is_over: bool
+    remaining: int
+    # Until the window ends, or if they are over, until they may ask again.
+    seconds: int
+
+
+class Limits:
+    """Counts callers, in Redis where there is one that answers, else in this process."""
+
+    def __init__(self, settings: RateLimitSettings, store: SharedStore) -> None:
+        self._store = store
+        # The connections of the store, and what counts over them.
+        self._shared: tuple[object, SlidingWindowCounterSupport] | None = None
+        self._exempt = [ip_network(name, strict=False) for name in settings.exempt]
+
+    async def check(self, connection: HTTPConnection, kind: str, name: str, items: "Sequence[RateLimitItem]") -> None:
+        """Count a request, and say in its answer how its caller stands. Raises TooManyRequests."""
+        caller = await self._caller(connection)
+        if caller is None:
+            return
+        headers: Headers = []
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+
+        watch(connection.scope, tell)
+        for item in items:
+            count = await self._count(item, f"{name}/{caller}")
+            window, policy = item.get_expiry(), f'"{kind}-{item.get_expiry()}"'
+            # draft-ietf-httpapi-ratelimit-headers-10
+            headers.append((b"ratelimit-policy", f"{policy};q={item.amount};w={window}".encode()))
+            headers.append((b"ratelimit", f"{policy};r={count.remaining};t={count.seconds}".encode()))
+            if count.is_over:
+                detail = f"At most {item.amount} requests in {window} seconds. Try again in {count.seconds} seconds."
+                raise TooManyRequests(detail, headers={"Retry-After": str(count.seconds)})
+
+    async def _caller(self, connection: HTTPConnection) -> str | None:
+        """Who is counted: the principal, else the address; None for who is not."""
+        host = (connection.scope.get("client") or ("",))[0]
+        try:
+            address = ip_address(host)
+        except ValueError:  # a socket of this machine; or a proxy passes on what it was told: all of those are one
+            address = None
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
+        if address is not None and any(address in network for network in self._exempt):
+            return None
+        who = f"address {address}"
+        if isinstance(address, IPv6Address):
+            who = f"address {ip_network((address, _IPV6_PREFIX), strict=False)}"
+        if any(name == b"authorization" for name, _ in connection.scope["headers"]):
+            try:
+                principal = await principal_of(connection)
+            except Problem:  # a token that does not hold is no other caller: guessing would be free
+                principal = None
+            if principal is not None:
+                who = f"principal {principal.key}"
+        return hashlib.blake2b(who.encode(), digest_size=16).hexdigest()
+
+    async def _count(self, item: "RateLimitItem", name: str) -> Count:
+        if self._store.is_configured:
+            try:
+                return await self._store.ask(lambda redis: _hit(self._in_redis(redis), item, name))
+            except StoreUnavailable:
+                pass
+        return await _hit(self._here, item, name)
+
+    def _in_redis(self, redis: "Redis") -> "SlidingWindowCounterSupport":
+        from limits.aio.storage import RedisStorage  # noqa: PLC0415
+
+        pool: Any = redis.connection_pool  # the library's types know only text and numbers
+        if self._shared is None or self._shared[0] is not pool:
+            storage = RedisStorage("redis://", implementation="redispy", key_prefix="limits", connection_pool=pool)
+            self._shared = (pool, storage)
+        return self._shared[1]
+
+    @cached_property
+    def _here(self) -> "SlidingWindowCounterSupport":
+        from kernel.security.counts import Counts  # noqa: PLC0415
+
+        return Counts()
+
+
+async def _hit(storage: "SlidingWindowCounterSupport", item: "RateLimitItem", name: str) -> Count:
+    """Count one request, unless it is one too many."""
+    key, window, most = item.key_for(name), item.get_expiry(), item.amount
+    is_counted = await storage.acquire_sliding_window_entry(key, most, window)
+    before, before_ends, now, now_expires = await storage.get_sliding_window(key, window)
+    used = floor(before * before_ends / window + now)
+    # A counter is kept for a second window, in which less and less of it counts.
+    seconds = now_expires - window
+    if not is_counted and before and now < most:
+        seconds = before_ends - (most - now) * window / before
+    return Count(not is_counted, max(0, most - used) if is_counted else 0, max(0, floor(seconds)) + 1)
+
+
+class Limited:
+    """A dependency: see `limited`."""
+
+    def __init__(self, limit: str) -> None:
+        from limits import parse_many  # noqa: PLC0415
+
+        self._items = parse_many(check_limit(limit))
+
+    async def __call__(self, connection: HTTPConnection) -> None:
+        """Asked by FastAPI."""
+        endpoint = connection.scope["endpoint"]
+        limits: Limits = connection.app.state.kernel.limits
+        await limits.check(connection, "route", f"{endpoint.__module__}.{endpoint.__qualname__}", self._items)
+
+    # FastAPI asks equal dependencies of a request once.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Limited) and other._items == self._items
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._items))
+
+
+def limited(limit: str) -> Any:
+    """A dependency: at most so many requests of one caller: `dependencies=[limited("10/minute")]`.
+
+    On a router, each of its routes counts on its own. Several limits: `10/second; 1000/day`. Raises ValueError.
+    """
+    return Depends(Limited(limit))
+
+
+class Overall:
+    """Pure ASGI: the limit over all that is asked, whether there is such a route or not."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, limit: str, free: Sequence[str]) -> None:
+        """`free` are the beginnings of paths that are not counted."""
+        from limits import parse_many  # noqa: PLC0415
+
+        self._app = app
+        self._limits = limits
+        self._items = parse_many(limit)
+        self._free = tuple(free)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith(self._free):
+            await self._limits.check(HTTPConnection(scope), "overall", "overall", self._items)
+        await self._app(scope, receive, send)

@@ -1,0 +1,137 @@
+"""Where what requests have in common is kept for a while: in the process, or in a Redis that all processes share."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from kernel.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+_log = structlog.get_logger("kernel.store")
+
+Result = TypeVar("Result")
+
+_CONNECTIONS = 32
+# After a failure nobody asks for so long, so that an outage costs one request its timeout, not every one.
+_PAUSE_SECONDS = 1
+# What an entry takes beside its key and value (measured: two tuples, a float, a node of the dictionary).
+_ENTRY_BYTES = 250
+
+
+class StoreUnavailable(Exception):
+    """Redis gave no answer in time. Go on without it."""
+
+
+class SharedStore:
+    """The Redis at STORE_URL. Connects when it is first asked."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._url = None if settings.url is None else settings.url.get_secret_value()
+        self._timeout = settings.timeout_seconds
+        self._redis: Redis | None = None
+        self._asks_again_at = 0.0
+        self._is_down = False
+
+    @property
+    def is_configured(self) -> bool:
+        return self._url is not None
+
+    async def ask(self, question: Callable[["Redis"], Awaitable[Result]]) -> Result:
+        """What Redis answers. Raises StoreUnavailable within STORE_TIMEOUT_SECONDS."""
+        if time.monotonic() < self._asks_again_at:
+            raise StoreUnavailable
+        from redis.exceptions import RedisError  # noqa: PLC0415  # only who has one pays for its client
+
+        self._redis = self._redis or self._connected()
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await question(self._redis)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._asks_again_at = time.monotonic() + _PAUSE_SECONDS
+            if not self._is_down:
+                _log.warning("the shared store does not answer, going on without it", reason=type(error).__name__)
+            self._is_down = True
+            raise StoreUnavailable from error
+        if self._is_down:
+            _log.info("the shared store answers again")
+            self._is_down = False
+        return answer
+
+    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of these keys. Raises StoreUnavailable."""
+        return await self.ask(lambda redis: redis.mget(keys))
+
+    async def put(self, key: str, value: bytes, seconds: float, *, if_new: bool = False) -> None:
+        """Keep a value for so long; `if_new`, unless there is one. Raises StoreUnavailable."""
+        milliseconds = max(1, int(seconds * 1000))
+        await self.ask(lambda redis: redis.set(key, value, px=milliseconds, nx=if_new))
+
+    async def close(self) -> None:
+        """Close every connection. The store can be used again afterwards."""
+        redis, self._redis = self._redis, None
+        if redis is not None:
+            await redis.aclose()
+            await redis.connection_pool.aclose()
+
+    def _connected(self) -> "Redis":
+        from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+
+        options: dict[str, Any] = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+        pool = BlockingConnectionPool.from_url(
+            str(self._url),
+            max_connections=_CONNECTIONS,
+            timeout=self._timeout,
+            retry=Retry(NoBackoff(), 0),  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            **options,
+        )
+        return Redis(connection_pool=pool)
+
+
+class OwnStore:
+    """The process's own, of bounded size: what was not asked for longest goes first."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+
+    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of these keys."""
+        return [self._value(key) for key in keys]
+
+    async def put(self, key: str, value: bytes, seconds: float, *, if_new: bool = False) -> None:
+        """Keep a value for so long; `if_new`, unless there is one."""
+        if if_new and self._value(key) is not None:
+            return
+        self._drop(key)
+        self._entries[key] = (time.monotonic() + seconds, value)
+        self._bytes += _size(key, value)
+        while self._bytes > self._most_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _value(self, key: str) -> bytes | None:
+        found = self._entries.get(key)
+        if found is None:
+            return None
+        if found[0] <= time.monotonic():
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return found[1]
+
+    def _drop(self, key: str) -> None:
+        found = self._entries.pop(key, None)
+        if found is not None:
+            self._bytes -= _size(key, found[1])
+
+
+def _size(key: str, value: bytes) -> int:
+    return len(key) + len(value) + _ENTRY_BYTES

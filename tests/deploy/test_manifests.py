@@ -1,0 +1,153 @@
+"""deploy/: what it says is what the application understands."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import kubernetes_validate
+import pytest
+import yaml
+
+from kernel.app import Project, create_app
+from kernel.server.metrics import add_metrics
+from kernel.settings import CORE_GROUPS, Environment
+from kernel.testing import settings_for
+
+# The oldest minor version that Kubernetes still mends.
+_KUBERNETES = "1.34"
+_PROMQL = {"sum", "max", "rate", "and", "or", "topk", "count", "histogram_quantile"}
+
+
+@pytest.fixture(scope="module")
+def manifests(root: Path) -> list[dict[str, Any]]:
+    folder = root / "deploy" / "kubernetes"
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    assert sorted(listed) == sorted(path.name for path in folder.glob("*.yaml") if path.name != "kustomization.yaml")
+    return [one for name in listed for one in yaml.safe_load_all((folder / name).read_text())]
+
+
+@pytest.fixture(scope="module")
+def pods(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for one in manifests:
+        spec = one.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if "template" in spec:
+            found[one["metadata"]["name"]] = spec["template"]["spec"]
+    return found
+
+
+def test_each_manifest_is_one_that_kubernetes_knows(manifests: list[dict[str, Any]]) -> None:
+    kinds = []
+    for one in manifests:
+        kubernetes_validate.validate(one, _KUBERNETES, strict=True)
+        kinds.append(one["kind"])
+    wanted = {
+        "Deployment",
+        "Service",
+        "HorizontalPodAutoscaler",
+        "PodDisruptionBudget",
+        "Job",
+        "Secret",
+        "NetworkPolicy",
+    }
+    assert wanted <= set(kinds)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**manifests[0], "misspelled": 1}, _KUBERNETES, strict=True)
+
+
+def test_every_name_in_a_config_is_a_setting(root: Path, manifests: list[dict[str, Any]], pods: dict[str, Any]) -> None:
+    known = {group.variable(field) for _, group in CORE_GROUPS for field in group.model_fields} | {"IMAGES_STORAGE_URL"}
+    for one in manifests:
+        names = set(one.get("data", {})) | set(one.get("stringData", {}))
+        assert names <= known, one["metadata"]["name"]
+    for pod in pods.values():
+        for container in pod["containers"]:
+            assert {variable["name"] for variable in container.get("env", [])} <= known
+
+
+def test_the_settings_of_the_manifests_start_the_application(root: Path, manifests: list[dict[str, Any]]) -> None:
+    variables: dict[str, str] = {}
+    for one in manifests:
+        variables |= one.get("data", {}) | one.get("stringData", {})
+    # The examples are refused in production, which is a test of its own.
+    variables = {
+        name: value.replace("change-me", "9f8e7d6c5b4a39281706f5e4d3c2b1a0") for name, value in variables.items()
+    }
+    variables |= {"IMAGES_STORAGE_URL": "data/images"}
+    settings = settings_for(root, variables)
+    assert settings.application.environment is Environment.PROD
+    create_app(settings)
+
+
+def test_every_probe_is_a_route_and_every_port_is_listened_to(pods: dict[str, dict[str, Any]]) -> None:
+    for name, kinds in (("application", ("startup", "liveness", "readiness")), ("relay", ("liveness", "readiness"))):
+        [container] = pods[name]["containers"]
+        ports = {port["name"] for port in container["ports"]}
+        for kind in kinds:
+            asked = container[f"{kind}Probe"]["httpGet"]
+            assert asked["path"] in {"/health/startup", "/health/live", "/health/ready"}
+            assert asked["port"] in ports
+
+
+def test_a_pod_may_do_as_little_as_can_be(pods: dict[str, dict[str, Any]]) -> None:
+    for pod in pods.values():
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            rights = container["securityContext"]
+            assert rights["readOnlyRootFilesystem"] is True
+            assert rights["allowPrivilegeEscalation"] is False
+            assert rights["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_a_pod_has_time_to_stop(root: Path, pods: dict[str, dict[str, Any]]) -> None:
+    issuer = {"AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "api"}
+    server = settings_for(root, {"ENVIRONMENT": "prod", "DATABASE_URL": "postgresql://u:9f8e@h/d", **issuer}).server
+    needed = server.drain_seconds + server.graceful_shutdown_timeout_seconds + server.close_timeout_seconds
+    assert pods["application"]["terminationGracePeriodSeconds"] > needed
+
+
+def test_the_ingress_lets_only_the_api_through(manifests: list[dict[str, Any]]) -> None:
+    [ingress] = [one for one in manifests if one["kind"] == "Ingress"]
+    paths = [path["path"] for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
+    assert paths == ["/api"]
+
+
+def test_the_alerts_fire_when_they_should(root: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        assert not os.environ.get("CI"), "CI installs promtool (.ci/run)"
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    folder = root / "deploy" / "prometheus"
+    for words in (["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]):
+        done = subprocess.run([promtool, *words], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def expressions(root: Path) -> list[str]:
+    """What the dashboard and the alerts ask Prometheus."""
+    dashboard = json.loads((root / "deploy" / "grafana" / "dashboard.json").read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load((root / "deploy" / "prometheus" / "alerts.yaml").read_text())
+    return found + [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+
+
+async def test_the_dashboard_and_the_alerts_ask_for_what_is_told(root: Path, project: Project) -> None:
+    """On whatever database: what only PostgreSQL has is told, too, without a number."""
+    app = create_app(*project)
+    add_metrics(app)
+    transport = httpx2.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport, base_url="http://t") as client:
+        text = (await client.get("/metrics", headers={"Authorization": "Bearer a-token"})).text
+    told = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)) | {"up"}
+    for expression in expressions(root):
+        plain = re.sub(r'\{[^}]*\}|"[^"]*"|\[[^\]]*\]|by \([^)]*\)', "", expression)
+        names = set(re.findall(r"[a-z_]{2,}", plain)) - _PROMQL
+        assert names, expression
+        assert {name.removesuffix("_count").removesuffix("_bucket") for name in names} <= told, expression

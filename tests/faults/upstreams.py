@@ -1,0 +1,249 @@
+"""Upstreams that fail. Each scenario guards against calls that wait for ever, are made three times, or hold up others."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx2
+import trustme
+
+from kernel.http_client import CircuitOpen, HttpxRestClientPool
+from kernel.settings import HttpClientSettings
+from tests.faults.harness import Result, percentiles, until_serving
+from tests.faults.proxy import FaultProxy, Mode
+from tests.faults.served import project
+from tests.kernel.https_server import Call, Drop, Handler, Hang, HttpServer, Reply, tls_context
+
+Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
+
+_TOTAL_SECONDS = 2.0
+_CALLERS = 10
+# What a call may take longer than its deadline: this process is also the upstream.
+_GRACE_SECONDS = 0.5
+_KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
+
+
+async def outages(folder: Path, _database_url: str, quick: bool) -> list[Result]:
+    """Each way to fail, for a while, and all of the time. (Three tries each are three times the load on what is down.)"""
+    seconds = 3.0 if quick else 8.0
+    results = []
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name, handler, certificate in (
+        ("hangs", _always(Hang()), None),
+        ("drips", _always(Reply(body=b"x" * 100_000, drip_seconds=0.05)), None),
+        ("drops connections", _always(Drop()), None),
+        ("503 with Retry-After", _always(Reply(503, {"retry-after": "1"})), None),
+        ("huge body", _always(Reply(body=b"x" * 30_000_000, drip_seconds=0.001)), None),
+        ("redirects in circles", _circles, None),
+        ("certificate expired", _always(Reply()), {"not_after": datetime.now(UTC) - timedelta(days=1)}),
+        ("certificate of another", _always(Reply()), {"name": "other.example"}),
+    ):
+        tls = None
+        if certificate is not None:
+            name_of = str(certificate.pop("name", "127.0.0.1"))
+            tls = tls_context(authority, "http/1.1")
+            authority.issue_cert(name_of, **certificate).configure_cert(tls)  # type: ignore[arg-type]  # by its name
+        async with HttpServer(handler, tls) as server:
+            reached = _connections(server) if tls else _calls(server)
+            results.append(await _outage(folder, server.url, f"upstream {name}", seconds, reached))
+    async with HttpServer(_always(Reply())) as server:
+        url = server.url.replace("http:", "https:")
+        results.append(await _outage(folder, url, "upstream speaks no TLS", seconds, _connections(server)))
+        async with FaultProxy(("127.0.0.1", int(server.url.rpartition(":")[2]))) as proxy:
+            mode: Mode = "reset"
+            await proxy.set(mode)
+            url = f"http://127.0.0.1:{proxy.port}"
+            results.append(await _outage(folder, url, "upstream resets", seconds, lambda: proxy.connections))
+    return results
+
+
+def _calls(server: HttpServer) -> Callable[[], int]:
+    return lambda: len(server.calls)
+
+
+def _connections(server: HttpServer) -> Callable[[], int]:
+    return lambda: server.connections
+
+
+def _always(todo: Reply | Drop | Hang) -> Handler:
+    async def handler(_call: Call) -> Reply | Drop | Hang:
+        return todo
+
+    return handler
+
+
+async def _circles(call: Call) -> Reply:
+    return Reply(302, {"location": call.path})
+
+
+async def _outage(folder: Path, url: str, scenario: str, seconds: float, reached: Callable[[], int]) -> Result:
+    took: list[float] = []
+    ends: Counter[str] = Counter()
+    settings = HttpClientSettings(
+        total_timeout_seconds=_TOTAL_SECONDS, read_timeout_seconds=1, ca_file=folder / "ca.pem"
+    )
+    over_at = time.monotonic() + seconds
+    async with HttpxRestClientPool(settings) as pool:
+
+        async def call(number: int) -> None:
+            while time.monotonic() < over_at:
+                began_at = time.monotonic()
+                try:
+                    # Every other may be repeated.
+                    headers = _KEY if number % 2 else {}
+                    answer = await pool.get_client().post(url, headers=headers, follow_redirects=True)
+                    ends[str(answer.status_code)] += 1
+                except httpx2.HTTPError as error:
+                    ends[type(error).__name__] += 1
+                took.append(time.monotonic() - began_at)
+                await asyncio.sleep(0.02)
+
+        await asyncio.gather(*(call(number) for number in range(_CALLERS)))
+        [circuit] = pool.circuits.values()
+        state = circuit.state
+    in_circles = "circles" in scenario
+    ratio = reached() / len(took)
+    ended = ", ".join(f"{name} {count}" for name, count in ends.most_common())
+    return Result(
+        scenario, "none", f"{len(took):,} calls in {seconds:g} s", f"{ended}",
+        f"slowest {max(took):.2f} s; reached it {reached()} times, {ratio:.2f} a call; circuit {state}",
+        f"{_TOTAL_SECONDS + _GRACE_SECONDS:g} s; {'21' if in_circles else '1.2'}; {'closed' if in_circles else 'open'}",
+        holds=max(took) < _TOTAL_SECONDS + _GRACE_SECONDS and "200" not in ends and len(took) > 0
+        and (ends["TooManyRedirects"] > 0 if in_circles
+             else ratio <= 1.2 and ends[CircuitOpen.__name__] > 0 and state != "closed"),
+    )  # fmt: skip
+
+
+async def half_well(_folder: Path, _database_url: str, quick: bool) -> list[Result]:
+    """Two answers in five are 503, too few for the circuit: the budget of retries holds. (Three tries each are 1.56.)"""
+    times = 300 if quick else 1500
+    source = random.Random(6)
+
+    async def handler(_call: Call) -> Reply:
+        return Reply(503 if source.random() < 0.4 else 200)
+
+    ends: Counter[int] = Counter()
+    async with HttpServer(handler) as server, HttpxRestClientPool(HttpClientSettings(backoff_seconds=0.01)) as pool:
+        for _ in range(times):
+            try:
+                ends[(await pool.get_client().get(server.url)).status_code] += 1
+            except CircuitOpen:
+                ends[0] += 1
+                await asyncio.sleep(0.2)
+        ratio = len(server.calls) / times
+    return [
+        Result("upstream fails in two of five", "none", f"{times:,} calls", f"{ends[503]} failed in the end",
+               f"{ratio:.2f} tries a call; {ends[200]:,} well; {ends[0]} not asked", "1.2",
+               holds=1 < ratio <= 1.2 and ends[503] > 0)
+    ]  # fmt: skip
+
+
+_ASKS = {
+    "asks/settings.py": """
+from kernel import ModuleSettings
+
+class AsksSettings(ModuleSettings):
+    bad: str
+    good: str
+""",
+    "asks/module.py": """
+from contextlib import asynccontextmanager
+from kernel import Module
+
+@asynccontextmanager
+async def _open(context):
+    yield context
+
+module = Module(owner="team", lifespan=_open)
+""",
+    "asks/router.py": """
+from typing import Annotated, Any
+from fastapi import APIRouter, Depends
+from kernel import module_state
+
+router = APIRouter()
+Context = Annotated[Any, Depends(module_state)]
+
+@router.get("/own")
+async def own() -> int:
+    return 1
+
+@router.get("/{which}")
+async def ask(which: str, context: Context) -> int:
+    url = context.settings.bad if which == "bad" else context.settings.good
+    return (await context.http.get_client().get(url)).status_code
+""",
+}
+
+
+async def others_go_on(folder: Path, database_url: str, quick: bool) -> list[Result]:
+    """One upstream is slow, then hangs; who asks another, or nobody, waits no longer. (Its calls take the whole pool.)"""
+    seconds = 3.0 if quick else 8.0
+    many = 200
+    results = []
+    slow = asyncio.Event()
+
+    async def bad(_call: Call) -> Reply | Hang:
+        await asyncio.sleep(1)
+        return Hang() if slow.is_set() else Reply()
+
+    async with AsyncExitStack() as stack:
+        bad_one = await stack.enter_async_context(HttpServer(bad))
+        good_one = await stack.enter_async_context(HttpServer(_always(Reply())))
+        here = project(folder, database_url, _ASKS, ASKS_BAD=bad_one.url, ASKS_GOOD=good_one.url,
+                       HTTP_CLIENT_TOTAL_TIMEOUT_SECONDS="3")  # fmt: skip
+        stack.enter_context(here.process())
+        await until_serving(here.port)
+        limits = httpx2.Limits(max_connections=None)
+        client = await stack.enter_async_context(httpx2.AsyncClient(base_url=here.url, limits=limits, timeout=30))
+        await _latencies(client, 0.5)
+        before = await _latencies(client, seconds)
+        for name, hangs in (("is slow", False), ("hangs", True)):
+            if hangs:
+                slow.set()
+            ends: Counter[int] = Counter()
+            asking = [asyncio.create_task(_keep_asking(client, ends)) for _ in range(many)]
+            await asyncio.sleep(0.5)
+            during = await _latencies(client, seconds)
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+            shown = "; ".join(
+                f"{path} p99 {percentiles(before[path])[1]:.0f} ms before, {percentiles(during[path])[1]:.0f} during"
+                for path in before
+            )
+            is_alike = all(percentiles(during[one])[1] < percentiles(before[one])[1] * 2 + 30 for one in before)
+            results.append(
+                Result(f"one upstream {name}, another is well", here.kind, f"{many} callers of the one",
+                       f"{bad_one.most_at_once} connections to it; ends {dict(ends)}", shown, "twice and 30 ms",
+                       holds=is_alike and 20 < bad_one.most_at_once <= 50)
+            )  # fmt: skip
+    return results
+
+
+async def _keep_asking(client: httpx2.AsyncClient, ends: Counter[int]) -> None:
+    while True:
+        ends[(await client.get("/api/v1/asks/bad")).status_code] += 1
+        await asyncio.sleep(0.3)
+
+
+async def _latencies(client: httpx2.AsyncClient, seconds: float) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"own": [], "good": []}
+    over_at = time.monotonic() + seconds
+    while time.monotonic() < over_at:
+        for path, took in found.items():
+            began_at = time.monotonic()
+            answer = await client.get(f"/api/v1/asks/{path}")
+            assert answer.status_code == 200, answer.text
+            took.append(time.monotonic() - began_at)
+        await asyncio.sleep(0.01)
+    return found
+
+
+ONCE: tuple[Scenario, ...] = (outages, half_well, others_go_on)

@@ -1,0 +1,212 @@
+"""Who may ask what: every route says so, and what says nothing is not served (OWASP API5:2023)."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx2
+import pytest
+from fastapi import APIRouter, Depends, WebSocket
+from starlette.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
+
+from kernel import Principal, public, requires
+from kernel.app import Application, create_app, load_project
+from kernel.discovery import DiscoveryError
+from kernel.security.policy import policies, unguarded
+from kernel.settings.sources import Layer, Sources
+from kernel.testing import Callers
+from tests.kernel.project import MANIFEST, imported_alone, write_project
+
+# Whoever adds to this says to the whole world: come in.
+FOR_EVERYBODY = {"GET /health", "GET /health/live", "GET /health/ready", "GET /health/startup"}
+
+
+def routes(application: Application) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
+    """Method, path and scopes of every route of every module."""
+    for module in application.kernel.modules:
+        if module.router is not None:
+            for one in policies(module.router):
+                for method in one.methods:
+                    path = ("" if module.router.prefix else module.prefix) + one.path
+                    yield method, re.sub(r"{\w+(:\w+)?}", "1", path), one.scopes
+
+
+async def test_without_a_token_only_what_is_for_everybody_answers(
+    client: httpx2.AsyncClient, application: Application, callers: Callers
+) -> None:
+    answers = {f"{method} {path}": await client.request(method, path) for method, path, _ in routes(application)}
+    assert {route for route, answer in answers.items() if answer.status_code != 401} == FOR_EVERYBODY
+    assert len(answers) >= 15
+
+
+async def test_with_every_scope_but_its_own_each_route_is_403(
+    client: httpx2.AsyncClient, application: Application, callers: Callers
+) -> None:
+    """OWASP calls it broken function level authorization."""
+    found = list(routes(application))
+    every = {scope for _, _, scopes in found for scope in scopes or ()}
+    assert {"events:read", "events:write", "images:read", "images:write", "health:read"} <= every
+    for method, path, scopes in found:
+        if scopes is not None:
+            answer = await client.request(method, path, headers=callers.headers("eve", *every.difference(scopes)))
+            assert answer.status_code == 403, f"{method} {path}"
+            if method != "HEAD":
+                assert answer.json()["detail"] == f"This needs the scope {' '.join(scopes)}."
+
+
+async def test_whoever_changes_something_needs_another_scope_than_whoever_reads(application: Application) -> None:
+    for method, path, scopes in routes(application):
+        if scopes is not None:
+            assert any(scope.endswith(":read") for scope in scopes) == (method in {"GET", "HEAD"}), f"{method} {path}"
+
+
+@pytest.mark.boots("events")
+@pytest.mark.parametrize("compiled", ["true", "false"])
+class TestBothWays:
+    """Compiled, and as FastAPI itself walks dependencies."""
+
+    @pytest.fixture
+    def variables(self, variables: dict[str, str], compiled: str) -> dict[str, str]:
+        return {"APPLICATION_COMPILED_ENDPOINTS": compiled}
+
+    async def test_a_policy_holds(self, client: httpx2.AsyncClient, callers: Callers) -> None:
+        reader = callers.headers("alice", "events:read")
+        event = {"title": "Play", "date": "2030-05-01", "time": "20:00:00"}
+        assert (await client.get("/api/v1/events")).status_code == 401
+        assert (await client.get("/api/v1/events", headers=reader)).status_code == 200
+        assert (await client.post("/api/v1/events", json=event, headers=reader)).status_code == 403
+        writer = callers.headers("alice", "events:write")
+        assert (await client.post("/api/v1/events", json=event, headers=writer)).status_code == 201
+        assert (await client.get("/api/v1/events", headers=writer)).status_code == 403
+
+    async def test_a_refusal_says_nothing_of_what_was_sent(self, client: httpx2.AsyncClient, callers: Callers) -> None:
+        """Naive: 422 first, and a stranger learns what the route takes."""
+        assert (await client.post("/api/v1/events", json={"x": 1})).status_code == 401
+        assert (await client.get("/api/v1/events/x", headers=callers.headers("eve"))).status_code == 403
+
+
+async def test_openapi_names_the_scopes_of_each_operation(client: httpx2.AsyncClient) -> None:
+    schema = (await client.get("/openapi.json")).json()
+    assert schema["components"]["securitySchemes"] == {
+        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    }
+    event = schema["paths"]["/api/v1/events/{event_id}"]
+    assert event["get"]["security"] == [{"bearer": ["events:read"]}]
+    assert event["patch"]["security"] == [{"bearer": ["events:write"]}]
+    assert {"401", "403"} <= event["patch"]["responses"].keys()
+    assert "security" not in schema["paths"]["/health/live"]["get"]
+
+
+async def handler() -> None:
+    """A route."""
+
+
+async def socket(websocket: WebSocket) -> None:
+    """A socket."""
+
+
+def router_with(**options: Any) -> APIRouter:
+    router = APIRouter(**options)
+    router.add_api_route("/r", handler)
+    return router
+
+
+def nested(inner: APIRouter, **options: Any) -> APIRouter:
+    outer = APIRouter()
+    middle = APIRouter()
+    middle.include_router(inner, prefix="/in")
+    outer.include_router(middle, prefix="/mid", **options)
+    return outer
+
+
+def with_socket(**options: Any) -> APIRouter:
+    router = APIRouter()
+    router.add_api_websocket_route("/ws", socket, **options)
+    return router
+
+
+def with_mount() -> APIRouter:
+    router = router_with(dependencies=[public])
+    router.mount("/files", StaticFiles(directory="."))
+    return router
+
+
+def with_plain_route() -> APIRouter:
+    router = router_with(dependencies=[public])
+    router.add_route("/plain", lambda _: JSONResponse({}))
+    return router
+
+
+def by_a_dependency_of_a_dependency() -> APIRouter:
+    async def whose(caller: Annotated[Principal, requires("a:read")]) -> str:
+        return caller.key
+
+    return router_with(dependencies=[Depends(whose)])
+
+
+async def principal_like() -> None:
+    """Only looks like a policy."""
+
+
+GUARDED = {
+    "the router says": router_with(dependencies=[requires("a:read")]),
+    "for everybody": router_with(dependencies=[public]),
+    "a router in a router in a router that says": nested(router_with(), dependencies=[requires("a:read")]),
+    "a nested router says itself": nested(router_with(dependencies=[public])),
+    "a dependency needs the caller": by_a_dependency_of_a_dependency(),
+    "a socket says": with_socket(dependencies=[requires("a:read")]),
+}
+UNGUARDED = {
+    "nothing": (router_with(), "GET /r"),
+    "nothing, nested": (nested(router_with()), "GET /mid/in/r"),
+    "something else": (router_with(dependencies=[Depends(principal_like)]), "GET /r"),
+    "a socket": (with_socket(), "/ws"),
+    "a mount": (with_mount(), "/files"),
+    "a route that is not FastAPI's": (with_plain_route(), "GET HEAD /plain"),
+}
+
+
+@pytest.mark.parametrize("what", GUARDED)
+def test_a_policy_counts_wherever_it_stands(what: str) -> None:
+    assert list(unguarded(GUARDED[what])) == []
+
+
+@pytest.mark.parametrize("what", UNGUARDED)
+def test_a_route_that_says_nothing_is_named_wherever_it_is(what: str) -> None:
+    router, route = UNGUARDED[what]
+    assert [one.route for one in unguarded(router)] == [route]
+
+
+OPEN = "from fastapi import APIRouter\n\nrouter = APIRouter()\n\n\n@router.get('/x')\nasync def x() -> None: ...\n"
+CLOSED = OPEN.replace("APIRouter()", "APIRouter(dependencies=[public])").replace(
+    "APIRouter\n\n", "APIRouter\n\nfrom kernel import public\n\n", 1
+)
+STARTS = {
+    "local": ({"ENVIRONMENT": "local"}, True),
+    "local with tokens": ({"ENVIRONMENT": "local", "AUTH_ENABLED": "true"}, False),
+    "dev without tokens": ({"ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}, False),
+    "prod": ({"ENVIRONMENT": "prod", "AUTH_ISSUER": "https://id", "AUTH_AUDIENCE": "us"}, False),
+}
+
+
+@pytest.mark.parametrize("where", STARTS)
+def test_outside_local_a_route_that_says_nothing_stops_the_start(tmp_path: Path, where: str) -> None:
+    variables, starts = STARTS[where]
+    variables = {
+        "DATABASE_URL": "postgresql://u:long-and-random@h/d",
+        "CORS_ALLOW_ORIGINS": "https://x.example",
+    } | variables
+    variables |= {"SERVER_ALLOWED_HOSTS": "x.example", "INTERNAL_SECRET": "r" * 40}
+    for content, fits in ((OPEN, starts), (CLOSED, True)):
+        folder = tmp_path / str(fits)
+        write_project(folder, {"shop/router.py": content, "shop/module.py": MANIFEST})
+        sources = Sources(folder, variables["ENVIRONMENT"], (Layer("test", variables),))
+        with imported_alone():
+            project = load_project(sources)
+            if fits:
+                create_app(*project)
+                continue
+            with pytest.raises(DiscoveryError, match=r"modules/shop/router\.py: GET /x does not say who may ask it"):
+                create_app(*project)
