@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kernel.messaging.message import upcast as upcast
     from kernel.messaging.outbox import publish as publish
     from kernel.security.limits import limited as limited
+    from kernel.security.idempotency import IdempotencyTable as IdempotencyTable
+    from kernel.security.idempotency import idempotent as idempotent
     from kernel.security.policy import for_caller as for_caller
     from kernel.security.policy import public as public
     from kernel.security.policy import requires as requires

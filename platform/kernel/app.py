@@ -31,6 +31,7 @@ from kernel.remote.client import Peer
 from kernel.remote.server import PREFIX, Internal
 from kernel.remote.tokens import Tokens
 from kernel.security.limits import Limits, Overall
+from kernel.security.idempotency import Keys
 from kernel.security.policy import NO_POLICY, document_scopes, unguarded
 from kernel.security.principal import Authentication
 from kernel.security.store import SharedStore
@@ -120,6 +121,11 @@ class Kernel:
             )
             for module in self.modules
         }
+        for module in self.modules:
+            if module.keys is not None:
+                context = self.contexts[module.name]
+                keep_seconds = settings.idempotency.keep_seconds
+                context.keys = Keys(module.name, context.database, module.keys, keep_seconds)
         self.authentication: Authentication = BearerTokens(settings.auth, self.http, settings.root)
         self.store = SharedStore(settings.store)
         self.limits = Limits(settings.rate_limit, self.store)

@@ -21,6 +21,7 @@ from kernel.contracts import Contract, methods_of
 from kernel.manifest import Module
 from kernel.messaging.handlers import Handler, HandlerError, handlers_of, read_subscriptions
 from kernel.messaging.tables import InboxTable, OutboxTable, table_of
+from kernel.security.idempotency import IdempotencyTable, idempotent
 from kernel.settings import RESERVED_NAMES, ModuleSettings
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -49,9 +50,10 @@ class DiscoveredModule:
     settings_type: type[ModuleSettings]
     # Its tables; None for a module without any.
     metadata: MetaData | None
-    # Those of them in which its messages are kept, and which it has handled.
+    # Those of them in which its messages are kept, which it has handled, and the idempotency keys of its requests.
     outbox: Table | None
     inbox: Table | None
+    keys: Table | None
     handlers: tuple[Handler, ...]
     migrations: Path
 
@@ -163,6 +165,7 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
     metadata = _metadata(name, files["models"], problems)
     settings_type = _settings_type(name, files["settings"], problems)
     inbox = table_of(files["models"], InboxTable)
+    keys = _keys(name, files["router"], files["models"], problems)
     handlers = _handlers(name, files["handlers"], inbox, problems)
     if not isinstance(manifest, Module) or len(problems) > before:
         return None
@@ -177,6 +180,7 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
         metadata=metadata,
         outbox=table_of(files["models"], OutboxTable),
         inbox=inbox,
+        keys=keys,
         handlers=handlers,
         migrations=root / "migrations" / name,
     )
@@ -258,6 +262,18 @@ def _handlers(name: str, file: ModuleType | None, inbox: Table | None, problems:
             'add `class Inbox(InboxTable, Base): __tablename__ = "inbox"` to its models.py, and write the migration.'
         )
     return handlers
+
+
+def _keys(name: str, router: ModuleType | None, models: ModuleType | None, problems: list[str]) -> Table | None:
+    """The table of idempotency keys, which a router that imports `idempotent` needs."""
+    keys = table_of(models, IdempotencyTable)
+    if keys is None and router is not None and any(value is idempotent for value in vars(router).values()):
+        problems.append(
+            f"modules/{name}/router.py uses idempotent, but the module has no table for the keys: add "
+            '`class Idempotency(IdempotencyTable, Base): __tablename__ = "idempotency"` to its models.py, and write '
+            "the migration."
+        )
+    return keys
 
 
 def _settings_type(name: str, file: ModuleType | None, problems: list[str]) -> type[ModuleSettings]:

@@ -164,7 +164,7 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
                     circuit.forget()
                 raise
         circuit.note(ok=response.status_code not in _OUT_OF_ORDER)
-        response.stream = _DeadlineStream(response.stream, request, deadline, circuit)
+        response.stream = _DeadlineStream(response.stream, request, deadline, circuit, self._settings.max_answer_bytes)
         return response
 
     async def _admitted(self, request: httpx2.Request) -> Circuit:
@@ -230,11 +230,12 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
 
 
 class _DeadlineStream(httpx2.AsyncByteStream):
-    """A body that must have arrived by the deadline: the read timeout alone starts anew with each chunk."""
+    """A body that must have arrived by the deadline, and fit: the read timeout alone starts anew with each chunk."""
 
-    def __init__(self, inner: Any, request: httpx2.Request, deadline: float, circuit: Circuit) -> None:
+    def __init__(self, inner: Any, request: httpx2.Request, deadline: float, circuit: Circuit, most_bytes: int) -> None:
         self._inner = inner
         self._circuit: Circuit | None = circuit
+        self._bytes_left = most_bytes
         self._request = request
         self._deadline = deadline
 
@@ -250,6 +251,10 @@ class _DeadlineStream(httpx2.AsyncByteStream):
                     raise
                 if part is None:
                     return
+                self._bytes_left -= len(part)
+                if self._bytes_left < 0:
+                    message = f"{self._request.url.host}: the answer is larger than HTTP_CLIENT_MAX_ANSWER_BYTES"
+                    raise httpx2.RemoteProtocolError(message, request=self._request)
                 yield part
 
     async def aclose(self) -> None:

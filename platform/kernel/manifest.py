@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from kernel.contracts import Contract
 from kernel.database import Database
 from kernel.http_client import HttpxRestClientPool
+from kernel.security.idempotency import Keys
 from kernel.settings import ModuleSettings
 
 
@@ -25,6 +26,8 @@ class ModuleContext:
     settings: ModuleSettings
     database: Database
     http: HttpxRestClientPool
+    # The idempotency keys of its requests, if it has a table for them.
+    keys: Keys | None = None
     # What the module's own lifespan yielded: an object store, a cache.
     state: Any = None
 

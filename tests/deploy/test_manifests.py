@@ -23,6 +23,11 @@ _KUBERNETES = "1.34"
 _PROMQL = {"sum", "max", "rate", "and", "or", "topk", "count", "histogram_quantile"}
 
 
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, str]:
+    return {"IMAGES_STORAGE_URL": str(tmp_path / "images"), "TELEMETRY_METRICS_TOKEN": "a-token"}
+
+
 @pytest.fixture(scope="module")
 def manifests(root: Path) -> list[dict[str, Any]]:
     folder = root / "deploy" / "kubernetes"

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,10 +195,10 @@ class Served:
         return sock
 
 
-def project(folder: Path, database_url: str, **variables: str) -> Served:
-    """The project written down, with nothing running."""
+def project(folder: Path, database_url: str, files: Mapping[str, str] | None = None, **variables: str) -> Served:
+    """The project written down, with these files beside its own, and nothing running."""
     root = folder / "served"
-    write_project(root, _FILES)
+    write_project(root, {**_FILES, **(files or {})})
     for kind in ("modules", "migrations"):
         shutil.copytree(_REPOSITORY / kind / "health", root / kind / "health")
     (root / "migrations" / "work").mkdir(parents=True)

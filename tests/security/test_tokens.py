@@ -45,7 +45,6 @@ async def application(
         "AUTH_AUDIENCE": AUDIENCE,
         "AUTH_CLOCK_LEEWAY_SECONDS": str(LEEWAY),
         "AUTH_ROLES": '{"operator": ["health:read"]}',
-        "HTTP_MAX_ATTEMPTS": "1",
     }
     async with booted(root, "health", known | variables) as app:
         yield app.client
@@ -242,16 +241,19 @@ async def test_without_keys_and_provider_it_is_503_and_soon(
 ) -> None:
     """Naive: 401, and every caller throws away a good token; or no answer at all."""
     monkeypatch.setattr(keys, "_PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(keys, "_ASK_AGAIN_WITHOUT_KEYS_SECONDS", 0.0)
     provider.behaviour = OUTAGES[outage]
     token, begun = provider.token(scope="health:read"), time.monotonic()
     answers = await asyncio.gather(*(ask(client, token) for _ in range(10)))
     assert {answer.status_code for answer in answers} == {503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
     assert time.monotonic() - begun < 5
-    assert len(provider.server.calls) > 0, "the outage was met"
-    provider.behaviour = None
-    assert (await ask(client, token)).status_code == 200, "and as soon as it answers, it is over"
+    assert 1 <= len(provider.server.calls) <= 3, "all of them are one question, with its tries"
+    provider.behaviour, healed = None, time.monotonic()
+    for _ in range(200):
+        if (await ask(client, token)).status_code == 200:
+            break
+        await asyncio.sleep(0.02)
+    assert time.monotonic() - healed < 3
 
 
 @pytest.mark.parametrize("outage", ["hangs", "500"])

@@ -95,6 +95,8 @@ class Database:
         enter(session)
         try:
             yield session
+            for action in session.before_commit:
+                await action()
             await session.finish()
         finally:
             leave(session)
@@ -103,7 +105,7 @@ class Database:
             await action()
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
+    async def read(self) -> AsyncIterator[ReadSession]:
         """A session without a transaction: each statement sees what is committed when it runs."""
         session = ReadSession(self.reader, self._direct_reads)
         enter(session)
@@ -145,15 +147,24 @@ class Usage(NamedTuple):
     waiting: int
 
 
+def before_commit(session: AsyncSession, action: Action) -> None:
+    """Run `action` as the last of the session's transaction; what it raises rolls all back. Raises as after_commit."""
+    _transaction(session).before_commit.append(action)
+
+
 def after_commit(session: AsyncSession, action: Action) -> None:
     """Run `action` once the session's transaction is committed, and not at all if it is not.
 
     For what a rollback could not undo. A crash in between skips it, so it must be something that may be left undone.
     Raises TypeError for a session that is not the kernel's.
     """
+    _transaction(session).after_commit.append(action)
+
+
+def _transaction(session: AsyncSession) -> WriteSession:
     if not isinstance(session, WriteSession):
-        raise TypeError("after_commit needs a session of Database.transaction, which runs what is to happen then")
-    session.after_commit.append(action)
+        raise TypeError("this needs a session of Database.transaction, which runs what is to happen at the commit")
+    return session
 
 
 class AsyncDBPool:

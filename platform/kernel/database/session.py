@@ -42,6 +42,7 @@ class LazySession(AsyncSession):
         self._engine = engine
         self._tenant = engine.sync_engine.tenant if isinstance(engine.sync_engine, TenantEngine) else None
         self._direct = direct
+        self.before_commit: list[Action] = []
         self.after_commit: list[Action] = []
         # The module's (kernel.messaging), where what it publishes in this session goes.
         self.outbox: object = None

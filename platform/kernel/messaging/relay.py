@@ -184,7 +184,8 @@ class Relay:
 
     async def _attempt(self, outbox: Outbox, delivery: Delivery, target: Target) -> bool:
         """Whether it was delivered; what else became of it is noted."""
-        with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id):
+        who = outbox.module if delivery.subscriber == BROKER else delivery.subscriber.partition(".")[0]
+        with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id, module=who):
             started_at = time.perf_counter()
             limit = asyncio.timeout(self._settings.handler_timeout_seconds)
             try:

@@ -79,7 +79,7 @@ class InboxTable:
     handled_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
-def table_of(models: ModuleType | None, kind: type[OutboxTable] | type[InboxTable]) -> Table | None:
+def table_of(models: ModuleType | None, kind: type[Any]) -> Table | None:
     """The table of this kind that a models.py declares; None if it declares none."""
     if models is None:
         return None

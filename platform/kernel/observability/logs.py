@@ -16,6 +16,7 @@ def configure_logging(settings: LogSettings) -> None:
     """Send everything, the standard library's loggers included, to standard output in one format."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _place,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -70,6 +71,15 @@ def configure_logging(settings: LogSettings) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     for anxious in ("aio_pika", "aiormq", "nats"):  # a broker that is gone is an error to them, many times a second
         logging.getLogger(anxious).setLevel(logging.CRITICAL)
+
+
+def _place(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Of where in a trace (W3C Trace Context) only its id; of the module nothing where there is none."""
+    if (traceparent := entry.pop("traceparent", None)) is not None:
+        entry["trace_id"] = traceparent[3:35]
+    if entry.get("module", "") is None:
+        del entry["module"]
+    return entry
 
 
 def _mask_secrets(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -24,7 +24,7 @@ from kernel.settings.groups import (
 )
 from kernel.settings.internal import InternalSettings
 from kernel.settings.messaging import MessagingSettings
-from kernel.settings.security import AuthSettings, RateLimitSettings, StoreSettings
+from kernel.settings.security import AuthSettings, IdempotencySettings, RateLimitSettings, StoreSettings
 from kernel.settings.server import ServerSettings
 from kernel.settings.sources import Environment, Fault, SettingsError, Sources
 from kernel.settings.telemetry import TelemetrySettings
@@ -61,6 +61,7 @@ CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
     ("internal", InternalSettings),
     ("auth", AuthSettings),
     ("rate_limit", RateLimitSettings),
+    ("idempotency", IdempotencySettings),
     ("store", StoreSettings),
     ("telemetry", TelemetrySettings),
 )
@@ -135,6 +136,7 @@ class Settings:
     messaging: MessagingSettings
     auth: AuthSettings
     rate_limit: RateLimitSettings
+    idempotency: IdempotencySettings
     store: StoreSettings
     telemetry: TelemetrySettings
     server: ServerSettings

@@ -104,6 +104,15 @@ def check_limit(limit: str) -> str:
     return limit
 
 
+class IdempotencySettings(SettingsGroup):
+    """Requests that may be repeated with their key."""
+
+    model_config = SettingsConfigDict(env_prefix="IDEMPOTENCY_")
+
+    # How long a key and its answer are kept, from the first request on: a day, as clients of others expect it.
+    keep_seconds: float = Field(86400, gt=0)
+
+
 class StoreSettings(SettingsGroup):
     """Where counts and cached answers are kept: in the process, or in a Redis that all processes share."""
 

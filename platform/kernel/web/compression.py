@@ -6,6 +6,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipResponder, IdentityResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kernel.web.replay import kept
+
 
 class Compression:
     """Starlette's gzip, which is asked only about answers of at least `minimum_bytes`, or of a size not known yet.
@@ -34,6 +36,7 @@ class Compression:
                 await look(message)
             if forward is None:
                 forward = send if self._is_small(message) else self._responder(scope, send).send_with_compression
+                forward = kept(scope, forward)  # as it is before it is compressed: others may not take it so
             await forward(message)
 
         await self._app(scope, receive, send_compressed)

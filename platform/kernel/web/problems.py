@@ -24,6 +24,7 @@ from kernel.database.errors import (
     violation_of,
 )
 from kernel.database.paging import InvalidCursor
+from kernel.web.replay import Replay, on_replay
 
 _log = structlog.get_logger("kernel.errors")
 
@@ -287,6 +288,7 @@ HANDLERS: dict[Any, Any] = {
     StaleDataError: on_stale_version,
     InvalidCursor: on_invalid_cursor,
     ClientDisconnect: on_disconnect,
+    Replay: on_replay,
     Exception: on_unexpected,
 }
 

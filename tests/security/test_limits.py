@@ -1,0 +1,215 @@
+"""How often a caller may ask: counted by principal, else by address, over all processes (OWASP API4:2023)."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from kernel.app import Application
+from kernel.discovery import DiscoveryError
+from kernel.security.counts import Counts
+from kernel.settings import SettingsError
+from kernel.testing import Callers
+from tests.kernel.project import running_project
+
+# The windows are long: none ends while a test runs.
+ROUTER = """
+import os
+from typing import Annotated
+from fastapi import APIRouter, File, UploadFile
+from kernel import NotFound, limited, public
+
+router = APIRouter(dependencies=[public])
+
+@router.get("", dependencies=[limited("3/day")])
+async def read() -> int:
+    return os.getpid()
+
+@router.get("/nothing", dependencies=[limited("2/day")])
+async def nothing() -> None:
+    raise NotFound("There is nothing.")
+
+@router.post("", dependencies=[limited("1/day")])
+async def upload(file: Annotated[UploadFile, File()]) -> None: ...
+
+@router.get("/both", dependencies=[limited("100/hour; 2/day")])
+async def both() -> None: ...
+"""
+HEALTH = """
+from fastapi import APIRouter
+
+router = APIRouter(prefix="/health")
+
+@router.get("/live")
+async def live() -> None: ...
+"""
+FILES = {"things/router.py": ROUTER, "health/router.py": HEALTH}
+PATH = "/api/v1/things"
+
+
+def caller(application: Application, address: str) -> httpx2.AsyncClient:
+    """Somebody at another address than everybody else."""
+    transport = httpx2.ASGITransport(application, raise_app_exceptions=False, client=(address, 1))
+    return httpx2.AsyncClient(transport=transport, base_url="http://test")
+
+
+async def statuses(client: httpx2.AsyncClient, path: str, times: int, **headers: str) -> list[int]:
+    return [(await client.get(path, headers=headers)).status_code for _ in range(times)]
+
+
+@pytest.fixture
+async def project(tmp_path: Path) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
+    async with running_project(tmp_path, FILES) as running:
+        yield running
+
+
+@pytest.mark.parametrize("compiled", ["true", "false"])
+async def test_one_request_too_many_is_429_and_says_when_to_come_back(tmp_path: Path, compiled: str) -> None:
+    async with running_project(tmp_path, FILES, {"APPLICATION_COMPILED_ENDPOINTS": compiled}) as (_, client):
+        first = await client.get(PATH)
+        assert await statuses(client, PATH, 2) == [200, 200]
+        refused = await client.get(PATH)
+    assert first.headers["ratelimit-policy"] == '"route-86400";q=3;w=86400'
+    assert first.headers["ratelimit"].startswith('"route-86400";r=2;t=')
+    assert refused.status_code == 429
+    assert refused.headers["content-type"] == "application/problem+json"
+    seconds = int(refused.headers["retry-after"])
+    assert 0 < seconds <= 86400
+    assert refused.headers["ratelimit"] == f'"route-86400";r=0;t={seconds}'
+
+
+async def test_whoever_comes_back_when_told_is_served(tmp_path: Path) -> None:
+    router = ROUTER.replace("3/day", "2/second")
+    async with running_project(tmp_path, {"things/router.py": router}) as (_, client):
+        while (refused := await client.get(PATH)).status_code == 200:
+            pass
+        seconds = int(refused.headers["retry-after"])
+        assert seconds <= 2
+        await asyncio.sleep(seconds)
+        assert await statuses(client, PATH, 1) == [200]
+
+
+async def test_each_route_counts_on_its_own_and_so_does_each_of_its_limits(
+    project: tuple[Application, httpx2.AsyncClient],
+) -> None:
+    _, client = project
+    assert await statuses(client, PATH, 4) == [200, 200, 200, 429]
+    assert await statuses(client, f"{PATH}/both", 3) == [200, 200, 429]
+    policies = (await client.get(f"{PATH}/both")).headers.get_list("ratelimit-policy")
+    assert policies == ['"route-3600";q=100;w=3600', '"route-86400";q=2;w=86400']
+
+
+async def test_errors_of_the_handler_count_and_carry_the_headers(
+    project: tuple[Application, httpx2.AsyncClient],
+) -> None:
+    _, client = project
+    assert '"route-86400";r=1' in (await client.get(f"{PATH}/nothing")).headers["ratelimit"]
+    assert await statuses(client, f"{PATH}/nothing", 2) == [404, 429]
+
+
+async def test_uploads_which_fastapi_walks_itself_are_counted(project: tuple[Application, httpx2.AsyncClient]) -> None:
+    _, client = project
+    answers = [await client.post(PATH, files={"file": b"x"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+
+
+async def test_callers_are_counted_apart_wherever_they_are(project: tuple[Application, httpx2.AsyncClient]) -> None:
+    application, client = project
+    callers = Callers(application)
+    alice, bob = callers.headers("alice"), callers.headers("bob")
+    assert await statuses(client, PATH, 4, **alice) == [200, 200, 200, 429]
+    assert await statuses(client, PATH, 4, **bob) == [200, 200, 200, 429]
+    async with caller(application, "192.0.2.9") as elsewhere:
+        assert await statuses(elsewhere, PATH, 1, **alice) == [429]
+    assert await statuses(client, PATH, 1) == [200]
+
+
+async def test_tokens_that_do_not_hold_count_by_address(project: tuple[Application, httpx2.AsyncClient]) -> None:
+    """Else every guess would be a new caller, and guessing free."""
+    application, client = project
+    Callers(application)
+    found = [(await statuses(client, PATH, 1, Authorization=f"Bearer guess-{number}"))[0] for number in range(4)]
+    assert found == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1"),  # a caller has a /64, and with it 2**64 addresses
+        ("192.0.2.1", "::ffff:192.0.2.1"),
+        ("made-up-1", "made-up-2"),  # by a proxy that passes on what it is told
+    ],
+)
+async def test_these_addresses_are_one_caller(
+    project: tuple[Application, httpx2.AsyncClient], first: str, second: str
+) -> None:
+    application, _ = project
+    async with caller(application, first) as one, caller(application, second) as same:
+        assert await statuses(one, PATH, 3) == [200, 200, 200]
+        assert await statuses(same, PATH, 1) == [429]
+
+
+async def test_addresses_of_two_networks_are_two_callers(project: tuple[Application, httpx2.AsyncClient]) -> None:
+    application, _ = project
+    for address in ("2001:db8:0:1::1", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"):
+        async with caller(application, address) as one:
+            assert await statuses(one, PATH, 4) == [200, 200, 200, 429]
+
+
+async def test_who_is_exempt_is_not_counted(tmp_path: Path) -> None:
+    variables = {"RATE_LIMIT_EXEMPT": "10.0.0.0/8,2001:db8::/32", "RATE_LIMIT_OVERALL": "1/day"}
+    async with running_project(tmp_path, FILES, variables) as (application, _):
+        for address in ("10.1.2.3", "2001:db8::7"):
+            async with caller(application, address) as one:
+                assert await statuses(one, PATH, 5) == [200] * 5
+                assert "ratelimit" not in (await one.get(PATH)).headers
+
+
+async def test_the_overall_limit_counts_everything_but_probes(tmp_path: Path) -> None:
+    async with running_project(tmp_path, FILES, {"RATE_LIMIT_OVERALL": "4/day"}) as (_, client):
+        answer = await client.get(PATH)
+        assert answer.headers.get_list("ratelimit-policy") == [
+            '"overall-86400";q=4;w=86400',
+            '"route-86400";q=3;w=86400',
+        ]
+        assert await statuses(client, "/no/such/route", 2) == [404, 404]
+        assert await statuses(client, "/openapi.json", 2) == [200, 429]
+        assert await statuses(client, "/no/such/route", 1) == [429]
+        assert await statuses(client, "/health/live", 5) == [200] * 5
+
+
+async def test_without_a_limit_there_is_nothing_in_the_way(project: tuple[Application, httpx2.AsyncClient]) -> None:
+    _, client = project
+    assert "ratelimit" not in (await client.get("/no/such/route")).headers
+
+
+@pytest.mark.parametrize("limit", ["600", "600/moment", "many/minute", "0/minute", "-1/minute"])
+async def test_a_limit_that_is_none_stops_the_start_and_says_what_to_write(tmp_path: Path, limit: str) -> None:
+    with pytest.raises(SettingsError, match=r"RATE_LIMIT_OVERALL: .*write 600/minute"):
+        async with running_project(tmp_path, FILES, {"RATE_LIMIT_OVERALL": limit}):
+            pass
+    with pytest.raises(DiscoveryError, match=r"things/router\.py.*write 600/minute"):
+        async with running_project(tmp_path, {"things/router.py": ROUTER.replace("3/day", limit)}):
+            pass
+
+
+async def test_an_exemption_that_is_no_network_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="RATE_LIMIT_EXEMPT"):
+        async with running_project(tmp_path, FILES, {"RATE_LIMIT_EXEMPT": "localhost"}):
+            pass
+
+
+async def test_counts_of_a_window_that_is_over_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Naive: the library's own store looks through all callers at every request, and a day's limit keeps them two."""
+    counts = Counts()
+    for number in range(1000):
+        await counts.acquire_sliding_window_entry(f"caller {number}", 10, 60)
+    assert len(counts.storage) == len(counts.expirations) == 1000
+    later = time.time() + 121
+    monkeypatch.setattr(time, "time", lambda: later)
+    await counts.acquire_sliding_window_entry("another", 10, 60)
+    assert list(counts.storage) == list(counts.expirations)
+    assert len(counts.storage) == 1

@@ -1,0 +1,177 @@
+"""Limits as they are served: several workers, a Redis that they share and that may fail, and proxies in front."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.brokers.servers import Redis, require
+from tests.faults.harness import KERNEL, end, free_port, until_serving
+from tests.kernel.project import write_project
+
+ROUTER = """
+import os
+from fastapi import APIRouter
+from kernel import limited
+
+router = APIRouter()
+
+@router.get("", dependencies=[limited("20/day")])
+async def read() -> int:
+    return os.getpid()
+
+@router.get("/worker")
+async def worker() -> int:
+    return os.getpid()
+"""
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    require(Redis)
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = Redis(folder)
+    server.start()
+    yield server
+    server.close()
+
+
+@contextmanager
+def serving(root: Path, *words: str, **variables: str) -> Iterator[str]:
+    """`kernel serve` with the route of this file; where it is."""
+    write_project(root, {"things/router.py": ROUTER})
+    (root / "pyproject.toml").touch()
+    port = free_port()
+    own = {"ENVIRONMENT": "local", "SERVER_RELOAD": "false", "LOG_FORMAT": "json", **variables}
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [KERNEL, "serve", "--port", str(port), *words], cwd=root, env={**os.environ, **own}, stdout=log, stderr=log
+        )
+    try:
+        yield f"http://127.0.0.1:{port}/api/v1/things"
+    finally:
+        process.terminate()
+        process.wait(20)
+        end(process)
+
+
+async def until_there(url: str, workers: int = 1) -> None:
+    await until_serving(httpx2.URL(url).port or 0)
+    seen: set[str] = set()
+    async with asyncio.timeout(20):
+        while len(seen) < workers:
+            seen |= {answer.text for answer in await ask(f"{url}/worker", 8)}
+
+
+async def ask(url: str, times: int, **headers: str) -> list[httpx2.Response]:
+    """All at once, each on a connection of its own, so that every worker gets some."""
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(httpx2.AsyncClient(timeout=10)) for _ in range(times)]
+        return await asyncio.gather(*(client.get(url, headers=headers) for client in clients))
+
+
+def statuses(answers: list[httpx2.Response]) -> Counter[int]:
+    return Counter(answer.status_code for answer in answers)
+
+
+def said(root: Path, event: str) -> int:
+    """How often the log holds something."""
+    return sum(event in line for line in (root / "log").read_text().splitlines())
+
+
+async def test_two_workers_with_a_redis_count_together(tmp_path: Path, redis: Redis) -> None:
+    with serving(tmp_path, "--workers", "2", STORE_URL=redis.url) as url:
+        await until_there(url, workers=2)
+        answers = await ask(url, 40)
+    assert statuses(answers) == {200: 20, 429: 20}
+    assert len({answer.text for answer in answers if answer.status_code == 200}) == 2, "one worker served them all"
+
+
+async def test_without_a_redis_each_worker_counts_for_itself(tmp_path: Path) -> None:
+    """What the test above would see if nothing were shared."""
+    with serving(tmp_path, "--workers", "2") as url:
+        await until_there(url, workers=2)
+        answers = await ask(url, 60)
+    assert len({answer.text for answer in answers if answer.status_code == 200}) == 2
+    assert statuses(answers)[200] > 20
+
+
+async def test_a_redis_that_hangs_costs_one_timeout_and_is_used_again_once_it_answers(
+    tmp_path: Path, redis: Redis
+) -> None:
+    with serving(tmp_path, STORE_URL=redis.url, STORE_TIMEOUT_SECONDS="0.3") as url:
+        await until_there(url)
+        assert statuses(await ask(url, 5)) == {200: 5}
+        os.kill(redis.pid(), signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert statuses(await ask(url, 25)) == {200: 20, 429: 5}, "the process counts for itself"
+            took = time.monotonic() - began
+        finally:
+            os.kill(redis.pid(), signal.SIGCONT)
+        assert 0.3 < took < 3, "those wait that are under way when it hangs, and then one in a second"
+        await until_counted(url)
+    assert said(tmp_path, "does not answer") == said(tmp_path, "answers again") == 1
+
+
+async def test_a_redis_that_dies_and_comes_back_is_used_again(tmp_path: Path, redis: Redis) -> None:
+    with serving(tmp_path, STORE_URL=redis.url) as url:
+        await until_there(url)
+        assert statuses(await ask(url, 5)) == {200: 5}
+        redis.kill()
+        assert statuses(await ask(url, 25)) == {200: 20, 429: 5}
+        redis.start()
+        await until_counted(url)
+    assert said(tmp_path, "does not answer") == said(tmp_path, "answers again") == 1
+
+
+async def until_counted(url: str) -> None:
+    """Until Redis counts again. It has the requests from before its fault; the process itself would refuse."""
+    async with asyncio.timeout(10):
+        while (await ask(url, 1))[0].status_code == 429:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_redis_that_was_never_there_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    with serving(tmp_path, STORE_URL=f"redis://127.0.0.1:{free_port()}") as url:
+        await until_there(url)
+        assert statuses(await ask(url, 22)) == {200: 20, 429: 2}
+
+
+async def test_who_is_no_trusted_proxy_stays_one_caller_whatever_they_claim(tmp_path: Path) -> None:
+    """Naive: to believe X-Forwarded-For makes everybody a new caller with every request."""
+    with serving(tmp_path, SERVER_FORWARDED_ALLOW_IPS="10.0.0.1") as url:
+        await until_there(url)
+        answers = [(await ask(url, 1, **{"X-Forwarded-For": f"192.0.2.{number}"}))[0] for number in range(25)]
+    assert statuses(answers) == {200: 20, 429: 5}
+
+
+async def test_behind_trusted_proxies_the_last_address_that_is_not_one_counts(tmp_path: Path) -> None:
+    with serving(tmp_path, SERVER_FORWARDED_ALLOW_IPS="127.0.0.1,10.0.0.0/8") as url:
+        await until_there(url)
+
+        async def came(*chain: str) -> int:
+            return (await ask(url, 1, **{"X-Forwarded-For": ", ".join(chain)}))[0].status_code
+
+        # What stands left of it the caller wrote, and may be anything.
+        assert [await came(f"198.51.100.{number}", "192.0.2.1", "10.0.0.7") for number in range(20)] == [200] * 20
+        assert await came("192.0.2.1") == 429
+        assert await came("192.0.2.2") == 200
+        assert await came("192.0.2.1", "192.0.2.2") == 200, "another caller who claims to be the first"
+
+
+def test_the_log_never_shows_the_store_s_password(tmp_path: Path) -> None:
+    write_project(tmp_path, {"things/router.py": ROUTER})
+    (tmp_path / "pyproject.toml").touch()
+    own = {**os.environ, "STORE_URL": "redis://:sentinel-7@127.0.0.1:1", "ENVIRONMENT": "local"}
+    shown = subprocess.run([KERNEL, "settings"], cwd=tmp_path, env=own, capture_output=True, text=True, check=True)
+    assert "STORE_URL" in shown.stdout
+    assert "sentinel-7" not in shown.stdout + shown.stderr

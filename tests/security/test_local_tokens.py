@@ -1,0 +1,80 @@
+"""A developer's own tokens: one command, and good for nothing outside LOCAL."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kernel.app import create_app, load_project
+from kernel.settings.sources import Layer, Sources
+from kernel.testing.booting import talking_to
+from tests.kernel.project import MANIFEST, imported_alone, write_project
+
+ROUTER = """
+from typing import Annotated
+from fastapi import APIRouter
+from kernel import Principal, requires
+
+router = APIRouter()
+
+@router.get("")
+async def who(caller: Annotated[Principal, requires("shop:read")]) -> str:
+    return caller.key
+"""
+KERNEL = Path(sys.executable).parent / "kernel"
+ROLES = {"AUTH_ROLES": '{"keeper": ["shop:*"]}'}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    with imported_alone():
+        yield write_project(tmp_path, {"shop/router.py": ROUTER, "shop/module.py": MANIFEST})
+
+
+def token(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}} | variables
+    command = [KERNEL, "token", *options]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+
+async def answer(folder: Path, sent: str, **variables: str) -> tuple[int, object]:
+    known = {"ENVIRONMENT": "local", "AUTH_ENABLED": "true", "DATABASE_URL": f"sqlite:///{folder / 'data'}"} | ROLES
+    known |= variables
+    app = create_app(*load_project(Sources(folder, known["ENVIRONMENT"], (Layer("test", known),))))
+    async with app.router.lifespan_context(app), talking_to(app) as client:
+        got = await client.get("/api/v1/shop", headers={"Authorization": f"Bearer {sent.strip()}"})
+        return got.status_code, got.json()
+
+
+async def test_a_token_of_the_command_holds_in_local(project: Path) -> None:
+    by_scope = token(project, "--subject", "alice", "--scope", "shop:read").stdout
+    assert await answer(project, by_scope) == (200, "local|alice")
+    key = project / "data" / "local-key.pem"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    by_role = token(project, "--subject", "bob", "--role", "keeper").stdout
+    assert await answer(project, by_role) == (200, "local|bob"), "with the key that the first has made"
+    assert (await answer(project, token(project, "--scope", "else:read").stdout))[0] == 403
+
+
+async def test_another_projects_token_does_not_hold(project: Path, tmp_path: Path) -> None:
+    other = write_project(tmp_path / "other", {"shop/module.py": MANIFEST})
+    foreign = token(other, "--scope", "shop:read").stdout
+    assert (await answer(project, foreign))[0] == 401, "there is no key here"
+    token(project)
+    assert (await answer(project, foreign))[0] == 401, "there is another"
+
+
+async def test_such_a_token_holds_nowhere_else(project: Path) -> None:
+    sent = token(project, "--scope", "shop:read").stdout
+    dev = {"AUTH_ISSUER": "http://127.0.0.1:9", "AUTH_AUDIENCE": "us", "ENVIRONMENT": "dev"}
+    assert (await answer(project, sent, **dev))[0] in {401, 503}, "it asks the issuer for the key, who is not there"
+
+
+def test_elsewhere_the_command_refuses_in_one_sentence(project: Path) -> None:
+    done = token(project, ENVIRONMENT="dev", AUTH_ENABLED="false", DATABASE_URL="postgresql://u:p@h/d")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Such tokens hold in local only; this is dev: ask AUTH_ISSUER for one.\n"
