@@ -5,6 +5,7 @@ import datetime as dt
 from sqlalchemy import Index, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from kernel import IdempotencyTable
 from kernel.database import BigId, Timestamps, Versioned, new_metadata
 from kernel.messaging import InboxTable, OutboxTable
 
@@ -61,3 +62,9 @@ class Inbox(InboxTable, Base):
     """What was handled of what others tell."""
 
     __tablename__ = "inbox"
+
+
+class Idempotency(IdempotencyTable, Base):
+    """The keys of requests that may be repeated."""
+
+    __tablename__ = "idempotency"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from kernel import Conditional, ExpectedVersions, Unprocessable, for_caller, found, problems, use
+from kernel import Conditional, ExpectedVersions, Unprocessable, for_caller, found, idempotent, problems, requires, use
 from kernel.database import Page
 from kernel.fields import Id
 from modules.events.repository import EventRepository
@@ -25,7 +25,7 @@ async def list_events(query: Annotated[EventQuery, Query()], events: Seen) -> Pa
     return await events.find(query)
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=[requires("events:write"), idempotent], responses=problems(400, 409))
 async def create_event(
     event: EventIn, events: Changed, images: ImagesPort, etag: Conditional, request: Request, response: Response
 ) -> EventOut:

@@ -3,6 +3,7 @@
 from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from kernel import IdempotencyTable
 from kernel.database import BigId, Timestamps, Versioned, new_metadata
 from kernel.messaging import OutboxTable
 
@@ -41,3 +42,9 @@ class Outbox(OutboxTable, Base):
     """What images tells."""
 
     __tablename__ = "outbox"
+
+
+class Idempotency(IdempotencyTable, Base):
+    """The keys of requests that may be repeated."""
+
+    __tablename__ = "idempotency"

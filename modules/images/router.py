@@ -10,6 +10,7 @@ from kernel import (
     ExpectedVersions,
     RangeNotSatisfiable,
     found,
+    idempotent,
     module_state,
     problems,
     requires,
@@ -43,10 +44,10 @@ async def list_images(query: Annotated[ImageQuery, Query()], images: Repository)
 
 @router.post(
     "",
-    dependencies=_CHANGE,
+    dependencies=[*_CHANGE, idempotent],
     status_code=201,
     form_limits={"max_files": 1, "max_fields": 1},
-    responses=problems(400, 413, 415, 503),
+    responses=problems(400, 409, 413, 415, 503),
     openapi_extra=FORM_TYPES,
 )
 async def upload_image(

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from kernel.messaging.message import Message as Message
     from kernel.messaging.message import upcast as upcast
     from kernel.messaging.outbox import publish as publish
-    from kernel.security.limits import limited as limited
+    from kernel.security.cache import Cache as Cache
+    from kernel.security.cache import cached as cached
     from kernel.security.idempotency import IdempotencyTable as IdempotencyTable
     from kernel.security.idempotency import idempotent as idempotent
+    from kernel.security.limits import limited as limited
     from kernel.security.policy import for_caller as for_caller
     from kernel.security.policy import public as public
     from kernel.security.policy import requires as requires
@@ -51,6 +53,8 @@ _HOMES = {
     "Message": "messaging.message", "upcast": "messaging.message",
     "publish": "messaging.outbox", "subscribe": "messaging.handlers",
     "Principal": "security.principal", "limited": "security.limits",
+    "Cache": "security.cache", "cached": "security.cache",
+    "IdempotencyTable": "security.idempotency", "idempotent": "security.idempotency",
     "for_caller": "security.policy", "public": "security.policy", "requires": "security.policy",
     "ModuleSettings": "settings",
     "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",

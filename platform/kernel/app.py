@@ -21,7 +21,7 @@ from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
 from kernel.database.errors import MigrationError, RoleError
 from kernel.database.revisions import is_at_head
 from kernel.discovery import DiscoveredModule, DiscoveryError, contracts_of, discover, subscribers_elsewhere
-from kernel.http_client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool, UpstreamFailed
 from kernel.manifest import ModuleContext
 from kernel.messaging.exchange import Correspondent, Exchange
 from kernel.observability.health import Check
@@ -30,8 +30,9 @@ from kernel.observability.tracing import Tracing
 from kernel.remote.client import Peer
 from kernel.remote.server import PREFIX, Internal
 from kernel.remote.tokens import Tokens
-from kernel.security.limits import Limits, Overall
+from kernel.security.cache import AnswerCache, Cached, misplaced
 from kernel.security.idempotency import Keys
+from kernel.security.limits import Limits, Overall
 from kernel.security.policy import NO_POLICY, document_scopes, unguarded
 from kernel.security.principal import Authentication
 from kernel.security.store import SharedStore
@@ -129,6 +130,7 @@ class Kernel:
         self.authentication: Authentication = BearerTokens(settings.auth, self.http, settings.root)
         self.store = SharedStore(settings.store)
         self.limits = Limits(settings.rate_limit, self.store)
+        self.cache = AnswerCache(settings.store, self.store, settings.application.version)
         self.tokens = Tokens(settings.internal)
         # The modules elsewhere that are asked from here.
         self.peers = [
@@ -364,7 +366,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
         telemetry=None if kernel.tracing is None else kernel.tracing.of_requests,
-        exception_handlers=HANDLERS | {ContractUnavailable: _on_contract_unavailable},
+        exception_handlers=HANDLERS | dict.fromkeys((ContractUnavailable, UpstreamFailed), _on_contract_unavailable),
     )
     app.kernel = kernel
     app.state.kernel = kernel
@@ -372,6 +374,8 @@ def create_app(
     app.state.sites = {}
     if kernel.settings.auth.enabled or application.environment is not Environment.LOCAL:
         _refuse_unguarded(kernel.modules)
+    if Cached.is_declared:
+        _refuse_misplaced(kernel.modules)
     if application.shows_docs:
         add_docs(app)
     for module in kernel.modules:
@@ -405,9 +409,17 @@ def _refuse_unguarded(modules: tuple[DiscoveredModule, ...]) -> None:
         raise DiscoveryError(found)
 
 
-async def _on_contract_unavailable(request: Request, error: ContractUnavailable) -> Response:
-    """503: another module that this one asks does not answer."""
-    _log.error("contract unavailable", reason=str(error), cause=repr(error.__cause__))
+def _refuse_misplaced(modules: tuple[DiscoveredModule, ...]) -> None:
+    """Raise DiscoveryError where a route is cached that may not be."""
+    routers = [(module.name, module.router) for module in modules if module.router is not None]
+    if found := [f"modules/{name}/router.py: {one}" for name, router in routers for one in misplaced(router)]:
+        raise DiscoveryError(found)
+
+
+async def _on_contract_unavailable(request: Request, error: ContractUnavailable | UpstreamFailed) -> Response:
+    """503: another module that this one asks, or an upstream, does not answer."""
+    what = "upstream" if isinstance(error, UpstreamFailed) else "contract"
+    _log.error(f"{what} unavailable", reason=str(error), cause=repr(error.__cause__))
     detail = "Something that this needs is not available. Try again shortly."
     return answer(request, 503, detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
 

@@ -42,7 +42,11 @@ Send = Callable[[], Awaitable[httpx2.Response]]
 Around = Callable[[httpx2.Request, Send], Awaitable[httpx2.Response]]
 
 
-class CircuitOpen(httpx2.TransportError):
+# What the client raises where an upstream gives no answer.
+UpstreamFailed = httpx2.TransportError
+
+
+class CircuitOpen(UpstreamFailed):
     """The upstream has failed so often that it is not asked for a while."""
 
 
@@ -259,9 +263,11 @@ class _DeadlineStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         circuit, self._circuit = self._circuit, None
-        if circuit is not None:
-            circuit.places.release()
-        await self._inner.aclose()
+        try:
+            await self._inner.aclose()
+        finally:
+            if circuit is not None:
+                circuit.places.release()
 
 
 @asynccontextmanager

@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,6 +17,7 @@ from sqlalchemy.engine import URL, make_url
 
 from kernel.testing import create_database, pgserver, postgresql_server, query
 from tests.faults.harness import Result, until_serving
+from tests.faults.prober import probing
 from tests.faults.proxy import FaultProxy
 from tests.faults.served import Served, project
 
@@ -67,17 +66,13 @@ class Load:
     async def running(self) -> AsyncIterator[None]:
         limits = httpx2.Limits(max_connections=None)
         probed = self.here.root / "probed"
-        prober = _start_prober(self.here.port, probed)
-        try:
+        with probing(self.here.port, probed, "/health/live", "/health/ready"):
             async with httpx2.AsyncClient(base_url=self.here.url, limits=limits, timeout=30) as client:
                 tasks = [asyncio.create_task(self._call(client)) for _ in range(_CLIENTS)]
                 yield
                 for task in tasks:
                     task.cancel()
                 found = await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            prober.terminate()
-            prober.wait()
         assert all(isinstance(one, asyncio.CancelledError) for one in found), found
         self.seen += [Seen(**json.loads(line)) for line in probed.read_text().splitlines()]
 
@@ -99,10 +94,6 @@ class Load:
         )
         self.seen.append(Seen(path, at, time.monotonic() - at, answer.status_code, is_proper))
         return answer.status_code
-
-
-def _start_prober(port: int, file: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "tests.faults.prober", str(port), str(file)])
 
 
 @dataclass
@@ -271,7 +262,7 @@ async def _judged(
     slowest, slowest_live = max(one.took for one in calls), max(one.took for one in live)
     slowest_ready = max(one.took for one in ready)
     refused = [one for one in (*calls, *ready) if one.status == 503]
-    well_after = max((_behind_all(one.at, spans) for one in refused), default=0.0)
+    well_after = max((_behind_all(one.at + one.took, spans) for one in refused), default=0.0)
     lost = len(load.acknowledged - await _stored(here))
     is_long = any(healed_at - began_at > 1.5 for began_at, healed_at in spans)
     began_at = spans[0][0]
@@ -291,8 +282,7 @@ async def _judged(
 
 def _behind_all(at: float, spans: list[tuple[float, float]]) -> float:
     """How long after the last fault before it something happened; 0 during one."""
-    ended = [healed_at for began_at, healed_at in spans if began_at <= at]
-    return max(0.0, at - max(ended, default=at))
+    return max(0.0, at - max((healed_at for began_at, healed_at in spans if began_at <= at), default=at))
 
 
 async def _stored(here: Served) -> set[int]:

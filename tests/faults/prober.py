@@ -1,11 +1,14 @@
-"""Asks a server's probes from a process of its own, whose clock no load delays: `-m tests.faults.prober PORT FILE`."""
+"""Asks a server from a process of its own, whose clock no load delays: `-m tests.faults.prober PORT FILE PATH...`."""
 
 import http.client
 import json
 import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -25,8 +28,19 @@ def _probe(port: int, path: str, file: TextIO) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
+@contextmanager
+def probing(port: int, file: Path, *paths: str) -> Iterator[None]:
+    """Ask for these again and again; what was seen is in the file afterwards, a line of JSON each."""
+    command = [sys.executable, "-m", "tests.faults.prober", str(port), str(file), *paths]
+    with subprocess.Popen(command) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
 if __name__ == "__main__":
     with Path(sys.argv[2]).open("w", buffering=1) as lines:
-        for name in ("/health/live", "/health/ready"):
+        for name in sys.argv[3:]:
             threading.Thread(target=_probe, args=(int(sys.argv[1]), name, lines), daemon=True).start()
         signal.sigwait({signal.SIGTERM})

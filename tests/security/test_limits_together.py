@@ -1,5 +1,6 @@
 """Limits as they are served: several workers, a Redis that they share and that may fail, and proxies in front."""
 
+import asyncio
 import os
 import signal
 import subprocess

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kernel.security.principal import principal_of
-from kernel.security.replay import Headers, watch
 from kernel.security.store import SharedStore, StoreUnavailable
 from kernel.settings import RateLimitSettings
 from kernel.settings.security import check_limit
@@ -54,13 +53,7 @@ class Limits:
         caller = await self._caller(connection)
         if caller is None:
             return
-        headers: Headers = []
-
-        async def tell(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *headers]
-
-        watch(connection.scope, tell)
+        headers = connection.scope.setdefault("kernel.headers", [])  # which the shell adds to the answer
         for item in items:
             count = await self._count(item, f"{name}/{caller}")
             window, policy = item.get_expiry(), f'"{kind}-{item.get_expiry()}"'

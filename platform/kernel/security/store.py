@@ -65,7 +65,8 @@ class SharedStore:
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of these keys. Raises StoreUnavailable."""
-        return await self.ask(lambda redis: redis.mget(keys))
+        values: list[Any] = await self.ask(lambda redis: redis.mget(keys))
+        return values
 
     async def put(self, key: str, value: bytes, seconds: float, *, if_new: bool = False) -> None:
         """Keep a value for so long; `if_new`, unless there is one. Raises StoreUnavailable."""
@@ -89,7 +90,7 @@ class SharedStore:
             str(self._url),
             max_connections=_CONNECTIONS,
             timeout=self._timeout,
-            retry=Retry(NoBackoff(), 0),  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+            retry=Retry(NoBackoff(), 1),  # a connection that a restart has closed
             **options,
         )
         return Redis(connection_pool=pool)

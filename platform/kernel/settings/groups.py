@@ -284,8 +284,15 @@ class CorsSettings(SettingsGroup):
         default_factory=lambda data: ("*",) if data.get("environment") is Environment.LOCAL else ()
     )
     allow_methods: Names = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-    allow_headers: Names = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "X-Request-ID")
-    expose_headers: Names = ("ETag", "Location", "Retry-After", "X-Request-ID")
+    allow_headers: Names = (
+        "Authorization",
+        "Content-Type",
+        "Idempotency-Key",
+        "If-Match",
+        "If-None-Match",
+        "X-Request-ID",
+    )
+    expose_headers: Names = ("ETag", "Idempotency-Replayed", "Location", "Retry-After", "X-Request-ID")
     allow_credentials: bool = False
     max_age_seconds: int = Field(600, ge=0)
 

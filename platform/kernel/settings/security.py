@@ -122,6 +122,8 @@ class StoreSettings(SettingsGroup):
     url: SecretStr | None = None
     # How long a request waits for it; then its process goes on with what it has itself.
     timeout_seconds: float = Field(0.25, gt=0)
+    # What a process keeps of cached answers where there is no Redis.
+    memory_bytes: int = Field(32 << 20, ge=0)
 
     @field_validator("url")
     @classmethod

@@ -1,7 +1,5 @@
 """Compression of answers that are worth it."""
 
-from collections.abc import Sequence
-
 from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipResponder, IdentityResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,15 +23,9 @@ class Compression:
             await self._app(scope, receive, send)
             return
         forward: Send | None = None
-        looks: Sequence[Send] = ()
 
         async def send_compressed(message: Message) -> None:
-            nonlocal forward, looks
-            if forward is None:
-                # Those of kernel.security.replay: here an answer is still as the routes gave it.
-                looks = scope.get("kernel.looks", ())
-            for look in looks:
-                await look(message)
+            nonlocal forward
             if forward is None:
                 forward = send if self._is_small(message) else self._responder(scope, send).send_with_compression
                 forward = kept(scope, forward)  # as it is before it is compressed: others may not take it so

@@ -81,6 +81,8 @@ class Shell:
                 else:
                     headers.append(_DEFAULT_POLICY)
                 headers.extend(self._headers)
+                if (told := scope.get("kernel.headers")) is not None:
+                    headers.extend(told)
                 if origin is None:
                     headers.append(_VARY_ORIGIN)
                 headers.append((b"x-request-id", request_id.encode()))

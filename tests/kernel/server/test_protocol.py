@@ -86,7 +86,7 @@ def test_requests_sent_ahead_are_answered_in_order(served: Served) -> None:
 def test_another_protocol_is_not_spoken_after_an_upgrade_that_was_not_taken(served: Served) -> None:
     said = exchange(
         served,
-        b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
     )
     assert said.count(b"HTTP/1.1 ") == 1

@@ -1,0 +1,247 @@
+"""Answers that are kept for a while, for who asks the same again: `dependencies=[cached(60, tags=["event:{event_id}"])]`.
+
+A kept answer is its caller's own, unless the route says that it is everybody's. It holds as long as its tags have the
+versions that they had before it was read. So what is forgotten stays forgotten, even if a read that began before it
+ends only after it. While the store does not answer, it is as if nothing were kept.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from kernel.database import after_commit
+from kernel.security.policy import Requires
+from kernel.security.principal import principal_of
+from kernel.security.store import OwnStore, SharedStore, StoreUnavailable
+from kernel.settings import StoreSettings
+from kernel.web.conditional import matches
+from kernel.web.replay import Answer, Keeper, Replay
+from kernel.web.session import Session
+
+# A larger answer is not kept.
+_MAX_ANSWER_BYTES = 1024 * 1024
+# How long a tag keeps its version. Without one it gets another, and what had it is no longer valid.
+_TAG_SECONDS = 86400.0
+# What an answer may depend on; one that says it depends on more is not kept.
+_KEYED = (b"accept", b"accept-language", b"cookie")
+_VARY = {"accept", "accept-language", "cookie", "authorization", "accept-encoding", "origin"}
+
+
+class Kept(NamedTuple):
+    """An answer from the store."""
+
+    answer: Answer
+    etag: str
+    age_seconds: int
+
+
+class AnswerCache:
+    """The kept answers of an application, in its Redis or, without one, in this process."""
+
+    def __init__(self, settings: StoreSettings, shared: SharedStore, version: str) -> None:
+        """`version` is the application's: another may answer otherwise."""
+        self._store = shared if shared.is_configured else OwnStore(settings.memory_bytes)
+        self._version = version
+        # Tags that were to be forgotten while the store did not answer.
+        self._owed: set[str] = set()
+
+    def key(self, *parts: str) -> str:
+        """The name of what is told apart by these."""
+        text = json.dumps([self._version, *parts])
+        return f"cache:answer:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    async def find(self, key: str, tags: Sequence[str]) -> tuple[list[str], Kept | None]:
+        """The versions of the tags, and what is kept with these. Raises StoreUnavailable."""
+        await self._forget_owed()
+        names = [_name(tag) for tag in tags]
+        found, *versions = await self._store.get([key, *names])
+        if None in versions:
+            for name in names:
+                await self._store.put(name, _new_version(), _TAG_SECONDS, if_new=True)
+            versions = await self._store.get(names)
+        current = [version.decode() for version in versions if version is not None]
+        if found is None:
+            return current, None
+        head, _, body = found.partition(b"\n")
+        known, kept_at, etag, headers = json.loads(head)
+        if known != current:
+            return current, None
+        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        return current, Kept(Answer(200, pairs, body), etag, max(0, int(time.time() - kept_at)))
+
+    async def keep(self, key: str, versions: Sequence[str], answer: Answer, seconds: float) -> None:
+        """Keep it for so long. Does nothing while the store does not answer."""
+        etag = next((value.decode("latin-1") for name, value in answer.headers if name.lower() == b"etag"), None)
+        own = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+        if etag is None:
+            headers.append(("etag", own))
+        head = json.dumps([versions, time.time(), etag or own, headers]).encode()
+        with suppress(StoreUnavailable):
+            await self._store.put(key, head + b"\n" + answer.body, seconds)
+
+    async def forget(self, tags: Collection[str]) -> None:
+        """What has one of these tags is no longer valid; at the latest when the store answers again."""
+        self._owed |= {_name(tag) for tag in tags}
+        with suppress(StoreUnavailable):
+            await self._forget_owed()
+
+    async def _forget_owed(self) -> None:
+        for name in tuple(self._owed):
+            await self._store.put(name, _new_version(), _TAG_SECONDS)
+            self._owed.discard(name)
+
+
+def _name(tag: str) -> str:
+    return f"cache:tag:{tag}"
+
+
+def _new_version() -> bytes:
+    return os.urandom(8).hex().encode()
+
+
+class Cached:
+    """A dependency: see `cached`."""
+
+    # Whether a route has one at all.
+    is_declared: ClassVar[bool] = False
+
+    def __init__(self, seconds: float, tags: Sequence[str], *, shared: bool) -> None:
+        if not 0 < seconds <= _TAG_SECONDS:
+            raise ValueError(f"an answer is kept for up to {_TAG_SECONDS:.0f} seconds, not for {seconds}")
+        self.is_shared = shared
+        self._seconds = seconds
+        self._tags = tuple(tags)
+        whose = "public" if shared else "private"
+        # What others keep we cannot have them forget: where that can happen they ask again, with the ETag.
+        self._control = f"{whose}, no-cache" if tags else f"{whose}, max-age={int(seconds)}"
+        Cached.is_declared = True
+
+    async def __call__(self, request: Request, response: Response) -> None:
+        """Asked by FastAPI. Raises Replay, and 304."""
+        response.headers["Cache-Control"] = self._control
+        headers = request.headers
+        if request.method != "GET" or "range" in headers:
+            return
+        cache: AnswerCache = request.app.state.kernel.cache
+        module = request.scope["kernel.module"].name
+        key = cache.key(module, request.url.path, request.url.query, *await self._caller(request))
+        tags = [f"{module}:{tag.format_map(request.path_params)}" for tag in self._tags]
+        try:
+            versions, kept = await cache.find(key, tags)
+        except StoreUnavailable:
+            return
+        if kept is None:
+            if len(versions) == len(tags):
+                Keeper(request.scope, partial(self._keep, cache, key, versions), _MAX_ANSWER_BYTES)
+            return
+        known = headers.get("if-none-match")
+        age = str(kept.age_seconds)
+        if known is not None and matches(known, kept.etag.removeprefix("W/")):
+            raise HTTPException(304, headers={"ETag": kept.etag, "Cache-Control": self._control, "Age": age})
+        raise Replay(kept.answer.adding((b"age", age.encode())))
+
+    async def _caller(self, request: Request) -> tuple[str, ...]:
+        """What else tells two requests apart. The scopes, too: who has lost one may no longer be answered."""
+        sent = [
+            f"{name!r}={value!r}"
+            for name, value in request.scope["headers"]
+            if name in _KEYED and not (self.is_shared and name == b"cookie")
+        ]
+        if self.is_shared:
+            return ("everybody", *sent)
+        principal = await principal_of(request)
+        if principal is None:
+            return ("nobody", *sent)
+        return ("caller", principal.key, " ".join(sorted(principal.scopes)), *sent)
+
+    async def _keep(self, cache: AnswerCache, key: str, versions: list[str], answer: Answer | None) -> None:
+        if answer is not None and answer.status == 200 and self._may_be_kept(answer):
+            await cache.keep(key, versions, answer, self._seconds)
+
+    def _may_be_kept(self, answer: Answer) -> bool:
+        control, vary = "", ""
+        for name, value in answer.headers:
+            match name.lower():
+                case b"set-cookie":
+                    return False
+                case b"cache-control":
+                    control += value.decode("latin-1").lower()
+                case b"vary":
+                    vary += value.decode("latin-1").lower() + ","
+        if "no-store" in control or (self.is_shared and "private" in control):
+            return False
+        return {one.strip() for one in vary.split(",")} - {""} <= _VARY
+
+
+def cached(seconds: float, *, shared: bool = False, tags: Sequence[str] = ()) -> Any:
+    """A dependency of a GET route: an answer with 200 is given again for so long to the same caller who asks the same.
+
+    Behind whatever says who may ask, since dependencies run in their order; what stands behind it does not run for an
+    answer that is kept. `shared`: to everybody; only where nobody has to say who they are. `tags` name what is told,
+    with the values of the path (`event:{event_id}`), so that it can be forgotten before its time: see `Cache`.
+    """
+    return Depends(Cached(seconds, tags, shared=shared))
+
+
+class ModuleCache:
+    """Has a module's kept answers forgotten."""
+
+    def __init__(
+        self, forget: Callable[[Collection[str]], Awaitable[None]], module: str, session: AsyncSession
+    ) -> None:
+        self._forget = forget
+        self._module = module
+        self._session = session
+
+    async def forget(self, *tags: str) -> None:
+        """What the module's routes have `cached` with one of these tags is no longer given.
+
+        At once, for a crash could come after the commit; and again after the commit, for who reads before it still
+        reads what was. Raises TypeError in a GET.
+        """
+        names = [f"{self._module}:{tag}" for tag in tags]
+        after_commit(self._session, partial(self._forget, names))
+        await self._forget(names)
+
+
+async def _cache(connection: HTTPConnection, session: Session) -> ModuleCache:
+    cache: AnswerCache = connection.app.state.kernel.cache
+    return ModuleCache(cache.forget, connection.scope["kernel.module"].name, session)
+
+
+Cache = Annotated[ModuleCache, Depends(_cache)]
+"""For handlers of messages, and for routes that change something: `await cache.forget("event:7")`."""
+
+
+def misplaced(router: APIRouter) -> Iterator[str]:
+    """What is wrong with the routes that are cached."""
+    for context in iter_route_contexts(router.routes):
+        found = getattr(context, "dependant", None) or getattr(context.original_route, "dependant", None)
+        calls = [] if found is None else list(_calls(found))
+        for one in calls:
+            if not isinstance(one, Cached):
+                continue
+            route = f"{' '.join(sorted(getattr(context, 'methods', None) or ()))} {getattr(context, 'path', '')}"
+            if set(getattr(context, "methods", None) or ()) != {"GET"}:
+                yield f"{route} is cached, which only a GET may be: take `cached` away, or the other methods apart."
+            elif one.is_shared and any(isinstance(call, Requires) or call is principal_of for call in calls):
+                yield f"{route} asks who its caller is, but shares its cached answers: leave out `shared=True`."
+
+
+def _calls(dependant: Dependant) -> Iterator[object]:
+    for one in dependant.dependencies:
+        yield one.call
+        yield from _calls(one)

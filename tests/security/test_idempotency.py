@@ -1,0 +1,262 @@
+"""A request that is repeated with its key happens once, whoever loses what on the way."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from kernel.app import Application, create_app
+from kernel.database import utc_now
+from kernel.discovery import DiscoveryError
+from kernel.testing import Callers, settings_for
+from tests.kernel.project import MODELS, imported_alone, running_project, write_migration, write_project
+from tests.modules.images.pictures import picture
+
+EVENTS, IMAGES = "/api/v1/events", "/api/v1/images"
+KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
+OTHER_KEY = {"Idempotency-Key": "another"}
+CONCERT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "location": "Hall 1", "description": ""}
+
+KEYS = """
+class Idempotency(IdempotencyTable, Base):
+    __tablename__ = "idempotency"
+"""
+THINGS = """
+from fastapi import APIRouter, Response
+from kernel import Session, idempotent
+from modules.things.models import Thing
+
+router = APIRouter(dependencies=[idempotent])
+
+@router.get("/{name}")
+async def read(name: str) -> str:
+    return name
+
+@router.post("/{name}")
+async def create(name: str, session: Session) -> Response:
+    session.add(Thing(name=name))
+    if name == "refused":
+        return Response("as it is", 409, headers={"X-Made": "yes"})
+    return Response(b"x" * 2_000_000 if name == "large" else b"")
+"""
+
+
+async def rows(application: Application, module: str, table: str) -> int:
+    """How many there are."""
+    database = application.kernel.contexts[module].database
+    schema = f"{database.placement.schema}." if database.placement.schema else ""
+    async with database.read() as session:
+        return int(await session.scalar(text(f"SELECT count(*) FROM {schema}{table}")) or 0)
+
+
+async def test_who_repeats_a_request_with_its_key_gets_the_first_answer(
+    client: httpx2.AsyncClient, application: Application
+) -> None:
+    first = await client.post(EVENTS, json=CONCERT, headers=KEY)
+    second = await client.post(EVENTS, json=CONCERT, headers=KEY)
+    assert first.status_code == second.status_code == 201
+    assert second.content == first.content
+    assert {name: second.headers[name] for name in ("location", "etag", "content-type", "content-length")} == {
+        name: first.headers[name] for name in ("location", "etag", "content-type", "content-length")
+    }
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers["idempotency-replayed"] == "true"
+    assert second.headers["x-request-id"] != first.headers["x-request-id"]
+    assert await rows(application, "events", "events") == 1
+
+
+async def test_a_key_in_quotes_is_the_same_key(client: httpx2.AsyncClient) -> None:
+    first = await client.post(EVENTS, json=CONCERT, headers={"Idempotency-Key": "a-key"})
+    second = await client.post(EVENTS, json=CONCERT, headers={"Idempotency-Key": '"a-key"'})
+    assert second.headers["location"] == first.headers["location"]
+
+
+async def test_without_a_key_or_with_another_it_is_another_request(
+    client: httpx2.AsyncClient, application: Application
+) -> None:
+    for headers in ({}, {}, KEY, OTHER_KEY):
+        assert (await client.post(EVENTS, json=CONCERT, headers=headers)).status_code == 201
+    assert await rows(application, "events", "events") == 4
+    assert await rows(application, "events", "idempotency") == 2
+
+
+async def test_a_key_with_another_request_is_refused(client: httpx2.AsyncClient, application: Application) -> None:
+    await client.post(EVENTS, json=CONCERT, headers=KEY)
+    for url, body in ((EVENTS, CONCERT | {"title": "Opera"}), (f"{EVENTS}?draft=1", CONCERT)):
+        refused = await client.post(url, json=body, headers=KEY)
+        assert refused.status_code == 422, url
+        assert refused.json()["errors"][0] | {"message": ""} == {
+            "field": "header.idempotency-key",
+            "message": "",
+            "code": "key_reused",
+        }
+    assert await rows(application, "events", "events") == 1
+
+
+@pytest.mark.parametrize("key", ["", "two words", "x" * 201, "käse", '"', '"open', "tab\there"])
+async def test_what_is_no_key_is_refused(client: httpx2.AsyncClient, application: Application, key: str) -> None:
+    refused = await client.post(EVENTS, json=CONCERT, headers=[("Idempotency-Key", key.encode("latin-1"))])
+    assert refused.status_code == 400
+    assert await rows(application, "events", "events") == 0
+
+
+async def test_two_keys_are_none(client: httpx2.AsyncClient) -> None:
+    both = [("Idempotency-Key", "one"), ("Idempotency-Key", "two")]
+    assert (await client.post(EVENTS, json=CONCERT, headers=both)).status_code == 400
+
+
+async def test_anothers_key_is_another_key(
+    client: httpx2.AsyncClient, application: Application, callers: Callers
+) -> None:
+    anna, bert = callers.headers("anna", "events:*"), callers.headers("bert", "events:*")
+    first = await client.post(EVENTS, json=CONCERT, headers=KEY | anna)
+    second = await client.post(EVENTS, json=CONCERT, headers=KEY | bert)
+    assert "idempotency-replayed" not in second.headers
+    assert second.headers["location"] != first.headers["location"]
+
+
+async def test_who_may_not_do_it_any_more_gets_no_kept_answer(client: httpx2.AsyncClient, callers: Callers) -> None:
+    await client.post(EVENTS, json=CONCERT, headers=KEY | callers.headers("anna", "events:*"))
+    refused = await client.post(EVENTS, json=CONCERT, headers=KEY | callers.headers("anna", "events:read"))
+    assert refused.status_code == 403
+
+
+async def test_what_failed_may_be_tried_again_with_its_key(
+    client: httpx2.AsyncClient, application: Application
+) -> None:
+    illustrated = CONCERT | {"image_id": 1}
+    assert (await client.post(EVENTS, json=illustrated, headers=KEY)).status_code == 422  # no such image yet
+    assert await rows(application, "events", "idempotency") == 0
+    await client.post(IMAGES, files={"file": ("a.png", picture())})
+    assert (await client.post(EVENTS, json=illustrated, headers=KEY)).status_code == 201
+
+
+async def test_an_upload_is_repeated_with_another_boundary(
+    client: httpx2.AsyncClient, application: Application
+) -> None:
+    """Clients choose a new one for each try."""
+    one, other = picture(), picture()
+    bodies = [
+        httpx2.Request("POST", "http://test", files={"file": ("a.png", data)}, data={"caption": "A"})
+        for data in (one, one, other)
+    ]
+    answers = [
+        await client.post(IMAGES, content=one.read(), headers=KEY | {"Content-Type": one.headers["content-type"]})
+        for one in bodies
+    ]
+    assert bodies[0].headers["content-type"] != bodies[1].headers["content-type"]
+    assert [answer.status_code for answer in answers] == [201, 201, 422]
+    assert answers[1].content == answers[0].content
+    assert answers[1].headers["idempotency-replayed"] == "true"
+    assert await rows(application, "images", "images") == 1
+
+
+async def test_a_kept_answer_is_compressed_and_shared_as_each_caller_takes_it(client: httpx2.AsyncClient) -> None:
+    """Kept as it went out, a compressed answer would reach one who cannot read it, with another page's CORS headers."""
+    long = CONCERT | {"description": "All of Bach. " * 200}
+    page = {"Origin": "https://page.example", "Accept-Encoding": "gzip"}
+    first = await client.post(EVENTS, json=long, headers=KEY | page)
+    plain = await client.post(EVENTS, json=long, headers=KEY | {"Accept-Encoding": "identity"})
+    again = await client.post(EVENTS, json=long, headers=KEY | page)
+    assert first.headers["content-encoding"] == again.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert first.json() == plain.json() == again.json()
+    assert "access-control-allow-origin" not in plain.headers
+    assert again.headers.get_list("x-request-id") != first.headers.get_list("x-request-id")
+    assert len(again.headers.get_list("x-request-id")) == len(again.headers.get_list("x-frame-options")) == 1
+
+
+async def test_a_key_is_forgotten_after_its_time(client: httpx2.AsyncClient, application: Application) -> None:
+    """And what has expired is deleted in passing."""
+    database = application.kernel.contexts["events"].database
+    [table] = [module.keys for module in application.kernel.modules if module.name == "events"]
+    assert table is not None
+    for number in range(5):
+        await client.post(EVENTS, json=CONCERT, headers={"Idempotency-Key": f"{number}"})
+    await database.run(table.update().values(created_at=utc_now() - timedelta(hours=24, minutes=1)))
+    answer = await client.post(EVENTS, json=CONCERT | {"title": "Opera"}, headers={"Idempotency-Key": "0"})
+    assert answer.status_code == 201
+    assert "idempotency-replayed" not in answer.headers
+    keys = application.kernel.contexts["events"].keys
+    assert keys is not None
+    keys._swept_at = None  # as if it had been long ago
+    await client.post(EVENTS, json=CONCERT, headers=KEY)
+    assert await rows(application, "events", "idempotency") == 2
+
+
+async def test_the_openapi_document_says_which_routes_take_a_key(client: httpx2.AsyncClient) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    taking = {
+        (method, path)
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if any(one["name"] == "Idempotency-Key" for one in operation.get("parameters", ()))
+    }
+    assert taking == {("post", EVENTS), ("post", IMAGES)}
+    assert "409" in paths[EVENTS]["post"]["responses"]
+
+
+@pytest.mark.parametrize("compiled", ["true", "false"])
+async def test_what_was_committed_has_its_answer_kept_whatever_it_says(tmp_path: Path, compiled: str) -> None:
+    variables = {"APPLICATION_COMPILED_ENDPOINTS": compiled}
+    async with running_project(_things(tmp_path), _FILES, variables) as (application, client):
+        first = await client.post("/api/v1/things/refused", headers=KEY)
+        again = await client.post("/api/v1/things/refused", headers=KEY)
+        assert first.status_code == again.status_code == 409
+        assert (again.text, again.headers["x-made"], again.headers["idempotency-replayed"]) == (
+            "as it is",
+            "yes",
+            "true",
+        )
+        assert await rows(application, "things", "things") == 1
+
+
+@pytest.mark.parametrize("compiled", ["true", "false"])
+async def test_a_transaction_that_fails_leaves_no_key(tmp_path: Path, compiled: str) -> None:
+    variables = {"APPLICATION_COMPILED_ENDPOINTS": compiled}
+    async with running_project(_things(tmp_path), _FILES, variables) as (application, client):
+        assert (await client.post("/api/v1/things/one")).status_code == 200
+        for _ in range(2):
+            failed = await client.post("/api/v1/things/one", headers=KEY)  # its name is taken
+            assert failed.status_code == 409
+            assert "idempotency-replayed" not in failed.headers
+        assert await rows(application, "things", "idempotency") == 0
+
+
+async def test_an_answer_that_is_too_large_is_not_kept_but_its_key_is(tmp_path: Path) -> None:
+    async with running_project(_things(tmp_path), _FILES) as (application, client):
+        assert len((await client.post("/api/v1/things/large", headers=KEY)).content) == 2_000_000
+        again = await client.post("/api/v1/things/large", headers=KEY)
+        assert again.status_code == 409
+        assert "has been carried out" in again.json()["detail"]
+        assert await rows(application, "things", "things") == 1
+
+
+async def test_who_only_reads_needs_no_key(tmp_path: Path) -> None:
+    async with running_project(_things(tmp_path), _FILES) as (application, client):
+        for _ in range(2):
+            answer = await client.get("/api/v1/things/one", headers=KEY)
+            assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
+        assert await rows(application, "things", "idempotency") == 0
+
+
+async def test_a_module_without_the_table_does_not_start(tmp_path: Path) -> None:
+    root = write_project(tmp_path, {"things/models.py": MODELS, "things/router.py": THINGS})
+    with imported_alone(), pytest.raises(DiscoveryError, match=r"things/router\.py uses idempotent, .* no table"):
+        create_app(settings_for(root, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
+
+
+_FILES = {"things/models.py": f"from kernel import IdempotencyTable\n{MODELS}{KEYS}", "things/router.py": THINGS}
+
+
+def _things(root: Path) -> Path:
+    """The project of _FILES gets its migrations."""
+    write_migration(root, "things")
+    own = (Path(__file__).parents[2] / "migrations" / "images" / "0003_idempotency_keys.py").read_text()
+    own = own.replace('revision = "0003"', 'revision = "0002"').replace(
+        'down_revision = "0002"', 'down_revision = "0001"'
+    )
+    (root / "migrations" / "things" / "0002_keys.py").write_text(own)
+    return root

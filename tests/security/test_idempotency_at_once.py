@@ -1,0 +1,88 @@
+"""One key, many requests at the same moment, in one process and in two; and a process that ends before it answers."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx2
+
+from kernel.app import Application
+from tests.faults.harness import end, free_port, until_serving
+from tests.security.serving import served
+from tests.security.test_idempotency import CONCERT, EVENTS, KEY, rows
+
+AT_ONCE = 50
+# Ends the process where the event is committed and its answer not yet kept.
+ENDS_BEFORE_THE_ANSWER = """
+import os, signal, sys
+from kernel.security.idempotency import Keys
+Keys.answer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from kernel.cli import main
+sys.argv = ["kernel", "serve"]
+main()
+"""
+
+
+async def test_fifty_at_once_in_one_process_make_one_row(client: httpx2.AsyncClient, application: Application) -> None:
+    answers = await asyncio.gather(*(client.post(EVENTS, json=CONCERT, headers=KEY) for _ in range(AT_ONCE)))
+    _are_one(answers)
+    assert await rows(application, "events", "events") == 1
+    again = await client.post(EVENTS, json=CONCERT, headers=KEY)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
+
+
+async def test_fifty_at_once_on_two_processes_make_one_row(root: Path, tmp_path: Path, database_url: str) -> None:
+    """Who looks first and writes then, without a key in the same transaction, makes one in each process."""
+    with ExitStack() as stack:
+        folders = [tmp_path / name for name in ("one", "two")]
+        for folder in folders:
+            folder.mkdir()
+        ports = [stack.enter_context(served(root, folder, database_url)).port for folder in folders]
+        async with httpx2.AsyncClient() as client:
+            urls = [f"http://127.0.0.1:{port}{EVENTS}" for port in ports]
+            for number in range(5):
+                key = {"Idempotency-Key": f"{number}"}
+                requests = (client.post(urls[i % 2], json=CONCERT, headers=key) for i in range(AT_ONCE))
+                _are_one(await asyncio.gather(*requests))
+                assert (await client.get(urls[0])).json()["total"] == number + 1
+
+
+async def test_a_process_that_ends_between_commit_and_answer_leaves_a_key_that_holds(
+    root: Path, tmp_path: Path, database_url: str
+) -> None:
+    port = free_port()
+    settings = {"DATABASE_URL": database_url, "SERVER_RELOAD": "false", "SERVER_PORT": str(port)}
+    settings["IMAGES_STORAGE_URL"] = f"file://{tmp_path / 'images'}"
+    command = [sys.executable, "-c", ENDS_BEFORE_THE_ANSWER]
+    process = subprocess.Popen(command, cwd=root, env={**os.environ, **settings}, stderr=subprocess.DEVNULL)
+    try:
+        await until_serving(port)
+        async with httpx2.AsyncClient() as client:
+            try:
+                await client.post(f"http://127.0.0.1:{port}{EVENTS}", json=CONCERT, headers=KEY)
+            except httpx2.TransportError:
+                pass
+        assert process.wait(10) == -signal.SIGKILL
+    finally:
+        end(process)
+    with served(root, tmp_path, database_url) as server:
+        url = f"http://127.0.0.1:{server.port}{EVENTS}"
+        async with httpx2.AsyncClient() as client:
+            again = await client.post(url, json=CONCERT, headers=KEY)
+            assert again.status_code == 409
+            assert "has been carried out" in again.json()["detail"]
+            assert (await client.get(url)).json()["total"] == 1
+
+
+def _are_one(answers: list[httpx2.Response]) -> None:
+    """One was carried out; each other says so, or that one with its key is in work."""
+    found = Counter((answer.status_code, "idempotency-replayed" in answer.headers) for answer in answers)
+    assert set(found) <= {(201, False), (201, True), (409, False)}, found
+    assert found[201, False] == 1, found
+    assert len({answer.content for answer in answers if answer.status_code == 201}) == 1
+    assert all(answer.headers["retry-after"] == "1" for answer in answers if answer.status_code == 409)
