@@ -30,6 +30,8 @@ def headers() -> Iterator[Input]:
         yield ask(f"If-None-Match: {tag[:20]!a}", "200|304|400", "GET", f"{EVENTS}/1", {"If-None-Match": tag})
         change = {"If-Match": tag, "Content-Type": JSON}
         yield ask(f"If-Match: {tag[:20]!a}", "200|412|400|422", "PATCH", f"{EVENTS}/1", change, b'{"location": "x"}')
+        keyed = {"Idempotency-Key": tag, "Content-Type": JSON}
+        yield ask(f"Idempotency-Key: {tag[:20]!a}", "201|4xx", "POST", EVENTS, keyed, event().encode())
     for value in (
         "bytes=-",
         "bytes=5-1",

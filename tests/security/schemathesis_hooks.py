@@ -1,6 +1,7 @@
 """What Schemathesis cannot read in an OpenAPI document: how a picture and a cursor are made, and what goes together."""
 
 import re
+import uuid
 from typing import Any
 
 import schemathesis
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.modules.images.pictures import FORMATS, picture
 
+KEY = re.compile(r"[!-~]{1,200}")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 # A cursor is what an answer of ours gave; the empty one begins.
@@ -36,6 +38,8 @@ def before_load_schema(_context: Any, raw_schema: dict[str, Any]) -> None:
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     """Leave out what is good by itself and not with another: OpenAPI has no word for that, nor for what must exist."""
     query, body = case.query or {}, case.body
+    if KEY.fullmatch(str((case.headers or {}).get("Idempotency-Key", ""))):
+        case.headers["Idempotency-Key"] = uuid.uuid4().hex  # a key is for one request
     offset = str(query.get("offset", ""))
     if isinstance(query.get("cursor"), str) and offset.isdecimal() and int(offset) <= 1_000_000:
         del query["offset"]

@@ -175,7 +175,8 @@ async def test_a_key_is_forgotten_after_its_time(client: httpx2.AsyncClient, app
     assert table is not None
     for number in range(5):
         await client.post(EVENTS, json=CONCERT, headers={"Idempotency-Key": f"{number}"})
-    await database.run(table.update().values(created_at=utc_now() - timedelta(hours=24, minutes=1)))
+    long_ago = utc_now() - timedelta(hours=24, minutes=1)
+    await database.run(table.update().values(created_at=long_ago).returning(table.c.id))
     answer = await client.post(EVENTS, json=CONCERT | {"title": "Opera"}, headers={"Idempotency-Key": "0"})
     assert answer.status_code == 201
     assert "idempotency-replayed" not in answer.headers

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx2
@@ -56,17 +56,12 @@ async def test_a_process_that_ends_between_commit_and_answer_leaves_a_key_that_h
     root: Path, tmp_path: Path, database_url: str
 ) -> None:
     port = free_port()
-    settings = {"DATABASE_URL": database_url, "SERVER_RELOAD": "false", "SERVER_PORT": str(port)}
-    settings["IMAGES_STORAGE_URL"] = f"file://{tmp_path / 'images'}"
-    command = [sys.executable, "-c", ENDS_BEFORE_THE_ANSWER]
-    process = subprocess.Popen(command, cwd=root, env={**os.environ, **settings}, stderr=subprocess.DEVNULL)
+    process = _that_ends_early(root, tmp_path, DATABASE_URL=database_url, SERVER_PORT=str(port))
     try:
         await until_serving(port)
         async with httpx2.AsyncClient() as client:
-            try:
+            with suppress(httpx2.TransportError):
                 await client.post(f"http://127.0.0.1:{port}{EVENTS}", json=CONCERT, headers=KEY)
-            except httpx2.TransportError:
-                pass
         assert process.wait(10) == -signal.SIGKILL
     finally:
         end(process)
@@ -77,6 +72,12 @@ async def test_a_process_that_ends_between_commit_and_answer_leaves_a_key_that_h
             assert again.status_code == 409
             assert "has been carried out" in again.json()["detail"]
             assert (await client.get(url)).json()["total"] == 1
+
+
+def _that_ends_early(root: Path, folder: Path, **variables: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", ENDS_BEFORE_THE_ANSWER]
+    own = {"SERVER_RELOAD": "false", "IMAGES_STORAGE_URL": f"file://{folder / 'images'}", **variables}
+    return subprocess.Popen(command, cwd=root, env={**os.environ, **own}, stderr=subprocess.DEVNULL)
 
 
 def _are_one(answers: list[httpx2.Response]) -> None:

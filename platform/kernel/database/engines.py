@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import PoolResetState, StaticPool
 
 from kernel.database.bounded_pool import BoundedPool
 from kernel.database.errors import DatabaseUnavailable, is_outage, out_of_range
@@ -86,7 +86,13 @@ def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEng
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    def end(connection: Any, _record: Any, state: PoolResetState) -> None:
+        # SQLAlchemy takes a COMMIT that fails for the end of the transaction; for SQLite it is none.
+        if state.asyncio_safe and connection.driver_connection.in_transaction:
+            connection.rollback()
+
     event.listen(engine.sync_engine, "connect", prepare)
+    event.listen(engine.sync_engine, "reset", end)
     event.listen(engine.sync_engine, "begin", begin)
     _listen(engine)
     return engine

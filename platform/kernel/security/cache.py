@@ -1,4 +1,4 @@
-"""Answers that are kept for a while, for who asks the same again: `dependencies=[cached(60, tags=["event:{event_id}"])]`.
+"""Answers that are kept for a while, for who asks the same again: `dependencies=[cached(60, tags=["event:{id}"])]`.
 
 A kept answer is its caller's own, unless the route says that it is everybody's. It holds as long as its tags have the
 versions that they had before it was read. So what is forgotten stays forgotten, even if a read that began before it
