@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kernel import cli_messages
+from kernel.cli_modules import WithModules
 from kernel.console import fail, load_kernel, print_table
 
 if TYPE_CHECKING:
     from kernel.database.migrations import History
 
 app = typer.Typer(
-    help="Serve, migrate and look into a modular monolith.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Serve, migrate and look into a modular monolith.",
+    cls=WithModules,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 app.add_typer(cli_messages.app, name="messages")
 app.command()(cli_messages.relay)

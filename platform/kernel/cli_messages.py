@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -172,5 +172,16 @@ async def _relay(kernel: "Kernel") -> None:
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError):  # Windows
             asyncio.get_running_loop().add_signal_handler(signal_, is_over.set)
-    async with kernel.running(relays=True):
+    async with AsyncExitStack() as stack:
+        if (port := kernel.settings.telemetry.relay_port) is not None:
+            from kernel.server.probes import answering  # noqa: PLC0415
+            from kernel.server.process import listen  # noqa: PLC0415
+
+            try:
+                sock = listen(kernel.settings.server.host, port)
+            except OSError as error:
+                fail(f"Cannot listen on port {port} ({error.strerror}): choose another TELEMETRY_RELAY_PORT.")
+            await stack.enter_async_context(answering(kernel, sock))
+        await stack.enter_async_context(kernel.running(relays=True))
         await is_over.wait()
+        kernel.is_stopping = True

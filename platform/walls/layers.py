@@ -38,6 +38,7 @@ _ENGINES = frozenset({"create_engine", "create_async_engine", "engine_from_confi
 _FOREIGN = {
     "router": ("sqlalchemy",),
     "handlers": ("sqlalchemy",),
+    "commands": ("sqlalchemy",),
     "repository": ("fastapi", "starlette", "kernel.web"),
     "models": ("fastapi", "starlette", "kernel.web"),
     "contract": ("fastapi", "starlette", "sqlalchemy"),

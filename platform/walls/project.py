@@ -13,7 +13,7 @@ from walls.sources import Source, argument, constant
 # The layers of a module, top to bottom; names on one layer do not know each other. As in importlinter.ini.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("module",),
-    ("router", "handlers"),
+    ("router", "handlers", "commands"),
     ("service",),
     ("repository", "storage"),
     ("models", "schemas"),

@@ -1,16 +1,21 @@
 """A request that is repeated with its key happens once, whoever loses what on the way."""
 
+import asyncio
+import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 
 from kernel.app import Application, create_app
 from kernel.database import utc_now
 from kernel.discovery import DiscoveryError
 from kernel.testing import Callers, settings_for
+from kernel.testing.booting import talking_to
 from tests.kernel.project import MODELS, imported_alone, running_project, write_migration, write_project
 from tests.modules.images.pictures import picture
 
@@ -24,11 +29,23 @@ class Idempotency(IdempotencyTable, Base):
     __tablename__ = "idempotency"
 """
 THINGS = """
+import asyncio
 from fastapi import APIRouter, Response
 from kernel import Session, idempotent
+from kernel.database.pool import before_commit
 from modules.things.models import Thing
 
 router = APIRouter(dependencies=[idempotent])
+is_held, may_go = asyncio.Event(), asyncio.Event()
+
+@router.post("/held")
+async def hold(session: Session) -> str:
+    async def until_it_may_go() -> None:
+        is_held.set()
+        await may_go.wait()
+
+    before_commit(session, until_it_may_go)  # behind the key's row
+    return "done"
 
 @router.get("/{name}")
 async def read(name: str) -> str:
@@ -241,6 +258,33 @@ async def test_who_only_reads_needs_no_key(tmp_path: Path) -> None:
             answer = await client.get("/api/v1/things/one", headers=KEY)
             assert (answer.status_code, "idempotency-replayed" in answer.headers) == (200, False)
         assert await rows(application, "things", "idempotency") == 0
+
+
+async def test_a_key_that_another_process_is_about_to_commit_is_refused_without_waiting(
+    tmp_path: Path, new_database: Callable[[str], URL]
+) -> None:
+    """Two applications know as little of each other as two processes."""
+    url = new_database("held").render_as_string(hide_password=False)
+    with imported_alone():
+        settings = settings_for(write_project(_things(tmp_path), _FILES), {"DATABASE_URL": url})
+        one, two = create_app(settings), create_app(settings)
+        router = sys.modules["modules.things.router"]
+        async with (
+            one.router.lifespan_context(one),
+            two.router.lifespan_context(two),
+            talking_to(one) as first,
+            talking_to(two) as second,
+        ):
+            held = asyncio.create_task(first.post("/api/v1/things/held", headers=KEY))
+            await router.is_held.wait()
+            async with asyncio.timeout(1):
+                refused = await second.post("/api/v1/things/held", headers=KEY)
+            assert (refused.status_code, refused.headers["retry-after"]) == (409, "1")
+            assert "in work" in refused.json()["detail"]
+            router.may_go.set()
+            assert (await held).status_code == 200
+            again = await second.post("/api/v1/things/held", headers=KEY)
+            assert (again.json(), again.headers["idempotency-replayed"]) == ("done", "true")
 
 
 async def test_a_module_without_the_table_does_not_start(tmp_path: Path) -> None:

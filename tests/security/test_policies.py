@@ -38,7 +38,6 @@ async def test_without_a_token_only_what_is_for_everybody_answers(
 ) -> None:
     answers = {f"{method} {path}": await client.request(method, path) for method, path, _ in routes(application)}
     assert {route for route, answer in answers.items() if answer.status_code != 401} == FOR_EVERYBODY
-    assert len(answers) >= 15
 
 
 async def test_with_every_scope_but_its_own_each_route_is_403(
@@ -47,7 +46,7 @@ async def test_with_every_scope_but_its_own_each_route_is_403(
     """OWASP calls it broken function level authorization."""
     found = list(routes(application))
     every = {scope for _, _, scopes in found for scope in scopes or ()}
-    assert {"events:read", "events:write", "images:read", "images:write", "health:read"} <= every
+    assert "health:read" in every
     for method, path, scopes in found:
         if scopes is not None:
             answer = await client.request(method, path, headers=callers.headers("eve", *every.difference(scopes)))
@@ -60,43 +59,6 @@ async def test_whoever_changes_something_needs_another_scope_than_whoever_reads(
     for method, path, scopes in routes(application):
         if scopes is not None:
             assert any(scope.endswith(":read") for scope in scopes) == (method in {"GET", "HEAD"}), f"{method} {path}"
-
-
-@pytest.mark.boots("events")
-@pytest.mark.parametrize("compiled", ["true", "false"])
-class TestBothWays:
-    """Compiled, and as FastAPI itself walks dependencies."""
-
-    @pytest.fixture
-    def variables(self, variables: dict[str, str], compiled: str) -> dict[str, str]:
-        return {"APPLICATION_COMPILED_ENDPOINTS": compiled}
-
-    async def test_a_policy_holds(self, client: httpx2.AsyncClient, callers: Callers) -> None:
-        reader = callers.headers("alice", "events:read")
-        event = {"title": "Play", "date": "2030-05-01", "time": "20:00:00"}
-        assert (await client.get("/api/v1/events")).status_code == 401
-        assert (await client.get("/api/v1/events", headers=reader)).status_code == 200
-        assert (await client.post("/api/v1/events", json=event, headers=reader)).status_code == 403
-        writer = callers.headers("alice", "events:write")
-        assert (await client.post("/api/v1/events", json=event, headers=writer)).status_code == 201
-        assert (await client.get("/api/v1/events", headers=writer)).status_code == 403
-
-    async def test_a_refusal_says_nothing_of_what_was_sent(self, client: httpx2.AsyncClient, callers: Callers) -> None:
-        """Naive: 422 first, and a stranger learns what the route takes."""
-        assert (await client.post("/api/v1/events", json={"x": 1})).status_code == 401
-        assert (await client.get("/api/v1/events/x", headers=callers.headers("eve"))).status_code == 403
-
-
-async def test_openapi_names_the_scopes_of_each_operation(client: httpx2.AsyncClient) -> None:
-    schema = (await client.get("/openapi.json")).json()
-    assert schema["components"]["securitySchemes"] == {
-        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
-    }
-    event = schema["paths"]["/api/v1/events/{event_id}"]
-    assert event["get"]["security"] == [{"bearer": ["events:read"]}]
-    assert event["patch"]["security"] == [{"bearer": ["events:write"]}]
-    assert {"401", "403"} <= event["patch"]["responses"].keys()
-    assert "security" not in schema["paths"]["/health/live"]["get"]
 
 
 async def handler() -> None:

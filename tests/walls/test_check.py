@@ -124,9 +124,40 @@ ODD = {
 
 @pytest.mark.parametrize("case", ODD)
 def test_what_is_only_odd_is_read_like_everything(copy: Path, case: str) -> None:
+    """By the walls that read. Whether routes say who may ask them takes an import, which some of these do not bear."""
+    script = "from walls.check import check; from walls.project import Project; print(list(check(Project(Path.cwd()))))"
+    paths = os.pathsep.join(map(str, (copy / "platform", copy)))
     with planted(copy, ODD[case]):
-        done = check(copy)
-    assert (done.returncode, done.stdout) == (0, "The walls stand.\n"), done.stderr
+        done = subprocess.run(
+            [sys.executable, "-c", f"from pathlib import Path; {script}"],
+            cwd=copy, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+MORE = '''
+more = APIRouter()
+
+
+@more.get("/{it}/open")
+async def read_open(it: int) -> int:
+    """Nested, so that only the assembled router knows."""
+    return it
+
+
+router.include_router(more)
+'''
+
+
+def test_a_route_that_does_not_say_who_may_ask_it_is_found_at_its_handler(copy: Path) -> None:
+    router = copy / "modules/left/router.py"
+    router.write_text(router.read_text() + MORE)
+    line = router.read_text().splitlines().index('@more.get("/{it}/open")') + 1
+    done = check(copy)
+    place, why, instead = done.stdout.splitlines()[:3]
+    assert (done.returncode, place) == (1, f"modules/left/router.py:{line}: guarded")
+    assert why == "  GET /{it}/open does not say who may ask it."
+    assert instead.startswith('  Instead: Give it or its router dependencies=[requires("...")]')
 
 
 def test_a_configuration_that_is_gone_ends_with_2(copy: Path) -> None:

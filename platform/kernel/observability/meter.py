@@ -39,7 +39,7 @@ class Meter:
         self.lag = 0.0
 
     def count(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
-        """A request that was answered. Neither its path nor an unknown method makes a new row: both are the caller's."""
+        """A request that was answered. What its caller can make up, a path or a method, makes no new row."""
         module, route = scope.get("kernel.module"), scope.get("route")
         method = scope["method"]
         key = (

@@ -73,7 +73,7 @@ class Metrics:
                 known = families.setdefault(family.name, family)
                 if known is not family:
                     known.samples.extend(family.samples)
-        return generate_latest(_Collected(families.values()))  # type: ignore[arg-type]  # it asks only for collect()
+        return generate_latest(_Collected(families.values()))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -148,7 +148,7 @@ class Metrics:
         pools = list(kernel.pool.usage())
         yield gauge(
             "database_pool_connections", "Open connections.", ("database", "state"),
-            [((one.name, state), number) for one in pools for state, number in (("in_use", one.in_use), ("idle", one.idle))],
+            [((one.name, state), getattr(one, state)) for one in pools for state in ("in_use", "idle")],
         )  # fmt: skip
         yield gauge(
             "database_pool_limit",

@@ -67,8 +67,8 @@ class Shell:
         request_id, host, origin, trace = _look_at(scope)
         scope["request_id"] = request_id
         status = 0
-        if (meter := self._meter) is not None:
-            meter.in_flight += 1
+        if self._meter is not None:
+            self._meter.in_flight += 1
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -81,8 +81,7 @@ class Shell:
                 else:
                     headers.append(_DEFAULT_POLICY)
                 headers.extend(self._headers)
-                if (told := scope.get("kernel.headers")) is not None:
-                    headers.extend(told)
+                headers.extend(scope.get("kernel.headers", ()))
                 if origin is None:
                     headers.append(_VARY_ORIGIN)
                 headers.append((b"x-request-id", request_id.encode()))
@@ -103,12 +102,14 @@ class Shell:
             await answer(Request(scope), 500)(scope, receive, send_with_headers)
         finally:
             # 499 is nginx's code for a caller who left before the answer.
-            seconds = time.perf_counter() - started_at
-            if meter is not None:
-                meter.in_flight -= 1
-                meter.count(scope, status or 499, seconds)
-            log_request(scope, status or 499, seconds, trace.get("trace_id"))
+            self._end(scope, status or 499, time.perf_counter() - started_at, trace.get("trace_id"))
             reset_contextvars(**bound)
+
+    def _end(self, scope: Scope, status: int, seconds: float, trace_id: str | None) -> None:
+        if self._meter is not None:
+            self._meter.in_flight -= 1
+            self._meter.count(scope, status, seconds)
+        log_request(scope, status, seconds, trace_id)
 
     def _is_allowed(self, host: str) -> bool:
         found = _HOST.fullmatch(host.lower())

@@ -1,0 +1,204 @@
+"""What makes kept answers forgotten: a message, on all workers, also while a read is under way or the Redis is away."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.brokers.servers import Redis, require
+from tests.faults.harness import KERNEL, end, free_port, until, until_serving
+from tests.kernel.messaging.shop import FILES, running_shop, write_shop
+from tests.kernel.project import running_project
+
+ROUTER = """
+import os
+import time
+from fastapi import APIRouter
+from sqlalchemy import func, select
+from kernel import Session, cached, public
+from modules.mail.models import Letter
+
+router = APIRouter(dependencies=[public])
+
+@router.get("", dependencies=[cached(600, tags=["letters"], shared=True)])
+async def count(session: Session) -> dict[str, int]:
+    found = (await session.execute(select(func.count()).select_from(Letter))).scalar_one()
+    return {"letters": found, "read": time.time_ns()}
+
+@router.get("/worker")
+async def worker() -> int:
+    return os.getpid()
+"""
+HANDLERS = (
+    FILES["mail/handlers.py"]
+    .replace("import module_settings,", "import Cache, module_settings,")
+    .replace("    letters:", "    cache: Cache,\n    letters:")
+    .replace("    await letters.create", '    await cache.forget("letters")\n    await letters.create')
+)
+CHANGED = {"mail/router.py": ROUTER, "mail/handlers.py": HANDLERS}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    require(Redis)
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = Redis(folder)
+    server.start()
+    yield server
+    server.close()
+
+
+@asynccontextmanager
+async def served(root: Path, **variables: str) -> AsyncIterator[httpx2.AsyncClient]:
+    """Both modules in two workers; each request is on a connection of its own."""
+    write_shop(root, CHANGED)
+    (root / "pyproject.toml").touch()
+    port = free_port()
+    quick = {"MESSAGING_POLL_SECONDS": "0.2", "ENVIRONMENT": "local", "SERVER_RELOAD": "false"}
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220  # only its start is waited for
+            [KERNEL, "serve", "--port", str(port), "--workers", "2"],
+            cwd=root, env={**os.environ, **quick, **variables}, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        await until_serving(port)
+        once = httpx2.Limits(max_keepalive_connections=0)
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", limits=once, timeout=10) as client:
+            workers: set[str] = set()
+            async with asyncio.timeout(20):
+                while len(workers) < 2:
+                    answers = await asyncio.gather(*(client.get("/mail/worker") for _ in range(8)))
+                    workers |= {answer.text for answer in answers}
+            yield client
+    finally:
+        process.terminate()
+        process.wait(20)
+        end(process)
+
+
+async def seen(client: httpx2.AsyncClient, times: int = 20) -> list[dict[str, int]]:
+    answers = await asyncio.gather(*(client.get("/mail") for _ in range(times)))
+    return [answer.json() for answer in answers]
+
+
+async def until_seen(client: httpx2.AsyncClient, letters: int) -> None:
+    async def shows() -> bool:
+        return (await seen(client, 1))[0]["letters"] == letters
+
+    await until(shows)
+
+
+async def order(client: httpx2.AsyncClient, number: int) -> None:
+    answer = await client.post("/shop", json={"number": number})
+    assert answer.status_code == 201, answer.text
+
+
+async def test_a_message_has_kept_answers_forgotten(tmp_path: Path, empty_url: str) -> None:
+    async with running_shop(tmp_path, empty_url, CHANGED) as (_, client):
+        client.base_url = httpx2.URL("http://test/api/v1")
+        for number in range(1, 4):
+            first, second = await seen(client, 1), await seen(client, 1)
+            assert first == second, "nothing is kept"
+            await order(client, number)
+            await until_seen(client, number)
+
+
+async def test_a_message_has_them_forgotten_on_all_workers(tmp_path: Path, redis: Redis) -> None:
+    async with served(tmp_path, STORE_URL=redis.url) as client:
+        for number in range(1, 6):
+            await order(client, number)
+            await until_seen(client, number)
+            await seen(client)  # who read at once may have kept theirs one after the other
+            answers = await seen(client)
+            assert {one["letters"] for one in answers} == {number}
+            assert len({one["read"] for one in answers}) == 1, "each worker keeps its own"
+
+
+async def test_while_the_redis_is_away_nothing_is_kept_and_what_was_to_be_forgotten_is_not_given_after(
+    tmp_path: Path, redis: Redis
+) -> None:
+    async with served(tmp_path, STORE_URL=redis.url) as client:
+        assert [one["letters"] for one in await seen(client)] == [0] * 20
+        redis.kill()
+        assert len({one["read"] for one in await seen(client)}) == 20, "something is kept"
+        await order(client, 1)
+        await until_seen(client, 1)
+        redis.start()
+
+        async def keeps() -> bool:
+            answers = await seen(client)
+            assert {one["letters"] for one in answers} <= {0, 1}
+            return len({one["read"] for one in answers}) == 1 and answers[0]["letters"] == 1
+
+        await until(keeps, 20)
+
+
+SLOW = """
+import asyncio
+from fastapi import APIRouter
+from kernel import Cache, cached, public
+
+router = APIRouter(dependencies=[public])
+value = 1
+has_read, may_answer, has_forgotten, may_commit = (asyncio.Event() for _ in range(4))
+
+@router.get("/{id}", dependencies=[cached(600, tags=["thing:{id}"])])
+async def read(id: int) -> int:
+    found = value
+    has_read.set()
+    await may_answer.wait()
+    return found
+
+@router.post("/{id}")
+async def change(id: int, cache: Cache) -> None:
+    global value
+    value += 1
+    await cache.forget(f"thing:{id}")
+
+@router.put("/{id}")
+async def change_slowly(id: int, cache: Cache) -> None:
+    global value
+    await cache.forget(f"thing:{id}")
+    has_forgotten.set()
+    await may_commit.wait()
+    value += 1
+"""
+
+
+async def test_a_read_that_began_before_the_change_is_not_kept_when_it_ends_after_it(
+    tmp_path: Path,
+) -> None:
+    """Naive: to delete what is kept. What is under way then is kept after the deletion, for its whole time."""
+    async with running_project(tmp_path, {"things/router.py": SLOW}) as (_, client):
+        module: Any = import_module("modules.things.router")
+        slow = asyncio.create_task(client.get("/api/v1/things/7"))
+        await module.has_read.wait()
+        assert (await client.post("/api/v1/things/7")).status_code == 200
+        module.may_answer.set()
+        assert (await slow).json() == 1
+        assert [(await client.get("/api/v1/things/7")).json() for _ in range(2)] == [2, 2]
+        assert (await client.post("/api/v1/things/8")).status_code == 200
+        assert (await client.get("/api/v1/things/7")).json() == 2, "another thing's tag"
+        assert (await client.post("/api/v1/things/7")).status_code == 200
+        assert (await client.get("/api/v1/things/7")).json() == 4
+
+
+async def test_what_is_read_between_the_forgetting_and_the_commit_is_not_given_after_it(tmp_path: Path) -> None:
+    """Naive: to forget where the change is made. Who reads before the commit keeps what was, under the new version."""
+    async with running_project(tmp_path, {"things/router.py": SLOW}) as (_, client):
+        module: Any = import_module("modules.things.router")
+        module.may_answer.set()
+        change = asyncio.create_task(client.put("/api/v1/things/7"))
+        await module.has_forgotten.wait()
+        assert [(await client.get("/api/v1/things/7")).json() for _ in range(2)] == [1, 1]
+        module.may_commit.set()
+        assert (await change).status_code == 200
+        assert (await client.get("/api/v1/things/7")).json() == 2
