@@ -22,7 +22,7 @@ from bench.apps.registry import places_from
 from bench.apps.schemas import EventIn, EventPatch, EventQuery
 from bench.apps.tables import utc_now
 
-_EVENT = "id, title, description, date, time, location, image_id, created_at, updated_at, version"
+_EVENT = "id, title, description, date, time, location, image_id, is_draft, created_at, updated_at, version"
 _IMAGE = "id, caption, content_type, width, height, size_bytes, created_at, updated_at, version"
 _READ = f"SELECT {_EVENT} FROM events.events WHERE id = $1"
 _ORDER = "ORDER BY date, time, id"
@@ -34,8 +34,9 @@ _SEARCH = (
 _FIRST = f"SELECT {_EVENT} FROM events.events {_ORDER} LIMIT $1"
 _AFTER = f"SELECT {_EVENT} FROM events.events WHERE (date, time, id) > ($2, $3, $4) {_ORDER} LIMIT $1"
 _CREATE = (
-    "INSERT INTO events.events (title, description, date, time, location, image_id, created_at, updated_at, version) "
-    f"VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 1) RETURNING {_EVENT}"
+    "INSERT INTO events.events "
+    "(title, description, date, time, location, image_id, is_draft, created_at, updated_at, version) "
+    f"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, 1) RETURNING {_EVENT}"
 )
 _DELETE = "DELETE FROM events.events WHERE id = $1 RETURNING id"
 _IMAGE_EXISTS = "SELECT 1 FROM images.images WHERE id = $1"
@@ -119,8 +120,7 @@ class Limit:
         event = EventIn.model_validate_json(await _body(receive))
         if not await self._image_exists(event.image_id):
             return _plain(422, "no image has this id")
-        values = (event.title, event.description, event.date, event.time, event.location, event.image_id)
-        row = await self._pool.fetchrow(_CREATE, *values, utc_now())
+        row = await self._pool.fetchrow(_CREATE, *event.model_dump().values(), utc_now())
         return _one(201, row, (b"location", f"{_EVENTS}/{row['id']}".encode()))
 
     async def _patch(self, event_id: int, scope: Scope, receive: Receive) -> Answer:

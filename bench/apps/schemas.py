@@ -40,6 +40,7 @@ class EventIn(BaseModel):
     time: LocalTime
     location: Location = ""
     image_id: Id | None = None
+    is_draft: bool = False
 
 
 class EventPatch(BaseModel):
@@ -53,6 +54,7 @@ class EventPatch(BaseModel):
     time: LocalTime = _Omittable
     location: Location = _Omittable
     image_id: Id | None = None
+    is_draft: bool = _Omittable
 
 
 class EventOut(BaseModel):
@@ -67,6 +69,7 @@ class EventOut(BaseModel):
     time: dt.time
     location: str
     image_id: int | None
+    is_draft: bool
     created_at: dt.datetime
     updated_at: dt.datetime
     version: int

@@ -50,6 +50,7 @@ class Event(Base):
     time: Mapped[dt.time]
     location: Mapped[str] = mapped_column(String(200))
     image_id: Mapped[int | None] = mapped_column(BigInteger)
+    is_draft: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[dt.datetime] = mapped_column(_Moment, default=utc_now)
     updated_at: Mapped[dt.datetime] = mapped_column(_Moment, default=utc_now, onupdate=utc_now)
     version: Mapped[int] = mapped_column(default=1)

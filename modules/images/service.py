@@ -1,14 +1,16 @@
 """What happens to an upload, and what others may ask."""
 
 import hashlib
-from typing import TYPE_CHECKING
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import ContentTooLarge, Unprocessable, UnsupportedMediaType, publish
-from kernel.database import after_commit
+from kernel.database import Database, after_commit
 from modules.images.contract import ImageDeleted, ImageInfo, Images
 from modules.images.repository import ImageRepository
 from modules.images.schemas import ImageOut, StoredImage
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
     from modules.images.imaging import Picture
 
 _log = structlog.get_logger("modules.images")
+
+
+class Swept(NamedTuple):
+    """How many objects were looked at, how many of them no row names, their bytes, and how many were half-written."""
+
+    objects: int
+    orphans: int
+    orphan_bytes: int
+    unfinished: int
 
 
 class ImageService:
@@ -62,6 +73,24 @@ class ImageService:
         if is_deleted:
             await publish(ImageDeleted(image_id=image.id))
         return is_deleted
+
+    async def sweep(self, database: Database, than: datetime, *, delete: bool) -> Swept:
+        """Find the bytes from before that moment that no row names, and delete them if that is wanted.
+
+        They are what is left of uploads that were killed or refused half way. Whoever uploads puts the bytes first, so
+        the moment must be longer ago than an upload takes.
+        """
+        objects, orphans, size = 0, 0, 0
+        async for listed in self.storage.list_older(than):
+            async with database.read() as session:
+                named = await ImageRepository(session).named(listed)
+            lost = listed.keys() - named
+            objects, orphans = objects + len(listed), orphans + len(lost)
+            size += sum(listed[key] for key in lost)
+            if delete:
+                await self.storage.delete(*lost)
+        drop = partial(self.storage.drop_unfinished, than, delete=delete)
+        return Swept(objects, orphans, size, await anyio.to_thread.run_sync(drop))
 
     async def _examine(self, data: bytes) -> "Picture":
         from modules.images import imaging  # noqa: PLC0415  # Pillow: by the first upload, not by every start

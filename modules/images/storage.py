@@ -1,17 +1,20 @@
 """The object store: a directory, S3, GCS or Azure by URL, the same code for all."""
 
+import errno
+import re
 import uuid
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import obstore
 import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from kernel import NotFound, Unavailable
+from kernel import InsufficientStorage, NotFound, Unavailable
 from modules.images.settings import ImagesSettings
 
 if TYPE_CHECKING:
@@ -19,13 +22,17 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("modules.images")
 _CHUNK_BYTES = 256 << 10
+_LISTED_AT_ONCE = 1000
+# What obstore says of the operating system's errors; a store over the network has room as long as it is paid for.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Of a store over the network; obstore itself would try for three minutes.
 _CLIENT_OPTIONS: Any = {"timeout": "20s", "connect_timeout": "5s"}
 _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 
 
 class ImageStorage:
-    """Bytes by key. Raises Unavailable where the store does not answer."""
+    """Bytes by key. Raises Unavailable where the store does not answer, and InsufficientStorage where it is full."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -84,6 +91,26 @@ class ImageStorage:
             except (BaseError, OSError) as error:
                 raise _unavailable("delete", error) from error
 
+    async def list_older(self, than: datetime) -> AsyncIterator[dict[str, int]]:
+        """The keys of what was put before that moment, with their sizes in bytes, many at a time."""
+        # Not with `async for`: obstore 0.11 then breaks off the process at its end.
+        parts = iter(obstore.list(self._store, chunk_size=_LISTED_AT_ONCE))
+        while (part := await anyio.to_thread.run_sync(next, parts, None)) is not None:
+            yield {one["path"]: one["size"] for one in part if one["last_modified"] < than}
+
+    def drop_unfinished(self, than: datetime, *, delete: bool) -> int:
+        """How many files a killed process left before that moment while it wrote them; the store itself hides them."""
+        if not isinstance(self._store, LocalStore) or self._store.prefix is None:
+            return 0
+        found = [
+            path
+            for path in Path(self._store.prefix).rglob("*#*")
+            if datetime.fromtimestamp(path.stat().st_mtime, UTC) < than
+        ]
+        for path in found if delete else ():
+            path.unlink(missing_ok=True)
+        return len(found)
+
     async def check(self) -> None:
         """Ask the store for something that need not exist. Raises what is wrong with it."""
         try:
@@ -92,6 +119,8 @@ class ImageStorage:
             return
 
 
-def _unavailable(operation: str, error: Exception) -> Unavailable:
+def _unavailable(operation: str, error: Exception) -> Unavailable | InsufficientStorage:
     _log.error("storage unavailable", operation=operation, reason=type(error).__name__, exc_info=error)
+    if (found := _OS_ERROR.search(str(error))) is not None and int(found[1]) in _FULL:
+        return InsufficientStorage("The storage of images is full.")
     return Unavailable("The storage of images is not available. Try again shortly.")

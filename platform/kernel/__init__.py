@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kernel.web.conditional import ExpectedVersions as ExpectedVersions
     from kernel.web.problems import Conflict as Conflict
     from kernel.web.problems import ContentTooLarge as ContentTooLarge
+    from kernel.web.problems import InsufficientStorage as InsufficientStorage
     from kernel.web.problems import NotFound as NotFound
     from kernel.web.problems import RangeNotSatisfiable as RangeNotSatisfiable
     from kernel.web.problems import Unavailable as Unavailable
@@ -59,7 +60,7 @@ _HOMES = {
     "ModuleSettings": "settings",
     "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",
     "Conflict": "web.problems", "ContentTooLarge": "web.problems", "NotFound": "web.problems",
-    "RangeNotSatisfiable": "web.problems",
+    "InsufficientStorage": "web.problems", "RangeNotSatisfiable": "web.problems",
     "Unavailable": "web.problems", "Unprocessable": "web.problems", "UnsupportedMediaType": "web.problems",
     "found": "web.problems", "problems": "web.problems",
     "Session": "web.session", "get_db": "web.session", "with_session": "web.session",

@@ -175,9 +175,9 @@ module = Module(owner="team", provides={Weather: Answers})
 SHOP = """
 from typing import Annotated
 from fastapi import APIRouter
-from kernel import use
+from kernel import public, use
 from modules.prices.contract import Prices
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 @router.get("/{thing}")
 async def price(thing: str, prices: Annotated[Prices, use(Prices)]) -> int:

@@ -109,6 +109,7 @@ async def test_a_key_with_another_request_is_refused(client: httpx2.AsyncClient,
             "message": "",
             "code": "key_reused",
         }
+    assert (await client.post(EVENTS, json=CONCERT, headers=KEY)).headers["idempotency-replayed"] == "true"
     assert await rows(application, "events", "events") == 1
 
 

@@ -1,16 +1,20 @@
 """How often a caller may ask: counted by principal, else by address, over all processes (OWASP API4:2023)."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
 import pytest
+from limits import parse
 
 from kernel.app import Application
 from kernel.discovery import DiscoveryError
 from kernel.security.counts import Counts
+from kernel.security.limits import hit
 from kernel.settings import SettingsError
 from kernel.testing import Callers
 from tests.kernel.project import running_project
@@ -213,3 +217,24 @@ async def test_counts_of_a_window_that_is_over_are_forgotten(monkeypatch: pytest
     await counts.acquire_sliding_window_entry("another", 10, 60)
     assert list(counts.storage) == list(counts.expirations)
     assert len(counts.storage) == 1
+
+
+async def test_who_was_refused_is_told_the_first_moment_at_which_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of the last window weighs less and less: ten in it leave room for one after a tenth of this one."""
+    now, counts, limit = 6000.0, Counts(), parse("10/minute")
+    monkeypatch.setattr(time, "time", lambda: now)
+    for _ in range(10):
+        assert not (await hit(counts, limit, "caller")).is_over
+    assert (await hit(counts, limit, "caller")).seconds == 61
+    now += 62
+    while not (refused := await hit(counts, limit, "caller")).is_over:
+        pass
+    now += refused.seconds - 2
+    assert (await hit(counts, limit, "caller")).is_over
+    now += 2
+    assert not (await hit(counts, limit, "caller")).is_over
+
+
+def test_who_sets_no_limit_loads_neither_the_library_nor_redis() -> None:
+    code = "import sys, kernel.app; print({'limits', 'redis'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

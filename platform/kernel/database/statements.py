@@ -108,9 +108,9 @@ def _row(model: Model, only: Condition, *, of_version: bool) -> list[ColumnEleme
 def with_values(condition: ColumnElement[bool], values: Mapping[str, Any]) -> ColumnElement[bool]:
     """The condition with these values of its parameters in it."""
 
-    def replace(part: Any, **_: Any) -> Any:
-        is_given = isinstance(part, BindParameter) and part.key in values
-        return literal(values[part.key], part.type) if is_given else None
+    def replace(element: Any, **_: Any) -> Any:
+        is_given = isinstance(element, BindParameter) and element.key in values
+        return literal(values[element.key], element.type) if is_given else None
 
     return replacement_traverse(condition, {}, replace)
 

@@ -87,7 +87,7 @@ class Keys:
         self.module = module
         self.database = database
         self._keeps = timedelta(seconds=keep_seconds)
-        # In work in this process. An entry lives no longer than its request, whatever becomes of that.
+        # In work in this process; weak, so that one whose request was broken off goes with it.
         self._in_work: WeakValueDictionary[str, _Claim] = WeakValueDictionary()
         self._swept_at: datetime | None = None
         c = table.c

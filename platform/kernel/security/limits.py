@@ -90,10 +90,10 @@ class Limits:
     async def _count(self, item: "RateLimitItem", name: str) -> Count:
         if self._store.is_configured:
             try:
-                return await self._store.ask(lambda redis: _hit(self._in_redis(redis), item, name))
+                return await self._store.ask(lambda redis: hit(self._in_redis(redis), item, name))
             except StoreUnavailable:
                 pass
-        return await _hit(self._here, item, name)
+        return await hit(self._here, item, name)
 
     def _in_redis(self, redis: "Redis") -> "SlidingWindowCounterSupport":
         from limits.aio.storage import RedisStorage  # noqa: PLC0415
@@ -111,7 +111,7 @@ class Limits:
         return Counts()
 
 
-async def _hit(storage: "SlidingWindowCounterSupport", item: "RateLimitItem", name: str) -> Count:
+async def hit(storage: "SlidingWindowCounterSupport", item: "RateLimitItem", name: str) -> Count:
     """Count one request, unless it is one too many."""
     key, window, most = item.key_for(name), item.get_expiry(), item.amount
     is_counted = await storage.acquire_sliding_window_entry(key, most, window)

@@ -124,7 +124,7 @@ def _database_url(text: str) -> URL:
     """Parse a database URL and name its asynchronous driver; `postgres://` and `sqlite://` will do."""
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # the latter for a port of letters, which it repeats: part of a password, perhaps
+    except (ArgumentError, ValueError):  # the latter repeats a port of letters: perhaps a part of the password
         raise ValueError("is not a database URL like postgresql://user:password@host:5432/name") from None
     drivers = {
         "postgres": "postgresql+asyncpg",

@@ -134,6 +134,12 @@ class Unprocessable(Problem):
         super().__init__(INVALID, errors=[error])
 
 
+class InsufficientStorage(Problem):
+    """507: there is no room to keep what was sent (RFC 4918)."""
+
+    status = 507
+
+
 class Unavailable(Problem):
     """503: a dependency is down or busy; the caller may try again."""
 
@@ -190,6 +196,10 @@ def answer(
 
 async def on_http_exception(request: Request, error: HTTPException) -> Response:
     """Problems that handlers raise, and what Starlette raises itself (404, 405)."""
+    # FastAPI takes whatever goes wrong while it reads a form for a mistake of the caller, also a disk that is full.
+    if error.status_code == 400 and isinstance(error.__cause__, OSError):
+        _log.error("the body could not be kept in a temporary file", exc_info=error.__cause__)
+        return answer(request, 507, "There is no room to take in what you sent.")
     errors = error.errors if isinstance(error, Problem) else ()
     return answer(request, error.status_code, error.detail, errors=errors, headers=error.headers)
 

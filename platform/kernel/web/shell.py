@@ -75,13 +75,7 @@ class Shell:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message["headers"] = list(message.get("headers", ()))
-                for name, _ in headers:
-                    if name == b"content-security-policy":
-                        break
-                else:
-                    headers.append(_DEFAULT_POLICY)
-                headers.extend(self._headers)
-                headers.extend(scope.get("kernel.headers", ()))
+                self._complete(headers, scope)
                 if origin is None:
                     headers.append(_VARY_ORIGIN)
                 headers.append((b"x-request-id", request_id.encode()))
@@ -104,6 +98,15 @@ class Shell:
             # 499 is nginx's code for a caller who left before the answer.
             self._end(scope, status or 499, time.perf_counter() - started_at, trace.get("trace_id"))
             reset_contextvars(**bound)
+
+    def _complete(self, headers: list[tuple[bytes, bytes]], scope: Scope) -> None:
+        for name, _ in headers:
+            if name == b"content-security-policy":
+                break
+        else:
+            headers.append(_DEFAULT_POLICY)
+        headers.extend(self._headers)
+        headers.extend(scope.get("kernel.headers", ()))
 
     def _end(self, scope: Scope, status: int, seconds: float, trace_id: str | None) -> None:
         if self._meter is not None:
