@@ -47,7 +47,7 @@ async def list_images(query: Annotated[ImageQuery, Query()], images: Repository)
     dependencies=[*_CHANGE, idempotent],
     status_code=201,
     form_limits={"max_files": 1, "max_fields": 1},
-    responses=problems(400, 409, 413, 415, 503),
+    responses=problems(400, 409, 413, 415, 503, 507),
     openapi_extra=FORM_TYPES,
 )
 async def upload_image(

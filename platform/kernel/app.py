@@ -372,7 +372,7 @@ def create_app(
     app.state.kernel = kernel
     app.state.ports = kernel.ports
     app.state.sites = {}
-    if kernel.settings.auth.enabled or application.environment is not Environment.LOCAL:
+    if kernel.settings.auth.enabled:
         _refuse_unguarded(kernel.modules)
     if Cached.is_declared:
         _refuse_misplaced(kernel.modules)

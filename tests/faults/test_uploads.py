@@ -1,13 +1,10 @@
-"""The scenarios of uploads, at once or nearly so."""
+"""Uploads that are killed, once at each step."""
 
 from pathlib import Path
-
-import pytest
 
 from tests.faults import uploads
 
 
-@pytest.mark.parametrize("scenario", uploads.ONCE, ids=lambda one: one.__name__)
-async def test_what_is_enormous_when_decoded_hurts_nobody(tmp_path: Path, scenario: uploads.Scenario) -> None:
-    for result in await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True):
+async def test_no_row_is_without_its_bytes_and_the_sweep_finds_the_rest(tmp_path: Path, empty_url: str) -> None:
+    for result in await uploads.killed_while_uploading(tmp_path, empty_url, True):
         assert result.holds, result

@@ -1,110 +1,129 @@
-"""Uploads that are small on the wire and enormous when decoded."""
+"""kill -9 while pictures are uploaded. Each scenario guards against rows whose bytes are not there."""
 
 import asyncio
-import struct
-import threading
-import time
-import zlib
+import os
+import random
+import re
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from kernel.settings import find_root
-from tests.faults.harness import Result
-from tests.security.forms import upload
-from tests.security.serving import Served, request, served
+import httpx2
+
+from tests.faults.harness import KERNEL, PATCHED, Result, end, until_serving
+from tests.faults.served import Served
+from tests.faults.uploading import files, kept, picture, repository, upload
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
-_AT_ONCE = 3
-_LIVE_BOUND_SECONDS = 0.1
-_MEMORY_BOUND_BYTES = 150 << 20
+_DIE = """
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def dying_after(owner, name, calls=1):
+    original, left = getattr(owner, name), [calls]
+    async def run(*args, **options):
+        result = await original(*args, **options)
+        left[0] -= 1
+        return result if left[0] else die()
+    setattr(owner, name, run)
+
+from kernel.database.session import WriteSession
+from modules.images.repository import ImageRepository
+from modules.images.service import ImageService
+from modules.images.storage import ImageStorage
+"""
+_POINTS = {
+    "spooled": "ImageService.keep = die",
+    "content put": "dying_after(ImageStorage, 'put')",
+    "thumbnail put": "dying_after(ImageStorage, 'put', 2)",
+    "row inserted": "dying_after(ImageRepository, 'create')",
+    "before COMMIT": "WriteSession.finish = die",
+    "after COMMIT": "dying_after(WriteSession, 'finish')",
+}
 
 
-async def bombs(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Three PNGs of 230 KiB at once, 9000x9000 pixels each: refused by their headers.
-
-    Decoded in the handler, they stalled the process for 3.8 s and took 1 GiB.
-    """
-    return await asyncio.to_thread(_upload, folder, database_url, 9000, 422)
-
-
-async def large(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Three PNGs of 6000x6000 at once, which are accepted: decoded one after the other, beside the loop.
-
-    In as many threads as there are uploads they took 430 MiB together, and kept 200 of them for good.
-    """
-    return await asyncio.to_thread(_upload, folder, database_url, 3000 if quick else 6000, 201)
-
-
-def _upload(folder: Path, database_url: str, side: int, status: int) -> list[Result]:
-    bomb = upload("bomb.png", _png(side))
-    with served(find_root(), folder, database_url) as server:
-        assert server.send(upload("small.png", _png(100))).statuses == (201,)  # loads the decoder
-        before = server.memory_bytes()
-        statuses, latencies, most = _meanwhile(server, bomb)
-        after = server.memory_bytes() - before
-    right = sum(answer == (status,) for answer in statuses)
-    memory = most - before
+async def killed_while_uploading(folder: Path, database_url: str, quick: bool) -> list[Result]:
+    """At every step, and at random under load; then the sweep. (A row that comes first outlives its bytes.)"""
+    times, cycles = (1, 2) if quick else (3, 15)
+    data = picture(200)
+    here = repository(folder, database_url)
+    crashes, acknowledged = 0, set[int]()
+    with here.process():  # makes the tables
+        await until_serving(here.port)
+    for patch in _POINTS.values():
+        for _ in range(times):
+            process = _patched(here, patch)
+            try:
+                await until_serving(here.port)
+                async with httpx2.AsyncClient(timeout=30) as client:
+                    try:
+                        await upload(client, here, data)
+                    except httpx2.TransportError:
+                        crashes += process.wait() == -9
+            finally:
+                end(process)
+    for _ in range(cycles):
+        with here.process() as process:
+            await until_serving(here.port)
+            async with httpx2.AsyncClient(timeout=30) as client:
+                callers = [asyncio.create_task(_keep_uploading(client, here, data, acknowledged)) for _ in range(4)]
+                await asyncio.sleep(random.uniform(0.2, 1.5))
+                end(process)
+                await asyncio.gather(*callers)
+                crashes += 1
+    with here.process():
+        await until_serving(here.port)
+        before = files(here.root / "pictures")
+        counted = _sweep(here)
+        unchanged = len(files(here.root / "pictures"))
+        deleted = _sweep(here, "--delete")
+        ids, lost = await kept(here)
+    after = files(here.root / "pictures")
+    orphans = len(before) - 2 * len(ids)
+    forgotten = len(acknowledged - ids)
     return [
-        Result(
-            f"{_AT_ONCE} PNGs of {side}x{side} at once",
-            "SQLite" if database_url.startswith("sqlite") else "PostgreSQL",
-            f"{_AT_ONCE} of {len(bomb) >> 10} KiB",
-            f"{side * side * 3 >> 20} MiB each when decoded",
-            f"{right} answered {status}; live {max(latencies) * 1000:.0f} ms at most in {len(latencies)}; "
-            f"{memory >> 20:+d} MiB, {after >> 20:+d} afterwards",
-            f"{_AT_ONCE}; 100 ms; +150 MiB, +30 afterwards",
-            right == _AT_ONCE
-            and max(latencies) < _LIVE_BOUND_SECONDS
-            and memory < _MEMORY_BOUND_BYTES
-            and after < 30 << 20,
+        Result("kill -9 while uploading", here.kind,
+               f"{len(_POINTS)} points {times} times, {cycles} at random; {len(ids)} images",
+               f"{crashes} killed, {orphans} files left behind",
+               f"{lost} rows without bytes, {forgotten} acknowledged lost; swept to {len(after) - 2 * len(ids)}",
+               "0, 0; 0",
+               holds=crashes == len(_POINTS) * times + cycles and orphans > 0 and unchanged == len(before)
+               and (lost, forgotten) == (0, 0) and len(after) == 2 * len(ids) and orphans == counted == deleted)
+    ]  # fmt: skip
+
+
+async def _keep_uploading(client: httpx2.AsyncClient, here: Served, data: bytes, acknowledged: set[int]) -> None:
+    """Until the server is gone."""
+    while True:
+        try:
+            answer = await upload(client, here, data)
+        except httpx2.TransportError:
+            return
+        acknowledged.add(answer.raise_for_status().json()["id"])
+
+
+def _patched(here: Served, patch: str) -> subprocess.Popen[bytes]:
+    words = ("serve", "--port", str(here.port))
+    code = PATCHED.format(patch=_DIE + patch)
+    with (here.root / "processes.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *words], cwd=here.root, env=_environment(here), stdout=log, stderr=log
         )
-    ]
 
 
-def _meanwhile(server: Served, bomb: bytes) -> tuple[list[tuple[int, ...]], list[float], int]:
-    """What the uploads are answered, how long /health/live takes beside them, and the most memory that was seen."""
-    statuses: list[tuple[int, ...]] = []
-    sending = [
-        threading.Thread(target=lambda: statuses.append(server.send(bomb, seconds=60).statuses))
-        for _ in range(_AT_ONCE)
-    ]
-    over = threading.Event()
-    latencies, memory = [0.0], [0]
-
-    def ask() -> None:
-        while not over.wait(0.005):
-            began_at = time.perf_counter()
-            assert server.send(request("GET", "/health/live")).statuses == (200,)
-            latencies.append(time.perf_counter() - began_at)
-
-    def look() -> None:
-        while not over.wait(0.005):
-            memory.append(server.memory_bytes())
-
-    looking = [threading.Thread(target=ask), threading.Thread(target=look)]
-    for thread in (*looking, *sending):
-        thread.start()
-    for thread in sending:
-        thread.join()
-    over.set()
-    for thread in looking:
-        thread.join()
-    return statuses, latencies, max(memory)
+def _sweep(here: Served, *words: str) -> int:
+    """How many files it found."""
+    command = [KERNEL, "images", "sweep", "--older-than-hours", "0", *words]
+    done = subprocess.run(command, cwd=here.root, env=_environment(here), check=True, capture_output=True, text=True)
+    [orphans, unfinished] = re.findall(r"([\d,]+)(?: of them| more)", done.stdout)
+    return int(orphans.replace(",", "")) + int(unfinished.replace(",", ""))
 
 
-def _png(side: int) -> bytes:
-    """A black square, which packs a thousand to one."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(1 + side * 3)) for _ in range(side)) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+def _environment(here: Served) -> dict[str, str]:
+    # Whoever dies at a COMMIT must not do so at one of its own.
+    return {**os.environ, **here.variables, "MESSAGING_RELAY": "false"}
 
 
-ON_BOTH: tuple[Scenario, ...] = ()
-ON_POSTGRESQL: tuple[Scenario, ...] = ()
-ONCE: tuple[Scenario, ...] = (bombs, large)
+ON_BOTH: tuple[Scenario, ...] = (killed_while_uploading,)

@@ -123,9 +123,9 @@ class Answers(Prices):
 ROUTER = """
 from typing import Annotated
 from fastapi import APIRouter
-from kernel import use
+from kernel import public, use
 from modules.prices.contract import Prices
-router = APIRouter()
+router = APIRouter(dependencies=[public])
 
 @router.get("/{thing}")
 async def price(thing: str, prices: Annotated[Prices, use(Prices)]) -> int:

@@ -73,14 +73,14 @@ async def served(root: Path, **variables: str) -> AsyncIterator[httpx2.AsyncClie
         once = httpx2.Limits(max_keepalive_connections=0)
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", limits=once, timeout=10) as client:
             workers: set[str] = set()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(workers) < 2:
                     answers = await asyncio.gather(*(client.get("/mail/worker") for _ in range(8)))
                     workers |= {answer.text for answer in answers}
             yield client
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         end(process)
 
 
@@ -189,6 +189,18 @@ async def test_a_read_that_began_before_the_change_is_not_kept_when_it_ends_afte
         assert (await client.get("/api/v1/things/7")).json() == 2, "another thing's tag"
         assert (await client.post("/api/v1/things/7")).status_code == 200
         assert (await client.get("/api/v1/things/7")).json() == 4
+
+
+@pytest.mark.parametrize("compiled", ["true", "false"])
+async def test_another_way_to_write_a_path_is_no_way_around_forgetting(tmp_path: Path, compiled: str) -> None:
+    """Naive: a tag of the path's text. `/things/007` is thing 7, too."""
+    variables = {"APPLICATION_COMPILED_ENDPOINTS": compiled}
+    async with running_project(tmp_path, {"things/router.py": SLOW}, variables) as (_, client):
+        import_module("modules.things.router").may_answer.set()
+        assert [(await client.get("/api/v1/things/007")).json() for _ in range(2)] == [1, 1]
+        assert (await client.post("/api/v1/things/7")).status_code == 200
+        assert (await client.get("/api/v1/things/007")).json() == 2
+        assert (await client.get("/api/v1/things/seven")).status_code == 422
 
 
 async def test_what_is_read_between_the_forgetting_and_the_commit_is_not_given_after_it(tmp_path: Path) -> None:

@@ -219,6 +219,15 @@ async def test_counts_of_a_window_that_is_over_are_forgotten(monkeypatch: pytest
     assert len(counts.storage) == 1
 
 
+async def test_what_all_processes_together_refuse_is_not_counted_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 6000.0)
+    counts, limit = Counts(), parse("2/minute")
+    for _ in range(5):
+        assert not (await hit(counts, limit, "caller")).is_over
+        await counts.give_back(limit.key_for("caller"), limit.get_expiry())
+    assert [(await hit(counts, limit, "caller")).is_over for _ in range(3)] == [False, False, True]
+
+
 async def test_who_was_refused_is_told_the_first_moment_at_which_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of the last window weighs less and less: ten in it leave room for one after a tenth of this one."""
     now, counts, limit = 6000.0, Counts(), parse("10/minute")

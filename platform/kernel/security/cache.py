@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import _get_flat_fields_from_params
 from fastapi.routing import iter_route_contexts
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
@@ -35,7 +36,9 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 # How long a tag keeps its version. Without one it gets another, and what had it is no longer valid.
 _TAG_SECONDS = 86400.0
 # What an answer may depend on; one that says it depends on more is not kept.
-_KEYED = (b"accept", b"accept-language", b"cookie")
+_KEYED = frozenset({b"accept", b"accept-language", b"host"})
+# What the cache itself answers to.
+_CONDITIONS = frozenset({b"if-none-match", b"if-modified-since", b"if-range"})
 _VARY = {"accept", "accept-language", "cookie", "authorization", "accept-encoding", "origin"}
 
 
@@ -124,6 +127,9 @@ class Cached:
         self.is_shared = shared
         self._seconds = seconds
         self._tags = tuple(tags)
+        self._is_templated = any("{" in tag for tag in tags)
+        # The headers that a route's parameters read, by its handler.
+        self.reads: dict[object, frozenset[bytes]] = {}
         whose = "public" if shared else "private"
         # What others keep we cannot have them forget: where that can happen they ask again, with the ETag.
         self._control = f"{whose}, no-cache" if tags else f"{whose}, max-age={int(seconds)}"
@@ -137,8 +143,10 @@ class Cached:
             return
         cache: AnswerCache = request.app.state.kernel.cache
         module = request.scope["kernel.module"].name
-        key = cache.key(module, request.url.path, request.url.query, *await self._caller(request))
-        tags = [f"{module}:{tag.format_map(request.path_params)}" for tag in self._tags]
+        url = request.url
+        key = cache.key(module, url.scheme, url.path, url.query, *await self._caller(request))
+        values = _path_values(request) if self._is_templated else {}
+        tags = [f"{module}:{tag.format_map(values)}" for tag in self._tags]
         try:
             versions, kept = await cache.find(key, tags)
         except StoreUnavailable:
@@ -155,11 +163,10 @@ class Cached:
 
     async def _caller(self, request: Request) -> tuple[str, ...]:
         """What else tells two requests apart. The scopes, too: who has lost one may no longer be answered."""
-        sent = [
-            f"{name!r}={value!r}"
-            for name, value in request.scope["headers"]
-            if name in _KEYED and not (self.is_shared and name == b"cookie")
-        ]
+        keyed = _KEYED | self.reads.get(request.scope["endpoint"], frozenset())
+        if not self.is_shared:
+            keyed |= {b"cookie"}
+        sent = [f"{name!r}={value!r}" for name, value in request.scope["headers"] if name in keyed]
         if self.is_shared:
             return ("everybody", *sent)
         principal = await principal_of(request)
@@ -226,8 +233,18 @@ Cache = Annotated[ModuleCache, Depends(_cache)]
 """For handlers of messages, and for routes that change something: `await cache.forget("event:7")`."""
 
 
+def _path_values(request: Request) -> dict[str, Any]:
+    """The path's values as the handler gets them: `/things/007` is told of thing 7. Those that are none stay text."""
+    values = dict(request.path_params)
+    for field in request.scope["route"].dependant.path_params:
+        value, errors = field.validate(values.get(field.alias), {}, loc=("path", field.alias))
+        if not errors:
+            values[field.alias] = value
+    return values
+
+
 def misplaced(router: APIRouter) -> Iterator[str]:
-    """What is wrong with the routes that are cached."""
+    """What is wrong with the routes that are cached. Tells the right ones which headers their parameters read."""
     for context in iter_route_contexts(router.routes):
         found = getattr(context, "dependant", None) or getattr(context.original_route, "dependant", None)
         calls = [] if found is None else list(_calls(found))
@@ -239,6 +256,18 @@ def misplaced(router: APIRouter) -> Iterator[str]:
                 yield f"{route} is cached, which only a GET may be: take `cached` away, or the other methods apart."
             elif one.is_shared and any(isinstance(call, Requires) or call is principal_of for call in calls):
                 yield f"{route} asks who its caller is, but shares its cached answers: leave out `shared=True`."
+            elif found is not None:
+                one.reads[getattr(context.original_route, "endpoint", None)] = frozenset(_headers(found)) - _CONDITIONS
+
+
+def _headers(dependant: Dependant) -> Iterator[bytes]:
+    """The headers that the parameters of a route and of its dependencies read."""
+    for field in _get_flat_fields_from_params(dependant.header_params):
+        yield field.alias.replace("_", "-").lower().encode("latin-1")
+    if dependant.cookie_params:
+        yield b"cookie"
+    for one in dependant.dependencies:
+        yield from _headers(one)
 
 
 def _calls(dependant: Dependant) -> Iterator[object]:

@@ -35,3 +35,7 @@ class Counts(MemoryStorage):
         """Give back what was one too many."""
         self.storage[key] = max(await self.get(key) - amount, 0)
         return self.storage[key]
+
+    async def give_back(self, key: str, window: int) -> None:
+        """Take back the last hit."""
+        await self.decr(self.sliding_window_keys(key, window, time.time())[1])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from limits.aio.storage import SlidingWindowCounterSupport
     from redis.asyncio import Redis
 
+    from kernel.security.counts import Counts
+
 # An IPv6 caller has a whole network of addresses (RFC 6177).
 _IPV6_PREFIX = 64
 
@@ -40,7 +42,7 @@ class Count(NamedTuple):
 
 
 class Limits:
-    """Counts callers, in Redis where there is one that answers, else in this process."""
+    """Counts callers in this process, and where there is a Redis that answers, in all of them together."""
 
     def __init__(self, settings: RateLimitSettings, store: SharedStore) -> None:
         self._store = store
@@ -88,12 +90,17 @@ class Limits:
         return hashlib.blake2b(who.encode(), digest_size=16).hexdigest()
 
     async def _count(self, item: "RateLimitItem", name: str) -> Count:
-        if self._store.is_configured:
-            try:
-                return await self._store.ask(lambda redis: hit(self._in_redis(redis), item, name))
-            except StoreUnavailable:
-                pass
-        return await hit(self._here, item, name)
+        """In this process first: what that refuses Redis need not hear of, and what Redis misses is not lost."""
+        own = await hit(self._here, item, name)
+        if own.is_over or not self._store.is_configured:
+            return own
+        try:
+            count = await self._store.ask(lambda redis: hit(self._in_redis(redis), item, name))
+        except StoreUnavailable:
+            return own
+        if count.is_over:
+            await self._here.give_back(item.key_for(name), item.get_expiry())
+        return count
 
     def _in_redis(self, redis: "Redis") -> "SlidingWindowCounterSupport":
         from limits.aio.storage import RedisStorage  # noqa: PLC0415
@@ -105,7 +112,7 @@ class Limits:
         return self._shared[1]
 
     @cached_property
-    def _here(self) -> "SlidingWindowCounterSupport":
+    def _here(self) -> "Counts":
         from kernel.security.counts import Counts  # noqa: PLC0415
 
         return Counts()

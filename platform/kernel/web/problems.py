@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, ClassVar, TypeVar
 
@@ -199,6 +200,10 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     # FastAPI takes whatever goes wrong while it reads a form for a mistake of the caller, also a disk that is full.
     if error.status_code == 400 and isinstance(error.__cause__, OSError):
         _log.error("the body could not be kept in a temporary file", exc_info=error.__cause__)
+        more = True
+        with suppress(HTTPException):  # it is too large, too
+            while more:  # who is still sending when the connection ends does not see the answer
+                more = (await request.receive()).get("more_body", False)
         return answer(request, 507, "There is no room to take in what you sent.")
     errors = error.errors if isinstance(error, Problem) else ()
     return answer(request, error.status_code, error.detail, errors=errors, headers=error.headers)

@@ -280,7 +280,7 @@ async def test_decoding_is_bounded_and_leaves_the_loop_free(
         slowest = max(slowest, time.perf_counter() - started_at)
         await asyncio.sleep(0.005)
     await asyncio.gather(*uploads)
-    assert most == 2
+    assert most == 1
     assert slowest < 0.3, "a probe waited for the decoders"
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 from pydantic import SecretStr
 
-from kernel import NotFound, Unavailable
+from kernel import InsufficientStorage, NotFound, Unavailable
 from modules.images.settings import ImagesSettings
 from modules.images.storage import ImageStorage
 
@@ -113,7 +113,7 @@ async def test_a_disk_that_is_full_keeps_nothing_of_a_file(tmp_path: Path) -> No
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(Unavailable):
+        with pytest.raises(InsufficientStorage):
             await storage.put("aa/bb/large", bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

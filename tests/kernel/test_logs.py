@@ -1,0 +1,77 @@
+"""A log line says to which request, trace and module it belongs."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from kernel.observability.logs import configure_logging
+from kernel.settings import LogSettings
+from tests.kernel.project import running_project
+
+_ROUTER = """
+import logging
+import structlog
+from fastapi import APIRouter
+from kernel import public
+
+router = APIRouter(dependencies=[public])
+
+@router.get("/said")
+async def say() -> int:
+    structlog.get_logger("tea").info("said", api_key="sesame")
+    logging.getLogger("a.library").warning("said plainly")
+    return 1
+
+@router.get("/failed")
+async def fail() -> int:
+    raise RuntimeError("no water")
+"""
+_TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+_HEADERS = {"X-Request-ID": "mine", "traceparent": f"00-{_TRACE_ID}-b7ad6b7169203331-01"}
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    before: dict[str, Any] = structlog.get_config()
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**before)
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+async def test_every_line_of_a_request_has_its_id_its_trace_and_its_module(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(LogSettings(format="json", level="INFO"))
+    async with running_project(tmp_path, {"tea/router.py": _ROUTER}) as (_, client):
+        capsys.readouterr()
+        await client.get("/api/v1/tea/said", headers=_HEADERS)
+        await client.get("/api/v1/tea/failed", headers=_HEADERS)
+        lines = _lines(capsys)
+    of_module = [line for line in lines if line["event"] != "request"]
+    assert {line["logger"] for line in of_module} == {"tea", "a.library", "kernel.errors"}
+    for line in of_module:
+        assert (line["request_id"], line["trace_id"], line["module"]) == ("mine", _TRACE_ID, "tea")
+        assert "traceparent" not in line
+    assert "sesame" not in str(lines)
+
+
+async def test_what_belongs_to_no_module_names_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogSettings(format="json", level="INFO"))
+    async with running_project(tmp_path, {"tea/router.py": _ROUTER}) as (_, client):
+        capsys.readouterr()
+        await client.get("/nowhere")
+        lines = _lines(capsys)
+    assert [line["event"] for line in lines] == ["request"]
+    assert lines[0].keys().isdisjoint({"module", "trace_id"})

@@ -1,0 +1,86 @@
+"""What an answer is made from tells it from others: kept, it goes to nobody who has sent something else."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.kernel.project import running_project
+
+PATH = "/api/v1/things"
+ROUTER = """
+from typing import Annotated
+from fastapi import APIRouter, Cookie, Depends, Header, Request
+from pydantic import BaseModel
+from kernel import cached, public
+
+router = APIRouter()
+shared = [public, cached(60, shared=True)]
+
+class Sent(BaseModel):
+    x_tenant: str | None = None
+
+async def tenant(x_tenant: Annotated[str | None, Header()] = None) -> str | None:
+    return x_tenant
+
+@router.get("/host", dependencies=shared)
+async def host(request: Request) -> str:
+    return str(request.url_for("host"))
+
+@router.get("/cookie", dependencies=shared)
+async def cookie(session: Annotated[str | None, Cookie()] = None) -> str | None:
+    return session
+
+@router.get("/header", dependencies=shared)
+async def header(x_tenant: Annotated[str | None, Header()] = None) -> str | None:
+    return x_tenant
+
+@router.get("/dependency", dependencies=shared)
+async def dependency(tenant: Annotated[str | None, Depends(tenant)]) -> str | None:
+    return tenant
+
+@router.get("/model", dependencies=shared)
+async def model(sent: Annotated[Sent, Header()]) -> str | None:
+    return sent.x_tenant
+
+@router.get("/own", dependencies=[public, cached(60)])
+async def own(x_tenant: Annotated[str | None, Header()] = None) -> str | None:
+    return x_tenant
+"""
+
+
+@pytest.fixture(params=["true", "false"])
+async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
+    compiled = {"APPLICATION_COMPILED_ENDPOINTS": request.param}
+    async with running_project(tmp_path, {"things/router.py": ROUTER}, compiled) as (_, client):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "mine", "others"),
+    [
+        ("/host", "Host", "mine.example", "others.example"),
+        ("/cookie", "Cookie", "session=mine", "session=others"),
+        ("/header", "X-Tenant", "mine", "others"),
+        ("/dependency", "X-Tenant", "mine", "others"),
+        ("/model", "X-Tenant", "mine", "others"),
+        ("/own", "X-Tenant", "mine", "others"),
+    ],
+)
+async def test_what_was_made_from_a_header_goes_only_to_who_sends_the_same(
+    client: httpx2.AsyncClient, path: str, header: str, mine: str, others: str
+) -> None:
+    first = await client.get(PATH + path, headers={header: mine})
+    again = await client.get(PATH + path, headers={header: mine})
+    other = await client.get(PATH + path, headers={header: others})
+    assert again.text == first.text
+    assert "age" in again.headers
+    assert "mine" in first.text
+    assert "others" in other.text
+    assert "age" not in other.headers
+
+
+async def test_a_cookie_that_nobody_reads_makes_no_other_answer(client: httpx2.AsyncClient) -> None:
+    await client.get(f"{PATH}/header", headers={"Cookie": "banner=seen"})
+    assert "age" in (await client.get(f"{PATH}/header")).headers
