@@ -20,7 +20,21 @@ from kernel.testing import create_database, postgresql_server
 from tests.faults.harness import Result
 
 # Each names its scenarios: ON_BOTH databases, ON_POSTGRESQL, or ONCE, where the database does not matter.
-_FILES = ("messages", "uploads", "bombs", "slow", "much", "stops", "load", "starts")
+_FILES = (
+    "messages",
+    "databases",
+    "commits",
+    "aborted",
+    "upstreams",
+    "disks",
+    "uploads",
+    "bombs",
+    "slow",
+    "much",
+    "stops",
+    "load",
+    "starts",
+)
 _COLUMNS = ("Scenario", "Database", "Tried", "It bit", "Result", "Bound", "Holds")
 _BEGIN, _END = "<!-- make faults -->", "<!-- end -->"
 

@@ -58,7 +58,7 @@ async def aborted(folder: Path, database_url: str, quick: bool) -> list[Result]:
 
 
 def _requests(image: int, data: bytes) -> list[bytes]:
-    event = json.dumps({"title": "t", "starts_at": "2030-01-01T10:00:00Z", "ends_at": "2030-01-01T11:00:00Z"}).encode()
+    event = json.dumps({"title": "t", "date": "2030-01-01", "time": "10:00"}).encode()
     form = _BOUNDARY + data + b"\r\n--b--\r\n"
     kind = b"Content-Type: multipart/form-data; boundary=b\r\n"
     return [

@@ -242,7 +242,7 @@ async def others_go_on(folder: Path, database_url: str, quick: bool) -> list[Res
             is_alike = all(percentiles(during[one])[1] < percentiles(before[one])[1] * 2 + 30 for one in before)
             results.append(
                 Result(f"one upstream {name}, another is well", here.kind, f"{many} callers of the one",
-                       f"{bad_one.most_at_once} connections to it at a time; ends {dict(ends)}", shown, "twice and 30 ms",
+                       f"{bad_one.most_at_once} connections to it; ends {dict(ends)}", shown, "twice and 30 ms",
                        holds=is_alike and 20 < bad_one.most_at_once < 90)
             )  # fmt: skip
     return results

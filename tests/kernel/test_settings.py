@@ -50,7 +50,7 @@ def test_each_layer_overrides_those_below_it(tmp_path: Path) -> None:
 def test_only_the_file_of_the_environment_is_read(tmp_path: Path) -> None:
     write(tmp_path, "env_files/.env.dev", "LOG_LEVEL=ERROR")
     assert load(tmp_path).log.level == "DEBUG"
-    assert load(tmp_path, {"ENVIRONMENT": "DEV", "DATABASE_URL": "sqlite:///x"}).log.level == "ERROR"
+    assert load(tmp_path, {"ENVIRONMENT": "DEV", "DATABASE_URL": "sqlite:///x", **ISSUER}).log.level == "ERROR"
 
 
 def test_the_environment_may_be_named_in_the_shared_file(tmp_path: Path) -> None:
@@ -246,6 +246,7 @@ REFUSALS = [
     ("an example secret", {"DATABASE_URL": "postgresql://u:change-me@h/d"}, ("", "", "DATABASE_URL", "DATABASE_URL")),
     ("no password", {"DATABASE_URL": "postgresql://u@h/d"}, ("", "", "DATABASE_URL", "DATABASE_URL")),
     ("no issuer", {"AUTH_ISSUER": ""}, ("", "AUTH_ISSUER", "AUTH_ISSUER", "AUTH_ISSUER")),
+    ("no audience", {"AUTH_AUDIENCE": ""}, ("", "AUTH_AUDIENCE", "AUTH_AUDIENCE", "AUTH_AUDIENCE")),
     ("everybody may", {"AUTH_ENABLED": "false"}, ("", "", "AUTH_ENABLED", "AUTH_ENABLED")),
     ("tokens over plain HTTP", {"AUTH_ISSUER": "http://id"}, ("", "", "AUTH_ISSUER", "AUTH_ISSUER")),
     ("shared keys", {"AUTH_ALGORITHMS": "HS256"}, ("AUTH_ALGORITHMS",) * 4),

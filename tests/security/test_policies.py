@@ -148,7 +148,7 @@ CLOSED = OPEN.replace("APIRouter()", "APIRouter(dependencies=[public])").replace
 STARTS = {
     "local": ({"ENVIRONMENT": "local"}, True),
     "local with tokens": ({"ENVIRONMENT": "local", "AUTH_ENABLED": "true"}, False),
-    "dev without tokens": ({"ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}, False),
+    "dev without tokens": ({"ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}, True),
     "prod": ({"ENVIRONMENT": "prod", "AUTH_ISSUER": "https://id", "AUTH_AUDIENCE": "us"}, False),
 }
 

@@ -169,6 +169,8 @@ class Metrics:
         yield gauge(
             "http_client_connections", "To others.", ("state",), [((state,), n) for state, n in kernel.http.usage()]
         )
+        circuits = [((origin,), float(one.state != "closed")) for origin, one in kernel.http.circuits.items()]
+        yield gauge("http_client_circuit_open", "Whether an upstream is not asked for a while.", ("origin",), circuits)
         yield gauge("messages", "Not delivered yet, or given up.", ("module", "state"), self._by_state())
         yield gauge(
             "messages_oldest_seconds", "The age of the oldest that waits.", ("module",),

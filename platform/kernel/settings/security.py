@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from ipaddress import ip_network
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from kernel.settings.groups import Names, SettingsGroup
 from kernel.settings.sources import Environment
 
+_PRODUCTION = {Environment.UAT, Environment.PROD}
 _ALGORITHMS = {f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512)} | {"EdDSA"}
 
 
@@ -20,8 +21,8 @@ class AuthSettings(SettingsGroup):
     # Where off, who sends no token is a developer who may do everything. A token that is sent is always checked.
     enabled: bool = Field(default_factory=lambda data: data.get("environment") is not Environment.LOCAL)
     # The token's `iss`, to the letter, and what its `aud` must name: us.
-    issuer: str | None = None
-    audience: str | None = None
+    issuer: str | None = Field(None, validate_default=True)
+    audience: str | None = Field(None, validate_default=True)
     # The provider's public keys; unset, its /.well-known/openid-configuration says where they are.
     jwks_url: str | None = None
     # How long they are used without a look whether there are others. A key that we do not know is looked for at once.
@@ -43,26 +44,28 @@ class AuthSettings(SettingsGroup):
             raise ValueError(f"may only name {', '.join(sorted(_ALGORITHMS))}: others share their key or have none")
         return value
 
-    @model_validator(mode="after")
-    def _is_complete_and_safe(self) -> "AuthSettings":
-        if self.environment is Environment.LOCAL:
-            return self
-        if not self.enabled and self.environment is not Environment.DEV:
-            raise ValueError(f"AUTH_ENABLED may not be off in {self.environment}: everybody could do everything")
-        if self.enabled and not (self.issuer and self.audience):
-            raise ValueError(
-                f"AUTH_ISSUER and AUTH_AUDIENCE are required in {self.environment}: whose tokens hold, and for whom "
-                "(in dev, AUTH_ENABLED=false lets everybody do everything)"
-            )
-        return self
+    @field_validator("enabled")
+    @classmethod
+    def _is_on_in_production(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and info.data.get("environment") in _PRODUCTION:
+            raise ValueError(f"may not be off in {info.data['environment']}: everybody could do everything")
+        return value
 
-    @model_validator(mode="after")
-    def _comes_over_tls(self) -> "AuthSettings":
-        for name, url in (("AUTH_ISSUER", self.issuer), ("AUTH_JWKS_URL", self.jwks_url)):
-            is_fit = url is None or url.startswith("https://")
-            if not is_fit and self.environment in {Environment.UAT, Environment.PROD}:
-                raise ValueError(f"{name} must begin with https://: who stands between could sign for everybody")
-        return self
+    @field_validator("issuer", "audience")
+    @classmethod
+    def _is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        environment = info.data.get("environment")
+        if not value and info.data.get("enabled") and environment is not Environment.LOCAL:
+            way_out = " (in dev, AUTH_ENABLED=false lets everybody do everything)" if environment == "dev" else ""
+            raise ValueError(f"is required in {environment}, to know whose tokens hold, and for whom{way_out}")
+        return value
+
+    @field_validator("issuer", "jwks_url")
+    @classmethod
+    def _comes_over_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and not value.startswith("https://") and info.data.get("environment") in _PRODUCTION:
+            raise ValueError("must begin with https://: who stands between could sign for everybody")
+        return value
 
 
 class RateLimitSettings(SettingsGroup):

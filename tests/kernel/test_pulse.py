@@ -1,0 +1,71 @@
+"""A database that stops answering, told apart from a statement that takes long."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+from kernel.database import AsyncDBPool, DatabaseUnavailable
+from kernel.settings import DatabaseConfig
+from tests.faults.proxy import FaultProxy
+
+
+@pytest_asyncio.fixture
+async def proxy(new_database: Callable[[str], URL]) -> AsyncIterator[FaultProxy]:
+    url = new_database("pulse")
+    async with FaultProxy(f"{url.query['host']}/.s.PGSQL.{url.port or 5432}") as proxy:
+        yield proxy
+
+
+@pytest_asyncio.fixture
+async def pool(proxy: FaultProxy, new_database: Callable[[str], URL]) -> AsyncIterator[AsyncDBPool]:
+    """With the timeouts that are the defaults: 30 s for a statement."""
+    url = new_database("pulse")
+    behind = f"postgresql://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
+    pool = AsyncDBPool(DatabaseConfig(url=behind), {}, Path(), [])  # type: ignore[arg-type]  # pydantic makes it secret
+    yield pool
+    await pool.close()
+
+
+async def sleep(pool: AsyncDBPool, seconds: float) -> None:
+    async with pool.database(None).transaction() as session:
+        await session.execute(text(f"SELECT pg_sleep({seconds})"))
+
+
+async def test_a_slow_statement_may_take_its_time(pool: AsyncDBPool) -> None:
+    await asyncio.gather(*(sleep(pool, 3) for _ in range(3)))
+
+
+async def test_all_that_is_under_way_ends_when_nobody_answers(proxy: FaultProxy, pool: AsyncDBPool) -> None:
+    under_way = [asyncio.create_task(sleep(pool, 20)) for _ in range(3)]
+    await asyncio.sleep(0.3)
+    began_at = time.monotonic()
+    await proxy.set("swallow")
+    found = await asyncio.gather(*under_way, return_exceptions=True)
+    assert [type(one) for one in found] == [DatabaseUnavailable] * 3
+    assert time.monotonic() - began_at < 3
+
+
+async def test_until_somebody_answers_nobody_waits(proxy: FaultProxy, pool: AsyncDBPool) -> None:
+    await sleep(pool, 0)
+    await proxy.set("swallow")
+    with pytest.raises(DatabaseUnavailable):
+        await sleep(pool, 0)
+    began_at = time.monotonic()
+    with pytest.raises(DatabaseUnavailable, match="asked until it does"):
+        await sleep(pool, 0)
+    assert time.monotonic() - began_at < 0.1
+    await proxy.set("pass")
+    async with asyncio.timeout(1):
+        while True:
+            try:
+                await sleep(pool, 0)
+            except DatabaseUnavailable:
+                await asyncio.sleep(0.01)
+            else:
+                break
