@@ -67,7 +67,7 @@ growth: venv ## Measure what the 200th module costs, and every start (3 minutes)
 messages: venv ## Time the delivery of messages, beside a naive loop (2 minutes)   [QUICK=1]
 	@$(BIN)/python -m bench.messages $(if $(QUICK),--quick) $(ARGS)
 
-faults: venv ## Kill, freeze and race processes, and count what was lost or doubled (10 minutes)   [QUICK=1]
+faults: venv ## Kill, freeze and race processes, and count what was lost or doubled (25 minutes)   [QUICK=1]
 	@$(BIN)/python -m tests.faults $(if $(QUICK),--quick) $(ARGS)
 
 ##@ Keep

@@ -9,7 +9,7 @@ import anyio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel import ContentTooLarge, Unprocessable, UnsupportedMediaType, publish
+from kernel import ContentTooLarge, Unavailable, Unprocessable, UnsupportedMediaType, publish
 from kernel.database import Database, after_commit
 from modules.images.contract import ImageDeleted, ImageInfo, Images
 from modules.images.repository import ImageRepository
@@ -96,6 +96,8 @@ class ImageService:
         from modules.images import imaging  # noqa: PLC0415  # Pillow: by the first upload, not by every start
 
         settings = self._settings
+        if self._decodes.statistics().tasks_waiting >= settings.max_waiting_decodes:
+            raise Unavailable("Too many pictures are being looked at. Try again shortly.")
         try:
             return await anyio.to_thread.run_sync(
                 lambda: imaging.examine(

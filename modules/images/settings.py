@@ -23,6 +23,8 @@ class ImagesSettings(ModuleSettings):
     thumbnail_pixels: int = Field(320, ge=16, le=2048)
     # Decoding uses a core each, and memory as above; others wait. One takes 20 ms for what a phone's camera makes.
     max_concurrent_decodes: int = Field(1, ge=1)
+    # Past so many that wait, an upload is answered 503: each is in memory, also when its caller has left.
+    max_waiting_decodes: int = Field(20, ge=0)
 
     max_body_bytes: int = Field(
         default_factory=lambda data: data.get("max_upload_bytes", 10 << 20) + _FORM_OVERHEAD_BYTES, ge=0

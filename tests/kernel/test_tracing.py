@@ -22,7 +22,7 @@ from kernel.settings import ApplicationSettings, SettingsError
 from tests.faults.harness import free_port
 from tests.kernel.messaging.shop import FILES, write_shop
 from tests.kernel.project import write_project
-from tests.modules.events.processes import Process
+from tests.process import Process
 
 _TRACE_ID, _CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 _TWO_SIDES = {

@@ -292,7 +292,9 @@ class CorsSettings(SettingsGroup):
         "If-None-Match",
         "X-Request-ID",
     )
-    expose_headers: Names = ("ETag", "Idempotency-Replayed", "Location", "Retry-After", "X-Request-ID")
+    expose_headers: Names = (
+        "ETag", "Idempotency-Replayed", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"
+    )  # fmt: skip
     allow_credentials: bool = False
     max_age_seconds: int = Field(600, ge=0)
 

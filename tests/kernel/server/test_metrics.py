@@ -19,7 +19,7 @@ from kernel.testing.booting import talking_to
 from tests.faults.harness import KERNEL, free_port
 from tests.kernel.messaging.shop import write_shop
 from tests.kernel.project import imported_alone, write_project
-from tests.modules.events.processes import Process
+from tests.process import Process
 
 _FILES = {
     "tea/router.py": """

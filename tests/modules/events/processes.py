@@ -1,12 +1,9 @@
 """The application in processes of its own, on real sockets; where there are two, with a network that fails."""
 
 import http.client
-import os
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from contextlib import closing
@@ -17,6 +14,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from kernel.testing import query
+from tests.process import Process
 
 SECRET = "fedcba9876543210fedcba9876543210"
 _STARTS_WITHIN_SECONDS = 60
@@ -26,22 +24,6 @@ DO $$ BEGIN EXECUTE (
     FROM pg_tables WHERE tablename <> 'alembic_version' AND schemaname NOT IN ('pg_catalog', 'information_schema')
 ); END $$
 """
-
-
-class Process:
-    """A `kernel` command. Ends with `stop`."""
-
-    def __init__(self, root: Path, log: Path, variables: dict[str, str], *words: str) -> None:
-        command = [str(Path(sys.executable).with_name("kernel")), *words]
-        self._log = log
-        with log.open("w") as output:
-            self._process = subprocess.Popen(
-                command, cwd=root, env=os.environ | variables, stdout=output, stderr=output
-            )
-
-    def stop(self) -> None:
-        self._process.terminate()
-        assert self._process.wait(30) == 0, self._log.read_text()
 
 
 class Server(Process):

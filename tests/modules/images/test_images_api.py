@@ -6,6 +6,7 @@ import hashlib
 import io
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,21 @@ async def test_decoding_is_bounded_and_leaves_the_loop_free(
     await asyncio.gather(*uploads)
     assert most == 1
     assert slowest < 0.3, "a probe waited for the decoders"
+
+
+async def test_no_more_pictures_wait_than_memory_is_for(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on = threading.Event()
+    examine = imaging.examine
+    monkeypatch.setattr(imaging, "examine", lambda data, **limits: may_go_on.wait(10) and examine(data, **limits))
+    sent = [asyncio.create_task(client.post(URL, files={"file": ("a.png", picture(), "image/png")})) for _ in range(30)]
+    refused: set[asyncio.Task[httpx2.Response]] = set()
+    while len(refused) < 9:
+        refused, _ = await asyncio.wait(sent, timeout=0.01)
+    may_go_on.set()
+    statuses = Counter((one.status_code, one.headers.get("retry-after")) for one in await asyncio.gather(*sent))
+    assert statuses == {(201, None): 21, (503, "1"): 9}
 
 
 async def test_others_ask_through_the_contract(client: httpx2.AsyncClient, application: Application) -> None:
