@@ -183,13 +183,14 @@ class BoundedPool(AsyncAdaptedQueuePool):
                 try:
                     async with asyncio.timeout(None) as attempt:
                         self._connecting.add(attempt)
-                        entry = await greenlet_spawn(self._opened, entry)  # to connect needs SQLAlchemy's greenlet
+                        try:  # to connect needs SQLAlchemy's greenlet
+                            entry = await greenlet_spawn(self._opened, entry)
+                        finally:
+                            self._connecting.discard(attempt)
                 except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                     if pulse is not None and isinstance(error, TimeoutError):
                         pulse.unanswered(began_at)
                     raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
-                finally:
-                    self._connecting.discard(attempt)
                 ping_after = None
             if pulse is not None:
                 self._in_use[entry] = time.monotonic()
