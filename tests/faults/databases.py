@@ -278,7 +278,7 @@ async def _judged(
         f"{len(load.acknowledged):,} lost",
         f"3 s; {live_bound * 1000:.0f} ms; 1.5 s; 1.5 s; 1 s; 0; 0",
         holds=slowest < 3 and slowest_live < live_bound and unready_after < 1.5 and slowest_ready < 1.5
-        and well_after < 1 and strange == 0 and lost == 0 and (is_killed or statuses[503] > 0) and len(load.acknowledged) > 0,
+        and well_after < 1 and strange == lost == 0 and (is_killed or statuses[503] > 0) and bool(load.acknowledged),
     )  # fmt: skip
 
 

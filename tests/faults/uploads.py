@@ -46,7 +46,7 @@ _POINTS = {
 
 async def killed_while_uploading(folder: Path, database_url: str, quick: bool) -> list[Result]:
     """At every step, and at random under load; then the sweep. (A row that comes first outlives its bytes.)"""
-    times, cycles = (1, 2) if quick else (3, 15)
+    times, cycles = (1, 2) if quick else (3, 10)
     data = picture(200)
     here = repository(folder, database_url)
     crashes, acknowledged = 0, set[int]()

@@ -32,7 +32,7 @@ _KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
 
 async def outages(folder: Path, _database_url: str, quick: bool) -> list[Result]:
     """Each way to fail, all of the time. (Three tries each are three times the load on what is down.)"""
-    seconds = 3.0 if quick else 8.0
+    seconds = 3.0 if quick else 6.0
     results = []
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
