@@ -39,6 +39,8 @@ class ImageService:
         self.storage = storage
         self._settings = settings
         self._decodes = anyio.CapacityLimiter(settings.max_concurrent_decodes)
+        # Being decoded, and waiting for it.
+        self._in_memory = 0
 
     async def keep(self, data: bytes, caption: str, images: ImageRepository) -> ImageOut:
         """Store an upload. Raises a Problem where it is too large, no picture, or broken."""
@@ -96,8 +98,9 @@ class ImageService:
         from modules.images import imaging  # noqa: PLC0415  # Pillow: by the first upload, not by every start
 
         settings = self._settings
-        if self._decodes.statistics().tasks_waiting >= settings.max_waiting_decodes:
+        if self._in_memory >= settings.max_concurrent_decodes + settings.max_waiting_decodes:
             raise Unavailable("Too many pictures are being looked at. Try again shortly.")
+        self._in_memory += 1
         try:
             return await anyio.to_thread.run_sync(
                 lambda: imaging.examine(
@@ -109,6 +112,8 @@ class ImageService:
             raise UnsupportedMediaType("Send a PNG, JPEG, WebP or GIF.") from None
         except imaging.BrokenImage as error:
             raise Unprocessable("file", f"The image {error}") from None
+        finally:
+            self._in_memory -= 1
 
     async def _forget(self, *keys: str) -> None:
         """Delete bytes that no row names. Failing leaves them behind, which costs space and nothing else."""
