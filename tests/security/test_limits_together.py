@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from itertools import count
 from pathlib import Path
 
 import httpx2
@@ -144,10 +145,11 @@ async def test_a_redis_that_dies_and_comes_back_is_used_again(tmp_path: Path, re
 
 
 async def until_counted(url: str, redis: Redis) -> None:
-    """Until a caller who was never there is counted in Redis."""
+    """Until a caller who was never there is counted in Redis. One who asked again and again would soon be over here."""
+    callers = count(1)
 
     async def is_counted() -> bool:
-        await ask(url, 1, **{"X-Forwarded-For": "192.0.2.77"})
+        await ask(url, 1, **{"X-Forwarded-For": f"192.0.2.{next(callers)}"})
         async with client.Redis.from_url(redis.url) as asked:
             return len(await asked.keys("limits*")) == 2
 
