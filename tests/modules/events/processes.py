@@ -146,6 +146,8 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
     variables = {
         "ENVIRONMENT": "dev",
         "AUTH_ENABLED": "false",
+        # Many ask at once, on a machine that does other things as well.
+        "DATABASE_POOL_TIMEOUT_SECONDS": "15",
         "INTERNAL_SECRET": SECRET,
         "INTERNAL_COMPARE_SECONDS": "0.2",
     }
