@@ -148,6 +148,8 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
         "AUTH_ENABLED": "false",
         # Many ask at once, on a machine that does other things as well.
         "DATABASE_POOL_TIMEOUT_SECONDS": "15",
+        "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "15",
+        "HTTP_CLIENT_MAX_CALLS_PER_ORIGIN": "100",
         "INTERNAL_SECRET": SECRET,
         "INTERNAL_COMPARE_SECONDS": "0.2",
     }
