@@ -34,6 +34,7 @@ class Balancer:
             server.close()
             for task in probes:
                 task.cancel()
+            await asyncio.wait(probes)
             for port in self._ports:
                 self._forget(port)
 
@@ -43,9 +44,11 @@ class Balancer:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.write(_PROBE)
-                    answer = await reader.read(-1)
-                    writer.close()
+                    try:
+                        writer.write(_PROBE)
+                        answer = await reader.read(-1)
+                    finally:
+                        writer.close()
             if answer.startswith(b"HTTP/1.1 200"):
                 self.ready.add(port)
             else:
@@ -59,16 +62,18 @@ class Balancer:
         self._idle[port].clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            while True:
-                request = await _message(reader)
-                try:
-                    answer = await self._forward(request)
-                except (OSError, asyncio.IncompleteReadError):
-                    answer = _FAILED
-                writer.write(answer)
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                while True:
+                    request = await _message(reader)
+                    try:
+                        answer = await self._forward(request)
+                    except (OSError, asyncio.IncompleteReadError):
+                        answer = _FAILED
+                    writer.write(answer)
+                    await writer.drain()
+        finally:
+            writer.close()
 
     async def _forward(self, request: bytes) -> bytes:
         ready = sorted(self.ready)

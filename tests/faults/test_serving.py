@@ -15,8 +15,6 @@ async def test_nobody_takes_more_than_their_part(tmp_path: Path, scenario: slow.
         assert result.holds, result
 
 
-# Connections to processes that are killed are left to the garbage collector, which says so.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "scenario", [*starts.ON_POSTGRESQL, *stops.ON_POSTGRESQL, *load.ON_POSTGRESQL], ids=lambda one: one.__name__
 )

@@ -96,7 +96,10 @@ class Network:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the standard library's name
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Listener(ThreadingHTTPServer):
+            request_queue_size = 128  # of the library's 5 a burst of callers would be reset, not by our doing
+
+        self._server = Listener(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
@@ -146,10 +149,6 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
     variables = {
         "ENVIRONMENT": "dev",
         "AUTH_ENABLED": "false",
-        # Many ask at once, on a machine that does other things as well.
-        "DATABASE_POOL_TIMEOUT_SECONDS": "15",
-        "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "15",
-        "HTTP_CLIENT_MAX_CALLS_PER_ORIGIN": "100",
         "INTERNAL_SECRET": SECRET,
         "INTERNAL_COMPARE_SECONDS": "0.2",
     }
