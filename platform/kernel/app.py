@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import structlog
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -373,9 +373,9 @@ def create_app(
     app.state.ports = kernel.ports
     app.state.sites = {}
     if kernel.settings.auth.enabled:
-        _refuse_unguarded(kernel.modules)
+        _refuse(kernel.modules, _without_policy)
     if Cached.is_declared:
-        _refuse_misplaced(kernel.modules)
+        _refuse(kernel.modules, misplaced)
     if application.shows_docs:
         add_docs(app)
     for module in kernel.modules:
@@ -397,23 +397,15 @@ def create_app(
     return app
 
 
-def _refuse_unguarded(modules: tuple[DiscoveredModule, ...]) -> None:
-    """Raise DiscoveryError where a route does not say who may ask it."""
-    found = [
-        f"modules/{module.name}/router.py: {one.route} {NO_POLICY}"
-        for module in modules
-        if module.router is not None
-        for one in unguarded(module.router)
-    ]
-    if found:
-        raise DiscoveryError(found)
-
-
-def _refuse_misplaced(modules: tuple[DiscoveredModule, ...]) -> None:
-    """Raise DiscoveryError where a route is cached that may not be."""
+def _refuse(modules: tuple[DiscoveredModule, ...], faults: Callable[[APIRouter], Iterator[str]]) -> None:
+    """Raise DiscoveryError where a module's router has faults."""
     routers = [(module.name, module.router) for module in modules if module.router is not None]
-    if found := [f"modules/{name}/router.py: {one}" for name, router in routers for one in misplaced(router)]:
+    if found := [f"modules/{name}/router.py: {one}" for name, router in routers for one in faults(router)]:
         raise DiscoveryError(found)
+
+
+def _without_policy(router: APIRouter) -> Iterator[str]:
+    return (f"{one.route} {NO_POLICY}" for one in unguarded(router))
 
 
 async def _on_contract_unavailable(request: Request, error: ContractUnavailable | UpstreamFailed) -> Response:

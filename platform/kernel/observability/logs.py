@@ -83,8 +83,6 @@ def _place(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> Mutab
 
 
 def _mask_secrets(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    if entry.get("module", "") is None:  # of a request that no module has got yet
-        del entry["module"]
     for name in entry:
         if any(part in name.lower() for part in _SECRET_NAMES):
             entry[name] = "**********"
