@@ -165,8 +165,7 @@ class Tracing:
 def identity(span: Span) -> dict[str, str]:
     """Where a span stands, for log lines and for what it sets off (W3C Trace Context)."""
     of = span.get_span_context()
-    trace_id = f"{of.trace_id:032x}"
-    return {"traceparent": f"00-{trace_id}-{of.span_id:016x}-{of.trace_flags:02x}", "trace_id": trace_id}
+    return {"traceparent": f"00-{of.trace_id:032x}-{of.span_id:016x}-{of.trace_flags:02x}"}
 
 
 def _fail(span: Span, error: BaseException) -> None:

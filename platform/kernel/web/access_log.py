@@ -29,7 +29,7 @@ def configure_access_log(settings: LogSettings) -> None:
     _Lines.are_wanted = settings.level in {"DEBUG", "INFO"}
 
 
-def log_request(scope: Mapping[str, Any], status: int, seconds: float, trace_id: str | None) -> None:
+def log_request(scope: Mapping[str, Any], status: int, seconds: float, traceparent: str | None) -> None:
     """Write the line of a request that took so long and was answered with `status`."""
     if not _Lines.are_wanted:
         return
@@ -40,8 +40,8 @@ def log_request(scope: Mapping[str, Any], status: int, seconds: float, trace_id:
         _log.info("request", method=method, path=path, status=status, duration_ms=duration_ms, client=client)
         return
     where = f'"module": {quoted(module.name)}, ' if module is not None else ""
-    if trace_id is not None:
-        where += f'"trace_id": "{trace_id}", '
+    if traceparent is not None:
+        where += f'"trace_id": "{traceparent[3:35]}", '
     moment = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     line = (
         f'{{"method": {quoted(method)}, "path": {quoted(path)}, "status": {status}, "duration_ms": {duration_ms}, '

@@ -96,7 +96,7 @@ class Shell:
             await answer(Request(scope), 500)(scope, receive, send_with_headers)
         finally:
             # 499 is nginx's code for a caller who left before the answer.
-            self._end(scope, status or 499, time.perf_counter() - started_at, trace.get("trace_id"))
+            self._end(scope, status or 499, time.perf_counter() - started_at, trace.get("traceparent"))
             reset_contextvars(**bound)
 
     def _complete(self, headers: list[tuple[bytes, bytes]], scope: Scope) -> None:
@@ -108,11 +108,11 @@ class Shell:
         headers.extend(self._headers)
         headers.extend(scope.get("kernel.headers", ()))
 
-    def _end(self, scope: Scope, status: int, seconds: float, trace_id: str | None) -> None:
+    def _end(self, scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
         if self._meter is not None:
             self._meter.in_flight -= 1
             self._meter.count(scope, status, seconds)
-        log_request(scope, status, seconds, trace_id)
+        log_request(scope, status, seconds, traceparent)
 
     def _is_allowed(self, host: str) -> bool:
         found = _HOST.fullmatch(host.lower())
@@ -134,8 +134,7 @@ def _look_at(scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:
         elif name == b"origin":
             origin = value
         elif name == b"traceparent" and _TRACE.fullmatch(value):
-            traceparent = value.decode()
-            trace = {"traceparent": traceparent, "trace_id": traceparent[3:35]}
+            trace = {"traceparent": value.decode()}
     if (telemetry := scope.get("fastapi.telemetry")) is not None:
         trace = identity(telemetry.span)
     return request_id or os.urandom(16).hex(), host, origin, trace
