@@ -3,7 +3,7 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.brokers.servers import Redis, require
+from tests.brokers.servers import Redis
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving
 from tests.kernel.messaging.shop import FILES, running_shop, write_shop
 from tests.kernel.project import running_project
@@ -43,17 +43,6 @@ HANDLERS = (
     .replace("    await letters.create", '    await cache.forget("letters")\n    await letters.create')
 )
 CHANGED = {"mail/router.py": ROUTER, "mail/handlers.py": HANDLERS}
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    require(Redis)
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = Redis(folder)
-    server.start()
-    yield server
-    server.close()
 
 
 @asynccontextmanager

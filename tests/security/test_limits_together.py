@@ -12,10 +12,9 @@ from itertools import count
 from pathlib import Path
 
 import httpx2
-import pytest
 from redis.asyncio import client
 
-from tests.brokers.servers import Redis, require
+from tests.brokers.servers import Redis
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving
 from tests.kernel.project import write_project
 
@@ -34,17 +33,6 @@ async def read() -> int:
 async def worker() -> int:
     return os.getpid()
 """
-
-
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[Redis]:
-    require(Redis)
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    server = Redis(folder)
-    server.start()
-    yield server
-    server.close()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from kernel.database import after_commit
-from kernel.security.policy import Requires
+from kernel.security.policy import Requires, calls_of, dependant_of
 from kernel.security.principal import principal_of
 from kernel.security.store import OwnStore, SharedStore, StoreUnavailable
 from kernel.settings import StoreSettings
@@ -246,8 +246,8 @@ def _path_values(request: Request) -> dict[str, Any]:
 def misplaced(router: APIRouter) -> Iterator[str]:
     """What is wrong with the routes that are cached. Tells the right ones which headers their parameters read."""
     for context in iter_route_contexts(router.routes):
-        found = getattr(context, "dependant", None) or getattr(context.original_route, "dependant", None)
-        calls = [] if found is None else list(_calls(found))
+        found = dependant_of(context)
+        calls = list(calls_of(found))
         for one in calls:
             if not isinstance(one, Cached):
                 continue
@@ -268,9 +268,3 @@ def _headers(dependant: Dependant) -> Iterator[bytes]:
         yield b"cookie"
     for one in dependant.dependencies:
         yield from _headers(one)
-
-
-def _calls(dependant: Dependant) -> Iterator[object]:
-    for one in dependant.dependencies:
-        yield one.call
-        yield from _calls(one)

@@ -109,8 +109,7 @@ def policies(router: APIRouter) -> Iterator[Policy]:
     """
     for context in iter_route_contexts(router.routes):
         route: Any = context.original_route
-        dependant = getattr(context, "dependant", None) or getattr(route, "dependant", None)
-        said = [] if dependant is None else list(_said(dependant))
+        said = [one for one in calls_of(dependant_of(context)) if isinstance(one, Requires) or one is anybody]
         scopes = [scope for one in said if isinstance(one, Requires) for scope in one.scopes]
         needs_caller = any(isinstance(one, Requires) for one in said)
         code = getattr(getattr(route, "endpoint", None), "__code__", None)
@@ -139,8 +138,13 @@ def document_scopes(schema: dict[str, Any], prefix: str, router: APIRouter) -> N
                 operations[method.lower()]["security"] = [{"bearer": list(one.scopes or ())}]
 
 
-def _said(dependant: Dependant) -> Iterator[Any]:
-    for one in dependant.dependencies:
-        if isinstance(one.call, Requires) or one.call is anybody:
-            yield one.call
-        yield from _said(one)
+def dependant_of(context: Any) -> Dependant | None:
+    """What a route needs, after inclusion; None for what is no route of FastAPI's."""
+    return getattr(context, "dependant", None) or getattr(context.original_route, "dependant", None)
+
+
+def calls_of(dependant: Dependant | None) -> Iterator[object]:
+    """All that is called before a handler, directly or for another."""
+    for one in dependant.dependencies if dependant is not None else ():
+        yield one.call
+        yield from calls_of(one)
