@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from tests.faults.harness import Result, until_serving
 from tests.faults.proxy import FaultProxy
 from tests.faults.served import Served, project
+from tests.kernel.project import FROM_MODELS
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
@@ -80,25 +81,12 @@ async def add_if_first(number: int, session: Session) -> int:
     return number
 """,
 }
-_MIGRATION = """
-from alembic import op
-from modules.ledger.models import Base
-
-revision = "0001"
-down_revision = branch_labels = depends_on = None
-
-def upgrade() -> None:
-    Base.metadata.create_all(op.get_bind())
-
-def downgrade() -> None:
-    Base.metadata.drop_all(op.get_bind())
-"""
 
 
 def _project(folder: Path, database_url: str, **variables: str) -> Served:
     here = project(folder, database_url, _LEDGER, **variables)
     (here.root / "migrations" / "ledger").mkdir()
-    (here.root / "migrations" / "ledger" / "0001_first.py").write_text(_MIGRATION)
+    (here.root / "migrations" / "ledger" / "0001_first.py").write_text(FROM_MODELS.format(module="ledger"))
     return here
 
 

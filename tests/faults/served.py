@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.harness import KERNEL, end, free_port
-from tests.kernel.project import write_project
+from tests.kernel.project import FROM_MODELS, write_project
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -125,20 +125,6 @@ class FailingSettings(ModuleSettings):
     "work/contract.py": "",
 }
 
-_MIGRATION = """
-from alembic import op
-from modules.work.models import Base
-
-revision = "0001"
-down_revision = branch_labels = depends_on = None
-
-def upgrade() -> None:
-    Base.metadata.create_all(op.get_bind())
-
-def downgrade() -> None:
-    Base.metadata.drop_all(op.get_bind())
-"""
-
 
 @dataclass
 class Served:
@@ -202,7 +188,7 @@ def project(folder: Path, database_url: str, files: Mapping[str, str] | None = N
     for kind in ("modules", "migrations"):
         shutil.copytree(_REPOSITORY / kind / "health", root / kind / "health")
     (root / "migrations" / "work").mkdir(parents=True)
-    (root / "migrations" / "work" / "0001_first.py").write_text(_MIGRATION)
+    (root / "migrations" / "work" / "0001_first.py").write_text(FROM_MODELS.format(module="work"))
     common = {
         "ENVIRONMENT": "local",
         "LOG_LEVEL": "INFO",

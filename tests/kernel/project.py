@@ -24,6 +24,20 @@ class Thing(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
 """
+# A first migration that makes whatever the models of {module} say.
+FROM_MODELS = """
+from alembic import op
+from modules.{module}.models import Base
+
+revision = "0001"
+down_revision = branch_labels = depends_on = None
+
+def upgrade() -> None:
+    Base.metadata.create_all(op.get_bind())
+
+def downgrade() -> None:
+    Base.metadata.drop_all(op.get_bind())
+"""
 # What makes the table of MODELS.
 MIGRATION = """
 import sqlalchemy as sa

@@ -12,7 +12,7 @@ import httpx2
 from kernel.app import Application, Kernel
 from kernel.messaging.outbox import publish
 from kernel.testing import settings_for
-from tests.kernel.project import imported_alone, running_project, write_project
+from tests.kernel.project import FROM_MODELS, imported_alone, running_project, write_project
 
 _BASE = """
 from datetime import datetime
@@ -139,20 +139,6 @@ module = Module(owner="team", depends_on={"shop"})
 """,
 }
 
-_MIGRATION = """
-from alembic import op
-from modules.{module}.models import Base
-
-revision = "0001"
-down_revision = branch_labels = depends_on = None
-
-def upgrade() -> None:
-    Base.metadata.create_all(op.get_bind())
-
-def downgrade() -> None:
-    Base.metadata.drop_all(op.get_bind())
-"""
-
 
 def write_shop(root: Path, files: Mapping[str, str] | None = None) -> dict[str, str]:
     """The project at `root`, with these files instead of or beside its own; gives its modules' files."""
@@ -161,7 +147,7 @@ def write_shop(root: Path, files: Mapping[str, str] | None = None) -> dict[str, 
     for module in ("shop", "mail"):
         folder = root / "migrations" / module
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "0001_first.py").write_text(_MIGRATION.format(module=module))
+        (folder / "0001_first.py").write_text(FROM_MODELS.format(module=module))
     return everything
 
 
