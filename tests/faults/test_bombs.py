@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults import bombs
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize("scenario", bombs.ONCE, ids=lambda one: one.__name__)
 async def test_what_is_enormous_when_decoded_hurts_nobody(tmp_path: Path, scenario: bombs.Scenario) -> None:

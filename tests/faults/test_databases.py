@@ -8,6 +8,8 @@ from sqlalchemy.engine import URL
 
 from tests.faults import databases
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize("scenario", databases.ONCE, ids=lambda one: one.__name__)
 async def test_who_asks_is_told_in_time_and_nothing_is_lost(tmp_path: Path, scenario: databases.Scenario) -> None:

@@ -8,6 +8,8 @@ from sqlalchemy.engine import URL
 
 from tests.faults import load, much, slow, starts, stops
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize("scenario", [*slow.ONCE, *much.ONCE], ids=lambda one: one.__name__)
 async def test_nobody_takes_more_than_their_part(tmp_path: Path, scenario: slow.Scenario) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults import upstreams
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize("scenario", upstreams.ONCE, ids=lambda one: one.__name__)
 async def test_a_call_is_bounded_and_spares_the_upstream_and_others(

@@ -1,0 +1,34 @@
+"""`@pytest.mark.alone`: no other test of this checkout runs beside this one, also with `pytest -n`.
+
+A test that puts a bound on time, with servers and callers of its own, shows nothing while a neighbour has the other
+core. All tests take two locks, on files that exist anyway: the room, with others or alone, and the door, for as long as
+they wait for the room, so that who is alone gets a turn.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_ROOM = Path(__file__)
+_DOOR = _ROOM.with_name("conftest.py")
+
+
+class Turns:
+    """Lets each test wait for its turn, before its own time begins to count."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        with _ROOM.open() as room:
+            with _DOOR.open() as door:
+                fcntl.flock(door, fcntl.LOCK_EX)
+                fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+            return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: no other test may run beside this one, for it puts bounds on time")
+    if "PYTEST_CURRENT_TEST" not in os.environ:  # a run that a test started has its turn already
+        config.pluginmanager.register(Turns())
