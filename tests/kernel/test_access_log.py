@@ -1,10 +1,8 @@
 """The access log: the plain way writes the line that structlog would."""
 
 import json
-import logging
 import re
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,19 +12,9 @@ from kernel.observability.logs import configure_logging
 from kernel.settings import LogSettings
 from kernel.web import access_log
 
+pytestmark = pytest.mark.usefixtures("own_logging")
+
 PATHS = ["/", "/ä\n\x00\"'\\", "/\u2028", "/\ud800", "/" + "x" * 5000]
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    before: dict[str, Any] = structlog.get_config()
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.configure(**before)
-    access_log.configure_access_log(LogSettings(format="console", level="INFO"))
 
 
 def _scope(path: str) -> dict[str, Any]:

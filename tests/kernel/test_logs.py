@@ -1,17 +1,16 @@
 """A log line says to which request, trace and module it belongs."""
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from kernel.observability.logs import configure_logging
 from kernel.settings import LogSettings
 from tests.kernel.project import running_project
+
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 _ROUTER = """
 import logging
@@ -33,17 +32,6 @@ async def fail() -> int:
 """
 _TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 _HEADERS = {"X-Request-ID": "mine", "traceparent": f"00-{_TRACE_ID}-b7ad6b7169203331-01"}
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    before: dict[str, Any] = structlog.get_config()
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.configure(**before)
 
 
 def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

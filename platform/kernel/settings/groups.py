@@ -161,12 +161,12 @@ class DatabaseConfig(SettingsGroup):
     max_overflow: int = Field(10, ge=0)
     # How long those above pool_size are kept when nobody needs them.
     pool_overflow_lingers_seconds: float = Field(30, gt=0)
-    # How long a request waits for a connection before it is answered 503. Who waits longer has a caller who has left.
-    pool_timeout_seconds: float = Field(1, gt=0)
+    # How long a request waits for a connection before it is answered 503: within a second, all in all.
+    pool_timeout_seconds: float = Field(0.75, gt=0)
     # How much of a pool a single module may hold, in percent of pool_size + max_overflow, at least one connection; only
     # where several modules with tables share it. Past that its requests wait so long, then they are answered 503.
     pool_share_percent: int = Field(60, ge=1, le=100)
-    pool_share_timeout_seconds: float = Field(1, gt=0)
+    pool_share_timeout_seconds: float = Field(0.75, gt=0)
     # Below the idle limits of common proxies and firewalls.
     pool_recycle_seconds: int = Field(3600, ge=1)
     # Ask each connection for a sign of life before the ORM gets it. Statements that run on the driver need none: one
