@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from string import Formatter
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -21,6 +22,7 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.routing import compile_path
 
 from kernel.database import after_commit
 from kernel.security.policy import Requires, calls_of, dependant_of
@@ -127,7 +129,8 @@ class Cached:
         self.is_shared = shared
         self._seconds = seconds
         self._tags = tuple(tags)
-        self._is_templated = any("{" in tag for tag in tags)
+        # Which values of the path the tags name. Raises ValueError for a tag that is no template.
+        self.named = frozenset(name for tag in tags for _, name, _, _ in Formatter().parse(tag) if name is not None)
         # The headers that a route's parameters read, by its handler.
         self.reads: dict[object, frozenset[bytes]] = {}
         whose = "public" if shared else "private"
@@ -145,7 +148,7 @@ class Cached:
         module = request.scope["kernel.module"].name
         url = request.url
         key = cache.key(module, url.scheme, url.path, url.query, *await self._caller(request))
-        values = _path_values(request) if self._is_templated else {}
+        values = _path_values(request) if self.named else {}
         tags = [f"{module}:{tag.format_map(values)}" for tag in self._tags]
         try:
             versions, kept = await cache.find(key, tags)
@@ -256,6 +259,8 @@ def misplaced(router: APIRouter) -> Iterator[str]:
                 yield f"{route} is cached, which only a GET may be: take `cached` away, or the other methods apart."
             elif one.is_shared and any(isinstance(call, Requires) or call is principal_of for call in calls):
                 yield f"{route} asks who its caller is, but shares its cached answers: leave out `shared=True`."
+            elif unknown := one.named - compile_path(getattr(context, "path", None) or "")[2].keys():
+                yield f"{route} is cached with a tag that names {', '.join(sorted(unknown))}, which its path has not."
             elif found is not None:
                 one.reads[getattr(context.original_route, "endpoint", None)] = frozenset(_headers(found)) - _CONDITIONS
 
