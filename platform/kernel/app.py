@@ -33,7 +33,7 @@ from kernel.remote.tokens import Tokens
 from kernel.security.cache import AnswerCache, Cached, misplaced
 from kernel.security.idempotency import Keys
 from kernel.security.limits import Limits, Overall
-from kernel.security.policy import NO_POLICY, document_scopes, unguarded
+from kernel.security.policy import NO_POLICY, document_scopes, guards_of, unguarded
 from kernel.security.principal import Authentication
 from kernel.security.store import SharedStore
 from kernel.security.tokens import BearerTokens
@@ -281,7 +281,7 @@ class Application(FastAPI):
         settings = self.kernel.settings
         self.is_traced = self._native_telemetry.enabled()
         compiles = settings.application.compiled_endpoints
-        app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE, compiles=compiles)
+        app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
         if limit := settings.rate_limit.overall:
             app = Overall(app, self.kernel.limits, limit, free=_NOT_COUNTED)
         app = ExceptionMiddleware(app, self.exception_handlers, debug=False)

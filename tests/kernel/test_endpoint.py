@@ -505,7 +505,7 @@ def endpoints(app: Application) -> dict[str, Endpoint | None]:
     while not isinstance(layer, Dispatcher):
         layer = getattr(layer, "_app", None) or layer.app
     routes = layer._find(f"{BASE}/")
-    return {route.name: endpoint for rows in routes._by_method.values() for _, route, endpoint in rows}
+    return {route.name: endpoint for rows in routes._by_method.values() for _, route, endpoint, _ in rows}
 
 
 async def test_all_is_compiled_but_what_needs_fastapi(tmp_path: Path) -> None:

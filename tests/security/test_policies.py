@@ -1,7 +1,7 @@
 """Who may ask what: every route says so, and what says nothing is not served (OWASP API5:2023)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +38,28 @@ async def test_without_a_token_only_what_is_for_everybody_answers(
 ) -> None:
     answers = {f"{method} {path}": await client.request(method, path) for method, path, _ in routes(application)}
     assert {route for route, answer in answers.items() if answer.status_code != 401} == FOR_EVERYBODY
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=b"])
+@pytest.mark.parametrize("caller", ["a stranger", "eve"])
+async def test_of_a_body_that_its_sender_may_not_send_nothing_is_read(
+    client: httpx2.AsyncClient, application: Application, callers: Callers, caller: str, kind: str
+) -> None:
+    """FastAPI reads it all, and a form's files to the disk, before it asks the dependencies."""
+    headers = {"Content-Type": kind} | (callers.headers("eve", "nothing") if caller == "eve" else {})
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        read += 1
+        yield b"x" * 1000
+
+    asked = [(method, path) for method, path, _ in routes(application) if method in {"POST", "PUT", "PATCH"}]
+    assert len(asked) >= 4
+    for method, path in asked:
+        answer = await client.request(method, path, content=body(), headers=headers)
+        assert (answer.status_code, read) == (403 if caller == "eve" else 401, 0), f"{method} {path}"
+        assert answer.headers["connection"] == "close"
 
 
 async def test_with_every_scope_but_its_own_each_route_is_403(

@@ -129,6 +129,11 @@ def unguarded(router: APIRouter) -> Iterator[Policy]:
     return (one for one in policies(router) if not one.is_said)
 
 
+def guards_of(route: Any) -> tuple[Requires, ...]:
+    """What a route requires, each once: may be asked before FastAPI asks it."""
+    return tuple(dict.fromkeys(one for one in calls_of(dependant_of(route)) if isinstance(one, Requires)))
+
+
 def document_scopes(schema: dict[str, Any], prefix: str, router: APIRouter) -> None:
     """Say in an OpenAPI document which scopes each operation needs; FastAPI itself does for OAuth2's schemes only."""
     for one in policies(router):

@@ -5,7 +5,8 @@ tried. The routes stay where FastAPI put them, so that OpenAPI, overrides and `u
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.telemetry._api import _route_selected
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
@@ -24,6 +26,9 @@ from structlog.contextvars import bind_contextvars
 from kernel.web.endpoint import Endpoint, NotCompiled
 from kernel.web.problems import ContentTooLarge
 
+Guard = Callable[[HTTPConnection], Awaitable[object]]
+
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 _TOO_LARGE = "The body is too large: at most {limit:,} bytes."
 
 
@@ -40,16 +45,26 @@ class Site:
 class Dispatcher:
     """Pure ASGI. Sets `scope["kernel.module"]` to the context of the module that is asked."""
 
-    def __init__(self, app: FastAPI, sites: Mapping[str, Site], max_body_bytes: int, *, compiles: bool) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        sites: Mapping[str, Site],
+        max_body_bytes: int,
+        guards_of: Callable[[Any], Sequence[Guard]],
+        *,
+        compiles: bool,
+    ) -> None:
+        """`guards_of` a route decide whether its body is read at all; FastAPI itself asks them only after that."""
         self._app = app
-        self._compiles = compiles
         self._sites = {
-            _segments(site.prefix): _Routes(app, [site.route], site.context, site.max_body_bytes)
+            _segments(site.prefix): _Routes(
+                app, [site.route], site.context, site.max_body_bytes, guards_of, compiles=compiles
+            )
             for site in sites.values()
         }
         modules = {id(site.route) for site in sites.values()}
         own = [route for route in app.router.routes if id(route) not in modules]
-        self._rest = _Routes(app, own, None, max_body_bytes)
+        self._rest = _Routes(app, own, None, max_body_bytes, guards_of, compiles=compiles)
         # Prefixes of several lengths are possible (/health, /api/v1/events): the longest that matches wins.
         self._lengths = sorted({len(segments) for segments in self._sites}, reverse=True)
 
@@ -67,8 +82,10 @@ class Dispatcher:
         if scope["type"] == "http":
             receive = _limited(scope, receive, routes.max_body_bytes)
             # FastAPI replaces dependencies where it walks them itself.
-            if self._compiles and not self._app.dependency_overrides:
-                endpoint = routes.match(scope, path)
+            if not self._app.dependency_overrides:
+                endpoint, guards = routes.match(scope, path)
+                if guards and scope["method"] not in _WITHOUT_BODY:
+                    await _ask(guards, scope)
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return
@@ -91,23 +108,34 @@ class Dispatcher:
 class _Routes:
     """The routes of one module, and those of them that are compiled."""
 
-    def __init__(self, app: FastAPI, routes: list[BaseRoute], context: object, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        routes: list[BaseRoute],
+        context: object,
+        max_body_bytes: int,
+        guards_of: Callable[[Any], Sequence[Guard]],
+        *,
+        compiles: bool,
+    ) -> None:
         self.context = context
         self.name: str | None = getattr(context, "name", None)
         self.max_body_bytes = max_body_bytes
         self._routes = routes
+        self._guards_of = guards_of
+        self._compiles = compiles
         router = APIRouter(redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app)
         router.routes = routes
         self.by_fastapi = AsyncExitStackMiddleware(router)
 
-    def match(self, scope: Scope, path: str) -> ASGIApp | None:
-        """The compiled handler of a request; None if FastAPI is to find what becomes of it."""
-        for pattern, route, endpoint in self._by_method.get(scope["method"], ()):
+    def match(self, scope: Scope, path: str) -> tuple[ASGIApp | None, Sequence[Guard]]:
+        """The compiled handler of a request, None if FastAPI is to find what becomes of it; and the route's guards."""
+        for pattern, route, endpoint, guards in self._by_method.get(scope["method"], ()):
             found = pattern.match(path)
             if found is None:
                 continue
             if endpoint is None or not endpoint.takes(scope):
-                return None
+                return None, guards
             convert = route.param_convertors
             values = {name: convert[name].convert(value) for name, value in found.groupdict().items()}
             scope["path_params"] = {**scope.get("path_params", {}), **values}
@@ -115,8 +143,8 @@ class _Routes:
             scope["route"] = route.original_route
             if "fastapi.telemetry" in scope:
                 _route_selected(scope=scope, path=route.path_format)
-            return endpoint
-        return None
+            return endpoint, guards
+        return None, ()
 
     def methods(self, path: str) -> set[str]:
         """All that the path has. Starlette names those of the first route that it meets."""
@@ -128,23 +156,23 @@ class _Routes:
         return found
 
     @cached_property
-    def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None]]]:
+    def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None, Sequence[Guard]]]]:
         """The routes of each method in their order, up to the first that is none of FastAPI's (a mount).
 
         Made at the module's first request: with hundreds of modules it would take the start seconds.
         """
-        found: dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None]]] = {}
+        found: dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None, Sequence[Guard]]]] = {}
         for route in iter_route_contexts(self._routes):
             if isinstance(route.original_route, WebSocketRoute):
                 continue
             if not isinstance(route.original_route, APIRoute):
                 break
-            try:
-                endpoint = Endpoint(route)
-            except NotCompiled:
-                endpoint = None
+            endpoint = None
+            with suppress(NotCompiled):
+                endpoint = Endpoint(route) if self._compiles else None
+            guards = self._guards_of(route)
             for method in route.methods or ():
-                found.setdefault(method, []).append((route.path_regex, route, endpoint))
+                found.setdefault(method, []).append((route.path_regex, route, endpoint, guards))
         return found
 
 
@@ -164,6 +192,17 @@ def _to_here(scope: Scope, send: Send) -> Send:
 
 def _segments(path: str) -> tuple[str, ...]:
     return tuple(path.split("/")[1:])
+
+
+async def _ask(guards: Sequence[Guard], scope: Scope) -> None:
+    """Raises what they raise; a body of unknown length is then not waited for."""
+    try:
+        for guard in guards:
+            await guard(HTTPConnection(scope))
+    except HTTPException as error:
+        if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
+            error.headers = {**(error.headers or {}), "Connection": "close"}
+        raise
 
 
 def _limited(scope: Scope, receive: Receive, limit: int) -> Receive:
