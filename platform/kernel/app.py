@@ -31,7 +31,7 @@ from kernel.remote.client import Peer
 from kernel.remote.server import PREFIX, Internal
 from kernel.remote.tokens import Tokens
 from kernel.security.cache import AnswerCache, Cached, misplaced
-from kernel.security.idempotency import Keys
+from kernel.security.idempotency import Keys, of_nobody
 from kernel.security.limits import Limits, Overall
 from kernel.security.policy import NO_POLICY, document_scopes, guards_of, unguarded
 from kernel.security.principal import Authentication
@@ -39,7 +39,7 @@ from kernel.security.store import SharedStore
 from kernel.security.tokens import BearerTokens
 from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
 from kernel.web.compression import Compression
-from kernel.web.dispatch import Dispatcher, Site
+from kernel.web.dispatch import PROBES, Dispatcher, Site
 from kernel.web.docs import add_docs
 from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer, document_problems
 from kernel.web.shell import Shell
@@ -51,8 +51,6 @@ _log = structlog.get_logger("kernel.app")
 
 # Level 9 takes three times as long as 5 for an answer a few percent smaller (zlib's own figures).
 _GZIP_LEVEL = 5
-# Probes, and other processes of ours, which show tokens of their own.
-_NOT_COUNTED = ("/health/", f"{PREFIX}/")
 _MAX_BODY_BYTES_ELSEWHERE = 0  # no route outside the modules reads a body
 
 
@@ -130,7 +128,10 @@ class Kernel:
         self.authentication: Authentication = BearerTokens(settings.auth, self.http, settings.root)
         self.store = SharedStore(settings.store)
         self.limits = Limits(settings.rate_limit, self.store)
-        self.cache = AnswerCache(settings.store, self.store, settings.application.version)
+        placements = [context.database.placement for context in self.contexts.values()]
+        reads_elsewhere = any(one.read_url != one.url for one in placements)
+        lag_seconds = settings.database.read_lag_seconds if reads_elsewhere else 0
+        self.cache = AnswerCache(settings.store, self.store, settings.application.version, lag_seconds)
         self.tokens = Tokens(settings.internal)
         # The modules elsewhere that are asked from here.
         self.peers = [
@@ -158,7 +159,7 @@ class Kernel:
         )
         self.meter = Meter() if settings.telemetry.metrics else None
         # What is open from before the modules' start to after their end, beside them.
-        self.beside: list[Callable[[], AbstractAsyncContextManager[None]]] = []
+        self.beside: list[Callable[[], AbstractAsyncContextManager[None]]] = [self.cache.running]
         if self.tracing is not None:
             self.beside.append(self.tracing.running)
         self.is_started = False
@@ -283,7 +284,10 @@ class Application(FastAPI):
         compiles = settings.application.compiled_endpoints
         app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
         if limit := settings.rate_limit.overall:
-            app = Overall(app, self.kernel.limits, limit, free=_NOT_COUNTED)
+            # Not counted are probes, and other processes of ours, which show tokens of their own.
+            app = Overall(app, self.kernel.limits, limit, PROBES, PREFIX)
+        if self.kernel.store.is_configured:
+            app = self.kernel.store.around(app)
         app = ExceptionMiddleware(app, self.exception_handlers, debug=False)
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)
@@ -374,6 +378,8 @@ def create_app(
     app.state.sites = {}
     if kernel.settings.auth.enabled:
         _refuse(kernel.modules, _without_policy)
+    if any(module.keys is not None for module in kernel.modules):
+        _refuse(kernel.modules, of_nobody)
     if Cached.is_declared:
         _refuse(kernel.modules, misplaced)
     if application.shows_docs:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -11,11 +12,16 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 
+from kernel.security.cache import AnswerCache
+from kernel.security.store import SharedStore, StoreUnavailable
+from kernel.settings import StoreSettings
+from kernel.web.replay import Answer
 from tests.brokers.servers import Redis
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving
 from tests.kernel.messaging.shop import FILES, running_shop, write_shop
-from tests.kernel.project import running_project
+from tests.kernel.project import MODELS, running_project, write_migration
 
 ROUTER = """
 import os
@@ -101,7 +107,7 @@ async def test_a_message_has_kept_answers_forgotten(tmp_path: Path, empty_url: s
 
 
 async def test_a_message_has_them_forgotten_on_all_workers(tmp_path: Path, redis: Redis) -> None:
-    async with served(tmp_path, STORE_URL=redis.url) as client:
+    async with served(tmp_path, STORE_URL=redis.url, STORE_TIMEOUT_SECONDS="5") as client:
         for number in range(1, 6):
             await order(client, number)
             await until_seen(client, number)
@@ -203,3 +209,140 @@ async def test_what_is_read_between_the_forgetting_and_the_commit_is_not_given_a
         module.may_commit.set()
         assert (await change).status_code == 200
         assert (await client.get("/api/v1/things/7")).json() == 2
+
+
+LAGGING = """
+from fastapi import APIRouter
+from kernel import Cache, cached, public
+
+router = APIRouter(dependencies=[public])
+replica = 1
+
+@router.get("", dependencies=[cached(600, tags=["all"])])
+async def read() -> int:
+    return replica
+
+@router.post("")
+async def change(cache: Cache) -> None:
+    await cache.forget("all")
+"""
+
+
+async def test_what_a_replica_has_not_heard_of_is_not_kept(tmp_path: Path) -> None:
+    """Naive: to keep what is read after the forgetting. What was milliseconds behind is so for the whole time then."""
+    files = {"things/router.py": LAGGING, "things/models.py": MODELS}
+    (tmp_path / "replica").mkdir()
+    variables = {"DATABASE_READ_URL": f"sqlite:///{tmp_path / 'replica'}", "DATABASE_READ_LAG_SECONDS": "0.5"}
+    write_migration(tmp_path, "things")
+    async with running_project(tmp_path, files, variables) as (_, client):
+        module: Any = import_module("modules.things.router")
+        assert (await client.post("/api/v1/things")).status_code == 200
+        assert (await client.get("/api/v1/things")).json() == 1
+        module.replica = 2  # it has caught up
+        assert (await client.get("/api/v1/things")).json() == 2
+        await asyncio.sleep(0.5)
+        answers = [await client.get("/api/v1/things") for _ in range(2)]
+        assert ["age" in answer.headers for answer in answers] == [False, True]
+
+
+def cache_of(url: str, **settings: float) -> tuple[AnswerCache, SharedStore]:
+    known = StoreSettings(url=SecretStr(url), **settings)
+    store = SharedStore(known)
+    return AnswerCache(known, store, "1"), store
+
+
+async def answer_of(cache: AnswerCache, key: str, tag: str) -> bytes | None:
+    """What is kept; raises AssertionError while the store is not asked."""
+    try:
+        _, kept = await cache.find(key, [tag])
+    except StoreUnavailable:
+        raise AssertionError("not asked") from None
+    return None if kept is None else kept.answer.body
+
+
+@pytest.mark.parametrize("tags", [2, 1500])
+async def test_what_is_owed_is_paid_by_itself_as_soon_as_the_redis_is_back(redis: Redis, tags: int) -> None:
+    """Naive: to pay at the next question. A process that asks none, as a relay, never does."""
+    owing, other = cache_of(redis.url), cache_of(redis.url)
+    keys = {f"t:{number}": other[0].key(str(number)) for number in (0, tags - 1)}
+    for tag, key in keys.items():
+        versions, _ = await other[0].find(key, [tag])
+        assert versions is not None
+        await other[0].keep(key, versions, Answer(200, [], b"old"), 600)
+        assert await answer_of(other[0], key, tag) == b"old"
+    redis.command = lambda: [*Redis.command(redis), "--appendonly", "yes"]  # type: ignore[method-assign]
+    async with owing[0].running():
+        await owing[0].forget(["t:none"])
+        redis.kill()
+        for number in range(tags):
+            await owing[0].forget([f"t:{number}"])
+        redis.start()
+
+        async def is_forgotten() -> bool:
+            return [await answer_of(other[0], key, tag) for tag, key in keys.items()] == [None, None]
+
+        await until(is_forgotten, 10)
+        began_at = time.monotonic()
+        await asyncio.gather(*(answer_of(owing[0], key, tag) for tag, key in keys.items() for _ in range(10)))
+        assert time.monotonic() - began_at < 1
+    for _, store in (owing, other):
+        await store.close()
+
+
+async def test_a_tag_that_is_forgotten_again_while_the_first_time_is_under_way_stays_owed() -> None:
+    cache, store = cache_of("redis://127.0.0.1:1")
+    is_sent, times = asyncio.Event(), 0
+
+    async def put(*_: Any, **__: Any) -> None:
+        nonlocal times
+        times += 1
+        if times > 1:
+            raise StoreUnavailable
+        await is_sent.wait()
+
+    store.put = put  # type: ignore[method-assign]
+    async with cache.running():
+        first = asyncio.create_task(cache.forget(["t:1"]))
+        await asyncio.sleep(0)
+        await cache.forget(["t:1"])
+        is_sent.set()
+        await first
+        with pytest.raises(StoreUnavailable):
+            await cache.find("any", ["t:2"])
+
+
+async def test_all_questions_of_a_request_together_wait_for_one_timeout(tmp_path: Path, redis: Redis) -> None:
+    """Naive: a timeout for each. A Redis that is a little slow every time is bounded by none of them."""
+    router = """
+from fastapi import APIRouter
+from kernel import cached, limited, public
+
+router = APIRouter()
+
+@router.get("", dependencies=[public, limited("1000/hour; 9000/day"), cached(0.01, tags=["a", "b"])])
+async def read() -> int:
+    return 1
+"""
+    delay = 0.0
+
+    async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, slow: bool) -> None:
+        while data := await source.read(65536):
+            await asyncio.sleep(delay if slow else 0)
+            sink.write(data)
+        sink.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, sink = await asyncio.open_connection("127.0.0.1", redis.port)
+        await asyncio.gather(forward(reader, sink, slow=False), forward(upstream, writer, slow=True))
+
+    async with await asyncio.start_server(connect, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        variables = {"STORE_URL": f"redis://127.0.0.1:{port}", "RATE_LIMIT_OVERALL": "1000/minute; 9000/day"}
+        async with running_project(tmp_path, {"things/router.py": router}, variables) as (_, client):
+            for late in (0.0, 0.1):
+                delay = late
+                for _ in range(4):
+                    began_at = time.monotonic()
+                    assert (await client.get("/api/v1/things")).status_code == 200
+                    assert time.monotonic() - began_at < 0.25 + 0.15
+                    await asyncio.sleep(0.05)

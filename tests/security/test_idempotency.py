@@ -31,11 +31,11 @@ class Idempotency(IdempotencyTable, Base):
 THINGS = """
 import asyncio
 from fastapi import APIRouter, Response
-from kernel import Session, idempotent
+from kernel import Session, idempotent, requires
 from kernel.database.pool import before_commit
 from modules.things.models import Thing
 
-router = APIRouter(dependencies=[idempotent])
+router = APIRouter(dependencies=[requires(), idempotent])
 is_held, may_go = asyncio.Event(), asyncio.Event()
 
 @router.post("/held")
@@ -292,6 +292,14 @@ async def test_a_module_without_the_table_does_not_start(tmp_path: Path) -> None
     root = write_project(tmp_path, {"things/models.py": MODELS, "things/router.py": THINGS})
     with imported_alone(), pytest.raises(DiscoveryError, match=r"things/router\.py uses idempotent, .* no table"):
         create_app(settings_for(root, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
+
+
+async def test_keys_of_nobody_stop_the_start(tmp_path: Path) -> None:
+    """One stranger would be given what was answered to another who chose the same key."""
+    router = THINGS.replace("[requires(), idempotent]", "[public, idempotent]").replace("requires", "public")
+    root = write_project(tmp_path, _FILES | {"things/router.py": router})
+    with imported_alone(), pytest.raises(DiscoveryError, match=r"POST .* does not know whose the keys are"):
+        create_app(settings_for(_things(root), {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
 
 
 _FILES = {"things/models.py": f"from kernel import IdempotencyTable\n{MODELS}{KEYS}", "things/router.py": THINGS}

@@ -22,6 +22,7 @@ from tests.kernel.project import running_project
 # The windows are long: none ends while a test runs.
 ROUTER = """
 import os
+from functools import partial
 from typing import Annotated
 from fastapi import APIRouter, File, UploadFile
 from kernel import NotFound, limited, public
@@ -41,6 +42,21 @@ async def upload(file: Annotated[UploadFile, File()]) -> None: ...
 
 @router.get("/both", dependencies=[limited("100/hour; 2/day")])
 async def both() -> None: ...
+
+inner = APIRouter(dependencies=[limited("4/day")])
+
+@inner.get("/twice", dependencies=[limited("4/day; 100/month")])
+async def twice() -> None: ...
+
+def made(name):
+    async def handler() -> str:
+        return name
+    return handler
+
+for name in ("one", "two"):
+    inner.get(f"/made/{name}")(made(name))
+inner.get("/partial")(partial(made, "three"))
+router.include_router(inner)
 """
 HEALTH = """
 from fastapi import APIRouter
@@ -49,6 +65,9 @@ router = APIRouter(prefix="/health")
 
 @router.get("/live")
 async def live() -> None: ...
+
+@router.get("/incidents")
+async def incidents() -> None: ...
 """
 FILES = {"things/router.py": ROUTER, "health/router.py": HEALTH}
 PATH = "/api/v1/things"
@@ -104,6 +123,15 @@ async def test_each_route_counts_on_its_own_and_so_does_each_of_its_limits(
     assert await statuses(client, f"{PATH}/both", 3) == [200, 200, 429]
     policies = (await client.get(f"{PATH}/both")).headers.get_list("ratelimit-policy")
     assert policies == ['"route-3600";q=100;w=3600', '"route-86400";q=2;w=86400']
+
+
+async def test_the_same_limit_of_a_router_and_of_its_route_counts_once_and_one_function_for_two_routes_twice(
+    project: tuple[Application, httpx2.AsyncClient],
+) -> None:
+    _, client = project
+    assert await statuses(client, f"{PATH}/twice", 5) == [200] * 4 + [429]
+    for name in ("made/one", "made/two", "partial"):
+        assert await statuses(client, f"{PATH}/{name}", 5) == [200] * 4 + [429], name
 
 
 async def test_errors_of_the_handler_count_and_carry_the_headers(
@@ -183,6 +211,15 @@ async def test_the_overall_limit_counts_everything_but_probes(tmp_path: Path) ->
         assert await statuses(client, "/openapi.json", 2) == [200, 429]
         assert await statuses(client, "/no/such/route", 1) == [429]
         assert await statuses(client, "/health/live", 5) == [200] * 5
+        assert await statuses(client, "/health/incidents", 1) == [429]
+
+
+async def test_probes_are_not_counted_below_a_root_path_either(tmp_path: Path) -> None:
+    async with running_project(tmp_path, FILES, {"RATE_LIMIT_OVERALL": "1/day"}) as (application, _):
+        transport = httpx2.ASGITransport(application, root_path="/svc")
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert await statuses(client, "/svc/health/live", 3) == [200] * 3
+            assert await statuses(client, "/svc/health/incidents", 2) == [200, 429]
 
 
 async def test_without_a_limit_there_is_nothing_in_the_way(project: tuple[Application, httpx2.AsyncClient]) -> None:

@@ -2,19 +2,24 @@
 
 A kept answer is its caller's own, unless the route says that it is everybody's. It holds as long as its tags have the
 versions that they had before it was read. So what is forgotten stays forgotten, even if a read that began before it
-ends only after it. While the store does not answer, it is as if nothing were kept.
+ends only after it. While the store does not answer, it is as if nothing were kept; what was to be forgotten meanwhile
+is forgotten when it answers again, and until then the process that owes it reads nothing from it.
 """
 
+import asyncio
 import hashlib
+import itertools
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from functools import partial
 from string import Formatter
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import structlog
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import _get_flat_fields_from_params
@@ -33,10 +38,17 @@ from kernel.web.conditional import matches
 from kernel.web.replay import Answer, Keeper, Replay
 from kernel.web.session import Session
 
+_log = structlog.get_logger("kernel.cache")
+
 # A larger answer is not kept.
 _MAX_ANSWER_BYTES = 1024 * 1024
 # How long a tag keeps its version. Without one it gets another, and what had it is no longer valid.
 _TAG_SECONDS = 86400.0
+# A tag of every answer, for when more is owed than can be told one by one.
+_ALL = "cache:all"
+_MOST_OWED = 1000
+# While something is owed the store is asked so often whether it answers again.
+_RETRY_SECONDS = 0.5
 # What an answer may depend on; one that says it depends on more is not kept.
 _KEYED = frozenset({b"accept", b"accept-language", b"host"})
 # What the cache itself answers to.
@@ -55,36 +67,47 @@ class Kept(NamedTuple):
 class AnswerCache:
     """The kept answers of an application, in its Redis or, without one, in this process."""
 
-    def __init__(self, settings: StoreSettings, shared: SharedStore, version: str) -> None:
-        """`version` is the application's: another may answer otherwise."""
+    def __init__(self, settings: StoreSettings, shared: SharedStore, version: str, lag_seconds: float = 0) -> None:
+        """`version` is the application's: another may answer otherwise.
+
+        `lag_seconds` is by how much reads may be behind writes: what is read sooner after its tag was forgotten may be
+        what was, and is not kept.
+        """
         self._store = shared if shared.is_configured else OwnStore(settings.memory_bytes)
         self._version = version
-        # Tags that were to be forgotten while the store did not answer.
-        self._owed: set[str] = set()
+        self._lag_seconds = lag_seconds
+        # Tags that are still to be forgotten, each with a number that is new whenever it is said again.
+        self._owed: dict[str, int] = {}
+        self._numbers = itertools.count()
+        self._paying: asyncio.Task[None] | None = None
 
     def key(self, *parts: str) -> str:
         """The name of what is told apart by these."""
         text = json.dumps([self._version, *parts])
         return f"cache:answer:{hashlib.sha256(text.encode()).hexdigest()}"
 
-    async def find(self, key: str, tags: Sequence[str]) -> tuple[list[str], Kept | None]:
-        """The versions of the tags, and what is kept with these. Raises StoreUnavailable."""
-        await self._forget_owed()
-        names = [_name(tag) for tag in tags]
+    async def find(self, key: str, tags: Sequence[str]) -> tuple[list[str] | None, Kept | None]:
+        """What is kept, and the versions of its tags; None for these if nothing may be kept now.
+
+        Raises StoreUnavailable.
+        """
+        if self._paying is not None:
+            raise StoreUnavailable
+        names = [_ALL, *map(_name, tags)]
         found, *versions = await self._store.get([key, *names])
         if None in versions:
-            for name in names:
-                await self._store.put(name, _new_version(), _TAG_SECONDS, if_new=True)
+            await self._store.put({name: _new_version(0) for name in names}, _TAG_SECONDS, if_new=True)
             versions = await self._store.get(names)
         current = [version.decode() for version in versions if version is not None]
-        if found is None:
-            return current, None
-        head, _, body = found.partition(b"\n")
-        known, kept_at, etag, headers = json.loads(head)
-        if known != current:
-            return current, None
-        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        return current, Kept(Answer(200, pairs, body), etag, max(0, int(time.time() - kept_at)))
+        if found is not None:
+            head, _, body = found.partition(b"\n")
+            known, kept_at, etag, headers = json.loads(head)
+            if known == current:
+                pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+                return current, Kept(Answer(200, pairs, body), etag, max(0, int(time.time() - kept_at)))
+        since = time.time() - self._lag_seconds
+        may_be_kept = len(current) == len(names) and all(float(one.partition("-")[0]) <= since for one in current)
+        return current if may_be_kept else None, None
 
     async def keep(self, key: str, versions: Sequence[str], answer: Answer, seconds: float) -> None:
         """Keep it for so long. Does nothing while the store does not answer."""
@@ -95,26 +118,54 @@ class AnswerCache:
             headers.append(("etag", own))
         head = json.dumps([versions, time.time(), etag or own, headers]).encode()
         with suppress(StoreUnavailable):
-            await self._store.put(key, head + b"\n" + answer.body, seconds)
+            await self._store.put({key: head + b"\n" + answer.body}, seconds)
 
     async def forget(self, tags: Collection[str]) -> None:
-        """What has one of these tags is no longer valid; at the latest when the store answers again."""
-        self._owed |= {_name(tag) for tag in tags}
-        with suppress(StoreUnavailable):
-            await self._forget_owed()
+        """What has one of these tags is no longer valid; at the latest soon after the store answers again."""
+        names = [_name(tag) for tag in tags]
+        self._owed.update((name, next(self._numbers)) for name in names)
+        try:
+            await self._pay(names)
+        except StoreUnavailable:
+            if len(self._owed) > _MOST_OWED:
+                self._owed = {_ALL: next(self._numbers)}
+            if self._paying is None:  # without what belongs to the request at hand
+                self._paying = asyncio.create_task(self._pay_later(), context=Context())
 
-    async def _forget_owed(self) -> None:
-        for name in tuple(self._owed):
-            await self._store.put(name, _new_version(), _TAG_SECONDS)
-            self._owed.discard(name)
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """At its end, try a last time to forget what is still to be forgotten."""
+        yield
+        if self._paying is not None:
+            self._paying.cancel()
+            self._paying = None
+            with suppress(StoreUnavailable):
+                await self._pay(list(self._owed))
+            if self._owed:
+                _log.warning("some cached answers could not be forgotten: others give them until their time is over")
+
+    async def _pay_later(self) -> None:
+        while self._owed:
+            await asyncio.sleep(_RETRY_SECONDS)
+            with suppress(StoreUnavailable):
+                await self._pay(list(self._owed))
+        self._paying = None
+
+    async def _pay(self, names: Sequence[str]) -> None:
+        """Raises StoreUnavailable, and then it is still owed."""
+        numbers = {name: self._owed.get(name) for name in names}
+        await self._store.put({name: _new_version(time.time()) for name in names}, _TAG_SECONDS)
+        for name, number in numbers.items():
+            if self._owed.get(name) == number:  # not said again meanwhile
+                self._owed.pop(name, None)
 
 
 def _name(tag: str) -> str:
     return f"cache:tag:{tag}"
 
 
-def _new_version() -> bytes:
-    return os.urandom(8).hex().encode()
+def _new_version(forgotten_at: float) -> bytes:
+    return f"{forgotten_at:.3f}-{os.urandom(8).hex()}".encode()
 
 
 class Cached:
@@ -146,8 +197,9 @@ class Cached:
             return
         cache: AnswerCache = request.app.state.kernel.cache
         module = request.scope["kernel.module"].name
-        url = request.url
-        key = cache.key(module, url.scheme, url.path, url.query, *await self._caller(request))
+        scope = request.scope  # as it came: a URL made from it is not the same for every two that differ
+        asked = (scope["scheme"], scope["path"], repr(scope.get("raw_path")), repr(scope["query_string"]))
+        key = cache.key(module, *asked, *await self._caller(request))
         values = _path_values(request) if self.named else {}
         tags = [f"{module}:{tag.format_map(values)}" for tag in self._tags]
         try:
@@ -155,7 +207,7 @@ class Cached:
         except StoreUnavailable:
             return
         if kept is None:
-            if len(versions) == len(tags):
+            if versions is not None:
                 Keeper(request.scope, partial(self._keep, cache, key, versions), _MAX_ANSWER_BYTES)
             return
         known = headers.get("if-none-match")

@@ -12,12 +12,14 @@ answer: who repeats the request is told that it has been carried out, and it is 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Annotated, Any, cast
 from weakref import WeakValueDictionary
 
 import structlog
-from fastapi import Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
+from fastapi.routing import iter_route_contexts
 from sqlalchemy import (
     BindParameter,
     Boolean,
@@ -41,6 +43,7 @@ from kernel.database import Database, DatabaseUnavailable, UtcDateTime, after_co
 from kernel.database.errors import FAILURES
 from kernel.database.pool import before_commit
 from kernel.database.session import LazySession
+from kernel.security.policy import Requires, calls_of, dependant_of
 from kernel.security.principal import principal_of
 from kernel.web.problems import BadRequest, Conflict, Unprocessable
 from kernel.web.replay import Answer, Keeper, Replay
@@ -242,6 +245,15 @@ async def _idempotent(
         raise BadRequest("Idempotency-Key must be one name of 1 to 200 printable characters without spaces.")
     keys: Keys = request.scope["kernel.module"].keys
     await keys.take(request, session, key.strip('"'))
+
+
+def of_nobody(router: APIRouter) -> Iterator[str]:
+    """The routes that take keys of callers whom they do not know: one would be given what was answered to another."""
+    for context in iter_route_contexts(router.routes):
+        calls = list(calls_of(dependant_of(context)))
+        if _idempotent in calls and not any(isinstance(one, Requires) for one in calls):
+            route = f"{' '.join(sorted(getattr(context, 'methods', None) or ()))} {getattr(context, 'path', '')}"
+            yield f"{route} is idempotent, but does not know whose the keys are: put requires(...) before it."
 
 
 idempotent: Any = Depends(_idempotent, scope="function")

@@ -5,13 +5,14 @@ It and Redis are imported where a limit is set.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from ipaddress import IPv6Address, ip_address, ip_network
 from math import floor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import Depends
+from starlette._utils import get_route_path
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -56,7 +57,11 @@ class Limits:
         if caller is None:
             return
         headers = connection.scope.setdefault("kernel.headers", [])  # which the shell adds to the answer
+        counted = connection.scope.setdefault("kernel.counted", set())
         for item in items:
+            if (name, item) in counted:  # a router's limit, and the same again of its route
+                continue
+            counted.add((name, item))
             count = await self._count(item, f"{name}/{caller}")
             window, policy = item.get_expiry(), f'"{kind}-{item.get_expiry()}"'
             # draft-ietf-httpapi-ratelimit-headers-10
@@ -141,9 +146,11 @@ class Limited:
 
     async def __call__(self, connection: HTTPConnection) -> None:
         """Asked by FastAPI."""
-        endpoint = connection.scope["endpoint"]
+        module, route = connection.scope["kernel.module"].name, connection.scope["route"]
+        handler = getattr(route.endpoint, "__qualname__", "")  # two routers may have the same path below themselves
         limits: Limits = connection.app.state.kernel.limits
-        await limits.check(connection, "route", f"{endpoint.__module__}.{endpoint.__qualname__}", self._items)
+        name = f"{module} {' '.join(sorted(route.methods))} {route.path} {handler}"
+        await limits.check(connection, "route", name, self._items)
 
     # FastAPI asks equal dependencies of a request once.
     def __eq__(self, other: object) -> bool:
@@ -164,16 +171,19 @@ def limited(limit: str) -> Any:
 class Overall:
     """Pure ASGI: the limit over all that is asked, whether there is such a route or not."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, limit: str, free: Sequence[str]) -> None:
-        """`free` are the beginnings of paths that are not counted."""
+    def __init__(self, app: ASGIApp, limits: Limits, limit: str, free: Collection[str], free_below: str) -> None:
+        """Not counted are the paths `free`, and those below `free_below`."""
         from limits import parse_many  # noqa: PLC0415
 
         self._app = app
         self._limits = limits
         self._items = parse_many(limit)
-        self._free = tuple(free)
+        self._free = free
+        self._free_below = f"{free_below}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(self._free):
-            await self._limits.check(HTTPConnection(scope), "overall", "overall", self._items)
+        if scope["type"] == "http":
+            path = get_route_path(scope)
+            if path not in self._free and not path.startswith(self._free_below):
+                await self._limits.check(HTTPConnection(scope), "overall", "overall", self._items)
         await self._app(scope, receive, send)

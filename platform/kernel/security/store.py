@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kernel.settings import StoreSettings
 
@@ -22,6 +24,9 @@ _CONNECTIONS = 32
 _PAUSE_SECONDS = 1
 # What an entry takes beside its key and value (measured: two tuples, a float, a node of the dictionary).
 _ENTRY_BYTES = 250
+
+# How long the request at hand has waited for the store, in seconds.
+_waited: ContextVar[list[float] | None] = ContextVar("waited_for_store", default=None)
 
 
 class StoreUnavailable(Exception):
@@ -43,14 +48,16 @@ class SharedStore:
         return self._url is not None
 
     async def ask(self, question: Callable[["Redis"], Awaitable[Result]]) -> Result:
-        """What Redis answers. Raises StoreUnavailable within STORE_TIMEOUT_SECONDS."""
-        if time.monotonic() < self._asks_again_at:
+        """What Redis answers. Raises StoreUnavailable within STORE_TIMEOUT_SECONDS, and what they all are together."""
+        began_at, waited = time.monotonic(), _waited.get() or [0.0]
+        left = self._timeout - waited[0]
+        if began_at < self._asks_again_at or left <= 0:
             raise StoreUnavailable
         from redis.exceptions import RedisError  # noqa: PLC0415  # only who has one pays for its client
 
         self._redis = self._redis or self._connected()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(left):
                 answer = await question(self._redis)
         except (RedisError, OSError, TimeoutError) as error:
             self._asks_again_at = time.monotonic() + _PAUSE_SECONDS
@@ -58,20 +65,38 @@ class SharedStore:
                 _log.warning("the shared store does not answer, going on without it", reason=type(error).__name__)
             self._is_down = True
             raise StoreUnavailable from error
+        finally:
+            waited[0] += time.monotonic() - began_at
         if self._is_down:
             _log.info("the shared store answers again")
             self._is_down = False
         return answer
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The same, where all that one request asks of the store takes STORE_TIMEOUT_SECONDS together."""
+
+        async def with_patience(scope: Scope, receive: Receive, send: Send) -> None:
+            _waited.set([0.0])
+            await app(scope, receive, send)
+
+        return with_patience
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of these keys. Raises StoreUnavailable."""
         values: list[Any] = await self.ask(lambda redis: redis.mget(keys))
         return values
 
-    async def put(self, key: str, value: bytes, seconds: float, *, if_new: bool = False) -> None:
-        """Keep a value for so long; `if_new`, unless there is one. Raises StoreUnavailable."""
+    async def put(self, values: Mapping[str, bytes], seconds: float, *, if_new: bool = False) -> None:
+        """Keep values for so long; `if_new`, where there is none. Raises StoreUnavailable, and some may be kept."""
         milliseconds = max(1, int(seconds * 1000))
-        await self.ask(lambda redis: redis.set(key, value, px=milliseconds, nx=if_new))
+
+        async def send(redis: "Redis") -> None:
+            async with redis.pipeline(transaction=False) as together:
+                for key, value in values.items():
+                    together.set(key, value, px=milliseconds, nx=if_new)
+                await together.execute()
+
+        await self.ask(send)
 
     async def close(self) -> None:
         """Close every connection. The store can be used again afterwards."""
@@ -84,8 +109,11 @@ class SharedStore:
         from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
         from redis.asyncio.retry import Retry  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415
 
         options: dict[str, Any] = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+        # Each would be a question more at every connect: what our client is, and news of a cluster's maintenance.
+        options |= {"driver_info": None, "maint_notifications_config": MaintNotificationsConfig(enabled=False)}
         pool = BlockingConnectionPool.from_url(
             str(self._url),
             max_connections=_CONNECTIONS,
@@ -108,13 +136,14 @@ class OwnStore:
         """The values of these keys."""
         return [self._value(key) for key in keys]
 
-    async def put(self, key: str, value: bytes, seconds: float, *, if_new: bool = False) -> None:
-        """Keep a value for so long; `if_new`, unless there is one."""
-        if if_new and self._value(key) is not None:
-            return
-        self._drop(key)
-        self._entries[key] = (time.monotonic() + seconds, value)
-        self._bytes += _size(key, value)
+    async def put(self, values: Mapping[str, bytes], seconds: float, *, if_new: bool = False) -> None:
+        """Keep values for so long; `if_new`, where there is none."""
+        for key, value in values.items():
+            if if_new and self._value(key) is not None:
+                continue
+            self._drop(key)
+            self._entries[key] = (time.monotonic() + seconds, value)
+            self._bytes += _size(key, value)
         while self._bytes > self._most_bytes:
             self._drop(next(iter(self._entries)))
 

@@ -25,6 +25,7 @@ _log = structlog.get_logger("kernel.security")
 DEVELOPER = Principal("developer", frozenset({"*"}))
 
 _LONGEST_TOKEN = 8192
+_MOST_SUBJECT = 255
 # A token that held is believed without another look for so long, unless it expires before. Signatures are dear.
 _REMEMBERED_SECONDS = 60
 _MOST_REMEMBERED = 10_000
@@ -92,8 +93,9 @@ class BearerTokens:
         # What a token may hold is anybody's choice until its signature is checked.
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise Refused(f"{type(error).__name__}: {error}") from error
-        if not claims["sub"]:
-            raise Refused("its sub is empty")
+        # Of OpenID Connect at most 255 ASCII characters; it becomes a key of databases, and stands in logs.
+        if not (0 < len(claims["sub"]) <= _MOST_SUBJECT and claims["sub"].isprintable()):
+            raise Refused(f"its sub is not 1 to {_MOST_SUBJECT} printable characters")
         return Principal(claims["sub"], frozenset(_scopes(claims, settings)), issuer), expires_at
 
 

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from kernel.settings import ServerSettings
+from kernel.web.dispatch import PROBES
 
 _log = logging.getLogger("kernel.server")
 _quiet = logging.getLogger("kernel.server.quiet")
@@ -27,8 +28,8 @@ _MOST_HEADERS = 100
 _MOST_PIPELINED = 32
 # How much larger than the body its chunks' framing may be: five for chunks of one byte, and some room.
 _FRAMING_PER_BODY_BYTE = 8
-# Answered also when there are too many requests: who restarts us because we are busy makes it worse.
-_PROBES = b"/health"
+# Answered also when there are too many requests.
+_FREE = frozenset({path.encode() for path in PROBES} | {b"/metrics"})
 _RESET = struct.pack("ii", 1, 0)
 _LOOKED_AT = frozenset({b"expect", b"host", b"transfer-encoding"})
 
@@ -140,7 +141,7 @@ class Connection(HttpToolsProtocol):
             raise Refused(400, "Too many requests at once: wait for the answers.")
         self._reading, self._since = _BODY, self._state.now
         self._head = self._around = self._body = 0
-        is_full = len(self.tasks) >= self._most_requests and not self.url.startswith(_PROBES)
+        is_full = len(self.tasks) >= self._most_requests and self.url.partition(b"?")[0] not in _FREE
         self.app = self._state.overloaded if is_full else self._served
         super().on_headers_complete()
         if self._state.is_stopping and self.cycle is not None:

@@ -149,6 +149,8 @@ class DatabaseConfig(SettingsGroup):
     url: SecretStr | None = None
     # A replica: GET and HEAD requests read from it.
     read_url: SecretStr | None = None
+    # By how much it may be behind: for so long after a change nothing that the change concerns is kept by `cached`.
+    read_lag_seconds: float = Field(5, ge=0)
     host: str | None = None
     port: int = Field(5432, ge=1, le=65535)
     user: str | None = None

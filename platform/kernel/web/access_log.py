@@ -12,6 +12,10 @@ from kernel.settings import LogSettings
 
 _log = structlog.get_logger("kernel.access")
 
+# Of a longer path the beginning. A line of at most 4,096 bytes (of a character this may take twelve) is written whole
+# or not at all, so that the lines of several workers on one pipe do not get into each other.
+_MOST_PATH = 256
+
 
 class _Lines:
     """How the line is written. The process decides, once, when its logging is set up."""
@@ -35,6 +39,8 @@ def log_request(scope: Mapping[str, Any], status: int, seconds: float, tracepare
         return
     request_id, method, path = scope["request_id"], scope["method"], scope["path"]
     client, module = (scope.get("client") or ("-",))[0], scope.get("kernel.module")
+    if len(path) > _MOST_PATH:
+        path = f"{path[:_MOST_PATH]}..."
     duration_ms = round(seconds * 1000, 2)
     if not _Lines.are_json:
         _log.info("request", method=method, path=path, status=status, duration_ms=duration_ms, client=client)

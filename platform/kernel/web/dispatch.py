@@ -26,6 +26,9 @@ from structlog.contextvars import bind_contextvars
 from kernel.web.endpoint import Endpoint, NotCompiled
 from kernel.web.problems import ContentTooLarge
 
+# What an orchestrator asks. Answered also when there are too many requests: who restarts us because we are busy makes
+# it worse.
+PROBES = frozenset({"/health/live", "/health/ready", "/health/startup"})
 Guard = Callable[[HTTPConnection], Awaitable[object]]
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})

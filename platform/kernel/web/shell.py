@@ -18,7 +18,7 @@ from kernel.web.problems import answer
 _errors = structlog.get_logger("kernel.errors")
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_TRACE = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TRACE: Mapping[str, str] = {}
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
