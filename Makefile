@@ -48,6 +48,7 @@ migrate: venv ## Bring every module's database to its newest migration
 	@$(BIN)/kernel migrate
 
 migration: venv ## Write a migration from the models   MODULE=events MESSAGE="add a column"
+	@test -n "$(MODULE)" -a -n "$(MESSAGE)" || { echo 'Say which, and what: make migration MODULE=notes MESSAGE="first tables"'; exit 2; }
 	@$(BIN)/kernel migration "$(MODULE)" -m "$(MESSAGE)"
 	@$(BIN)/ruff format --quiet migrations
 

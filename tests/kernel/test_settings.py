@@ -249,6 +249,7 @@ REFUSALS = [
     ("no audience", {"AUTH_AUDIENCE": ""}, ("", "AUTH_AUDIENCE", "AUTH_AUDIENCE", "AUTH_AUDIENCE")),
     ("everybody may", {"AUTH_ENABLED": "false"}, ("", "", "AUTH_ENABLED", "AUTH_ENABLED")),
     ("tokens over plain HTTP", {"AUTH_ISSUER": "http://id"}, ("", "", "AUTH_ISSUER", "AUTH_ISSUER")),
+    ("a role without a list", {"AUTH_ROLES": '{"editor": "x"}'}, ("AUTH_ROLES",) * 4),
     ("shared keys", {"AUTH_ALGORITHMS": "HS256"}, ("AUTH_ALGORITHMS",) * 4),
     ("unsigned tokens", {"AUTH_ALGORITHMS": "RS256,none"}, ("AUTH_ALGORITHMS",) * 4),
     ("an empty secret", {"DATABASE_PASSWORD": ""}, ("", "", "DATABASE_PASSWORD", "DATABASE_PASSWORD")),

@@ -55,8 +55,10 @@ async def test_a_token_of_the_command_holds_in_local(project: Path) -> None:
     assert await answer(project, by_scope) == (200, "local|alice")
     key = project / "data" / "local-key.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    by_role = token(project, "--subject", "bob", "--role", "keeper").stdout
-    assert await answer(project, by_role) == (200, "local|bob"), "with the key that the first has made"
+    made = token(project, "--subject", "bob", "--role", "keeper", **ROLES)
+    assert made.stderr == ""
+    assert await answer(project, made.stdout) == (200, "local|bob"), "with the key that the first has made"
+    assert "AUTH_ROLES does not say" in token(project, "--role", "editor", **ROLES).stderr
     assert (await answer(project, token(project, "--scope", "else:read").stdout))[0] == 403
 
 

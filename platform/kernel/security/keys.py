@@ -74,7 +74,8 @@ class Keys:
                 self._keys = _usable(await self._get_json(await self._address()))
                 self._fetched_at = time.monotonic()
             except Exception as error:  # noqa: BLE001  # whatever the network or the provider says
-                _log.error("the issuer's keys cannot be fetched", reason=repr(error), known=len(self._keys))
+                asked = self._settings.jwks_url or f"{self._settings.issuer} (AUTH_ISSUER)"
+                _log.error("the issuer's keys cannot be fetched", of=asked, reason=repr(error), known=len(self._keys))
             self._asked_at = time.monotonic()
 
     async def _address(self) -> str:

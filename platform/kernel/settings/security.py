@@ -37,6 +37,14 @@ class AuthSettings(SettingsGroup):
     # What each role may: {"editor": ["events:read", "events:write"]}.
     roles: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
 
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _are_lists(cls, value: object) -> object:
+        given = value if isinstance(value, Mapping) else {}
+        if wrong := [role for role, scopes in given.items() if not isinstance(scopes, list | tuple)]:
+            raise ValueError(f'must give {wrong[0]} a list of scopes: {{"{wrong[0]}": ["events:read"]}}')
+        return value
+
     @field_validator("algorithms")
     @classmethod
     def _are_asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
