@@ -16,10 +16,13 @@ import yaml
 from kernel.app import Project, create_app
 from kernel.server.metrics import add_metrics
 from kernel.settings import CORE_GROUPS, Environment
+from kernel.settings.sources import DEFAULT_SECRETS_DIR
 from kernel.testing import settings_for
 
 # The oldest minor version that Kubernetes still mends.
 _KUBERNETES = "1.34"
+# Liveness asks no dependency: to start a pod anew would not mend one.
+_PROBES = {"startup": "/health/startup", "liveness": "/health/live", "readiness": "/health/ready"}
 _PROMQL = {"sum", "max", "rate", "and", "or", "topk", "count", "histogram_quantile"}
 
 
@@ -37,14 +40,25 @@ def manifests(root: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def pods(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def templates(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     found = {}
     for one in manifests:
         spec = one.get("spec", {})
         spec = spec.get("jobTemplate", {}).get("spec", spec)
         if "template" in spec:
-            found[one["metadata"]["name"]] = spec["template"]["spec"]
+            found[one["metadata"]["name"]] = spec["template"]
     return found
+
+
+@pytest.fixture(scope="module")
+def pods(templates: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: template["spec"] for name, template in templates.items()}
+
+
+@pytest.fixture(scope="module")
+def policy(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    [found] = [one["spec"] for one in manifests if one["kind"] == "NetworkPolicy"]
+    return dict(found)
 
 
 def test_each_manifest_is_one_that_kubernetes_knows(manifests: list[dict[str, Any]]) -> None:
@@ -90,14 +104,22 @@ def test_the_settings_of_the_manifests_start_the_application(root: Path, manifes
     create_app(settings)
 
 
-def test_every_probe_is_a_route_and_every_port_is_listened_to(pods: dict[str, dict[str, Any]]) -> None:
-    for name, kinds in (("application", ("startup", "liveness", "readiness")), ("relay", ("liveness", "readiness"))):
+def test_every_pod_has_the_secret_where_the_settings_look(pods: dict[str, dict[str, Any]]) -> None:
+    assert DEFAULT_SECRETS_DIR == "/mnt/secrets"
+    for name, pod in pods.items():
+        [volume] = [one["name"] for one in pod["volumes"] if one.get("secret") == {"secretName": "application"}]
+        for container in pod["containers"]:
+            [mount] = [one for one in container["volumeMounts"] if one["name"] == volume]
+            assert mount == {"name": volume, "mountPath": DEFAULT_SECRETS_DIR, "readOnly": True}, name
+
+
+def test_every_probe_asks_its_own_route_on_a_port_that_is_listened_to(pods: dict[str, dict[str, Any]]) -> None:
+    for name, kinds in (("application", set(_PROBES)), ("relay", {"liveness", "readiness"})):
         [container] = pods[name]["containers"]
         ports = {port["name"] for port in container["ports"]}
-        for kind in kinds:
-            asked = container[f"{kind}Probe"]["httpGet"]
-            assert asked["path"] in {"/health/startup", "/health/live", "/health/ready"}
-            assert asked["port"] in ports
+        probes = {key.removesuffix("Probe"): one["httpGet"] for key, one in container.items() if key.endswith("Probe")}
+        assert {kind: asked["path"] for kind, asked in probes.items()} == {kind: _PROBES[kind] for kind in kinds}
+        assert {asked["port"] for asked in probes.values()} <= ports
 
 
 def test_a_pod_may_do_as_little_as_can_be(pods: dict[str, dict[str, Any]]) -> None:
@@ -109,6 +131,40 @@ def test_a_pod_may_do_as_little_as_can_be(pods: dict[str, dict[str, Any]]) -> No
             assert rights["readOnlyRootFilesystem"] is True
             assert rights["allowPrivilegeEscalation"] is False
             assert rights["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_network_policy_is_for_every_pod_of_ours_in_both_directions(
+    policy: dict[str, Any], templates: dict[str, dict[str, Any]]
+) -> None:
+    assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
+    assert policy["podSelector"] == {"matchLabels": {"app": "application"}}
+    for name, template in templates.items():
+        assert template["metadata"]["labels"]["app"] == "application", name
+
+
+def test_only_who_is_named_reaches_a_pod(policy: dict[str, Any]) -> None:
+    """An empty rule, and an empty selector in one, stand for everybody."""
+    for rule in policy["ingress"]:
+        assert {port["port"] for port in rule["ports"]} <= {8000, 9090}
+        assert rule["from"]
+        for peer in rule["from"]:
+            assert peer
+            assert peer.keys() <= {"podSelector", "namespaceSelector"}
+            assert all(selector.get("matchLabels") for selector in peer.values())
+
+
+def test_a_pod_reaches_what_it_needs_and_never_the_metadata_service(policy: dict[str, Any]) -> None:
+    for rule in policy["egress"]:
+        ports = {port["port"] for port in rule["ports"]}
+        # To whatever address: then only on the ports of a database and of Redis.
+        assert ports
+        assert rule.get("to") or ports <= {5432, 6379}
+        for peer in rule.get("to", []):
+            if "ipBlock" in peer:
+                assert peer["ipBlock"]["except"] == ["169.254.0.0/16"]
+            else:
+                assert peer
+                assert all(selector.get("matchLabels") for selector in peer.values())
 
 
 def test_a_pod_has_time_to_stop(root: Path, pods: dict[str, dict[str, Any]]) -> None:

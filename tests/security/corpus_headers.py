@@ -147,10 +147,14 @@ def framing() -> Iterator[Input]:
         "quoted": b'Transfer-Encoding: "chunked"',
         "folded": b"Transfer-Encoding:\r\n chunked",
         "a second one": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: cow",
+        "an unknown one before chunked": b"Transfer-Encoding: cow\r\nTransfer-Encoding: chunked",
+        "compressed, then chunked": b"Transfer-Encoding: gzip, chunked",
     }.items():
-        smuggled = b"0\r\n\r\n" + request("GET", f"{EVENTS}/1")
-        head = f"POST {EVENTS} HTTP/1.1\r\nHost: localhost\r\n".encode() + coding + b"\r\n\r\n"
-        yield Input(f"transfer coding: {name}", "refused", (head + smuggled,))
+        # An event that would be made if the coding were taken for the one we know.
+        chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        head = f"POST {EVENTS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\n".encode()
+        smuggled = request("GET", f"{EVENTS}/1")
+        yield Input(f"transfer coding: {name}", "refused", (head + coding + b"\r\n\r\n" + chunked + smuggled,))
     for name, chunk in {
         "no size": b"x\r\n",
         "a negative size": b"-1\r\n",

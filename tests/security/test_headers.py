@@ -68,7 +68,7 @@ def test_every_answer_has_the_security_headers_once(server: Served, name: str) -
     for header, value in EXPECTED.items():
         assert answer.headers(header) == [value]
     [policy] = answer.headers("content-security-policy")
-    assert "frame-ancestors 'none'" in policy
+    assert policy.endswith("base-uri 'none'; frame-ancestors 'none'")
     assert policy.startswith("default-src 'self'" if name == "the docs" else "default-src 'none'")
     assert len(answer.headers("x-request-id")) == 1
     assert "Origin" in ",".join(answer.headers("vary"))

@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from kernel.settings import ServerSettings
 from kernel.web.dispatch import PROBES
+from kernel.web.shell import STRICTEST_POLICY
 
 _log = logging.getLogger("kernel.server")
 _quiet = logging.getLogger("kernel.server.quiet")
@@ -127,7 +128,7 @@ class Connection(HttpToolsProtocol):
             if self._has_host:
                 raise Refused(400, "There is more than one Host header.")
             self._has_host = True
-        elif value.lower() != b"chunked":  # the parser would find it only after the request has begun
+        elif value.lower() != b"chunked":  # some the parser would find too late, and take others for chunks
             raise Refused(400, "The Transfer-Encoding is not known here.")
 
     def on_headers_complete(self) -> None:
@@ -254,6 +255,7 @@ def _answer(refused: Refused, headers: list[tuple[bytes, bytes]]) -> list[bytes]
         STATUS_LINE[refused.status],
         *(part for name, value in headers for part in (name, b": ", value, b"\r\n")),
         b"content-type: application/problem+json\r\nx-content-type-options: nosniff\r\nconnection: close\r\n",
+        f"content-security-policy: {STRICTEST_POLICY}\r\n".encode(),
         retry,
         b"content-length: %d\r\n\r\n" % len(body),
         body.encode(),

@@ -30,7 +30,8 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-site"),
 )
-_DEFAULT_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+STRICTEST_POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+_DEFAULT_POLICY = (b"content-security-policy", STRICTEST_POLICY.encode())
 # A page of another origin would get an answer with other headers (CORS).
 _VARY_ORIGIN = (b"vary", b"Origin")
 _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")

@@ -1,6 +1,7 @@
 """What a served process answers to HTTP that is not as it should be, byte by byte."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,12 +59,27 @@ def test_what_is_not_taken_is_answered_with_problem_details_and_closed(
     assert said.startswith(b"HTTP/1.1 %d " % status)
     assert b"connection: close" in said
     assert b"application/problem+json" in said
+    assert b"x-content-type-options: nosniff" in said
+    assert b"content-security-policy: default-src 'none'; base-uri 'none'; frame-ancestors 'none'\r\n" in said
     assert said.count(b"HTTP/1.1") == 1
 
 
 def test_the_answer_to_an_earlier_request_is_not_mistaken_for_a_refusal(served: Served) -> None:
     said = exchange(served, b"GET /api/v1/work/waited?seconds=5 HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n")
     assert said == b""
+
+
+def test_a_request_in_a_coding_that_is_not_known_is_refused_and_not_done(served: Served) -> None:
+    """The parser alone refuses some of these only after the request has begun, and takes others for plain chunks."""
+    codings = [b"identity", b"gzip", b'"chunked"', b"chunked;q=1", b"gzip, chunked", b"a\r\nTransfer-Encoding: chunked"]
+    here = b" /api/v1/work%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+    add = b"POST" + here % b"?number=%d" + b"Transfer-Encoding: %b\r\n\r\n0\r\n\r\n"
+    answers = [exchange(served, add % (number, coding)) for number, coding in enumerate(codings)]
+    # SQLite writes one after the other: what began before this is kept before this.
+    assert exchange(served, add % (99, b"chunked")).startswith(b"HTTP/1.1 201 ")
+    numbers = exchange(served, b"GET" + here % b"/all" + b"\r\n").rpartition(b"\r\n\r\n")[2]
+    assert json.loads(numbers) == [99]
+    assert {answer[:13] for answer in answers} == {b"HTTP/1.1 400 "}
 
 
 def test_a_trailer_is_no_header(served: Served) -> None:
