@@ -1,6 +1,6 @@
 """Events over HTTP."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
@@ -55,9 +55,7 @@ async def replace_event(
     etag: Conditional,
 ) -> EventOut:
     """Replace all of an event; what is left out gets its default."""
-    await _must_exist(images, event.image_id)
-    values = event.model_dump()
-    changed = found(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
+    changed = await _change(event_id, event.model_dump(), events, images, expected)
     etag.set(changed.version)
     return changed
 
@@ -72,9 +70,7 @@ async def patch_event(
     etag: Conditional,
 ) -> EventOut:
     """Change some fields of an event."""
-    await _must_exist(images, event.image_id)
-    values = event.model_dump(exclude_unset=True)
-    changed = found(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
+    changed = await _change(event_id, event.model_dump(exclude_unset=True), events, images, expected)
     etag.set(changed.version)
     return changed
 
@@ -83,6 +79,18 @@ async def patch_event(
 async def delete_event(event_id: EventId, expected: ExpectedVersions, events: Changed) -> None:
     """Delete an event."""
     found(await events.delete(event_id, expected_version=expected), "event")
+
+
+async def _change(
+    event_id: int, values: dict[str, Any], events: EventRepository, images: Images, expected: frozenset[int] | None
+) -> EventOut:
+    try:
+        await _must_exist(images, values.get("image_id"))
+    except Unprocessable:
+        # Who may not change the event is told so, whatever image they name. What this writes is rolled back.
+        found(await events.update(event_id, into=EventOut, expected_version=expected), "event")
+        raise
+    return found(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
 
 
 async def _must_exist(images: Images, image_id: int | None) -> None:

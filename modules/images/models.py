@@ -31,6 +31,8 @@ class Image(Timestamps, Versioned, Base):
     # Names in the object store, made here: nothing of the uploader's file name is kept.
     content_key: Mapped[str] = mapped_column(String(100), unique=True)
     thumbnail_key: Mapped[str] = mapped_column(String(100), unique=True)
+    # Who uploaded it (Principal.key); None for what is older than owners are.
+    owner: Mapped[str | None] = mapped_column(String(500))
 
     __table_args__ = (
         CheckConstraint("width > 0 AND height > 0", name="has_pixels"),

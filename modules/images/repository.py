@@ -2,23 +2,41 @@
 
 from collections.abc import Collection
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from kernel import Principal
 from kernel.database import BaseRepository, Page, Sort
 from modules.images.models import Image
 from modules.images.schemas import ImageOut, ImageQuery, ImageSort
 
+_OWN = Image.owner == bindparam("caller", type_=Image.owner.type)
+
 
 class ImageRepository(BaseRepository[Image, int]):
-    """The table of images."""
+    """The table of images, as its caller may see and change it: everybody sees all, and changes what is their own.
 
-    def __init__(self, session: AsyncSession) -> None:
+    Who has the scope `images:admin` may change all.
+    """
+
+    def __init__(self, session: AsyncSession, caller: Principal) -> None:
         super().__init__(Image, session)
+        self._caller = caller
+        if not caller.may("images:admin"):
+            self.restrict(true(), _OWN, caller=caller.key)
+
+    @classmethod
+    def of_all(cls, session: AsyncSession) -> "ImageRepository":
+        """For what no caller asks for: contracts and commands."""
+        return cls(session, Principal("images", frozenset({"images:admin"})))
 
     async def find(self, query: ImageQuery) -> Page[ImageOut]:
         """A page of all images. Raises InvalidCursor."""
         return await self.page(query, ImageOut, order=Sort(Image.created_at, descending=query.sort is ImageSort.NEWEST))
+
+    async def add(self, **columns: str | int) -> ImageOut:
+        """A new image of the caller's."""
+        return await self.create(into=ImageOut, owner=self._caller.key, **columns)
 
     async def named(self, keys: Collection[str]) -> set[str]:
         """Those of these keys that a row names."""

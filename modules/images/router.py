@@ -9,12 +9,12 @@ from kernel import (
     Conditional,
     ExpectedVersions,
     RangeNotSatisfiable,
+    for_caller,
     found,
     idempotent,
     module_state,
     problems,
     requires,
-    with_session,
 )
 from kernel.database import Page
 from kernel.fields import Id
@@ -27,24 +27,24 @@ from modules.images.service import ImageService
 router = APIRouter()
 
 ImageId = Annotated[Id, Path()]
-Repository = Annotated[ImageRepository, with_session(ImageRepository)]
+Seen = Annotated[ImageRepository, for_caller(ImageRepository, "images:read")]
+Changed = Annotated[ImageRepository, for_caller(ImageRepository, "images:write")]
 Service = Annotated[ImageService, Depends(module_state)]
-_SEE, _CHANGE = [requires("images:read")], [requires("images:write")]
 IfNoneMatch = Annotated[str | None, Header()]
 
 # The bytes of an image never change, but it may be deleted: ask again each time, and get 304.
 _CACHING = {"Cache-Control": "private, no-cache"}
 
 
-@router.get("", dependencies=_SEE)
-async def list_images(query: Annotated[ImageQuery, Query()], images: Repository) -> Page[ImageOut]:
+@router.get("")
+async def list_images(query: Annotated[ImageQuery, Query()], images: Seen) -> Page[ImageOut]:
     """List images, the newest first unless asked otherwise."""
     return await images.find(query)
 
 
 @router.post(
     "",
-    dependencies=[*_CHANGE, idempotent],
+    dependencies=[requires("images:write"), idempotent],
     status_code=201,
     form_limits={"max_files": 1, "max_fields": 1},
     responses=problems(400, 409, 413, 415, 503, 507),
@@ -52,7 +52,7 @@ async def list_images(query: Annotated[ImageQuery, Query()], images: Repository)
 )
 async def upload_image(
     upload: Annotated[ImageIn, Form(media_type="multipart/form-data")],
-    images: Repository,
+    images: Changed,
     service: Service,
     etag: Conditional,
     request: Request,
@@ -65,17 +65,17 @@ async def upload_image(
     return kept
 
 
-@router.get("/{image_id}", dependencies=_SEE, responses=problems(404))
-async def read_image(image_id: ImageId, images: Repository, etag: Conditional) -> ImageOut:
+@router.get("/{image_id}", responses=problems(404))
+async def read_image(image_id: ImageId, images: Seen, etag: Conditional) -> ImageOut:
     """Read what is known of an image; 304 if the caller's version (If-None-Match) is the current one."""
     image = found(await images.get_by_id(image_id, into=ImageOut), "image")
     etag.set(image.version)
     return image
 
 
-@router.patch("/{image_id}", dependencies=_CHANGE, responses=problems(404, 412))
+@router.patch("/{image_id}", responses=problems(404, 412))
 async def patch_image(
-    image_id: ImageId, image: ImagePatch, images: Repository, expected: ExpectedVersions, etag: Conditional
+    image_id: ImageId, image: ImagePatch, images: Changed, expected: ExpectedVersions, etag: Conditional
 ) -> ImageOut:
     """Change an image's caption."""
     values = image.model_dump(exclude_unset=True)
@@ -84,18 +84,18 @@ async def patch_image(
     return changed
 
 
-@router.delete("/{image_id}", dependencies=_CHANGE, status_code=204, responses=problems(404, 412))
-async def delete_image(image_id: ImageId, images: Repository, expected: ExpectedVersions, service: Service) -> None:
+@router.delete("/{image_id}", status_code=204, responses=problems(404, 412))
+async def delete_image(image_id: ImageId, images: Changed, expected: ExpectedVersions, service: Service) -> None:
     """Delete an image and its bytes."""
     image = found(await images.get_by_id(image_id, into=StoredImage), "image")
     found(await service.discard(image, expected, images), "image")
 
 
-@router.head("/{image_id}/content", dependencies=_SEE, include_in_schema=False)
-@router.get("/{image_id}/content", dependencies=_SEE, response_class=Response, responses=problems(404, 416, 503))
+@router.head("/{image_id}/content", include_in_schema=False)
+@router.get("/{image_id}/content", response_class=Response, responses=problems(404, 416, 503))
 async def read_content(
     image_id: ImageId,
-    images: Repository,
+    images: Seen,
     service: Service,
     request: Request,
     if_none_match: IfNoneMatch = None,
@@ -132,9 +132,9 @@ async def read_content(
     return StreamingResponse(parts, 206 if span else 200, headers, media_type=image.content_type)
 
 
-@router.get("/{image_id}/thumbnail", dependencies=_SEE, response_class=Response, responses=problems(404, 503))
+@router.get("/{image_id}/thumbnail", response_class=Response, responses=problems(404, 503))
 async def read_thumbnail(
-    image_id: ImageId, images: Repository, service: Service, if_none_match: IfNoneMatch = None
+    image_id: ImageId, images: Seen, service: Service, if_none_match: IfNoneMatch = None
 ) -> Response:
     """A small WebP of the picture: upright, re-encoded, without the camera's metadata."""
     image = found(await images.get_by_id(image_id, into=StoredImage), "image")

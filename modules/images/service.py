@@ -51,8 +51,7 @@ class ImageService:
         try:
             await self.storage.put(content_key, data)
             await self.storage.put(thumbnail_key, picture.thumbnail)
-            return await images.create(
-                into=ImageOut,
+            return await images.add(
                 caption=caption,
                 content_type=picture.content_type,
                 width=picture.width,
@@ -69,7 +68,10 @@ class ImageService:
     async def discard(
         self, image: StoredImage, expected_version: frozenset[int] | None, images: ImageRepository
     ) -> bool:
-        """Delete a picture: the row now, the bytes once that is committed, and tell the others. Raises StaleVersion."""
+        """Delete a picture: the row now, the bytes once that is committed, and tell the others.
+
+        Raises StaleVersion and NotAllowed.
+        """
         after_commit(images.session, lambda: self._forget(image.content_key, image.thumbnail_key))
         is_deleted = await images.delete(image.id, expected_version=expected_version)
         if is_deleted:
@@ -85,7 +87,7 @@ class ImageService:
         objects, orphans, size = 0, 0, 0
         async for listed in self.storage.list_older(than):
             async with database.read() as session:
-                named = await ImageRepository(session).named(listed)
+                named = await ImageRepository.of_all(session).named(listed)
             lost = listed.keys() - named
             objects, orphans = objects + len(listed), orphans + len(lost)
             size += sum(listed[key] for key in lost)
@@ -127,7 +129,7 @@ class ImageAnswers(Images):
     """The contract's answers, in a session of their own."""
 
     def __init__(self, session: AsyncSession) -> None:
-        self._images = ImageRepository(session)
+        self._images = ImageRepository.of_all(session)
 
     async def get(self, image_id: int) -> ImageInfo | None:
         return await self._images.get_by_id(image_id, into=ImageInfo)

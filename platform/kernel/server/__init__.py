@@ -62,12 +62,13 @@ def serve(project: "Project", sock: socket) -> int:
 def _serve_anew(root: Path, sock: socket) -> int:
     """In a process that starts anew when a module, a migration (for which it may wait) or the kernel changes."""
     from uvicorn import Config  # noqa: PLC0415
-    from uvicorn.supervisors import ChangeReload  # noqa: PLC0415
+
+    from kernel.server.reload import Reload  # noqa: PLC0415
 
     watched = (root / "modules", root / "migrations", Path(__file__).parents[1])
     folders = [str(path) for path in watched if path.is_dir()]
     config = Config("kernel.server:application", reload=True, reload_dirs=folders, log_config=None, access_log=False)
-    ChangeReload(config, target=_serve_one, sockets=[sock]).run()
+    Reload(config, target=_serve_one, sockets=[sock]).run()
     return 0
 
 

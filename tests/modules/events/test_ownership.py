@@ -9,10 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from kernel import Principal
 from kernel.app import Application
 from kernel.database.errors import NotAllowed
-from kernel.testing import Callers
+from kernel.testing import Callers, Fakes
 from modules.events.models import Event
 from modules.events.repository import EventRepository
 from modules.events.schemas import EventIn, EventOut
+from modules.images.contract import ImageInfo, Images
 
 URL = "/api/v1/events"
 PLAY = {"title": "Play", "date": "2030-05-01", "time": "20:00:00", "location": "Berlin"}
@@ -73,6 +74,28 @@ async def test_anothers_event_can_be_read_and_not_changed(stage: Stage, method: 
     assert await stage.ask(method, event, stage.bob, PRECONDITIONS[precondition], **CHANGES[method]) == 403
     read = (await stage.client.get(event, headers=stage.alice)).json()
     assert (read["title"], read["version"]) == ("Play", 1), "it is as it was"
+
+
+@pytest.mark.boots("events")
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+async def test_who_may_not_change_an_event_learns_nothing_of_images_from_it(
+    stage: Stage, fakes: Fakes, callers: Callers, method: str
+) -> None:
+    """Naive: 422 where the image is unknown, and else what is wrong with the event."""
+    draft, event = await stage.has(stage.alice, is_draft=True), await stage.has(stage.alice)
+    before = (await stage.client.get(event, headers=stage.alice)).json()
+    writer, stale = callers.headers("bob", "events:write"), {"if-match": '"7"'}
+    answers = []
+    for image in (ImageInfo(id=7, caption="", content_type="image/png", width=1, height=1), None):
+        fakes[Images].get.answers(image)
+        change = {"json": (PLAY if method == "PUT" else {}) | {"image_id": 7}}
+        answers.append(
+            [await stage.ask(method, path, writer, **change) for path in (f"{URL}/999999", draft, event)]
+            + [await stage.ask(method, event, stage.alice, stale, **change)]
+        )
+    assert answers == [[404, 404, 403, 412]] * 2
+    assert await stage.ask(method, event, stage.alice, **change) == 422
+    assert (await stage.client.get(event, headers=stage.alice)).json() == before
 
 
 async def test_lists_searches_pages_and_totals_leave_out_what_is_anothers_draft(stage: Stage) -> None:

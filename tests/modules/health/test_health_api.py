@@ -92,7 +92,8 @@ async def test_an_incident_waits_until_it_can_be_written(
 
 
 async def test_many_probes_within_the_cache_time_ask_the_components_once(root: Path, tmp_path: Path) -> None:
-    app = create_app(settings_for(root, {"DATABASE_URL": f"sqlite:///{tmp_path}", "IMAGES_STORAGE_URL": str(tmp_path)}))
+    own = {"DATABASE_URL": f"sqlite:///{tmp_path}", "IMAGES_STORAGE_URL": str(tmp_path), "HEALTH_CACHE_SECONDS": "60"}
+    app = create_app(settings_for(root, own))
     asked = 0
 
     async def count() -> None:
@@ -106,6 +107,22 @@ async def test_many_probes_within_the_cache_time_ask_the_components_once(root: P
     ):
         await asyncio.gather(*(client.get("/health/ready") for _ in range(20)))
     assert asked == 1
+
+
+@pytest.mark.alone
+async def test_by_default_what_hangs_is_told_within_a_second_and_a_half(root: Path, tmp_path: Path) -> None:
+    own = {"DATABASE_URL": f"sqlite:///{tmp_path}", "IMAGES_STORAGE_URL": str(tmp_path)}
+    app = create_app(settings_for(root, own))
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client,
+    ):
+        assert (await client.get("/health/ready")).status_code == 200
+        app.kernel.health_checks = lambda: {"probe": hang}  # type: ignore[method-assign]  # stands for all components
+        began_at = time.monotonic()
+        while (await client.get("/health/ready")).status_code == 200:  # noqa: ASYNC110  # what changes is the answer
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - began_at < 1.5
 
 
 async def test_in_production_health_tells_nothing_of_its_inside(root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Auto-reload that answers also while the application cannot start: a request must not wait for the next change."""
+
+import json
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from socket import socket
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config, Server
+from uvicorn._subprocess import get_subprocess
+from uvicorn.supervisors import ChangeReload
+
+_PROBLEM = {
+    "type": "about:blank",
+    "title": "Service Unavailable",
+    "status": 503,
+    "detail": "The application could not be started. Its log says why; it is tried again when a file changes.",
+}
+
+
+class Reload(ChangeReload):  # type: ignore[misc, valid-type]  # uvicorn chooses its class by what is installed
+    """uvicorn's own, but that a process which has ended by itself is followed by one that says so."""
+
+    process: SpawnProcess
+
+    def should_restart(self) -> list[Path] | None:
+        if not self.process.is_alive() and not self.should_exit.is_set():
+            self.process = get_subprocess(config=self.config, target=_say_so, sockets=self.sockets)
+            self.process.start()
+        changed: list[Path] | None = super().should_restart()
+        return changed
+
+
+def _say_so(sockets: list[socket] | None) -> None:
+    Server(Config(_unavailable, lifespan="off", log_config=None, access_log=False)).run(sockets)
+
+
+async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        content = json.dumps(_PROBLEM)
+        answer = Response(content, 503, {"Retry-After": "1"}, "application/problem+json")
+        await answer(scope, receive, send)

@@ -1,0 +1,32 @@
+"""Auto-reload: a change that breaks the start is answered, and mended by the next."""
+
+from pathlib import Path
+
+import httpx2
+
+from tests.faults.harness import until, until_serving
+from tests.faults.served import project
+
+
+async def test_a_change_that_breaks_the_start_is_answered_503_until_it_is_mended(tmp_path: Path) -> None:
+    """Naive: uvicorn's own reload holds the socket, so that every request waits for the next change."""
+    here = project(tmp_path, f"sqlite:///{tmp_path / 'data'}", SERVER_RELOAD="true")
+    router = here.root / "modules" / "work" / "router.py"
+    right = router.read_text()
+    with here.process() as process:
+        await until_serving(here.port)
+        async with httpx2.AsyncClient(base_url=here.url, timeout=20) as client:
+
+            async def is_answered(status: int) -> bool:
+                return (await client.get("/api/v1/work")).status_code == status
+
+            router.write_text("raise RuntimeError('half written')\n")
+            await until(lambda: is_answered(503), 20)
+            answer = await client.get("/any/path")
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["retry-after"] == "1"
+            router.write_text(right)
+            await until(lambda: is_answered(200), 20)
+        process.terminate()  # killed, it would leave the process that it watches
+        assert process.wait(20) == 0
+    assert "half written" in here.said
