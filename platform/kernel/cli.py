@@ -60,6 +60,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the application over HTTP."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    # One process has nothing to reload; several have a handler of their own, once they are watched.
+    on_hangup = hangup and signal.signal(hangup, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
     # What is imported and assembled from here on stays; to look for garbage in it takes a tenth of the start.
     gc.disable()
     from kernel import server as of_project  # noqa: PLC0415
@@ -75,6 +79,8 @@ def serve(
     server = settings.server
     if server.reload and server.workers > 1:
         fail("Auto-reload serves with one process: leave out --workers, or say --no-reload.")
+    if server.reload and hangup:  # the developer's terminal was closed
+        signal.signal(hangup, on_hangup)
     try:
         sock = listen(server.host, server.port)
     except OSError as error:
@@ -89,7 +95,6 @@ def serve(
     if any(module.name == "health" for module in project.modules):
         typer.echo(f"Health   {base}/health")
     os.chdir(settings.root)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
     sys.exit(of_project.serve(project, sock))
 
 
@@ -232,6 +237,8 @@ def token(
     settings = load_settings()
     if settings.application.environment != "local":
         fail(f"Such tokens hold in local only; this is {settings.application.environment}: ask AUTH_ISSUER for one.")
+    for unknown in sorted({*(role or ())} - settings.auth.roles.keys()):
+        typer.echo(f"AUTH_ROLES does not say what the role {unknown} may do.", err=True)
     typer.echo(local_key.sign(local_key.path(settings.root), subject, scope or (), role or (), minutes * 60))
 
 

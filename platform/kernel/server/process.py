@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("kernel.server")
 RETIRE = getattr(signal, "SIGUSR1", None)
 # In ticks of a tenth of a second.
 _LOOK_EVERY = 10
-# How long what was cancelled may take to end.
+# How long what was cancelled may take to end, and a process that has nothing left to do.
 _CUT_SECONDS = 1
 # All connections and files; systems begin with 1,024, which the first thousand callers use up.
 _WANTED_FILES = 65_536
@@ -60,30 +60,31 @@ class Server(uvicorn.Server):
         self._stop_at: float | None = None
         self._is_announced = False
         self._is_over: asyncio.Task[object] | None = None
-        self._leaves_something = False
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal ends it. Raises SystemExit if the start fails."""
+        """Serve until a signal ends it; the process ends then, too. Raises SystemExit if the start fails."""
         _raise_limit_of_files()
-        with suppress(asyncio.CancelledError):  # stopped while it started
-            super().run(sockets)
-        if self._leaves_something:  # its threads or tasks would keep the process
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(0)
+        super().run(sockets)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._is_over = asyncio.current_task()
         if RETIRE is not None:
             signal.signal(RETIRE, lambda *_: self._begin_stop(keeps_accepting=False))
-        await super().serve(sockets)
+        code, seconds = uvicorn.config.STARTUP_FAILURE, float(_CUT_SECONDS)
+        try:
+            await super().serve(sockets)
+            code = 0
+        except asyncio.CancelledError:  # stopped while it started: what was opened is closed after this
+            code, seconds = 0, self._settings.close_timeout_seconds
+        finally:
+            _end_within(seconds, code)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
         except OSError as error:
             _log.error("Cannot listen: %s", error)
-            await self.lifespan.shutdown()
+            await self._close()
             sys.exit(uvicorn.config.STARTUP_FAILURE)
         if self._counts_connections:
             self._counting = asyncio.create_task(report_connections(self._kernel))
@@ -115,10 +116,12 @@ class Server(uvicorn.Server):
             if self._is_over is not None:
                 self._is_over.cancel()
 
-    def stop(self) -> None:
-        """As the first SIGTERM."""
+    def abandon(self) -> None:
+        """As the first SIGTERM, but the port is free at once: whoever comes next may want it."""
         if self._stop_at is None:
-            self.handle_exit(signal.SIGTERM, None)
+            self._begin_stop()
+        for server in self.servers:
+            server.close()
 
     def _begin_stop(self, *, keeps_accepting: bool = True) -> None:
         """In the midst of whatever the signal met: the rest is for the next tick."""
@@ -137,26 +140,31 @@ class Server(uvicorn.Server):
                 connection.finish()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        state = self.server_state
+        state, settings = self.server_state, self._settings
+        # For what does not even let the event loop go on. What does is ended sooner, at the end of `serve`.
+        _end_within(settings.graceful_shutdown_timeout_seconds + settings.close_timeout_seconds + 3 * _CUT_SECONDS, 0)
         for server in self.servers:
             server.close()
         for sock in sockets or []:
             sock.close()
         for connection in list(state.connections):
             connection.shutdown()
-        give_up_at = time.monotonic() + self._settings.graceful_shutdown_timeout_seconds
+        give_up_at = time.monotonic() + settings.graceful_shutdown_timeout_seconds
         while (state.tasks or state.connections) and not self.force_exit and time.monotonic() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # uvicorn tells nobody when one ends
         if state.tasks:
             await self._cut()
         for connection in list(state.connections):
             connection.transport.abort()
+        await self._close()
+
+    async def _close(self) -> None:
+        """End what the application has opened."""
         try:
             async with asyncio.timeout(_CUT_SECONDS if self.force_exit else self._settings.close_timeout_seconds):
                 await self.lifespan.shutdown()
         except TimeoutError:
             _log.error("Not everything could be closed in time (SERVER_CLOSE_TIMEOUT_SECONDS); the process ends anyway")
-            self._leaves_something = True
 
     async def _cut(self) -> None:
         """End the requests that are still in work. Their transactions are rolled back."""
@@ -166,6 +174,8 @@ class Server(uvicorn.Server):
         for connection in list(state.connections):
             if isinstance(connection, Connection) and connection.cycle and not connection.cycle.response_complete:
                 in_work.append(f"{connection.cycle.scope['method']} {connection.cycle.scope['path']}")
+                if not connection.transport.is_closing():  # else the caller has left
+                    connection.cycle.scope["kernel.status"] = 503  # type: ignore[typeddict-unknown-key]  # for the log
                 connection.cut()
         _log.error(
             "%d request(s) cut: still in work at the end of the stop (SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS): %s",
@@ -174,8 +184,7 @@ class Server(uvicorn.Server):
         )
         for task in tasks:
             task.cancel()
-        _, left = await asyncio.wait(tasks, timeout=_CUT_SECONDS)
-        self._leaves_something = bool(left)
+        await asyncio.wait(tasks, timeout=_CUT_SECONDS)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -193,6 +202,22 @@ def listen(host: str, port: int) -> socket.socket:
         raise
     sock.set_inheritable(True)
     return sock
+
+
+def _end_within(seconds: float, code: int) -> None:
+    """The process ends, whatever keeps it: a thread cannot be cancelled, and a task need not obey."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        threads = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+        try:
+            _log.error("Something does not end; the process ends without it. Threads: %s", ", ".join(threads) or "none")
+            logging.shutdown()
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _config(app: Application, settings: ServerSettings) -> uvicorn.Config:

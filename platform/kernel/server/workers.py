@@ -6,25 +6,30 @@ when the start failed, starts without a pause what dies at once, and leaves its 
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 from uvicorn.config import STARTUP_FAILURE
 
 from kernel.server import application
+from kernel.server.metrics import WORKERS
 from kernel.server.process import RETIRE, Server
 from kernel.settings import ServerSettings
 
 _log = logging.getLogger("kernel.server")
 _spawn = multiprocessing.get_context("spawn")
 
-# Before another worker takes the place of one that did not come to serve.
+# Before another worker takes the place of one that did not serve for a while, or could not be started.
 _PAUSE_SECONDS = 1
+_WHILE_SECONDS = 5
 # Beyond what a stop may take by the settings.
 _PATIENCE_SECONDS = 5
 
@@ -33,20 +38,31 @@ class Worker:
     """One process, as its supervisor sees it: it says about once a second that it serves."""
 
     def __init__(self, sock: socket.socket, *, is_first: bool) -> None:
+        """Raises OSError if the system has no process or file for it."""
         self._beats, sending = _spawn.Pipe(duplex=False)
         os.set_blocking(self._beats.fileno(), False)
         self.process = _spawn.Process(target=_work, args=(sock, sending, is_first))
-        self.process.start()
-        sending.close()
-        self.serves = False
+        try:
+            self.process.start()
+        except OSError:
+            self._beats.close()
+            raise
+        finally:
+            sending.close()
+        self.serves_since = math.inf
         self.heard_at = time.monotonic()
         self.kill_at: float | None = None
+
+    @property
+    def serves(self) -> bool:
+        return self.serves_since < math.inf
 
     def hear(self) -> None:
         """Take note of what it said."""
         with contextlib.suppress(BlockingIOError):
             if os.read(self._beats.fileno(), 4096):
-                self.serves, self.heard_at = True, time.monotonic()
+                self.heard_at = time.monotonic()
+                self.serves_since = min(self.serves_since, self.heard_at)
 
     def send(self, number: int) -> None:
         """A signal, if it lives."""
@@ -72,6 +88,7 @@ class Supervisor:
     def __init__(self, settings: ServerSettings, sock: socket.socket) -> None:
         self._settings = settings
         self._sock = sock
+        self._folder = _folder()
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []
         # To be replaced, and who is to take the first one's place.
@@ -136,25 +153,47 @@ class Supervisor:
         """The first alone: what keeps it from serving would keep the others, and be said as often."""
         wanted = self._settings.workers if self._has_served else 1
         while not self._is_stopping and len(self._workers) < wanted and time.monotonic() >= self._start_after:
-            self._workers.append(Worker(self._sock, is_first=not self._has_served))
+            worker = self._start(is_first=not self._has_served)
+            if worker is not None:
+                self._workers.append(worker)
+            elif not self._has_served:
+                self._code = STARTUP_FAILURE
+                self._stop()
+
+    def _start(self, *, is_first: bool = False) -> Worker | None:
+        try:
+            return Worker(self._sock, is_first=is_first)
+        except OSError as error:
+            _log.error("cannot start a worker: %s", error)
+            self._start_after = time.monotonic() + _PAUSE_SECONDS
+            return None
 
     def _look_after(self, worker: Worker) -> None:
-        now = time.monotonic()
         worker.hear()
         self._has_served = self._has_served or worker.serves
-        is_silent = worker.serves and now - worker.heard_at > self._settings.worker_timeout_seconds
-        if worker.kill_at is not None and now > worker.kill_at:
-            _log.error("worker %s did not end in time: killed", worker.process.pid)
+        if fault := self._fault(worker):
+            _log.error("worker %s %s: killed", worker.process.pid, fault)
             worker.process.kill()
-        elif worker.kill_at is None and is_silent:
-            _log.error("worker %s does nothing any more (SERVER_WORKER_TIMEOUT_SECONDS): killed", worker.process.pid)
-            worker.process.kill()
-            worker.kill_at = now
+            worker.kill_at = math.inf
         if not worker.process.is_alive():
             self._bury(worker)
 
+    def _fault(self, worker: Worker) -> str | None:
+        """For which it is to be killed."""
+        now = time.monotonic()
+        silent_for = now - worker.heard_at
+        if worker.kill_at is not None:
+            return "did not end in time" if now > worker.kill_at else None
+        if worker.serves:
+            is_late = silent_for > self._settings.worker_timeout_seconds
+            return "does nothing any more (SERVER_WORKER_TIMEOUT_SECONDS)" if is_late else None
+        is_late = silent_for > self._settings.worker_start_timeout_seconds
+        return "does not come to serve (SERVER_WORKER_START_TIMEOUT_SECONDS)" if is_late else None
+
     def _bury(self, worker: Worker) -> None:
         worker.close()
+        if self._folder is not None:
+            (self._folder / f"{worker.process.pid}.sock").unlink(missing_ok=True)
         code = worker.process.exitcode
         if worker in self._leaving:
             self._leaving.remove(worker)
@@ -168,7 +207,8 @@ class Supervisor:
                 self._stop()
                 return
             _log.error("worker %s ended (exit code %s): another takes its place", worker.process.pid, code)
-            self._start_after = 0 if worker.serves else time.monotonic() + _PAUSE_SECONDS
+            if time.monotonic() - worker.serves_since < _WHILE_SECONDS:
+                self._start_after = time.monotonic() + _PAUSE_SECONDS
 
     def _replace(self) -> None:
         """One step of a rolling restart."""
@@ -176,13 +216,29 @@ class Supervisor:
         if not self._old:
             return
         if self._successor is None:
-            self._successor = Worker(self._sock, is_first=False)
+            if time.monotonic() >= self._start_after:
+                self._successor = self._start()
         elif self._successor.serves:
             old = self._old.pop(0)
             self._workers[self._workers.index(old)] = self._successor
             self._successor = None
             assert RETIRE is not None  # noqa: S101  # for the type checker: where there is SIGHUP, there is this
             self._let_go(old, RETIRE)
+
+
+def _folder() -> Path | None:
+    """Where the workers find each other; no longer where none of their sockets could be."""
+    folder = Path(os.environ[WORKERS])
+    longest = folder / "4194304.sock"
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(longest))
+        longest.unlink()
+    except OSError as error:
+        _log.error("/metrics tells of one worker at a time: no socket in %s (%s). Is TMPDIR too long?", folder, error)
+        del os.environ[WORKERS]
+        return None
+    return folder
 
 
 def _work(sock: socket.socket, beats: Connection, is_first: bool) -> None:
@@ -196,8 +252,10 @@ def _work(sock: socket.socket, beats: Connection, is_first: bool) -> None:
             os.write(beats.fileno(), b".")
         except BlockingIOError:
             pass  # the supervisor does not read at the moment
-        except BrokenPipeError:  # nobody would stop us any more, and the port would stay taken
-            server.stop()
+        except BrokenPipeError:  # nobody would stop us any more, and nobody else would tidy up
+            server.abandon()
+            if folder := os.environ.get(WORKERS):
+                shutil.rmtree(folder, ignore_errors=True)
 
     os.set_blocking(beats.fileno(), False)
     try:

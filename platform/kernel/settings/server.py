@@ -47,6 +47,8 @@ class ServerSettings(SettingsGroup):
     close_timeout_seconds: float = Field(8, gt=0)
     # Several workers: one whose event loop has not moved for so long is killed and replaced.
     worker_timeout_seconds: float = Field(30, gt=1)
+    # The same for one that does not serve yet: longer than any start, in LOCAL with its migrations.
+    worker_start_timeout_seconds: float = Field(60, gt=1)
     # Below this, an answer fits in a packet or two and compressing it costs more than it saves.
     gzip_minimum_bytes: int = Field(1000, ge=0)
 

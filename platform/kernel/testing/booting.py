@@ -62,7 +62,8 @@ class Choice:
 def project_for(root: Path, variables: Mapping[str, str], elsewhere: Collection[str] = ()) -> Project:
     """The project at `root`, its settings from these variables alone: no files, no environment."""
     environment = variables.get("ENVIRONMENT", Environment.LOCAL)
-    patient = {"DATABASE_POOL_TIMEOUT_SECONDS": "10"}  # a disk of many tests may stall; what is stuck stays stuck
+    # The disk and the processor of many tests may stall for a second; what is stuck stays stuck.
+    patient = dict.fromkeys(("DATABASE_POOL_TIMEOUT_SECONDS", "DATABASE_POOL_SHARE_TIMEOUT_SECONDS"), "10")
     variables = {"APPLICATION_STRICT_CONTRACT_CALLS": "true", **patient, **variables}
     return load_project(Sources(root, environment, (Layer("test", variables),)), elsewhere)
 

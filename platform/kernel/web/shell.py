@@ -96,8 +96,9 @@ class Shell:
                 raise  # only closing the connection can tell the caller that the answer is not whole
             await answer(Request(scope), 500)(scope, receive, send_with_headers)
         finally:
-            # 499 is nginx's code for a caller who left before the answer.
-            self._end(scope, status or 499, time.perf_counter() - started_at, trace.get("traceparent"))
+            if not status:  # who is cut at the stop the server answers; who left has nginx's code for that
+                status = scope.get("kernel.status", 499)
+            self._end(scope, status, time.perf_counter() - started_at, trace.get("traceparent"))
             reset_contextvars(**bound)
 
     def _complete(self, headers: list[tuple[bytes, bytes]], scope: Scope) -> None:
