@@ -20,7 +20,8 @@ _FIRST_RETRIES, _MOST_RETRIES = 10.0, 50.0
 class Circuit:
     """A circuit breaker (M. Nygard, Release It!) with a budget of retries and a bulkhead, for one origin.
 
-    While it is open nobody asks. After `open_seconds` one call does, and its end decides.
+    While it is open nobody asks. After `open_seconds` one call does, and its end decides. What was under way when it
+    opened may end long after the upstream is well again, so that it says nothing any more.
     """
 
     def __init__(self, open_seconds: float, most_calls: int) -> None:
@@ -31,6 +32,7 @@ class Circuit:
         self._retries = _FIRST_RETRIES
         self._opened_at: float | None = None
         self._is_tried = False
+        self._epoch = 0  # how often it has opened
 
     @property
     def state(self) -> State:
@@ -43,31 +45,36 @@ class Circuit:
         """How long it stays open, in seconds."""
         return 0 if self._opened_at is None else max(0.0, self._opened_at + self._open_seconds - time.monotonic())
 
-    def admits(self) -> bool:
-        """Whether to ask now. Who does so says how it ended, with `note`, or with `forget` if it was given up."""
+    def admits(self) -> int | None:
+        """None: not now. Else ask, and say with this number how it ended: `note`, or `forget` if it was given up."""
         if self._opened_at is not None:
             if self._is_tried or self.opens_in() > 0:
-                return False
+                return None
             self._is_tried = True
         self._retries = min(_MOST_RETRIES, self._retries + _RETRIES_PER_CALL)
-        return True
+        return self._epoch
 
-    def note(self, *, ok: bool) -> None:
+    def note(self, epoch: int, *, ok: bool) -> None:
         """A call has ended: well, or in a way that says something of the upstream."""
-        now = time.monotonic()
-        if self._opened_at is not None:
-            self._opened_at, self._is_tried = None if ok else now, False
-            self._ends.clear()
+        if epoch != self._epoch:
             return
-        self._ends.append((now, ok))
-        while now - self._ends[0][0] > _WINDOW_SECONDS:
-            self._ends.popleft()
-        if sum(not ok for _, ok in self._ends) >= max(_LEAST_FAILURES, len(self._ends) / 2):
-            self._opened_at = now
+        now = time.monotonic()
+        if self._opened_at is None:
+            self._ends.append((now, ok))
+            while now - self._ends[0][0] > _WINDOW_SECONDS:
+                self._ends.popleft()
+            is_failing = sum(not ok for _, ok in self._ends) >= max(_LEAST_FAILURES, len(self._ends) / 2)
+        else:
+            self._opened_at, is_failing = None, not ok
+        if is_failing:
+            self._opened_at, self._is_tried = now, False
+            self._epoch += 1
+            self._ends.clear()
 
-    def forget(self) -> None:
+    def forget(self, epoch: int) -> None:
         """A call was given up by whoever made it, which says nothing."""
-        self._is_tried = False
+        if epoch == self._epoch:
+            self._is_tried = False
 
     def takes_retry(self) -> bool:
         """Whether a call may be tried again, which is one of the budget's."""

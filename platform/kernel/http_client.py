@@ -155,7 +155,7 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         deadline: float = request.extensions["deadline"]
         async with _until(deadline, request):
-            circuit = await self._admitted(request)
+            circuit, epoch = await self._admitted(request)
             began_at = time.monotonic()
             try:
                 response = await self._handle(request, deadline, circuit)
@@ -163,16 +163,18 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
                 circuit.places.release()
                 is_late = time.monotonic() >= deadline and deadline - began_at > _FAIR_SECONDS
                 if is_late or (isinstance(error, httpx2.TransportError) and not isinstance(error, _OUR_OWN)):
-                    circuit.note(ok=False)
+                    circuit.note(epoch, ok=False)
                 else:
-                    circuit.forget()
+                    circuit.forget(epoch)
                 raise
-        circuit.note(ok=response.status_code not in _OUT_OF_ORDER)
-        response.stream = _DeadlineStream(response.stream, request, deadline, circuit, self._settings.max_answer_bytes)
+        circuit.note(epoch, ok=response.status_code not in _OUT_OF_ORDER)
+        response.stream = _DeadlineStream(
+            response.stream, request, deadline, circuit, epoch, self._settings.max_answer_bytes
+        )
         return response
 
-    async def _admitted(self, request: httpx2.Request) -> Circuit:
-        """The circuit of the request's upstream, with a place in it. Raises CircuitOpen and PoolTimeout."""
+    async def _admitted(self, request: httpx2.Request) -> tuple[Circuit, int]:
+        """The circuit of the request's upstream, with a place in it, and its epoch. Raises CircuitOpen, PoolTimeout."""
         origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
         circuit = self._circuits.get(origin)
         if circuit is None:
@@ -189,11 +191,12 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
             if not patience.expired():
                 raise
             raise httpx2.PoolTimeout(f"{origin} has all its places in use", request=request) from error
-        if not circuit.admits():
+        epoch = circuit.admits()
+        if epoch is None:
             circuit.places.release()
             message = f"{origin} has failed too often: it is asked again in {circuit.opens_in():.1f} s"
             raise CircuitOpen(message, request=request)
-        return circuit
+        return circuit, epoch
 
     async def _handle(self, request: httpx2.Request, deadline: float, circuit: Circuit) -> httpx2.Response:
         attempt = 1
@@ -236,23 +239,30 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
 class _DeadlineStream(httpx2.AsyncByteStream):
     """A body that must have arrived by the deadline, and fit: the read timeout alone starts anew with each chunk."""
 
-    def __init__(self, inner: Any, request: httpx2.Request, deadline: float, circuit: Circuit, most_bytes: int) -> None:
+    def __init__(
+        self, inner: Any, request: httpx2.Request, deadline: float, circuit: Circuit, epoch: int, most_bytes: int
+    ) -> None:
         self._inner = inner
         self._circuit: Circuit | None = circuit
+        self._epoch = epoch
         self._bytes_left = most_bytes
         self._request = request
         self._deadline = deadline
+        self._began_at = time.monotonic()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        waited = 0.0
         async with aclosing(aiter(self._inner)) as parts:
             while True:
+                asked_at = time.monotonic()
                 try:
                     async with _until(self._deadline, self._request):
                         part = await anext(parts, None)
                 except httpx2.TransportError:
-                    if self._circuit is not None:
-                        self._circuit.note(ok=False)
+                    if self._circuit is not None and not self._is_readers_fault(waited + time.monotonic() - asked_at):
+                        self._circuit.note(self._epoch, ok=False)
                     raise
+                waited += time.monotonic() - asked_at
                 if part is None:
                     return
                 self._bytes_left -= len(part)
@@ -260,6 +270,11 @@ class _DeadlineStream(httpx2.AsyncByteStream):
                     message = f"{self._request.url.host}: the answer is larger than HTTP_CLIENT_MAX_ANSWER_BYTES"
                     raise httpx2.RemoteProtocolError(message, request=self._request)
                 yield part
+
+    def _is_readers_fault(self, waited: float) -> bool:
+        """Whether the deadline has passed, and most of the time with whoever reads: the upstream waited for them."""
+        now = time.monotonic()
+        return now >= self._deadline and waited < (now - self._began_at) / 2
 
     async def aclose(self) -> None:
         circuit, self._circuit = self._circuit, None

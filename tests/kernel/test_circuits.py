@@ -1,6 +1,7 @@
 """The circuit breaker: when it opens, who tries, and what a call meets."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -21,8 +22,13 @@ def circuit() -> Circuit:
 
 def note(circuit: Circuit, *ends: bool) -> None:
     for ok in ends:
-        assert circuit.admits()
-        circuit.note(ok=ok)
+        circuit.note(admitted(circuit), ok=ok)
+
+
+def admitted(circuit: Circuit) -> int:
+    epoch = circuit.admits()
+    assert epoch is not None
+    return epoch
 
 
 def test_a_few_failures_open_nothing(circuit: Circuit) -> None:
@@ -38,7 +44,7 @@ def test_failures_among_many_successes_open_nothing(circuit: Circuit) -> None:
 def test_half_of_the_last_calls_open_it(circuit: Circuit) -> None:
     note(circuit, *[True] * 20, *[False] * 10)
     assert circuit.state == "open"
-    assert not circuit.admits()
+    assert circuit.admits() is None
 
 
 def test_failures_of_long_ago_do_not_count(circuit: Circuit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +65,7 @@ def waited(circuit: Circuit) -> Circuit:
 
 def test_one_call_tries_and_the_others_wait_for_its_end(waited: Circuit) -> None:
     assert waited.state == "half-open"
-    assert [waited.admits() for _ in range(3)] == [True, False, False]
+    assert [waited.admits() is None for _ in range(3)] == [False, True, True]
 
 
 def test_a_trial_that_succeeds_closes_it(waited: Circuit) -> None:
@@ -69,13 +75,49 @@ def test_a_trial_that_succeeds_closes_it(waited: Circuit) -> None:
 
 def test_a_trial_that_fails_opens_it_again(waited: Circuit) -> None:
     note(waited, False)
-    assert not waited.admits()
+    assert waited.admits() is None
 
 
 def test_a_trial_that_is_given_up_leaves_it_to_the_next(waited: Circuit) -> None:
-    assert waited.admits()
-    waited.forget()
-    assert waited.admits()
+    waited.forget(admitted(waited))
+    assert waited.admits() is not None
+
+
+def opened(circuit: Circuit) -> list[int]:
+    """Open it with the first of ten calls; the others are still under way."""
+    old = [admitted(circuit) for _ in range(10)]
+    for epoch in old[:5]:
+        circuit.note(epoch, ok=False)
+    return old[5:]
+
+
+def test_what_was_under_way_when_it_opened_neither_closes_it_nor_keeps_it_open(circuit: Circuit) -> None:
+    failed, succeeded, *_ = opened(circuit)
+    opens_in = circuit.opens_in()
+    time.sleep(0.03)
+    circuit.note(failed, ok=False)
+    circuit.note(succeeded, ok=True)
+    assert 0 < circuit.opens_in() <= opens_in - 0.03
+
+
+def test_the_end_of_an_old_call_lets_no_second_one_try(circuit: Circuit) -> None:
+    failed, succeeded, given_up, *_ = opened(circuit)
+    time.sleep(0.06)
+    assert circuit.admits() is not None
+    circuit.forget(given_up)
+    assert circuit.admits() is None
+    circuit.note(failed, ok=False)
+    circuit.note(succeeded, ok=True)
+    assert (circuit.state, circuit.admits()) == ("half-open", None)
+
+
+def test_old_calls_do_not_open_again_what_a_trial_has_closed(circuit: Circuit) -> None:
+    old = opened(circuit)
+    time.sleep(0.06)
+    note(circuit, True)
+    for epoch in old:
+        circuit.note(epoch, ok=False)
+    assert circuit.state == "closed"
 
 
 def test_in_the_long_run_one_call_in_five_is_tried_again(circuit: Circuit) -> None:
@@ -112,6 +154,33 @@ async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_wel
         status = 200
         await asyncio.sleep(found.opens_in() + 0.01)
         assert (await client.get(server.url)).status_code == 200
+        assert found.state == "closed"
+
+
+@pytest.mark.parametrize("late", ["heads", "bodies"])
+async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late: str) -> None:
+    async def handler(call: Call) -> Reply:
+        if call.path == "/bodies":
+            return Reply(body=b"." * 200, drip_seconds=0.05)
+        await asyncio.sleep(float(call.headers.get("seconds", 0)))
+        return Reply(503 if call.method == "POST" else 200)
+
+    async with HttpServer(handler) as server, pool() as opened, asyncio.TaskGroup() as group:
+        client = opened.get_client()
+
+        async def fail(seconds: float) -> None:
+            headers, limit = {"seconds": str(seconds)}, {"total_timeout": seconds + 0.2}
+            with contextlib.suppress(httpx2.ReadTimeout):
+                await client.post(f"{server.url}/{late}", headers=headers, extensions=limit)
+
+        old = [group.create_task(fail(0.2 + 0.1 * number)) for number in range(10)]
+        await asyncio.gather(*(client.post(server.url) for _ in range(10)))
+        [found] = opened.circuits.values()
+        assert found.state == "open"
+        await asyncio.sleep(found.opens_in() + 0.01)
+        assert (await client.get(server.url)).status_code == 200
+        assert sum(not one.done() for one in old) >= 5
+        await asyncio.wait(old)
         assert found.state == "closed"
 
 

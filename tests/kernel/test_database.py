@@ -3,14 +3,15 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI
-from sqlalchemy import String, text
+from sqlalchemy import String, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -18,9 +19,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel import Session, get_db
 from kernel.app import Application, create_app
-from kernel.database import AsyncDBPool, BaseRepository, DatabaseUnavailable, after_commit
+from kernel.database import AsyncDBPool, BaseRepository, Database, DatabaseUnavailable, after_commit
+from kernel.database.bounded_pool import PoolExhausted
 from kernel.settings import DatabaseConfig, ModuleSettings
-from kernel.testing import settings_for
+from kernel.testing import query, settings_for
+from tests.faults.proxy import FaultProxy
 
 needs_events = pytest.mark.skipif(
     not (Path(__file__).parents[2] / "modules" / "events").exists(), reason="events was removed"
@@ -28,7 +31,7 @@ needs_events = pytest.mark.skipif(
 EVENT = {"title": "Concert", "date": "2030-05-01", "time": "20:00", "location": "Berlin"}
 
 
-def pool_of(url: str, modules: dict[str, ModuleSettings] | None = None, **options: float) -> AsyncDBPool:
+def pool_of(url: str, modules: dict[str, ModuleSettings] | None = None, **options: float | str) -> AsyncDBPool:
     return AsyncDBPool(DatabaseConfig(url=url, **options), modules, Path("/project"))
 
 
@@ -259,6 +262,128 @@ async def test_who_waits_too_long_for_a_connection_is_told_so(migrated_postgresq
             async with pool.get_session("images") as other:
                 await other.execute(text("SELECT 1"))
     await pool.close()
+
+
+@asynccontextmanager
+async def in_use(database: Database) -> AsyncIterator[None]:
+    """A connection of its pool is, or the only one."""
+    async with database.transaction() as session:
+        await session.execute(text("SELECT 1"))
+        yield
+
+
+async def sleep(database: Database, seconds: float) -> None:
+    async with database.transaction() as session:
+        await session.execute(text(f"SELECT pg_sleep({seconds})"))
+
+
+async def test_a_busy_pool_is_told_from_a_database_that_is_down(empty_url: str) -> None:
+    pool = pool_of(empty_url, pool_size=1, max_overflow=0)
+    database = pool.database("events")
+    async with in_use(database):
+        with pytest.raises(PoolExhausted, match="in use"):
+            await database.check()
+    await database.check()
+    await pool.close()
+
+
+async def test_a_check_that_waits_for_a_connection_and_gets_it_is_well(empty_url: str) -> None:
+    pool = pool_of(empty_url, pool_size=1, max_overflow=0)
+    database = pool.database("events")
+    async with in_use(database):
+        check = asyncio.create_task(database.check())
+        await asyncio.sleep(0.1)
+        assert not check.done()
+    await check
+    async with in_use(database):
+        pass  # it has given back what it got
+    await pool.close()
+
+
+@pytest.fixture
+def with_one_connection(new_database: Callable[[str], URL]) -> Iterator[str]:
+    """The URL of a role that may have no more."""
+    url = new_database("roomless")
+    role = str(url.database)
+    query(url, f'DROP ROLE IF EXISTS "{role}"')
+    query(url, f'CREATE ROLE "{role}" LOGIN CONNECTION LIMIT 1')
+    yield url.set(username=role).render_as_string(hide_password=False)
+    query(url, f'DROP ROLE "{role}"')
+
+
+async def test_that_there_is_no_room_for_one_connection_more_is_an_answer(with_one_connection: str) -> None:
+    pool = pool_of(with_one_connection, pool_size=1, max_overflow=0)
+    database = pool.database()
+    async with in_use(database):
+        with pytest.raises(PoolExhausted):
+            await database.check()
+    await pool.close()
+
+
+async def test_a_server_without_room_is_unavailable(with_one_connection: str) -> None:
+    first, second = pool_of(with_one_connection), pool_of(with_one_connection)
+    async with in_use(first.database()):
+        for ask in (second.database().check, lambda: second.database().run(select(1))):
+            with pytest.raises(DatabaseUnavailable):
+                await ask()
+    await first.close()
+    await second.close()
+
+
+async def test_a_busy_primary_does_not_hide_a_replica_that_is_down(new_database: Callable[[str], URL]) -> None:
+    url = new_database("busy").render_as_string(hide_password=False)
+    pool = pool_of(url, pool_size=1, max_overflow=0, read_url="postgresql://u:p@127.0.0.1:1/d")
+    database = pool.database("events")
+    async with in_use(database):
+        with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
+            await database.check()
+    await pool.close()
+
+
+async def test_a_busy_pool_does_not_hide_a_database_that_refuses(new_database: Callable[[str], URL]) -> None:
+    url = new_database("refusing")
+    async with FaultProxy(f"{url.query['host']}/.s.PGSQL.{url.port or 5432}") as proxy:
+        behind = f"postgresql://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
+        pool = pool_of(behind, pool_size=1, max_overflow=0)
+        database = pool.database()
+        with suppress(DatabaseUnavailable):  # the transaction has lost its connection, and ends with that
+            async with in_use(database):
+                await proxy.set("refuse")
+                [found] = await asyncio.gather(database.check(), return_exceptions=True)
+        assert isinstance(found, DatabaseUnavailable)
+        assert "cannot be reached" in str(found)
+        await pool.close()
+
+
+async def test_a_busy_pool_is_ready_until_the_database_is_silent(
+    root: Path, tmp_path: Path, migrated_postgresql: URL
+) -> None:
+    url = migrated_postgresql
+    async with FaultProxy(f"{url.query['host']}/.s.PGSQL.{url.port or 5432}") as proxy:
+        variables = {
+            "DATABASE_URL": f"postgresql://{url.username}@127.0.0.1:{proxy.port}/{url.database}",
+            "DATABASE_POOL_SIZE": "2",
+            "DATABASE_MAX_OVERFLOW": "0",
+            "DATABASE_POOL_SHARE_PERCENT": "100",
+            "IMAGES_STORAGE_URL": str(tmp_path / "images"),
+            "HEALTH_CACHE_SECONDS": "0",
+        }
+        app = create_app(settings_for(root, variables))
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client,
+        ):
+            under_way = [asyncio.create_task(sleep(app.kernel.pool.database("health"), 20)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            answer = await client.get("/health/ready")
+            assert (answer.status_code, answer.json()) == (200, {"status": "ready", "degraded": ["database"]})
+            await proxy.set("swallow")
+            began_at = time.monotonic()
+            answer = await client.get("/health/ready")
+            assert (answer.status_code, [one["field"] for one in answer.json()["errors"]]) == (503, ["database"])
+            assert time.monotonic() - began_at < 1.5
+            ends = await asyncio.gather(*under_way, return_exceptions=True)
+            assert [type(end) for end in ends] == [DatabaseUnavailable] * 2
 
 
 async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_postgresql: URL) -> None:

@@ -538,6 +538,38 @@ async def test_an_answer_that_never_pauses_ends_at_the_deadline(
             await read_streamed(opened.get_client(), server.url, extensions={"total_timeout": 0.05})
 
 
+async def read_slowly(client: httpx2.AsyncClient, url: str) -> None:
+    async with client.stream("GET", url) as response:
+        async for _ in response.aiter_bytes(100_000):
+            await asyncio.sleep(0.05)
+
+
+async def read_late(client: httpx2.AsyncClient, url: str) -> None:
+    async with client.stream("GET", url) as response:
+        await asyncio.sleep(0.5)
+        await response.aread()
+
+
+@pytest.mark.parametrize(
+    ("read", "reply", "state"),
+    [
+        (read_slowly, Reply(body=b"." * 3_000_000), "closed"),
+        (read_late, Reply(body=b"." * 3_000_000), "closed"),
+        (read_streamed, DRIP, "open"),
+    ],
+    ids=["slow-reader", "late-reader", "slow-upstream"],
+)
+async def test_an_upstream_is_not_blamed_for_a_deadline_that_its_reader_missed(
+    pool: Callable[..., HttpxRestClientPool], read: Callable[..., Awaitable[None]], reply: Reply, state: str
+) -> None:
+    async with HttpServer(always(reply)) as server, pool(total_timeout_seconds=0.4) as opened:
+        reads = (read(opened.get_client(), server.url) for _ in range(12))
+        ends = await asyncio.gather(*reads, return_exceptions=True)
+        assert {type(end) for end in ends} == {httpx2.ReadTimeout}
+        [circuit] = opened.circuits.values()
+        assert circuit.state == state
+
+
 async def test_a_call_may_set_a_later_deadline_than_the_pool(pool: Callable[..., HttpxRestClientPool]) -> None:
     async with HttpServer(after(0.3, Reply())) as server, pool(total_timeout_seconds=0.1) as opened:
         response = await opened.get_client().get(server.url, extensions={"total_timeout": 5})

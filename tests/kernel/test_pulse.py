@@ -32,6 +32,16 @@ async def pool(proxy: FaultProxy, new_database: Callable[[str], URL]) -> AsyncIt
     await pool.close()
 
 
+@pytest_asyncio.fixture
+async def near(new_database: Callable[[str], URL]) -> AsyncIterator[AsyncDBPool]:
+    """On the server itself: what this process does not hear is no fault of a proxy in it."""
+    url = new_database("pulse").render_as_string(hide_password=False)
+    config = DatabaseConfig(url=url, connect_timeout_seconds=0.5)  # type: ignore[arg-type]  # as above
+    pool = AsyncDBPool(config, {}, Path(), [])
+    yield pool
+    await pool.close()
+
+
 async def sleep(pool: AsyncDBPool, seconds: float) -> None:
     async with pool.database(None).transaction() as session:
         await session.execute(text(f"SELECT pg_sleep({seconds})"))
@@ -39,6 +49,27 @@ async def sleep(pool: AsyncDBPool, seconds: float) -> None:
 
 async def test_a_slow_statement_may_take_its_time(pool: AsyncDBPool) -> None:
     await asyncio.gather(*(sleep(pool, 3) for _ in range(3)))
+
+
+async def test_a_late_event_loop_is_no_silence(near: AsyncDBPool) -> None:
+    under_way = asyncio.create_task(sleep(near, 5))
+    await asyncio.sleep(0.3)
+    began_at = time.monotonic()
+    while time.monotonic() - began_at < 4.5:
+        await asyncio.sleep(0)  # too short to connect in
+        time.sleep(0.6)  # noqa: ASYNC251  # that is the fault
+    await under_way
+
+
+async def test_who_could_not_connect_because_of_us_ends_nobody_else(near: AsyncDBPool) -> None:
+    under_way = asyncio.create_task(sleep(near, 2))
+    await asyncio.sleep(0.2)
+    another = asyncio.create_task(sleep(near, 0))
+    await asyncio.sleep(0)  # it has begun to connect
+    time.sleep(0.7)  # noqa: ASYNC251  # longer than it may take to connect
+    with pytest.raises(DatabaseUnavailable, match="TimeoutError"):
+        await another
+    await under_way
 
 
 async def test_all_that_is_under_way_ends_when_nobody_answers(proxy: FaultProxy, pool: AsyncDBPool) -> None:

@@ -9,11 +9,12 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import asyncpg
+from sqlalchemy.exc import EmulatedDBAPIException
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.queue import Queue
 
-from kernel.database.errors import DatabaseUnavailable, LostConnection, RoleError, is_outage
+from kernel.database.errors import DatabaseUnavailable, LostConnection, RoleError, code_of, is_outage
 from kernel.database.pulse import Pulse
 from kernel.database.roles import quoted
 from kernel.database.tenants import Tenant, Turns
@@ -21,8 +22,17 @@ from kernel.database.tenants import Tenant, Turns
 _IDLE_SINCE = "kernel.idle_since"
 # In what the pool remembers of a connection, which is empty for every new one: the role that it has taken.
 _ROLE = "kernel.role"
+_ALL_IN_USE = "all connections of the database pool are in use"
+# What is raised where there is to be a connection: by the driver, or by SQLAlchemy around its errors.
+_NO_CONNECTION = (OSError, TimeoutError, EmulatedDBAPIException, asyncpg.PostgresError, asyncpg.InterfaceError)
+# How long a check waits in line. Most of its second is for the answer, which is late where all are busy.
+_CHECK_WAITS_SECONDS = 0.25
 
 Result = TypeVar("Result")
+
+
+class PoolExhausted(DatabaseUnavailable):
+    """All connections of a pool are in use, and have been for a while."""
 
 
 class BoundedPool(AsyncAdaptedQueuePool):
@@ -54,8 +64,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
         self._idle: deque[ConnectionPoolEntry] = self._pool.queue  # type: ignore[attr-defined]  # the one used last on the right
         # SQLAlchemy's own queue lets whoever comes first take what was meant for one who waits; under load some wait
         # for ever. asyncio's semaphore hands on in order.
-        reason = "all connections of the database pool are in use"
-        self._turns = Turns(pool_size + max_overflow, self._timeout, DatabaseUnavailable, reason)
+        self._turns = Turns(pool_size + max_overflow, self._timeout, PoolExhausted, _ALL_IN_USE)
         self._chosen: ConnectionPoolEntry | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -68,11 +77,12 @@ class BoundedPool(AsyncAdaptedQueuePool):
     def follow_pulse(self) -> None:
         """Give up what is under way when the database stops answering, instead of waiting for each command."""
 
-        async def connect() -> None:
-            connection = await greenlet_spawn(self._invoke_creator, None)
-            connection.terminate()
+        self._pulse = Pulse(self._connect_aside, lambda: next(iter(self._in_use.values()), None), self._give_up)
 
-        self._pulse = Pulse(connect, lambda: next(iter(self._in_use.values()), None), self._give_up)
+    async def _connect_aside(self) -> None:
+        """Make a connection beside those of the pool, and end it. Raises what the driver raises."""
+        connection = await greenlet_spawn(self._invoke_creator, None)
+        connection.terminate()
 
     def dispose(self) -> None:
         if self._pulse is not None:
@@ -94,6 +104,33 @@ class BoundedPool(AsyncAdaptedQueuePool):
         """How many connections are in use and idle, how many there may be, and how many wait for one."""
         idle = sum(one.dbapi_connection is not None for one in self._idle)
         return self._turns.in_use, idle, self._turns.limit, self._turns.waiting
+
+    @property
+    def is_full(self) -> bool:
+        """Whether who wants a connection has to wait for it."""
+        return self._turns.locked()
+
+    async def check_aside(self) -> None:
+        """Ask the database, as long as the pool is full, without a connection of the pool.
+
+        Raises DatabaseUnavailable, or PoolExhausted if the database is well and yet nobody gets a connection.
+        """
+        try:
+            async with asyncio.timeout(_CHECK_WAITS_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            gets_one = False
+        else:
+            gets_one = True
+            self._turns.release()
+        if self._pulse is not None:  # on SQLite there is nobody who might not answer
+            try:
+                await self._connect_aside()
+            except _NO_CONNECTION as error:
+                if code_of(error) != asyncpg.TooManyConnectionsError.sqlstate:  # which is an answer
+                    raise _unreachable(error) from error
+        if not gets_one:
+            raise PoolExhausted(_ALL_IN_USE)
 
     def connect(self) -> PoolProxiedConnection:
         return self.proxied(await_only(self._take(self.ping_after, None)))
@@ -179,7 +216,6 @@ class BoundedPool(AsyncAdaptedQueuePool):
                 raise DatabaseUnavailable("the database has stopped answering, and is asked until it does again")
             entry = self._pop(role) if self._idle else None
             if entry is None or not self._is_open(entry):
-                began_at = time.monotonic()
                 try:
                     async with asyncio.timeout(None) as attempt:
                         self._connecting.add(attempt)
@@ -187,10 +223,10 @@ class BoundedPool(AsyncAdaptedQueuePool):
                             entry = await greenlet_spawn(self._opened, entry)
                         finally:
                             self._connecting.discard(attempt)
-                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except _NO_CONNECTION as error:
                     if pulse is not None and isinstance(error, TimeoutError):
-                        pulse.unanswered(began_at)
-                    raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
+                        pulse.doubt()
+                    raise _unreachable(error) from error
                 ping_after = None
             if pulse is not None:
                 self._in_use[entry] = time.monotonic()
@@ -301,3 +337,8 @@ class BoundedPool(AsyncAdaptedQueuePool):
             task = loop.create_task(greenlet_spawn(entry.close))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def _unreachable(error: BaseException) -> DatabaseUnavailable:
+    own = error.driver_exception if isinstance(error, EmulatedDBAPIException) else error
+    return DatabaseUnavailable(f"the database cannot be reached ({type(own).__name__})")

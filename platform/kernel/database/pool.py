@@ -1,5 +1,6 @@
 """Where modules live: engines by URL, shared between modules, and each module's view of its own tables."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from kernel.database.bounded_pool import BoundedPool
+from kernel.database.bounded_pool import BoundedPool, PoolExhausted
 from kernel.database.direct import Direct, Rows
 from kernel.database.engines import is_file, postgresql_engine, sqlite_engine
 from kernel.database.roles import Role, role_name
@@ -126,11 +127,25 @@ class Database:
             return await transaction.rows(statement, params)
 
     async def check(self) -> None:
-        """Ask both databases for an answer, in no module's name. Raises DatabaseUnavailable."""
-        for engine in {id(engine.sync_engine.pool): engine for engine in self._engines}.values():
-            # On SQLite a transaction would wait for the writer of the moment, who is no sign of ill health.
-            async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
-                await connection.execute(text("SELECT 1"))
+        """Ask both databases for an answer, in no module's name.
+
+        Raises DatabaseUnavailable; PoolExhausted, which is one, where they do answer and we have no connection left.
+        """
+        engines = {id(engine.sync_engine.pool): engine for engine in self._engines}.values()
+        found = await asyncio.gather(*map(_check, engines), return_exceptions=True)
+        failures = [one for one in found if one is not None]
+        if failures:
+            raise min(failures, key=lambda one: isinstance(one, PoolExhausted))
+
+
+async def _check(engine: AsyncEngine) -> None:
+    pool = engine.sync_engine.pool
+    if isinstance(pool, BoundedPool) and pool.is_full:
+        await pool.check_aside()
+        return
+    # On SQLite a transaction would wait for the writer of the moment, who is no sign of ill health.
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+        await connection.execute(text("SELECT 1"))
 
 
 def _of_tenant(engine: AsyncEngine, tenant: Tenant | None, options: dict[str, Any]) -> AsyncEngine:

@@ -13,6 +13,8 @@ _LOOK_SECONDS = 0.25
 # So long a connection may be in use before we ask whether anybody is there, and so long the answer may take.
 _LATE_SECONDS = 1.0
 _ANSWER_SECONDS = 1.0
+# We listen in pieces of this length. One that takes longer counts as one: the rest of it, it was we who were away.
+_LISTEN_SECONDS = 0.1
 
 
 class Pulse:
@@ -52,15 +54,10 @@ class Pulse:
             self._task.cancel()
         self._timer = self._task = None
 
-    def unanswered(self, since: float) -> None:
-        """To be called when to connect has taken too long, since that moment.
-
-        If others have had their answers meanwhile, it was this process that was late, or the way to one connection.
-        """
-        if not self.is_silent and self._give_up(since):
-            self.is_silent = True
-            _log.error("the database has stopped answering")
-            self._task = asyncio.get_running_loop().create_task(self._until_it_answers())
+    def doubt(self) -> None:
+        """To be called when to connect has taken too long: it may as well be this process that was late."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._ask(), context=Context())
 
     def _look(self) -> None:
         self._timer = None
@@ -68,14 +65,17 @@ class Pulse:
         if oldest is None:
             return
         now = time.monotonic()
-        if now - oldest > _LATE_SECONDS < now - self._asked_at and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._ask())
+        if now - oldest > _LATE_SECONDS < now - self._asked_at:
+            self.doubt()
         self.follow()
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
-        if not await self._answers(_ANSWER_SECONDS):
-            self.unanswered(self._asked_at)
+        # If others have had their answers meanwhile, it is only the way to one connection.
+        if not await self._answers(_ANSWER_SECONDS) and self._give_up(self._asked_at):
+            self.is_silent = True
+            _log.error("the database has stopped answering")
+            self._task = asyncio.get_running_loop().create_task(self._until_it_answers())
 
     async def _until_it_answers(self) -> None:
         """Ask again and again, without waiting for what was asked before: that may have been lost on the way."""
@@ -92,11 +92,17 @@ class Pulse:
         _log.info("the database answers again")
 
     async def _answers(self, seconds: float) -> bool:
+        """Whether an answer comes within so many seconds in which we listened."""
+        asking = asyncio.ensure_future(self._connect())
         try:
-            async with asyncio.timeout(seconds):
-                await self._connect()
-        except TimeoutError:
+            while seconds > 0:
+                began_at = time.monotonic()
+                await asyncio.wait((asking,), timeout=min(seconds, _LISTEN_SECONDS))
+                seconds -= min(time.monotonic() - began_at, _LISTEN_SECONDS)
+                if asking.done():
+                    if not isinstance(asking.exception(), TimeoutError):  # any other is an answer
+                        return True
+                    asking = asyncio.ensure_future(self._connect())  # its own time was up, heard or not
             return False
-        except Exception:  # noqa: BLE001  # any other is an answer
-            return True
-        return True
+        finally:
+            asking.cancel()
