@@ -6,14 +6,12 @@ import socket
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import structlog
 
 from kernel.database import Database, utc_now
-from kernel.database.bounded_pool import PoolExhausted
-from kernel.observability.health import Check, Degraded, Finding, run_checks
+from kernel.observability.health import Check, Finding, run_checks
 from modules.health.repository import IncidentRepository
 from modules.health.settings import HealthSettings
 
@@ -39,8 +37,7 @@ class HealthMonitor:
         """How each component is, from checks that ran at most `cache_seconds` ago."""
         async with self._one_at_a_time:
             if time.monotonic() - self._asked_at > self._settings.cache_seconds:
-                forgiving = {component: partial(_run, check) for component, check in checks.items()}
-                self._findings = await run_checks(forgiving, self._settings.check_deadline_seconds)
+                self._findings = await run_checks(checks, self._settings.check_deadline_seconds)
                 self._asked_at = time.monotonic()
                 for finding in self._findings:
                     self._follow(finding)
@@ -73,11 +70,3 @@ class HealthMonitor:
             _log.warning("incidents could not be written yet", reason=repr(error), waiting=len(self._unwritten))
         else:
             self._unwritten = []
-
-
-async def _run(check: Check) -> None:
-    """A busy pool is no reason to send nobody: under load all processes have one, and nobody would be left to serve."""
-    try:
-        await check()
-    except PoolExhausted as error:
-        raise Degraded(str(error)) from error

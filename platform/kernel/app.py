@@ -18,13 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
 from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
-from kernel.database.errors import MigrationError, RoleError
+from kernel.database.errors import MigrationError, PoolExhausted, RoleError
 from kernel.database.revisions import is_at_head
 from kernel.discovery import DiscoveredModule, DiscoveryError, contracts_of, discover, subscribers_elsewhere
 from kernel.http_client import HttpxRestClientPool, UpstreamFailed
 from kernel.manifest import ModuleContext
 from kernel.messaging.exchange import Correspondent, Exchange
-from kernel.observability.health import Check
+from kernel.observability.health import Check, Degraded
 from kernel.observability.meter import Meter
 from kernel.observability.tracing import Tracing
 from kernel.remote.client import Peer
@@ -225,7 +225,9 @@ class Kernel:
             if module.metadata is not None and (placement.url, placement.read_url) not in seen:
                 seen.add((placement.url, placement.read_url))
                 is_shared = placement.schema is not None and context.settings.database_url is None
-                checks["database" if is_shared else f"{module.name}.database"] = context.database.check
+                checks["database" if is_shared else f"{module.name}.database"] = partial(
+                    _unless_busy, context.database.check
+                )
             for component, check in module.manifest.health_checks.items():
                 checks[f"{module.name}.{component}"] = partial(check, context)
         if self.exchange.broker is not None:
@@ -401,6 +403,14 @@ def create_app(
     app.mount(PREFIX, internal)
     app.state.sites["internal"] = Site(PREFIX, app.router.routes[-1], None, kernel.settings.internal.max_body_bytes)
     return app
+
+
+async def _unless_busy(check: Check) -> None:
+    """A busy pool is no reason to send nobody: under load all processes have one, and nobody would be left to serve."""
+    try:
+        await check()
+    except PoolExhausted as error:
+        raise Degraded(str(error)) from error
 
 
 def _refuse(modules: tuple[DiscoveredModule, ...], faults: Callable[[APIRouter], Iterator[str]]) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from kernel import Session, get_db
 from kernel.app import Application, create_app
 from kernel.database import AsyncDBPool, BaseRepository, Database, DatabaseUnavailable, after_commit
-from kernel.database.bounded_pool import PoolExhausted
+from kernel.database.errors import PoolExhausted
 from kernel.settings import DatabaseConfig, ModuleSettings
 from kernel.testing import query, settings_for
 from tests.faults.proxy import FaultProxy

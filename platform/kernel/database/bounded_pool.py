@@ -14,7 +14,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProx
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.queue import Queue
 
-from kernel.database.errors import DatabaseUnavailable, LostConnection, RoleError, code_of, is_outage
+from kernel.database.errors import DatabaseUnavailable, LostConnection, PoolExhausted, RoleError, code_of, is_outage
 from kernel.database.pulse import Pulse
 from kernel.database.roles import quoted
 from kernel.database.tenants import Tenant, Turns
@@ -29,10 +29,6 @@ _NO_CONNECTION = (OSError, TimeoutError, EmulatedDBAPIException, asyncpg.Postgre
 _CHECK_WAITS_SECONDS = 0.25
 
 Result = TypeVar("Result")
-
-
-class PoolExhausted(DatabaseUnavailable):
-    """All connections of a pool are in use, and have been for a while."""
 
 
 class BoundedPool(AsyncAdaptedQueuePool):

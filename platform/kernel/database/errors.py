@@ -31,6 +31,10 @@ class PoolShareExhausted(DatabaseUnavailable):
     """A module holds as many connections of a shared pool as it may: its requests wait, those of others do not."""
 
 
+class PoolExhausted(DatabaseUnavailable):
+    """All connections of a pool are in use, and have been for a while."""
+
+
 class LostConnection(DatabaseUnavailable):
     """The connection was gone when it was used: nothing that it was asked to do has been done, except to commit."""
 

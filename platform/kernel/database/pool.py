@@ -12,9 +12,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from kernel.database.bounded_pool import BoundedPool, PoolExhausted
+from kernel.database.bounded_pool import BoundedPool
 from kernel.database.direct import Direct, Rows
 from kernel.database.engines import is_file, postgresql_engine, sqlite_engine
+from kernel.database.errors import PoolExhausted
 from kernel.database.roles import Role, role_name
 from kernel.database.session import Action, ReadSession, Runnable, WriteSession, enter, leave
 from kernel.database.tenants import Tenant, TenantEngine
