@@ -11,7 +11,9 @@ from modules.health.settings import HealthSettings
 @asynccontextmanager
 async def _monitor(context: ModuleContext) -> AsyncIterator[HealthMonitor]:
     assert isinstance(context.settings, HealthSettings)  # noqa: S101  # for the type checker: it is in settings.py
-    yield HealthMonitor(context.database, context.settings)
+    monitor = HealthMonitor(context.database, context.settings)
+    yield monitor
+    await monitor.written()
 
 
 module = Module(owner="platform-team", lifespan=_monitor)

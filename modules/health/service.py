@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextvars import Context
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +32,7 @@ class HealthMonitor:
         self._asked_at = float("-inf")
         self._failing: dict[str, tuple[datetime, str]] = {}
         self._unwritten: list[dict[str, Any]] = []
+        self._writing: asyncio.Task[None] | None = None
         self._seen_by = f"{socket.gethostname()}:{os.getpid()}"
 
     async def findings(self, checks: Mapping[str, Check]) -> list[Finding]:
@@ -41,8 +43,15 @@ class HealthMonitor:
                 self._asked_at = time.monotonic()
                 for finding in self._findings:
                     self._follow(finding)
-                await self._write_incidents()
+                if self._unwritten and (self._writing is None or self._writing.done()):
+                    # Aside: a database that fails again must not hold up the answer that says so.
+                    self._writing = asyncio.get_running_loop().create_task(self._write_incidents(), context=Context())
             return self._findings
+
+    async def written(self) -> None:
+        """Wait for what is being written; that takes no longer than a check may."""
+        if self._writing is not None:
+            await self._writing
 
     def _follow(self, finding: Finding) -> None:
         """Note when a component fails, and make an incident of it when it recovers."""
@@ -58,15 +67,13 @@ class HealthMonitor:
 
     async def _write_incidents(self) -> None:
         """Write what waits. A failure leaves it waiting: to record an outage is no reason for another."""
-        if not self._unwritten:
-            return
+        waiting, self._unwritten = self._unwritten, []
         try:
             async with (
                 asyncio.timeout(self._settings.check_deadline_seconds),
                 self._database.transaction() as session,
             ):
-                await IncidentRepository(session).create_many(self._unwritten)
+                await IncidentRepository(session).create_many(waiting)
         except Exception as error:  # noqa: BLE001  # whatever the reason, the next round tries again
+            self._unwritten = [*waiting, *self._unwritten][-_MOST_WAITING:]
             _log.warning("incidents could not be written yet", reason=repr(error), waiting=len(self._unwritten))
-        else:
-            self._unwritten = []

@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import httpx2
@@ -95,13 +95,13 @@ class Writers:
 
     def __init__(self, here: Served, path: str = "") -> None:
         self.told: dict[int, int] = {}
-        self._first = 1_000_000 if path else 0
+        self._numbers = count(1_000_000 if path else 0)
         self._url = f"{here.url}/api/v1/ledger"
         self._path = path
 
     async def add(self, times: int, question: str = "") -> None:
-        """So many, each once, by several callers."""
-        numbers = iter(range(self._first, self._first + times))
+        """So many more, each once, by several callers."""
+        numbers = islice(self._numbers, times)
         async with httpx2.AsyncClient(timeout=30) as client:
 
             async def caller() -> None:
@@ -119,9 +119,12 @@ class Writers:
         async with httpx2.AsyncClient(timeout=30) as client:
             return Counter(json.loads((await client.get(self._url)).content))
 
-    async def result(self, here: Served, scenario: str, bit: int, *, naive: bool = False) -> Result:
-        """How many successes there were without a row, and failures with one."""
+    async def result(
+        self, here: Served, scenario: str, least: int, *, bit: int | None = None, naive: bool = False
+    ) -> Result:
+        """How many successes there were without a row, and failures with one. Without `bit`, no row is a failure."""
         stored = await self.stored()
+        bit = sum(not stored[number] for number in self.told) if bit is None else bit
         lies = sum(status == 201 and not stored[number] for number, status in self.told.items())
         ghosts = sum(status != 201 and bool(stored[number]) for number, status in self.told.items())
         statuses = Counter(self.told.values())
@@ -130,13 +133,13 @@ class Writers:
             f"{lies} successes without a row, {ghosts} rows without success; answers "
             + ", ".join(f"{status} {number}" for status, number in sorted(statuses.items())),
             "some" if naive else "0, 0; 201 409 503",
-            holds=bit > 0 and (lies > 0 if naive else (lies, ghosts) == (0, 0) and not set(statuses) - {201, 409, 503}),
+            holds=bit >= least > 0
+            and (lies > 0 if naive else (lies, ghosts) == (0, 0) and not set(statuses) - {201, 409, 503}),
         )  # fmt: skip
 
 
 async def cut_at_commit(folder: Path, database_url: str, quick: bool) -> list[Result]:
     """The connection breaks when COMMIT is sent, in half of all. (FastAPI's default scope has answered by then.)"""
-    times = 60 if quick else 1000
     url = make_url(database_url)
     source, cut, results = random.Random(6), 0, []
 
@@ -153,11 +156,13 @@ async def cut_at_commit(folder: Path, database_url: str, quick: bool) -> list[Re
         with here.process():
             await until_serving(here.port)
             for path in ("", "/naive"):
+                least = (30 if quick else 500) // (4 if path else 1)
                 writers, cut = Writers(here, path), 0
                 is_cutting = True
-                await writers.add(times if not path else times // 4)
+                while cut < least and len(writers.told) < 4 * least:
+                    await writers.add(max(least - cut, _CALLERS))
                 is_cutting = False
-                results.append(await writers.result(here, "connection cut at COMMIT", cut, naive=bool(path)))
+                results.append(await writers.result(here, "connection cut at COMMIT", least, bit=cut, naive=bool(path)))
     return results
 
 
@@ -168,16 +173,14 @@ async def refused_by_commit(folder: Path, database_url: str, quick: bool) -> lis
     with here.process():
         await until_serving(here.port)
         for path in ("", "/naive"):
-            writers = Writers(here, path)
-            await writers.add(times if not path else times // 5, "&cause=999999999")
-            results.append(
-                await writers.result(here, "constraint broken at COMMIT", len(writers.told), naive=bool(path))
-            )
+            writers, least = Writers(here, path), times if not path else times // 5
+            await writers.add(least, "&cause=999999999")
+            results.append(await writers.result(here, "constraint broken at COMMIT", least, naive=bool(path)))
     return results
 
 
 async def not_serializable(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Transactions that cannot have happened one after the other; COMMIT refuses all but one of each five."""
+    """Five that find no row and add one: COMMIT refuses all but one. (FastAPI's default scope has answered by then.)"""
     groups, each = (15 if quick else 120), 5
     here = _project(folder, database_url)
     answers: Counter[int] = Counter()
@@ -204,7 +207,10 @@ async def not_serializable(folder: Path, database_url: str, quick: bool) -> list
 
 
 async def read_your_writes(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """What was acknowledged is there for the next read, on another connection, maybe of another process."""
+    """What was acknowledged is there for the next read, on another connection, maybe of another process.
+
+    (Committed after the answer, as FastAPI's default scope does: 31 of 2,000 such reads found nothing.)
+    """
     times = 300 if quick else 10_000
     here = _project(folder, database_url)
     numbers, misses = count(), 0

@@ -194,7 +194,6 @@ def project(folder: Path, database_url: str, files: Mapping[str, str] | None = N
         "LOG_LEVEL": "INFO",
         "LOG_FORMAT": "json",
         "SERVER_RELOAD": "false",
-        "HEALTH_CACHE_SECONDS": "0.1",
         "DATABASE_URL": database_url,
     }
     return Served(root, common | variables)

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
@@ -61,6 +63,7 @@ async def test_a_recovery_writes_an_incident(
 
     monkeypatch.setattr(application.kernel, "health_checks", lambda: well | {"probe": mended})
     assert (await client.get("/health/ready")).status_code == 200
+    await application.kernel.contexts["health"].state.written()
     [incident] = (await client.get("/health/incidents", params={"component": "probe"})).json()["items"]
     assert incident["seen"] == "ConnectionError: it is unplugged"
     assert incident["started_at"] < incident["ended_at"]
@@ -85,9 +88,11 @@ async def test_an_incident_waits_until_it_can_be_written(
 
     monitor._database = Broken()
     assert (await client.get("/health/ready")).status_code == 200
+    await monitor.written()
     assert (await client.get("/health/incidents")).json()["total"] == 0
     monitor._database = database
     await client.get("/health/ready")
+    await monitor.written()
     assert (await client.get("/health/incidents")).json()["total"] == 1
 
 
@@ -107,6 +112,26 @@ async def test_many_probes_within_the_cache_time_ask_the_components_once(root: P
     ):
         await asyncio.gather(*(client.get("/health/ready") for _ in range(20)))
     assert asked == 1
+
+
+async def test_nobody_waits_for_an_incident_to_be_written(
+    client: httpx2.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = application.kernel.contexts["health"].state
+
+    class Silent:
+        @asynccontextmanager
+        async def transaction(self) -> AsyncIterator[None]:
+            await hang()
+            yield
+
+    monkeypatch.setattr(monitor, "_database", Silent())
+    monkeypatch.setattr(application.kernel, "health_checks", lambda: {"probe": fail})
+    await client.get("/health/ready")
+    monkeypatch.setattr(application.kernel, "health_checks", lambda: {"probe": lambda: asyncio.sleep(0)})
+    began_at = time.monotonic()
+    assert (await client.get("/health/ready")).status_code == 200
+    assert time.monotonic() - began_at < 0.5
 
 
 @pytest.mark.alone
