@@ -5,7 +5,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
 import httpx2
@@ -21,6 +21,7 @@ Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 _CALLERS = 60  # four times as many as the pool has connections
 _BOUNDARY = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
 _IN_USE = re.compile(r'database_pool_connections\{[^}]*state="in_use"[^}]*\} (\S+)')
+_IN_FLIGHT = re.compile(r"^http_server_requests_in_flight (\S+)", re.MULTILINE)
 
 
 async def aborted(folder: Path, database_url: str, quick: bool) -> list[Result]:
@@ -37,7 +38,7 @@ async def aborted(folder: Path, database_url: str, quick: bool) -> list[Result]:
             await _abort(here, requests, warm, seen)
             await until(lambda: _is_quiet(client, here))
             before, files_before = resident_mib(process.pid), open_files(process.pid)
-            await _abort(here, requests, times - warm, seen)
+            most_in_use = await _most_in_use(client, here, _abort(here, requests, times - warm, seen))
             await until(lambda: _is_quiet(client, here))
             after, files_after = resident_mib(process.pid), open_files(process.pid)
             works = await asyncio.gather(*(client.get(f"{here.url}/api/v1/events") for _ in range(_CALLERS)))
@@ -47,13 +48,15 @@ async def aborted(folder: Path, database_url: str, quick: bool) -> list[Result]:
     grown = after - before
     return [
         Result("aborted requests", here.kind, f"{times:,}, {_CALLERS} at once",
-               ", ".join(f"{name} {number:,}" for name, number in seen.most_common()),
+               ", ".join(f"{name} {number:,}" for name, number in seen.most_common())
+               + f"; up to {most_in_use:.0f} connections in use",
                f"0 connections in use afterwards; {backends.get('idle in transaction', 0)} idle in transaction of "
                f"{sum(backends.values())}; {before:.0f} MiB, then {after:.0f}; {files_before} files, then "
                f"{files_after}; {lost} rows without bytes; {dict(well)}",
                "0; 0; 20 MiB; 20 files; 0; 200",
                holds=backends.get("idle in transaction", 0) == 0 and grown < 20 and files_after <= files_before + 20
-               and lost == 0 and set(well) == {200} and seen["left before the answer"] > times // 10)
+               and lost == 0 and set(well) == {200} and seen["left before the answer"] > times // 10
+               and most_in_use > 0)
     ]  # fmt: skip
 
 
@@ -107,12 +110,26 @@ async def _leave(here: Served, request: bytes) -> str:
         writer.transport.abort()
 
 
+async def _most_in_use(client: httpx2.AsyncClient, here: Served, load: Coroutine[None, None, None]) -> float:
+    """Put the load on; how many connections of the pools were in use meanwhile, at most, by their own count."""
+    under_way, most = asyncio.create_task(load), 0.0
+    while not under_way.done():
+        most = max(most, *(await _told(client, here, _IN_USE)))
+        await asyncio.sleep(0.05)
+    await under_way
+    return most
+
+
 async def _is_quiet(client: httpx2.AsyncClient, here: Served) -> bool:
-    """Whether no connection of the pools is in use any more, by their own count."""
+    """Whether no connection is in use any more, by the same count, and no request under way but the one that asks."""
+    return not any(await _told(client, here, _IN_USE)) and await _told(client, here, _IN_FLIGHT) == [1]
+
+
+async def _told(client: httpx2.AsyncClient, here: Served, series: re.Pattern[str]) -> list[float]:
     text = (await client.get(f"{here.url}/metrics")).text
-    found = [float(one) for one in _IN_USE.findall(text)]
+    found = [float(one) for one in series.findall(text)]
     assert found, text[:2000]
-    return not any(found)
+    return found
 
 
 def _backends(database_url: str) -> dict[str, int]:

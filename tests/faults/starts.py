@@ -1,7 +1,9 @@
 """Starts that fail. Each guards against a process that hangs, says nothing, leaves things open or tries for ever."""
 
 import asyncio
+import os
 import socket
+import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +12,17 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from kernel.testing import create_database, query
-from tests.faults.harness import Result, free_port, until_serving
-from tests.faults.served import project
+from tests.faults.harness import KERNEL, Result, free_port, until_serving
+from tests.faults.served import Served, project
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
+
+_SECOND = """
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+def upgrade() -> None:
+    pass
+"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,8 @@ class Fault:
     variables: Mapping[str, str] = field(default_factory=dict)
     # Whether anything was open when it was found.
     opens: bool = False
+    # Whether the tables were made before the last migration was written.
+    is_behind: bool = False
 
 
 async def failed_starts(folder: Path, database_url: str, quick: bool) -> list[Result]:
@@ -39,6 +50,8 @@ async def failed_starts(folder: Path, database_url: str, quick: bool) -> list[Re
             Fault("a secret that cannot be read", "is not UTF-8 text", {"SECRETS_DIR": str(folder / "secrets")}),
             Fault("a port that is taken", "Cannot listen on", {"SERVER_PORT": str(taken.getsockname()[1])}),
             Fault("tables that are missing", "run `kernel migrate`", {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}),
+            Fault("a database one migration behind", "the tables of work lack 1 migration(s), the first being 0002",
+                  {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}, is_behind=True),
             Fault("a database that refuses", "the database of work cannot be reached (ConnectionRefusedError)",
                   {"DATABASE_URL": f"postgresql://a@127.0.0.1:{free_port()}/a"}),
             Fault("a module that fails half way", "RuntimeError: the bucket is gone (modules/failing/module.py:8)",
@@ -57,6 +70,8 @@ async def _start(folder: Path, database_url: str, fault: Fault, workers: str, na
     fresh = create_database(server.set(database="postgres"), name)
     variables = {"SERVER_WORKERS": workers, **fault.variables}
     here = project(folder, fresh.render_as_string(hide_password=False), **variables)
+    if fault.is_behind:
+        await asyncio.to_thread(_migrate_and_add_one, here)
     port = int(variables.get("SERVER_PORT", here.port))
     began_at = time.monotonic()
     with here.process(port=port) as process:
@@ -71,6 +86,12 @@ async def _start(folder: Path, database_url: str, fault: Fault, workers: str, na
         holds=code > 0 and took < 5 and times == 1 and not is_bare and left == 0
         and opened == closed == fault.opens,
     )  # fmt: skip
+
+
+def _migrate_and_add_one(here: Served) -> None:
+    environment = {**os.environ, **here.variables}
+    subprocess.run([KERNEL, "migrate"], cwd=here.root, env=environment, check=True, capture_output=True)
+    (here.root / "migrations" / "work" / "0002_second.py").write_text(_SECOND)
 
 
 async def too_many_connections(folder: Path, database_url: str, quick: bool) -> list[Result]:

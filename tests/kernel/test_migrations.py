@@ -14,7 +14,17 @@ from kernel.app import Kernel, create_app
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
 from kernel.testing import settings_for
-from tests.kernel.project import MODELS, imported_alone, write_project
+from tests.kernel.project import MODELS, imported_alone, write_migration, write_project
+
+# Comes after project.MIGRATION.
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+def upgrade() -> None:
+    op.add_column("things", sa.Column("colour", sa.String))
+"""
 
 
 @pytest.fixture
@@ -106,6 +116,28 @@ async def test_an_application_outside_local_refuses_to_start_before_its_migratio
     with pytest.raises(MigrationError, match="run `kernel migrate` before the start"):
         async with app.router.lifespan_context(app):
             pass
+
+
+async def test_a_database_that_is_one_migration_behind_is_told_so_and_catches_up(
+    tmp_path: Path, empty_url: str
+) -> None:
+    outside = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": empty_url}
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        app = create_app(settings_for(root, outside))
+        [history] = app.kernel.histories()
+        await history.upgrade()
+        (history.folder / "0002_colour.py").write_text(SECOND)
+        assert await history.pending() == ["0002"]
+        with pytest.raises(
+            MigrationError, match=r"shop lack 1 migration\(s\), the first being 0002: run `kernel migrate`"
+        ):
+            async with app.router.lifespan_context(app):
+                pass
+        await history.upgrade()
+        assert await history.pending() == []
+        async with app.router.lifespan_context(app):
+            assert app.kernel.is_started
 
 
 async def test_an_application_in_local_migrates_by_itself(root: Path, empty_url: str, tmp_path: Path) -> None:

@@ -159,13 +159,21 @@ class Metrics:
         yield gauge(
             "database_pool_waiting", "Who waits for one.", ("database",), [((one.name,), one.waiting) for one in pools]
         )
-        shares = list(kernel.pool.shares())
+        size, shares = kernel.settings.database.pool_size, list(kernel.pool.shares())
+        yield gauge(
+            "database_pool_overflow", "Of those in use, how many are above the pool's size.", ("database",),
+            [((one.name,), max(0, one.in_use - size)) for one in pools],
+        )  # fmt: skip
         yield gauge(
             "database_module_in_use", "Of its share.", ("module",), [((one.name,), one.in_use) for one in shares]
         )
         yield gauge(
             "database_module_waiting", "For its share.", ("module",), [((one.name,), one.waiting) for one in shares]
         )
+        yield gauge(
+            "database_module_overflow", "Above the pool's size, were there no other module.", ("module",),
+            [((one.name,), max(0, one.in_use - size)) for one in shares],
+        )  # fmt: skip
         yield gauge(
             "http_client_connections", "To others.", ("state",), [((state,), n) for state, n in kernel.http.usage()]
         )
