@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
 from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
 from kernel.database.errors import MigrationError, PoolExhausted, RoleError
+from kernel.database.pool import place_of
 from kernel.database.revisions import is_at_head
 from kernel.discovery import DiscoveredModule, DiscoveryError, contracts_of, discover, subscribers_elsewhere
 from kernel.http_client import HttpxRestClientPool, UpstreamFailed
@@ -258,7 +259,7 @@ class Kernel:
         if self.settings.database.role_per_module:
             await roles.verify(self.roles(), self.settings.database)
         with_tables = [module for module in self.modules if module.metadata is not None]
-        if all([await is_at_head(self.contexts[one.name].database, one.migrations) for one in with_tables]):
+        if all([await self._is_at_head(one) for one in with_tables]):
             return
         for history in self.histories():
             if missing := await history.pending():
@@ -269,6 +270,13 @@ class Kernel:
                     f"the tables of {history.module} lack {len(missing)} migration(s), the first being {missing[0]}: "
                     f"run `{command}` before the start"
                 )
+
+    async def _is_at_head(self, module: DiscoveredModule) -> bool:
+        database = self.contexts[module.name].database
+        try:
+            return await is_at_head(database, module.migrations)
+        except DatabaseUnavailable as error:
+            raise DatabaseUnavailable(f"{error}: that of {module.name}, {place_of(database.placement.url)}") from error
 
 
 class Application(FastAPI):

@@ -47,6 +47,14 @@ class Placement:
         return self.url.get_backend_name() == "sqlite" and not is_file(self.url)
 
 
+def place_of(url: URL) -> str:
+    """A database's name for people, without a password: `host:port/name`, or the file."""
+    if url.get_backend_name() == "sqlite":
+        return url.database or ":memory:"
+    host = url.host or url.query.get("host") or "localhost"
+    return f"{host}:{url.port or 5432}/{url.database}"
+
+
 def _file_of(module: str | None, url: URL) -> URL:
     """On SQLite the shared URL names a folder, with a file for each module."""
     return url.set(database=f"{url.database}/{module}.db") if module is not None and is_file(url) else url
@@ -154,13 +162,14 @@ def _of_tenant(engine: AsyncEngine, tenant: Tenant | None, options: dict[str, An
 
 
 class Usage(NamedTuple):
-    """How many connections are in use and idle, how many there may be, and how many wait for one."""
+    """How many connections are in use, idle and allowed, how many wait for one, and how many are above the size."""
 
     name: str
-    in_use: int
-    idle: int
-    limit: int
-    waiting: int
+    in_use: int = 0
+    idle: int = 0
+    limit: int = 0
+    waiting: int = 0
+    overflow: int = 0
 
 
 def before_commit(session: AsyncSession, action: Action) -> None:
@@ -236,17 +245,22 @@ class AsyncDBPool:
             yield session
 
     def usage(self) -> Iterator[Usage]:
-        """Of each pool on PostgreSQL, by its database."""
+        """Of the pools, by database: those of several users of one, or of its readers and its writer, together."""
+        found: dict[str, Usage] = {}
         for (url, _), engine in self._engines.items():
             if isinstance(pool := engine.sync_engine.pool, BoundedPool):
-                yield Usage(f"{url.host or ''}/{url.database}", *pool.usage())
+                name, (in_use, *others) = place_of(url), pool.usage()
+                numbers = (in_use, *others, max(0, in_use - pool.size()))
+                found[name] = Usage(name, *map(sum, zip(found.get(name, Usage(name))[1:], numbers, strict=True)))
+        yield from found.values()
 
     def shares(self) -> Iterator[Usage]:
         """Of each module that may hold only a share of its pool."""
         for name, database in self._databases.items():
             turns = database.turns
             if name is not None and turns is not None:
-                yield Usage(name, turns.in_use, 0, turns.limit, turns.waiting)
+                overflow = max(0, turns.in_use - self._config.pool_size)  # were there no other module
+                yield Usage(name, turns.in_use, 0, turns.limit, turns.waiting, overflow)
 
     async def close(self) -> None:
         """Close every connection. The pool can be used again afterwards."""

@@ -32,8 +32,8 @@ class Meter:
     """What one process counts."""
 
     def __init__(self) -> None:
-        # By module, route below the module's prefix, method and status. What no route took is the route "".
-        self.requests: dict[tuple[str, str, str, int], Durations] = {}
+        # By module, route below the module's prefix (None for what no route took), method and status.
+        self.requests: dict[tuple[str, str | None, str, int], Durations] = {}
         self.in_flight = 0
         # By how much the event loop was late, in seconds: the most since somebody last asked.
         self.lag = 0.0
@@ -44,7 +44,7 @@ class Meter:
         method = scope["method"]
         key = (
             module.name if module is not None else "",
-            getattr(route, "path", "") if route is not None else "",
+            getattr(route, "path", None),
             method if method in _METHODS else "OTHER",
             status,
         )

@@ -68,7 +68,8 @@ class Metrics:
         from prometheus_client import generate_latest  # noqa: PLC0415  # by the first scrape, not by every start
 
         families: dict[str, Metric] = {}
-        for found in [await self._own(), *await self._others()]:
+        _, others = await asyncio.gather(self._look_at_outboxes(), self._others())
+        for found in [self._own(), *others]:
             for family in found:
                 known = families.setdefault(family.name, family)
                 if known is not family:
@@ -90,9 +91,10 @@ class Metrics:
 
     async def _tell(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            writer.write(pickle.dumps(await self._own()))
+            writer.write(pickle.dumps(self._own()))
             await writer.drain()
         writer.close()
+        await self._look_at_outboxes()  # for the next time: who asks does not wait for our database
 
     async def _others(self) -> list[list["Metric"]]:
         if self._socket is None:
@@ -100,9 +102,8 @@ class Metrics:
         sockets = [path for path in self._socket.parent.glob("*.sock") if path != self._socket]
         return [found for found in await asyncio.gather(*map(_ask, sockets)) if found is not None]
 
-    async def _own(self) -> list["Metric"]:
+    def _own(self) -> list["Metric"]:
         """What this process knows; with a label that says which it is, where there are several."""
-        await self._look_at_outboxes()
         found = [*self._families(), *self._of_process()]
         if self._socket is not None:
             for family in found:
@@ -136,8 +137,8 @@ class Metrics:
             )  # fmt: skip
             for (module, route, method, status), one in list(meter.requests.items()):
                 prefix = prefixes.get(module, "")
-                whole = route if not module or not route or route.startswith(prefix) else prefix + route
-                durations.add_metric([module, whole, method, str(status)], _cumulated(one.counts), one.total)
+                whole = route if route is None or route.startswith(prefix) else prefix + route
+                durations.add_metric([module, whole or "", method, str(status)], _cumulated(one.counts), one.total)
             yield durations
             yield gauge("http_server_requests_in_flight", "Requests under way.", (), [((), meter.in_flight)])
             yield gauge(
@@ -159,10 +160,10 @@ class Metrics:
         yield gauge(
             "database_pool_waiting", "Who waits for one.", ("database",), [((one.name,), one.waiting) for one in pools]
         )
-        size, shares = kernel.settings.database.pool_size, list(kernel.pool.shares())
+        shares = list(kernel.pool.shares())
         yield gauge(
             "database_pool_overflow", "Of those in use, how many are above the pool's size.", ("database",),
-            [((one.name,), max(0, one.in_use - size)) for one in pools],
+            [((one.name,), one.overflow) for one in pools],
         )  # fmt: skip
         yield gauge(
             "database_module_in_use", "Of its share.", ("module",), [((one.name,), one.in_use) for one in shares]
@@ -172,7 +173,7 @@ class Metrics:
         )
         yield gauge(
             "database_module_overflow", "Above the pool's size, were there no other module.", ("module",),
-            [((one.name,), max(0, one.in_use - size)) for one in shares],
+            [((one.name,), one.overflow) for one in shares],
         )  # fmt: skip
         yield gauge(
             "http_client_connections", "To others.", ("state",), [((state,), n) for state, n in kernel.http.usage()]

@@ -33,6 +33,9 @@ from kernel import NotFound, public
 
 router = APIRouter(dependencies=[public])
 
+@router.get("")
+async def every() -> None: ...
+
 @router.get("/{number}")
 async def make(number: int) -> int:
     if number == 13:
@@ -63,7 +66,10 @@ async def _served(
 def _series(text: str, name: str) -> Series:
     """The values of one series by its labels, without the worker's; those of several workers are added up."""
     found: Series = {}
-    for sample in (one for family in text_string_to_metric_families(text) for one in family.samples):
+    families = list(text_string_to_metric_families(text))
+    rows = [(one.name, *sorted(one.labels.items())) for family in families for one in family.samples]
+    assert len(rows) == len(set(rows)), "Prometheus takes no scrape with a series twice"
+    for sample in (one for family in families for one in family.samples):
         if sample.name == name:
             labels = tuple((key, value) for key, value in sorted(sample.labels.items()) if key != "worker")
             found[labels] = found.get(labels, 0) + sample.value
@@ -118,11 +124,13 @@ async def test_requests_are_counted_by_template_and_paths_that_nobody_has_make_o
             await client.get(f"/api/v1/tea/{path}")
         for method in ("BREW", "WHEN"):
             await client.request(method, "/api/v1/tea/1")
+        await client.get("/api/v1/tea")
         text = (await client.get("/metrics")).text
     assert _of_tea(text) == {
         ("GET", "/api/v1/tea/{number}", "200"): 2,
         ("GET", "/api/v1/tea/{number}", "404"): 1,
         ("GET", "/api/v1/tea/{number}", "422"): 1,
+        ("GET", "/api/v1/tea", "200"): 1,
         ("GET", "", "404"): 3,
         ("OTHER", "/api/v1/tea/{number}", "405"): 2,
     }
