@@ -8,18 +8,21 @@ from sqlalchemy.engine import URL
 
 from tests.faults import load, much, slow, starts, stops
 
-pytestmark = pytest.mark.alone
+# The others have no bound that a busy neighbour could break.
+_ALONE = (*slow.ONCE, load.overload, starts.failed_starts)
 
 
-@pytest.mark.parametrize("scenario", [*slow.ONCE, *much.ONCE], ids=lambda one: one.__name__)
+def _each(*scenarios: stops.Scenario) -> list[object]:
+    return [pytest.param(one, id=one.__name__, marks=[pytest.mark.alone] if one in _ALONE else []) for one in scenarios]
+
+
+@pytest.mark.parametrize("scenario", _each(*slow.ONCE, *much.ONCE))
 async def test_nobody_takes_more_than_their_part(tmp_path: Path, scenario: slow.Scenario) -> None:
     for result in await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True):
         assert result.holds, result
 
 
-@pytest.mark.parametrize(
-    "scenario", [*starts.ON_POSTGRESQL, *stops.ON_POSTGRESQL, *load.ON_POSTGRESQL], ids=lambda one: one.__name__
-)
+@pytest.mark.parametrize("scenario", _each(*starts.ON_POSTGRESQL, *stops.ON_POSTGRESQL, *load.ON_POSTGRESQL))
 async def test_processes_start_stop_and_shed_as_they_should(
     tmp_path: Path, new_database: Callable[[str], URL], scenario: stops.Scenario
 ) -> None:

@@ -18,6 +18,9 @@ from kernel.testing.fakes import Fakes
 # the whole application.
 Dependencies = Literal["fakes", "direct", "all"]
 
+PATIENT = {"DATABASE_POOL_TIMEOUT_SECONDS": "10", "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "10"}
+"""The disk and the processor of many tests may stall for a second, which is no reason to shed; what is stuck stays."""
+
 
 class Booted(NamedTuple):
     """A started application, a client that talks to it, and what stands in for the modules that are not in it."""
@@ -62,9 +65,7 @@ class Choice:
 def project_for(root: Path, variables: Mapping[str, str], elsewhere: Collection[str] = ()) -> Project:
     """The project at `root`, its settings from these variables alone: no files, no environment."""
     environment = variables.get("ENVIRONMENT", Environment.LOCAL)
-    # The disk and the processor of many tests may stall for a second; what is stuck stays stuck.
-    patient = dict.fromkeys(("DATABASE_POOL_TIMEOUT_SECONDS", "DATABASE_POOL_SHARE_TIMEOUT_SECONDS"), "10")
-    variables = {"APPLICATION_STRICT_CONTRACT_CALLS": "true", **patient, **variables}
+    variables = {"APPLICATION_STRICT_CONTRACT_CALLS": "true", **PATIENT, **variables}
     return load_project(Sources(root, environment, (Layer("test", variables),)), elsewhere)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from kernel.testing import query
+from kernel.testing.booting import PATIENT
 from tests.process import Process
 
 SECRET = "fedcba9876543210fedcba9876543210"
@@ -153,7 +154,7 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
         "INTERNAL_COMPARE_SECONDS": "0.2",
     }
     variables |= {"IMAGES_STORAGE_URL": f"file://{folder / 'images'}", "HEALTH_CACHE_SECONDS": "0"}
-    variables |= {"DATABASE_ROLE_PER_MODULE": "true", "APPLICATION_STRICT_CONTRACT_CALLS": "true"}
+    variables |= {"DATABASE_ROLE_PER_MODULE": "true", "APPLICATION_STRICT_CONTRACT_CALLS": "true", **PATIENT}
     database: URL | Path
     if server is None:
         database = folder / "data"
