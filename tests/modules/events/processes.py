@@ -154,7 +154,8 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
         "INTERNAL_COMPARE_SECONDS": "0.2",
     }
     variables |= {"IMAGES_STORAGE_URL": f"file://{folder / 'images'}", "HEALTH_CACHE_SECONDS": "0"}
-    variables |= {"DATABASE_ROLE_PER_MODULE": "true", "APPLICATION_STRICT_CONTRACT_CALLS": "true", **PATIENT}
+    variables |= {"SERVER_DRAIN_SECONDS": "0", **PATIENT}  # nobody stands before them
+    variables |= {"DATABASE_ROLE_PER_MODULE": "true", "APPLICATION_STRICT_CONTRACT_CALLS": "true"}
     database: URL | Path
     if server is None:
         database = folder / "data"
