@@ -1,7 +1,7 @@
 """The application: what is assembled once at start, and the factory that serves it."""
 
 import traceback
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -388,8 +388,7 @@ def create_app(
     app.state.sites = {}
     if kernel.settings.auth.enabled:
         _refuse(kernel.modules, _without_policy)
-    if any(module.keys is not None for module in kernel.modules):
-        _refuse(kernel.modules, of_nobody)
+    _refuse([module for module in kernel.modules if module.keys is not None], of_nobody)
     if Cached.is_declared:
         _refuse(kernel.modules, misplaced)
     if application.shows_docs:
@@ -421,7 +420,7 @@ async def _unless_busy(check: Check) -> None:
         raise Degraded(str(error)) from error
 
 
-def _refuse(modules: tuple[DiscoveredModule, ...], faults: Callable[[APIRouter], Iterator[str]]) -> None:
+def _refuse(modules: Sequence[DiscoveredModule], faults: Callable[[APIRouter], Iterator[str]]) -> None:
     """Raise DiscoveryError where a module's router has faults."""
     routers = [(module.name, module.router) for module in modules if module.router is not None]
     if found := [f"modules/{name}/router.py: {one}" for name, router in routers for one in faults(router)]:

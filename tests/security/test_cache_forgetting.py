@@ -311,6 +311,24 @@ async def test_a_tag_that_is_forgotten_again_while_the_first_time_is_under_way_s
             await cache.find("any", ["t:2"])
 
 
+async def test_a_forgetting_whose_caller_leaves_stays_owed() -> None:
+    cache, store = cache_of("redis://127.0.0.1:1")
+
+    async def put(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    store.put = put  # type: ignore[method-assign]
+    leaving = asyncio.create_task(cache.forget(["t:1"]))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    with pytest.raises(StoreUnavailable):
+        await cache.find("any", ["t:2"])
+    assert cache._paying is not None
+    cache._paying.cancel()
+
+
 async def test_all_questions_of_a_request_together_wait_for_one_timeout(tmp_path: Path, redis: Redis) -> None:
     """Naive: a timeout for each. A Redis that is a little slow every time is bounded by none of them."""
     router = """

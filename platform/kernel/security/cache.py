@@ -30,7 +30,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import compile_path
 
 from kernel.database import after_commit
-from kernel.security.policy import Requires, calls_of, dependant_of
+from kernel.security.policy import Requires, calls_of, dependant_of, name_of
 from kernel.security.principal import principal_of
 from kernel.security.store import OwnStore, SharedStore, StoreUnavailable
 from kernel.settings import StoreSettings
@@ -126,11 +126,13 @@ class AnswerCache:
         self._owed.update((name, next(self._numbers)) for name in names)
         try:
             await self._pay(names)
-        except StoreUnavailable:
+        except BaseException as error:  # also where the caller has left: it is owed all the same
             if len(self._owed) > _MOST_OWED:
                 self._owed = {_ALL: next(self._numbers)}
             if self._paying is None:  # without what belongs to the request at hand
                 self._paying = asyncio.create_task(self._pay_later(), context=Context())
+            if not isinstance(error, StoreUnavailable):
+                raise
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -306,7 +308,7 @@ def misplaced(router: APIRouter) -> Iterator[str]:
         for one in calls:
             if not isinstance(one, Cached):
                 continue
-            route = f"{' '.join(sorted(getattr(context, 'methods', None) or ()))} {getattr(context, 'path', '')}"
+            route = name_of(context)
             if set(getattr(context, "methods", None) or ()) != {"GET"}:
                 yield f"{route} is cached, which only a GET may be: take `cached` away, or the other methods apart."
             elif one.is_shared and any(isinstance(call, Requires) or call is principal_of for call in calls):

@@ -43,7 +43,7 @@ from kernel.database import Database, DatabaseUnavailable, UtcDateTime, after_co
 from kernel.database.errors import FAILURES
 from kernel.database.pool import before_commit
 from kernel.database.session import LazySession
-from kernel.security.policy import Requires, calls_of, dependant_of
+from kernel.security.policy import Requires, calls_of, dependant_of, name_of
 from kernel.security.principal import principal_of
 from kernel.web.problems import BadRequest, Conflict, Unprocessable
 from kernel.web.replay import Answer, Keeper, Replay
@@ -252,7 +252,7 @@ def of_nobody(router: APIRouter) -> Iterator[str]:
     for context in iter_route_contexts(router.routes):
         calls = list(calls_of(dependant_of(context)))
         if _idempotent in calls and not any(isinstance(one, Requires) for one in calls):
-            route = f"{' '.join(sorted(getattr(context, 'methods', None) or ()))} {getattr(context, 'path', '')}"
+            route = name_of(context)
             yield f"{route} is idempotent, but does not know whose the keys are: put requires(...) before it."
 
 

@@ -102,9 +102,7 @@ def _usable(document: Any) -> "dict[str, PyJWK]":
 
     found = {}
     for one in document["keys"]:
-        if not isinstance(one, dict):
-            continue
-        if one.get("kty") in {"RSA", "EC", "OKP"} and one.get("use", "sig") == "sig":
+        if isinstance(one, dict) and one.get("kty") in {"RSA", "EC", "OKP"} and one.get("use", "sig") == "sig":
             try:
                 found[str(one.get("kid", ""))] = jwt.PyJWK.from_dict(one)
             except jwt.PyJWTError:

@@ -129,6 +129,11 @@ def unguarded(router: APIRouter) -> Iterator[Policy]:
     return (one for one in policies(router) if not one.is_said)
 
 
+def name_of(route: Any) -> str:
+    """What a person calls a route of a router: its methods, and its path."""
+    return " ".join((*sorted(getattr(route, "methods", None) or ()), str(getattr(route, "path", ""))))
+
+
 def guards_of(route: Any) -> tuple[Requires, ...]:
     """What a route requires, each once: may be asked before FastAPI asks it."""
     return tuple(dict.fromkeys(one for one in calls_of(dependant_of(route)) if isinstance(one, Requires)))

@@ -48,7 +48,7 @@ class SharedStore:
         return self._url is not None
 
     async def ask(self, question: Callable[["Redis"], Awaitable[Result]]) -> Result:
-        """What Redis answers. Raises StoreUnavailable within STORE_TIMEOUT_SECONDS, and what they all are together."""
+        """What Redis answers. Raises StoreUnavailable; all that a request asks takes STORE_TIMEOUT_SECONDS at most."""
         began_at, waited = time.monotonic(), _waited.get() or [0.0]
         left = self._timeout - waited[0]
         if began_at < self._asks_again_at or left <= 0:

@@ -1,22 +1,18 @@
 """Auto-reload that answers also while the application cannot start: a request must not wait for the next change."""
 
-import json
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from socket import socket
 
-from starlette.responses import Response
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from uvicorn import Config, Server
 from uvicorn._subprocess import get_subprocess
 from uvicorn.supervisors import ChangeReload
 
-_PROBLEM = {
-    "type": "about:blank",
-    "title": "Service Unavailable",
-    "status": 503,
-    "detail": "The application could not be started. Its log says why; it is tried again when a file changes.",
-}
+from kernel.web.problems import RETRY_AFTER_SECONDS, answer
+
+_DETAIL = "The application could not be started. Its log says why; it is tried again when a file changes."
 
 
 class Reload(ChangeReload):  # type: ignore[misc, valid-type]  # uvicorn chooses its class by what is installed
@@ -38,6 +34,5 @@ def _say_so(sockets: list[socket] | None) -> None:
 
 async def _unavailable(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        content = json.dumps(_PROBLEM)
-        answer = Response(content, 503, {"Retry-After": "1"}, "application/problem+json")
-        await answer(scope, receive, send)
+        refusal = answer(Request(scope), 503, _DETAIL, headers={"Retry-After": RETRY_AFTER_SECONDS})
+        await refusal(scope, receive, send)
