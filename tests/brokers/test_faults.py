@@ -111,6 +111,20 @@ async def test_a_broker_that_does_not_answer_is_noticed_in_time(new_broker: NewB
         os.kill(server.pid(), signal.SIGCONT)
 
 
+async def test_a_broker_may_take_its_time_to_confirm(new_broker: NewBroker, server: Server) -> None:
+    broker = new_broker()
+    await broker.start()
+    os.kill(server.pid(), signal.SIGSTOP)
+    try:
+        await until(lambda: _is_stopped(server.pid()))
+        sending = asyncio.create_task(broker.send(b"patience", NAME, "1"))
+        done, _ = await asyncio.wait({sending}, timeout=1)  # the connection is given up after 1.8
+        assert not done
+    finally:
+        os.kill(server.pid(), signal.SIGCONT)
+    await sending
+
+
 async def test_a_process_may_start_before_its_broker(new_broker: NewBroker, server: Server) -> None:
     port = free_port()
     broker, taker = new_broker(url=server.url.replace(str(server.port), str(port))), Taker()

@@ -21,6 +21,8 @@ from kernel.messaging.brokers.link import Link
 # A message that arrives meanwhile is given at once.
 _FETCH_SECONDS = 5.0
 _FAILED_FETCH_SECONDS = 1.0
+# Who sends has a bound of its own, and FastStream's would be half a second: less than a busy server may take.
+_PUBLISH_SECONDS = 600.0
 
 
 class Opened(Link):
@@ -72,7 +74,12 @@ class Opened(Link):
         # The id: JetStream drops what comes a second time within two minutes.
         headers = {"Nats-Msg-Id": message_id}
         await self._broker.publish(
-            body, self._subject(name), headers=headers, stream=self._prefix, correlation_id=message_id
+            body,
+            self._subject(name),
+            headers=headers,
+            stream=self._prefix,
+            correlation_id=message_id,
+            timeout=_PUBLISH_SECONDS,
         )
 
     async def ping(self) -> None:
