@@ -1,6 +1,7 @@
 """Claims and completions: who has a message, for how long, and in which order."""
 
 import asyncio
+import time
 from pathlib import Path
 from secrets import token_hex
 
@@ -63,6 +64,29 @@ async def test_whoever_claims_at_the_same_time_gets_others(tmp_path: Path, empty
         assert len(claimed) == len(set(claimed))
         claimed += [one.id for one in await take(outbox, limit=30)]
         assert sorted(claimed) == list(range(1, 31))
+
+
+async def test_the_next_of_a_key_is_found_as_fast_however_many_of_another_wait(tmp_path: Path, empty_url: str) -> None:
+    """Where PostgreSQL looks at each of those that wait, it takes more than twenty times as long."""
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, "long")
+        await take(outbox, limit=1)
+        wanted, limits = Wanted("shop.order_placed", 1), Limits(60, 3)
+        fastest = []
+        for many in (100, 3000):
+            async with outbox.database.transaction() as session:
+                for key in ["long"] * many + [f"short {many}"] * 20:
+                    await outbox.add(session, envelope(key), [WHOM])
+            [one] = await take(outbox, limit=1)
+            times = []
+            for _ in range(19):
+                await outbox.complete(one)
+                begun = time.perf_counter()
+                [one] = await outbox.claim_next(one, wanted, limits)
+                times.append(time.perf_counter() - begun)
+                assert one.envelope.key == f"short {many}"
+            fastest.append(min(times))
+        assert fastest[1] < 10 * fastest[0], fastest
 
 
 async def test_messages_of_one_key_come_one_after_the_other(tmp_path: Path, empty_url: str) -> None:

@@ -2,8 +2,12 @@
 
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from kernel.messaging.envelope import Envelope
+from kernel.messaging.outbox import Delivery, Outbox
 from tests.kernel.messaging.shop import FILES, place, rows, running_shop
 from tests.kernel.messaging.test_telling import URL, until
 
@@ -123,22 +127,32 @@ async def test_a_row_of_another_message_is_not_given_to_a_handler(tmp_path: Path
         assert (await rows(app, "shop", "outbox"))[0]["state"] == "pending"
 
 
-async def test_a_long_queue_of_one_key_is_not_looked_through_for_each(tmp_path: Path, empty_url: str) -> None:
-    """10,000 rows of one key once came at 22 a second: each claim looked at all of them."""
+async def test_a_long_queue_of_one_key_is_not_looked_through_for_each(
+    tmp_path: Path, empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 rows of one key once came at 22 a second: each claim looked at all of them, and there was one for each."""
+    looks = 0
+    claim = Outbox.claim
+
+    async def counted(self: Outbox, *arguments: Any) -> list[Delivery]:
+        nonlocal looks
+        looks += 1
+        return await claim(self, *arguments)
+
+    monkeypatch.setattr(Outbox, "claim", counted)
     async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false") as (app, _client):
-        many = 200 if empty_url.startswith("sqlite") else 1500
+        many = 200
         outbox = app.kernel.exchange.outboxes["shop"]
         async with outbox.database.transaction() as session:
             for number in range(many):
                 payload = f'{{"number": {number}, "customer": "c"}}'
                 one = Envelope(id=f"{number:032}", name="shop.order_placed", version=1, key="c", payload=payload)
                 await outbox.add(session, one, ["mail.write_letter"])
-        started_at = time.monotonic()
         async with app.kernel.exchange.running():
 
             async def all_written() -> bool:
                 return len(await rows(app, "mail", "letters")) == many
 
             await until(all_written, seconds=60)
-        assert many / (time.monotonic() - started_at) > 60
+        assert 0 < looks < many / 4
         assert [row["number"] for row in await rows(app, "mail", "letters")] == list(range(many))
