@@ -2,7 +2,8 @@
 
 A test that puts a bound on time, with servers and callers of its own, shows nothing while a neighbour has the other
 core. All tests take two locks, on files that exist anyway: the room, with others or alone, and the door, for as long as
-they wait for the room, so that who is alone gets a turn.
+they wait for the room, so that who is alone gets a turn. They come last, when nobody has much left to do that they
+would have to wait for; and the tests of the whole project first, which take longest.
 """
 
 import fcntl
@@ -19,13 +20,21 @@ _DOOR = _ROOM.with_name("conftest.py")
 class Turns:
     """Lets each test wait for its turn, before its own time begins to count."""
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: (_is_alone(item), item.path.parent != _ROOM.parent))
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         with _ROOM.open() as room:
             with _DOOR.open() as door:
                 fcntl.flock(door, fcntl.LOCK_EX)
-                fcntl.flock(room, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+                fcntl.flock(room, fcntl.LOCK_EX if _is_alone(item) else fcntl.LOCK_SH)
             return (yield)
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,9 +27,12 @@ asyncio.run(main())
 
 
 def copy_of(root: Path, target: Path) -> Path:
-    """The files of the repository, without what git ignores."""
+    """The files of the repository, without what git ignores; and what mypy has found out about the same files."""
     ignored = shutil.ignore_patterns(".git", ".venv", "data", "__pycache__", ".*_cache", "*.egg-info", ".env.local")
-    return Path(shutil.copytree(root, target, ignore=ignored))
+    copy = Path(shutil.copytree(root, target, ignore=ignored))
+    if (known := root / ".mypy_cache").exists():
+        shutil.copytree(known, copy / ".mypy_cache")
+    return copy
 
 
 def run(folder: Path, *command: str | Path) -> str:

@@ -90,6 +90,7 @@ async def test_a_broker_that_is_killed_under_load_loses_nothing_that_it_confirme
     sys.stdout.write(f"{server.binary}: {len(confirmed)} confirmed, 0 lost, {len(refused)} refused, {twice} twice\n")
 
 
+@pytest.mark.alone
 async def test_a_broker_that_does_not_answer_is_noticed_in_time(new_broker: NewBroker, server: Server) -> None:
     broker = new_broker(send_timeout_seconds=1)
     await broker.start()

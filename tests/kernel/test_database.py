@@ -355,6 +355,7 @@ async def test_a_busy_pool_does_not_hide_a_database_that_refuses(new_database: C
         await pool.close()
 
 
+@pytest.mark.alone
 async def test_a_busy_pool_is_ready_until_the_database_is_silent(
     root: Path, tmp_path: Path, migrated_postgresql: URL
 ) -> None:

@@ -499,6 +499,7 @@ async def test_statements_never_see_a_connection_that_was_killed_while_idle(data
     assert in_use(database) == 0
 
 
+@pytest.mark.alone
 async def test_a_connection_that_a_firewall_dropped_is_found_out_by_a_ping(new_database: Callable[[str], URL]) -> None:
     """Simulated: the server's process is stopped, so that it gives no answer at all."""
     url = new_database("silent")
@@ -670,6 +671,7 @@ async def test_connections_above_the_pools_size_are_kept_while_they_are_needed(
     await pool.close()
 
 
+@pytest.mark.alone
 async def test_a_pool_that_stays_full_answers_in_time(new_database: Callable[[str], URL]) -> None:
     pool = await opened(
         new_database("full").render_as_string(hide_password=False),

@@ -168,6 +168,7 @@ async def test_no_more_idle_connections_are_kept_than_allowed(pool: Callable[...
     assert server.connections == 3
 
 
+@pytest.mark.alone
 async def test_waiting_for_a_free_connection_ends_after_the_pool_timeout(
     pool: Callable[..., HttpxRestClientPool],
 ) -> None:
@@ -504,6 +505,7 @@ async def read_streamed(client: httpx2.AsyncClient, url: str, **options: Any) ->
             pass
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("read", [read_all, read_streamed])
 async def test_a_dripping_answer_ends_at_the_deadline(
     pool: Callable[..., HttpxRestClientPool],
@@ -518,6 +520,7 @@ async def test_a_dripping_answer_ends_at_the_deadline(
     assert len(server.calls) == 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("read", [read_all, read_streamed])
 async def test_a_call_may_set_its_own_deadline(
     pool: Callable[..., HttpxRestClientPool], read: Callable[..., Awaitable[None]]
@@ -576,6 +579,7 @@ async def test_a_call_may_set_a_later_deadline_than_the_pool(pool: Callable[...,
     assert response.status_code == 200
 
 
+@pytest.mark.alone
 async def test_an_answer_that_never_starts_ends_at_the_deadline(
     pool: Callable[..., HttpxRestClientPool], either_server: Callable[[Handler], HttpServer]
 ) -> None:
@@ -587,6 +591,7 @@ async def test_an_answer_that_never_starts_ends_at_the_deadline(
     assert len(server.calls) == 1
 
 
+@pytest.mark.alone
 async def test_all_tries_share_one_deadline(pool: Callable[..., HttpxRestClientPool]) -> None:
     slow_failure = after(0.2, Reply(503))
     async with HttpServer(slow_failure) as server, pool(total_timeout_seconds=0.5, max_attempts=10) as opened:
@@ -597,6 +602,7 @@ async def test_all_tries_share_one_deadline(pool: Callable[..., HttpxRestClientP
     assert 1 < len(server.calls) < 5
 
 
+@pytest.mark.alone
 async def test_all_redirects_share_one_deadline(pool: Callable[..., HttpxRestClientPool]) -> None:
     in_circles = after(0.2, Reply(302, {"location": "/again"}))
     async with HttpServer(in_circles) as server, pool(total_timeout_seconds=0.5) as opened:

@@ -82,6 +82,7 @@ async def test_all_that_is_under_way_ends_when_nobody_answers(proxy: FaultProxy,
     assert time.monotonic() - began_at < 3
 
 
+@pytest.mark.alone
 async def test_until_somebody_answers_nobody_waits(proxy: FaultProxy, pool: AsyncDBPool) -> None:
     await sleep(pool, 0)
     await proxy.set("swallow")

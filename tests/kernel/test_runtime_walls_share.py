@@ -64,6 +64,7 @@ async def pool(url: URL) -> AsyncIterator[AsyncDBPool]:
     await pool.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("directly", [True, False])
 async def test_past_its_share_a_module_waits_briefly_and_another_does_not(pool: AsyncDBPool, directly: bool) -> None:
     events, images = pool.database("events"), pool.database("images")

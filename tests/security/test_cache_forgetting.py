@@ -260,6 +260,7 @@ async def answer_of(cache: AnswerCache, key: str, tag: str) -> bytes | None:
     return None if kept is None else kept.answer.body
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("tags", [2, 1500])
 async def test_what_is_owed_is_paid_by_itself_as_soon_as_the_redis_is_back(redis: Redis, tags: int) -> None:
     """Naive: to pay at the next question. A process that asks none, as a relay, never does."""
@@ -329,6 +330,7 @@ async def test_a_forgetting_whose_caller_leaves_stays_owed() -> None:
     cache._paying.cancel()
 
 
+@pytest.mark.alone
 async def test_all_questions_of_a_request_together_wait_for_one_timeout(tmp_path: Path, redis: Redis) -> None:
     """Naive: a timeout for each. A Redis that is a little slow every time is bounded by none of them."""
     router = """

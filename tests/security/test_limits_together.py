@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import httpx2
+import pytest
 from redis.asyncio import client
 
 from tests.brokers.servers import Redis
@@ -103,6 +104,7 @@ async def test_without_a_redis_each_worker_counts_for_itself(tmp_path: Path) -> 
                 assert [(await worker.get(url)).status_code for _ in range(22)] == [200] * 20 + [429] * 2
 
 
+@pytest.mark.alone
 async def test_a_redis_that_hangs_costs_one_timeout_and_nobody_gets_more_than_they_may(
     tmp_path: Path, redis: Redis
 ) -> None:

@@ -260,6 +260,7 @@ async def test_without_keys_and_provider_it_is_503_and_soon(
     assert time.monotonic() - healed < 3
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("outage", ["hangs", "500"])
 async def test_with_keys_an_outage_of_the_provider_is_not_ours(
     root: Path, tmp_path: Path, provider: Provider, outage: str

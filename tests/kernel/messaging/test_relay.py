@@ -21,6 +21,7 @@ async def slow_{number}(message: OrderPlaced) -> None:
 )
 
 
+@pytest.mark.alone
 async def test_slow_subscribers_leave_a_place_for_the_others(tmp_path: Path, empty_url: str) -> None:
     """They have sixty messages to wait for; without the places that are kept, so would the letters."""
     files = {"mail/handlers.py": _with(SLOW)}
@@ -97,6 +98,7 @@ async def test_a_handler_that_takes_too_long_says_which_setting_ended_it(tmp_pat
         assert await rows(app, "mail", "letters") == []
 
 
+@pytest.mark.alone
 async def test_what_is_cut_off_at_the_end_is_given_back_at_once(tmp_path: Path, empty_url: str) -> None:
     settings = {"MAIL_DELAY_SECONDS": "20", "MESSAGING_STOP_SECONDS": "0.3"}
     async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false", **settings) as (app, _client):

@@ -114,6 +114,7 @@ async def test_many_probes_within_the_cache_time_ask_the_components_once(root: P
     assert asked == 1
 
 
+@pytest.mark.alone
 async def test_nobody_waits_for_an_incident_to_be_written(
     client: httpx2.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

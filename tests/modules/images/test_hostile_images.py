@@ -57,6 +57,7 @@ def gif_with_a_frame_beyond_its_canvas() -> bytes:
     return bytes(data)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("stuffing", [b"", b"\xff\x01", b"\xff\xff\xff", b"\xff\xd0", b"\xff\xfe\x00\x04ab"])
 def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(stuffing: bytes) -> None:
     data = encoded(Image.new("L", (3000, 3000), 128), "JPEG", progressive=True)

@@ -85,6 +85,7 @@ def test_a_picture_that_is_cut_short_is_broken(name: str, part: float) -> None:
         look(data[: max(12, int(len(data) * part))])
 
 
+@pytest.mark.alone
 def test_a_bomb_is_refused_by_its_header_before_it_is_decoded() -> None:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
