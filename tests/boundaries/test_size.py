@@ -21,6 +21,7 @@ _IN_PRODUCTION = (
     "settings/server.py",
     "settings/telemetry.py",
     "circuits.py",
+    "patience.py",
     "cli.py",
     "database/alembic_environment/",
     "database/migrations.py",

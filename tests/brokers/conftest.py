@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -54,6 +55,7 @@ async def new_broker(server: Server, prefix: str) -> AsyncIterator[Callable[...,
     yield new
     for broker in made:
         await broker.stop()
-    async with asyncio.timeout(1):  # what was cancelled needs some turns of the loop to end
-        while asyncio.all_tasks() != {asyncio.current_task()}:  # noqa: ASYNC110  # tasks of others set no event
-            await asyncio.sleep(0)
+    ends_at = time.monotonic() + 1
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        assert time.monotonic() < ends_at, others
+        await asyncio.sleep(0)  # what was cancelled needs some turns of the loop to end

@@ -126,6 +126,17 @@ async def test_a_broker_may_take_its_time_to_confirm(new_broker: NewBroker, serv
     await sending
 
 
+async def test_a_late_event_loop_is_no_reason_to_give_a_connection_up(new_broker: NewBroker) -> None:
+    broker = new_broker()
+    await broker.start()
+    for _ in range(3):
+        time.sleep(2.1)  # noqa: ASYNC251  # that is the fault
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            assert broker.is_connected()
+    await broker.send(b"all the same", NAME, "1")
+
+
 async def test_a_process_may_start_before_its_broker(new_broker: NewBroker, server: Server) -> None:
     port = free_port()
     broker, taker = new_broker(url=server.url.replace(str(server.port), str(port))), Taker()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import aio_pika
 import nats
@@ -130,3 +131,32 @@ async def test_a_redis_that_forgets_when_it_dies_is_warned_of(
         assert "set `appendonly yes`" in capsys.readouterr().out
     finally:
         await redis.config_set("appendonly", "yes")
+
+
+@only_redis
+async def test_many_that_are_sent_at_once_take_few_connections_to_redis(new_broker: NewBroker, redis: Redis) -> None:
+    before = len(await redis.client_list())
+    broker = new_broker()
+    await broker.start()
+    await asyncio.gather(*(broker.send(b"many", NAME, f"{number}") for number in range(1000)))
+    assert len(await redis.client_list()) - before <= 20
+
+
+@only_nats
+async def test_a_connection_to_nats_that_breaks_while_something_is_sent_leaves_no_task(new_broker: NewBroker) -> None:
+    """As when the server is killed under load: `new_broker` looks for what is left."""
+    broker: Any = new_broker()
+    await broker.start()
+    await broker.send(b"one", NAME, "1")
+    connection = broker._link._connection
+
+    async def broken() -> None:
+        connection._transport._bare_io_writer.transport.abort()
+        raise ConnectionResetError
+
+    connection._flusher_task.cancel()
+    await asyncio.sleep(0)
+    connection._transport.drain = broken
+    connection._pending.append(b"PING\r\n")
+    connection._pending_data_size = 6
+    await broker.stop()

@@ -7,14 +7,14 @@ from contextvars import Context
 
 import structlog
 
+from kernel.patience import heard
+
 _log = structlog.get_logger("kernel.database")
 
 _LOOK_SECONDS = 0.25
 # So long a connection may be in use before we ask whether anybody is there, and so long the answer may take.
 _LATE_SECONDS = 1.0
 _ANSWER_SECONDS = 1.0
-# We listen in pieces of this length. One that takes longer counts as one: the rest of it, it was we who were away.
-_LISTEN_SECONDS = 0.1
 
 
 class Pulse:
@@ -95,14 +95,10 @@ class Pulse:
         """Whether an answer comes within so many seconds in which we listened."""
         asking = asyncio.ensure_future(self._connect())
         try:
-            while seconds > 0:
-                began_at = time.monotonic()
-                await asyncio.wait((asking,), timeout=min(seconds, _LISTEN_SECONDS))
-                seconds -= min(time.monotonic() - began_at, _LISTEN_SECONDS)
-                if asking.done():
-                    if not isinstance(asking.exception(), TimeoutError):  # any other is an answer
-                        return True
-                    asking = asyncio.ensure_future(self._connect())  # its own time was up, heard or not
+            while (left := await heard(asking, seconds)) is not None:
+                if not isinstance(asking.exception(), TimeoutError):  # any other is an answer
+                    return True
+                asking, seconds = asyncio.ensure_future(self._connect()), left  # its own time was up, heard or not
             return False
         finally:
             asking.cancel()

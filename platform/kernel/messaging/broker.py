@@ -9,6 +9,7 @@ from importlib import import_module
 import structlog
 
 from kernel.messaging.brokers.link import Link, Subscription
+from kernel.patience import heard
 
 _log = structlog.get_logger("kernel.messaging")
 
@@ -146,12 +147,25 @@ class Broker:
         looks = 0
         while not self._stopping.is_set():
             self._doubted.clear()
-            async with asyncio.timeout(_CHECK_SECONDS * 2):
-                await link.ping()
-                await link.keep_leases()
+            await self._hear_of(link)
             if looks % _TEND_EVERY == 0:
                 async with asyncio.timeout(_OPEN_SECONDS):
                     await link.tend()
             looks += 1
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._doubted.wait(), min(_LOOK_SECONDS, self._lease / 5))
+
+    async def _hear_of(self, link: Link) -> None:
+        """Raises TimeoutError when nothing comes back; that nobody here had the time to look is no sign of it."""
+
+        async def answer() -> None:
+            await link.ping()
+            await link.keep_leases()
+
+        answering = asyncio.create_task(answer())
+        try:
+            if await heard(answering, _CHECK_SECONDS * 2) is None:
+                raise TimeoutError
+            await answering
+        finally:
+            answering.cancel()

@@ -112,7 +112,12 @@ class Opened(Link):
         await asyncio.gather(*(subscriber.stop() for subscriber in self._broker.subscribers))
 
     async def _disconnect(self) -> None:
-        await self._connection.close()
+        try:
+            await self._connection.close()
+        finally:
+            # The client leaves them running where what it had not yet sent met a broken connection.
+            for subscription in self._connection._subs.values():
+                subscription._stop_processing()
 
     async def _attempt(self, message: Any) -> int:
         return int(message.raw_message.metadata.num_delivered)

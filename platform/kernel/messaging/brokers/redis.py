@@ -4,6 +4,7 @@ The processes of a group share one consumer, so that none is left behind when a 
 acknowledged is claimed by whichever process sees it idle for a lease.
 """
 
+import asyncio
 from typing import Any
 
 import structlog
@@ -14,6 +15,9 @@ from kernel.messaging.brokers.link import Link
 
 _log = structlog.get_logger("kernel.messaging")
 
+# Each that is being sent has a connection to itself, and the pool keeps as many as there ever were.
+_MOST_SENDING = 16
+
 
 class Opened(Link):
     """A pool of connections to Redis."""
@@ -21,6 +25,7 @@ class Opened(Link):
     async def open(self) -> None:
         # A subscriber that waits for messages holds a connection.
         self._broker = RedisBroker(self._url, **self._options(), max_connections=10_000)
+        self._sending = asyncio.Semaphore(_MOST_SENDING)
         self._client = await self._broker.connect()
         await self._warn()
         lease, look = int(self._lease * 1000), int(min(1.0, self._lease / 10) * 1000)
@@ -42,7 +47,8 @@ class Opened(Link):
         await self._broker.start()
 
     async def send(self, body: bytes, name: str, message_id: str) -> None:
-        await self._broker.publish(body, stream=self._stream(name), correlation_id=message_id)
+        async with self._sending:
+            await self._broker.publish(body, stream=self._stream(name), correlation_id=message_id)
 
     async def ping(self) -> None:
         await self._client.ping()
