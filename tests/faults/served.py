@@ -208,7 +208,15 @@ def resident_mib(pid: int) -> float:
 def children(pid: int) -> list[int]:
     """The worker processes of a supervisor (Linux)."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(one) for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    return [int(one) for one in found if b"spawn_main" in _command(one)]
+
+
+def _command(pid: str) -> bytes:
+    """Nothing of one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def open_files(pid: int) -> int:

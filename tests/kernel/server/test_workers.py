@@ -127,6 +127,7 @@ async def test_one_that_is_killed_is_said_to_be_so_once(tmp_path: Path) -> None:
     assert here.said.count("did not end in time") == 1
 
 
+@pytest.mark.alone
 async def test_one_that_dies_young_is_replaced_after_a_pause_and_none_leaves_its_socket(
     tmp_path: Path, short_folder: Path
 ) -> None:
