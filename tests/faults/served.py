@@ -215,7 +215,7 @@ def _command(pid: str) -> bytes:
     """Nothing of one that is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return b""
 
 
