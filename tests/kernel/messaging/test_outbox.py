@@ -23,8 +23,8 @@ def envelope(key: str | None, version: int = 1) -> Envelope:
 async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: str = WHOM) -> Outbox:
     """The outbox of shop, with a message for each key."""
     outbox = kernel.exchange.outboxes["shop"]
-    for key in keys:
-        async with outbox.database.transaction() as session:
+    async with outbox.database.transaction() as session:
+        for key in keys:
             await outbox.add(session, envelope(key, version), [subscriber])
     return outbox
 
@@ -74,9 +74,7 @@ async def test_the_next_of_a_key_is_found_as_fast_however_many_of_another_wait(t
         wanted, limits = Wanted("shop.order_placed", 1), Limits(60, 3)
         fastest = []
         for many in (100, 3000):
-            async with outbox.database.transaction() as session:
-                for key in ["long"] * many + [f"short {many}"] * 20:
-                    await outbox.add(session, envelope(key), [WHOM])
+            await put(kernel, *["long"] * many, *[f"short {many}"] * 20)
             [one] = await take(outbox, limit=1)
             times = []
             for _ in range(19):
