@@ -12,7 +12,7 @@ from tests.faults import commits
 @pytest.mark.parametrize("scenario", commits.ON_BOTH, ids=lambda one: one.__name__)
 async def test_what_is_answered_is_true(tmp_path: Path, empty_url: str, scenario: commits.Scenario) -> None:
     for result in await scenario(tmp_path, empty_url, True):
-        assert result.holds, result
+        assert result.holds, str(result)
 
 
 @pytest.mark.parametrize("scenario", commits.ON_POSTGRESQL, ids=lambda one: one.__name__)
@@ -20,4 +20,4 @@ async def test_a_failed_commit_is_never_a_success(
     tmp_path: Path, new_database: Callable[[str], URL], scenario: commits.Scenario
 ) -> None:
     for result in await scenario(tmp_path, new_database("commits").render_as_string(hide_password=False), True):
-        assert result.holds, result
+        assert result.holds, str(result)

@@ -12,10 +12,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a
 
 async def test_an_upload_that_finds_no_room_leaves_nothing_behind(tmp_path: Path, empty_url: str) -> None:
     for result in await disks.full_while_uploading(tmp_path, empty_url, True):
-        assert result.holds, result
+        assert result.holds, str(result)
 
 
 @pytest.mark.parametrize("scenario", disks.ONCE, ids=lambda one: one.__name__)
 async def test_no_room_is_said_and_logged(tmp_path: Path, scenario: disks.Scenario) -> None:
     for result in await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True):
-        assert result.holds, result
+        assert result.holds, str(result)

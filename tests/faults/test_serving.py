@@ -19,7 +19,7 @@ def _each(*scenarios: stops.Scenario) -> list[object]:
 @pytest.mark.parametrize("scenario", _each(*slow.ONCE, *much.ONCE))
 async def test_nobody_takes_more_than_their_part(tmp_path: Path, scenario: slow.Scenario) -> None:
     for result in await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True):
-        assert result.holds, result
+        assert result.holds, str(result)
 
 
 @pytest.mark.parametrize("scenario", _each(*starts.ON_POSTGRESQL, *stops.ON_POSTGRESQL, *load.ON_POSTGRESQL))
@@ -27,4 +27,4 @@ async def test_processes_start_stop_and_shed_as_they_should(
     tmp_path: Path, new_database: Callable[[str], URL], scenario: stops.Scenario
 ) -> None:
     for result in await scenario(tmp_path, new_database("faults").render_as_string(hide_password=False), True):
-        assert result.holds, result
+        assert result.holds, str(result)

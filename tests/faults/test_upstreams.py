@@ -18,4 +18,4 @@ async def test_a_call_is_bounded_and_spares_the_upstream_and_others(
     tmp_path: Path, scenario: upstreams.Scenario
 ) -> None:
     for result in await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True):
-        assert result.holds, result
+        assert result.holds, str(result)
