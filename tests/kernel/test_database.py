@@ -2,9 +2,10 @@
 
 import asyncio
 import socket
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -405,6 +406,24 @@ async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_po
     assert not set(before) & set(after)
     await pool.close()
     await killer.close()
+
+
+async def test_a_sqlite_file_that_others_change_now_is_waited_for(tmp_path: Path) -> None:
+    # SQLite itself does not: who changes the journal's mode has read the file, and waiting could be for each other.
+    pool = pool_of(f"sqlite:///{tmp_path}", busy_timeout_seconds=0.5)
+    with closing(sqlite3.connect(tmp_path / "probe.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseUnavailable):
+            await pool.database("probe").check()
+        checks = asyncio.gather(*(pool.database("probe").check() for _ in range(8)))
+        await asyncio.sleep(0.1)
+        assert not checks.done()
+        other.execute("CREATE TABLE things (id INTEGER)")
+        other.execute("COMMIT")
+        await checks
+    with closing(sqlite3.connect(tmp_path / "probe.db")) as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    await pool.close()
 
 
 async def test_two_processes_that_read_and_then_write_one_sqlite_file_lose_nothing(

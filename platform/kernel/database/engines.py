@@ -1,5 +1,8 @@
 """Engines of both databases."""
 
+import asyncio
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +10,17 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import PoolResetState, StaticPool
+from sqlalchemy.util import await_only
 
 from kernel.database.bounded_pool import BoundedPool
-from kernel.database.errors import DatabaseUnavailable, is_outage, out_of_range
+from kernel.database.errors import DatabaseUnavailable, code_of, is_outage, out_of_range
 from kernel.database.writes import forget_writes, note_write
 from kernel.settings import DatabaseConfig
 
 # A writer of SQLite holds the whole file, so a second connection for writing could only wait inside SQLite, where
 # waiting is neither fair nor cancellable; in the pool's queue it is both.
 _SQLITE_WRITERS = 1
+_WAL_RETRY_SECONDS = 0.01
 
 
 def is_file(url: URL) -> bool:
@@ -73,9 +78,8 @@ def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEng
 
     def prepare(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
-        # The order matters: changing the journal's mode may itself have to wait.
         cursor.execute(f"PRAGMA busy_timeout = {int(config.busy_timeout_seconds * 1000)}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        _use_wal(cursor, config.busy_timeout_seconds)
         # Safe with WAL: a power cut may lose the last commits, never the file (https://sqlite.org/pragma.html).
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
@@ -96,6 +100,20 @@ def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEng
     event.listen(engine.sync_engine, "begin", begin)
     _listen(engine)
     return engine
+
+
+def _use_wal(cursor: Any, seconds: float) -> None:
+    """Change the journal's mode. SQLite waits for nobody here: of two who do this, each may hold what both need."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if code_of(error) != "SQLITE_BUSY" or time.monotonic() >= until:
+                raise
+        else:
+            return
+        await_only(asyncio.sleep(_WAL_RETRY_SECONDS))
 
 
 def _listen(engine: AsyncEngine) -> None:
