@@ -1,7 +1,6 @@
 """Engines of both databases."""
 
 import asyncio
-import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ def _use_wal(cursor: Any, seconds: float) -> None:
     while True:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
+        except Exception as error:
             if code_of(error) != "SQLITE_BUSY" or time.monotonic() >= until:
                 raise
         else:
