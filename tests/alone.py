@@ -23,7 +23,7 @@ _TESTS_PER_COLLECTION = 50
 
 
 class Turns:
-    """Lets each test wait for its turn, before its own time begins to count."""
+    """Lets each test wait for its turn and leaves others' garbage out of it, before its own time begins to count."""
 
     def __init__(self) -> None:
         self._count = 0

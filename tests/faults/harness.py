@@ -50,6 +50,13 @@ class Result:
     holds: bool
 
 
+def assert_all_hold(results: list[Result]) -> None:
+    """Each bound holds, and there is one. What does not is shown whole: pytest would cut it off."""
+    assert results, "the scenario has no result"
+    broken = [str(one) for one in results if not one.holds]
+    assert not broken, "\n".join(broken)
+
+
 @dataclass
 class Shop:
     """The project of tests/kernel/messaging/shop.py on one database, and its processes."""

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tests.faults import aborted
+from tests.faults.harness import assert_all_hold
 
 
 async def test_who_leaves_takes_nothing_along(tmp_path: Path, empty_url: str) -> None:
-    for result in await aborted.aborted(tmp_path, empty_url, True):
-        assert result.holds, str(result)
+    assert_all_hold(await aborted.aborted(tmp_path, empty_url, True))

@@ -7,17 +7,16 @@ import pytest
 from sqlalchemy.engine import URL
 
 from tests.faults import databases
+from tests.faults.harness import assert_all_hold
 
 pytestmark = pytest.mark.alone
 
 
 @pytest.mark.parametrize("scenario", databases.ONCE, ids=lambda one: one.__name__)
 async def test_who_asks_is_told_in_time_and_nothing_is_lost(tmp_path: Path, scenario: databases.Scenario) -> None:
-    for result in await scenario(tmp_path, "", True):
-        assert result.holds, str(result)
+    assert_all_hold(await scenario(tmp_path, "", True))
 
 
 async def test_connections_that_all_end_are_replaced(tmp_path: Path, new_database: Callable[[str], URL]) -> None:
     url = new_database("killed").render_as_string(hide_password=False)
-    for result in await databases.killed_connections(tmp_path, url, True):
-        assert result.holds, str(result)
+    assert_all_hold(await databases.killed_connections(tmp_path, url, True))

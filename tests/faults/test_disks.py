@@ -6,16 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.faults import disks
+from tests.faults.harness import assert_all_hold
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
 
 
 async def test_an_upload_that_finds_no_room_leaves_nothing_behind(tmp_path: Path, empty_url: str) -> None:
-    for result in await disks.full_while_uploading(tmp_path, empty_url, True):
-        assert result.holds, str(result)
+    assert_all_hold(await disks.full_while_uploading(tmp_path, empty_url, True))
 
 
 @pytest.mark.parametrize("scenario", disks.ONCE, ids=lambda one: one.__name__)
 async def test_no_room_is_said_and_logged(tmp_path: Path, scenario: disks.Scenario) -> None:
-    for result in await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True):
-        assert result.holds, str(result)
+    assert_all_hold(await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True))

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from tests.faults import load, much, slow, starts, stops
+from tests.faults.harness import assert_all_hold
 
 # The others have no bound that a busy neighbour could break.
 _ALONE = (*slow.ONCE, load.overload, starts.failed_starts)
@@ -18,13 +19,11 @@ def _each(*scenarios: stops.Scenario) -> list[object]:
 
 @pytest.mark.parametrize("scenario", _each(*slow.ONCE, *much.ONCE))
 async def test_nobody_takes_more_than_their_part(tmp_path: Path, scenario: slow.Scenario) -> None:
-    for result in await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True):
-        assert result.holds, str(result)
+    assert_all_hold(await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True))
 
 
 @pytest.mark.parametrize("scenario", _each(*starts.ON_POSTGRESQL, *stops.ON_POSTGRESQL, *load.ON_POSTGRESQL))
 async def test_processes_start_stop_and_shed_as_they_should(
     tmp_path: Path, new_database: Callable[[str], URL], scenario: stops.Scenario
 ) -> None:
-    for result in await scenario(tmp_path, new_database("faults").render_as_string(hide_password=False), True):
-        assert result.holds, str(result)
+    assert_all_hold(await scenario(tmp_path, new_database("faults").render_as_string(hide_password=False), True))

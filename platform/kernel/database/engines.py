@@ -77,6 +77,7 @@ def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEng
 
     def prepare(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
+        # The order matters: changing the journal's mode may itself have to wait.
         cursor.execute(f"PRAGMA busy_timeout = {int(config.busy_timeout_seconds * 1000)}")
         _use_wal(cursor, config.busy_timeout_seconds)
         # Safe with WAL: a power cut may lose the last commits, never the file (https://sqlite.org/pragma.html).
