@@ -81,12 +81,22 @@ class Link(ABC):
     async def close(self) -> None:
         """Receive no more, let what is being taken finish, and disconnect: in bounded time, dead broker or not."""
         self._closing.set()
-        for step, seconds in ((self._stop_receiving, _GRACE_SECONDS + 1), (self._disconnect, 1.0)):
+        for step, seconds in ((self._leave, _GRACE_SECONDS + 1), (self._disconnect, 1.0)):
             with suppress(Exception):
                 async with asyncio.timeout(seconds):
                     await step()
         for task in filter(None, self._taking.values()):
             task.cancel()
+
+    async def _leave(self) -> None:
+        readers = {task for subscriber in self._broker.subscribers for task in getattr(subscriber, "tasks", ())}
+        await self._stop_receiving()
+        # They are cancelled, but on Python 3.11 the client's `asyncio.wait_for` may swallow that; FastStream would then
+        # take the end of the connection for an error and look again after five seconds.
+        while readers:
+            for reader in readers:
+                reader.cancel()
+            _, readers = await asyncio.wait(readers, timeout=0.1)
 
     async def _stop_receiving(self) -> None:
         await self._broker.stop()
