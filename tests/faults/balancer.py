@@ -65,7 +65,7 @@ class Balancer:
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
                 while True:
-                    request = await _message(reader)
+                    request = await message(reader)
                     try:
                         answer = await self._forward(request)
                     except (OSError, asyncio.IncompleteReadError):
@@ -85,7 +85,7 @@ class Balancer:
         )
         writer.write(request)
         try:
-            answer = await _message(reader)
+            answer = await message(reader)
         except BaseException:
             writer.close()
             raise
@@ -96,7 +96,8 @@ class Balancer:
         return answer.replace(b"connection: close\r\n", b"")  # that was for us
 
 
-async def _message(reader: asyncio.StreamReader) -> bytes:
+async def message(reader: asyncio.StreamReader) -> bytes:
+    """The next request or answer of a connection, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:] if line)
     return head + await reader.readexactly(int(fields.get(b"content-length", 0)))

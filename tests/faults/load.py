@@ -1,14 +1,17 @@
 """More requests than can be answered. Each scenario guards against a queue that answers nobody."""
 
 import asyncio
+import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx2
 
+from tests.faults.balancer import message
 from tests.faults.harness import Result, percentiles, until_serving
+from tests.faults.prober import probing
 from tests.faults.served import Served, project
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
@@ -84,35 +87,36 @@ async def too_many_at_once(folder: Path, database_url: str, quick: bool) -> list
 async def _press(
     here: Served, callers: int, seconds: float
 ) -> tuple["Counter[int]", list[float], list[float], list[float]]:
-    """What was answered, how long 200 and 503 took, and how long the probes took meanwhile."""
+    """What was answered, how long 200 and 503 took, and how long the probes took meanwhile.
+
+    With as little work of our own as can be: 90 that are answered at once would wait for each other here.
+    """
     seen: Counter[int] = Counter()
-    served: list[float] = []
-    shed: list[float] = []
-    probes: list[float] = []
+    took: defaultdict[int, list[float]] = defaultdict(list)
     until = time.monotonic() + seconds
-    limits = httpx2.Limits(max_connections=None)
+    request = f"GET /api/v1/work/held?seconds={_HELD_SECONDS} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
 
-    async def call(client: httpx2.AsyncClient) -> None:
+    async def call() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
         while time.monotonic() < until:
             began_at = time.monotonic()
-            answer = await client.get(f"{here.url}/api/v1/work/held?seconds={_HELD_SECONDS}")
-            seen[answer.status_code] += 1
-            if answer.status_code == 200:
-                served.append(time.monotonic() - began_at)
-            if answer.status_code == 503:
-                shed.append(time.monotonic() - began_at)
-                await asyncio.sleep(float(answer.headers["retry-after"]) / 4)
+            writer.write(request)
+            answer = await message(reader)
+            status = int(answer.split(b" ", 2)[1])
+            seen[status] += 1
+            took[status].append(time.monotonic() - began_at)
+            if status == 503:
+                assert b"retry-after: 1\r\n" in answer, answer
+                await asyncio.sleep(0.25)
+        writer.close()
 
-    async def probe(client: httpx2.AsyncClient) -> None:
-        while time.monotonic() < until:
-            began_at = time.monotonic()
-            await client.get(f"{here.url}/health/live")
-            probes.append(time.monotonic() - began_at)
-            await asyncio.sleep(0.05)
-
-    async with httpx2.AsyncClient(limits=limits, timeout=60) as client, httpx2.AsyncClient(timeout=60) as apart:
-        await asyncio.gather(probe(apart), *(call(client) for _ in range(callers)))
-    return seen, served, shed, probes
+    probed = here.root / "probed"
+    with probing(here.port, probed, "/health/live"):
+        async with asyncio.timeout(seconds + 60):
+            await asyncio.gather(*(call() for _ in range(callers)))
+    probes = [json.loads(line) for line in probed.read_text().splitlines()]
+    assert {one["status"] for one in probes} == {200}
+    return seen, took[200], took[503], [one["took"] for one in probes]
 
 
 ON_POSTGRESQL = (overload, too_many_at_once)
