@@ -19,7 +19,7 @@ import pytest
 
 _ROOM = Path(__file__)
 _DOOR = _ROOM.with_name("conftest.py")
-_TESTS_PER_COLLECTION = 50
+_TESTS_PER_COLLECTION = 150
 
 
 class Turns:

@@ -1,5 +1,6 @@
 """The commands that judge a project: they join those of `kernel` where the walls are installed."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -40,6 +41,7 @@ def check(
     if prove:
         _prove(root)
         return
+    gc.disable()  # what is read stays until the end, and to look for garbage in it takes half of the time
     try:
         project = Project(root)
         found = judge.check(project)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from walls.findings import COULD_NOT_CHECK, Finding
-from walls.sources import Source, argument, constant
+from walls.sources import Source, argument, constant, read
 
 # The layers of a module, top to bottom; names on one layer do not know each other. As in importlinter.ini.
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -166,7 +166,7 @@ class Project:
             elif path.suffix == ".py" and not entry.name.startswith("."):  # an editor's own: Python imports none
                 try:
                     name = dotted if path.stem == "__init__" else f"{dotted}.{path.stem}"
-                    yield Source(self._relative(path), name, path.read_bytes())
+                    yield read(self._relative(path), name, path.read_bytes())
                 except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
                     self._unreadable(path, error)
 

@@ -25,7 +25,7 @@ class Source:
         self.path = path
         # The name under which it is imported: `modules.events.models`, for a package that of its folder.
         self.dotted = dotted
-        self.tree = _parsed(text)
+        self.tree = ast.parse(text)
 
     @property
     def package(self) -> str:
@@ -158,8 +158,9 @@ def _top(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str | bytes) -> ast.Module:
-    return ast.parse(text)
+def read(path: str, dotted: str, text: bytes) -> Source:
+    """The same `Source` for the same file, with all that is known of it: a project may be judged many times."""
+    return Source(path, dotted, text)
 
 
 def _own_name(target: ast.expr) -> str:
