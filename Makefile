@@ -23,7 +23,7 @@ run: venv ## Set up everything, migrate, and serve with auto-reload   [HOST=127.
 	@$(BIN)/kernel serve $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)')
 
 test: venv ## Set up everything and run all tests, on SQLite and on PostgreSQL   [ARGS="-k events"]
-	@$(BIN)/kernel test --whole -- -n auto $(ARGS)
+	@$(BIN)/kernel test --whole -- -n auto --maxschedchunk 10 $(ARGS)
 
 ##@ Change
 check: venv ## Lint, formatting, types and the walls between modules
