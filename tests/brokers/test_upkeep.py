@@ -147,9 +147,11 @@ async def test_a_client_that_swallows_that_it_was_cancelled_leaves_no_task(
     new_broker: NewBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `asyncio.wait_for` does on Python 3.11, about once in 500 stops: `new_broker` looks for what is left."""
+    reads = asyncio.Event()
     swallowed = []
 
     async def never(*_: Any, **__: Any) -> None:
+        reads.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError as error:
@@ -160,7 +162,7 @@ async def test_a_client_that_swallows_that_it_was_cancelled_leaves_no_task(
     broker = new_broker()
     broker.receive("events", {NAME}, Taker())
     await broker.start()
-    await asyncio.sleep(0.1)
+    await reads.wait()
     await broker.stop()
     assert len(swallowed) == 1
 
