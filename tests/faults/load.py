@@ -33,14 +33,15 @@ async def overload(folder: Path, database_url: str, quick: bool) -> list[Result]
         with here.process():
             await until_serving(here.port)
             began_at = time.monotonic()
-            seen, served, shed, probes = await _press(here, 6 * _POOL, seconds)
+            took, probes = await _press(here, 6 * _POOL, seconds)
+            seen = Counter({status: len(each) for status, each in took.items()})
             goodput = seen[200] / (time.monotonic() - began_at)
             began_at = time.monotonic()
             async with httpx2.AsyncClient() as client:
                 after = (await client.get(f"{here.url}/api/v1/work", timeout=30)).status_code
             recovered = time.monotonic() - began_at
         best = _POOL / _HELD_SECONDS
-        slowest_shed, slowest = max(shed, default=0.0), max(served)
+        slowest_shed, slowest = max(took[503], default=0.0), max(took[200])
         others = {status: times for status, times in seen.items() if status not in {200, 503}}
         results.append(
             Result("6 times the pool" + (", waiting 30 s (naive)" if is_naive else ""), here.kind,
@@ -84,14 +85,11 @@ async def too_many_at_once(folder: Path, database_url: str, quick: bool) -> list
     ]  # fmt: skip
 
 
-async def _press(
-    here: Served, callers: int, seconds: float
-) -> tuple["Counter[int]", list[float], list[float], list[float]]:
-    """What was answered, how long 200 and 503 took, and how long the probes took meanwhile.
+async def _press(here: Served, callers: int, seconds: float) -> tuple[defaultdict[int, list[float]], list[float]]:
+    """How long each answer took, by its status, and how long the probes took meanwhile.
 
     With as little work of our own as can be: 90 that are answered at once would wait for each other here.
     """
-    seen: Counter[int] = Counter()
     took: defaultdict[int, list[float]] = defaultdict(list)
     until = time.monotonic() + seconds
     request = f"GET /api/v1/work/held?seconds={_HELD_SECONDS} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
@@ -103,7 +101,6 @@ async def _press(
             writer.write(request)
             answer = await message(reader)
             status = int(answer.split(b" ", 2)[1])
-            seen[status] += 1
             took[status].append(time.monotonic() - began_at)
             if status == 503:
                 assert b"retry-after: 1\r\n" in answer, answer
@@ -116,7 +113,7 @@ async def _press(
             await asyncio.gather(*(call() for _ in range(callers)))
     probes = [json.loads(line) for line in probed.read_text().splitlines()]
     assert {one["status"] for one in probes} == {200}
-    return seen, took[200], took[503], [one["took"] for one in probes]
+    return took, [one["took"] for one in probes]
 
 
 ON_POSTGRESQL = (overload, too_many_at_once)
