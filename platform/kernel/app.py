@@ -294,7 +294,7 @@ class Application(FastAPI):
         compiles = settings.application.compiled_endpoints
         app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
         if limit := settings.rate_limit.overall:
-            # Not counted are probes, and other processes of ours, which show tokens of their own.
+            # Probes are not counted, nor are calls that another process of this application has signed.
             app = Overall(app, self.kernel.limits, limit, PROBES, PREFIX)
         if self.kernel.store.is_configured:
             app = self.kernel.store.around(app)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import jwt
 import pytest
+from structlog.testing import capture_logs
 
 from kernel.remote.tokens import Refused, Seen, Tokens
 from kernel.settings import InternalSettings
@@ -56,6 +57,10 @@ def forged(**claims: Any) -> dict[str, str]:
     good = jwt.decode(signed()["Authorization"][7:], SECRET, ["HS256"], audience="prices")
     chosen = {name: value for name, value in (good | claims).items() if value is not None}
     return {"Authorization": f"Bearer {jwt.encode(chosen, SECRET, 'HS256')}"}
+
+
+def verify(callee: Tokens, token: str) -> None:
+    callee.accept(callee.authenticate(token, "prices", "prices/of"), BODY)
 
 
 REFUSED: dict[str, Any] = {
@@ -132,6 +137,62 @@ async def test_to_those_who_sign_it_says_what_is_missing_and_what_is_wrong(calle
     assert (await callee.post(OF, content=large, headers=signed(body=large))).status_code == 413
 
 
+@pytest.mark.parametrize("headers", [dict, lambda: forged(body=None), lambda: signed(subject="prices/largest")])
+async def test_the_body_of_a_call_is_not_read_before_its_token_holds(sides: Sides, headers: Any) -> None:
+    """A caller without a key could otherwise occupy memory and connections with bodies that arrive slowly."""
+    sent: list[Any] = []
+    fields = {"host": "test", "transfer-encoding": "chunked", **headers()}
+    scope = {
+        "type": "http", "method": "POST", "path": OF, "raw_path": OF.encode(), "query_string": b"", "scheme": "http",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in fields.items()], "root_path": "",
+        "http_version": "1.1", "server": ("test", 80), "client": ("192.0.2.1", 1),
+    }  # fmt: skip
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await sides.callee(scope, receive, send)
+    assert sent[0]["status"] == 401
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+async def test_a_token_that_came_before_is_refused_without_reading_the_body() -> None:
+    callee, token = tokens(), signed()["Authorization"][7:]
+    verify(callee, token)
+    with pytest.raises(Refused, match="came before"):
+        callee.authenticate(token, "prices", "prices/of")
+
+
+async def test_a_token_with_another_body_is_not_used_up() -> None:
+    """Otherwise a caller that saw a token could make the call that it was signed for fail."""
+    callee, token = tokens(), signed()["Authorization"][7:]
+    with pytest.raises(Refused, match="not the one that was signed"):
+        callee.accept(callee.authenticate(token, "prices", "prices/of"), b"{}")
+    verify(callee, token)
+
+
+async def test_refused_calls_count_against_the_overall_limit_and_signed_ones_do_not(tmp_path: Path) -> None:
+    async with (
+        two_sides(tmp_path, callee={"RATE_LIMIT_OVERALL": "3/day"}) as sides,
+        talking_to(sides.callee) as callee,
+    ):
+        signed_calls = [(await callee.post(OF, content=BODY, headers=signed())).status_code for _ in range(5)]
+        refused = [(await callee.post(OF, content=BODY)).status_code for _ in range(5)]
+        assert (signed_calls, refused) == ([200] * 5, [401, 401, 401, 429, 429])
+        assert (await callee.get("/no/such/route")).status_code == 429, "the caller has used up the limit everywhere"
+        assert (await callee.post(OF, content=BODY, headers=signed())).status_code == 200
+
+
+async def test_the_log_of_a_refused_call_holds_the_beginning_of_a_long_path(callee: httpx2.AsyncClient) -> None:
+    with capture_logs() as logs:
+        await callee.post(f"/internal/contracts/{'x' * 20_000}")
+    [refused] = [entry for entry in logs if entry["event"] == "refused"]
+    assert refused["path"] == f"/internal/contracts/{'x' * 236}..."
+
+
 @pytest.mark.parametrize(("late_seconds", "status"), [(-5, 200), (1, 200), (3, 504)])
 async def test_a_call_after_its_deadline_and_the_leeway_is_refused(
     callee: httpx2.AsyncClient, late_seconds: float, status: int
@@ -175,7 +236,7 @@ def test_a_secret_can_be_changed_step_by_step_without_a_refused_call() -> None:
         for caller, callee in ((one, next_), (next_, one)):
             token = tokens(secret=caller).sign("prices", "prices/of", BODY, time.time() + 5)
             assert token is not None
-            tokens(secret=callee).verify(token, "prices", "prices/of", BODY)
+            verify(tokens(secret=callee), token)
 
 
 def test_with_key_pairs_only_those_are_let_in_whose_public_key_is_known() -> None:
@@ -185,10 +246,10 @@ def test_with_key_pairs_only_those_are_let_in_whose_public_key_is_known() -> Non
         token = tokens(secret=None, private_key=key).sign("prices", "prices/of", BODY, time.time() + 5)
         assert token is not None
         if is_known:
-            callee.verify(token, "prices", "prices/of", BODY)
+            verify(callee, token)
         else:
             with pytest.raises(Refused, match="Signature verification failed"):
-                callee.verify(token, "prices", "prices/of", BODY)
+                verify(callee, token)
 
 
 def test_a_public_key_is_no_secret_that_somebody_could_sign_with() -> None:
@@ -198,7 +259,7 @@ def test_a_public_key_is_no_secret_that_somebody_could_sign_with() -> None:
     signature = hmac.digest(public.strip().encode(), b".".join(parts), "sha256")
     token = b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
     with pytest.raises(Refused, match="alg value is not allowed"):
-        tokens(secret=None, public_keys=public).verify(token, "prices", "prices/of", BODY)
+        verify(tokens(secret=None, public_keys=public), token)
 
 
 @pytest.mark.parametrize("first", [0.0, 0.5, 0.99])

@@ -22,6 +22,8 @@ from kernel.remote.openapi import document
 from kernel.remote.tokens import Refused, Tokens
 from kernel.remote.wire import DESCRIBED, Described, WireContract, WireMethod
 from kernel.settings import Settings
+from kernel.web.access_log import shortened
+from kernel.web.dispatch import close_unread
 from kernel.web.problems import MEDIA_TYPE, BadRequest, NotFound, answer
 
 PREFIX = "/internal"
@@ -61,16 +63,17 @@ class Internal:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        body = await request.body()
         path = get_route_path(request.scope).strip("/")
         parts = path.split("/")
         module, subject = (parts[1], "/".join(parts[1:])) if path.startswith("contracts/") else ("internal", path)
         try:
-            self._tokens.verify(_token(request), module, subject, body)
+            claims = self._tokens.authenticate(_token(request), module, subject)
+            body = await request.body()
+            self._tokens.accept(claims, body)
         except Refused as refused:
-            _log.warning("refused", path=request.scope["path"], reason=str(refused))
+            _log.warning("refused", path=shortened(request.scope["path"]), reason=shortened(str(refused)))
             detail = "Only calls that this application's own processes have signed."
-            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"}) from None
+            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"} | close_unread(request.scope)) from None
         match request.method, parts:
             case "POST", ["contracts", _, method]:
                 return await self._call(module, method, body, request)

@@ -51,19 +51,30 @@ class Tokens:
             return jwt.encode(claims, self._settings.private_key.get_secret_value(), "EdDSA")
         return jwt.encode(claims, self._settings.secrets[0], "HS256")
 
-    def verify(self, token: str, module: str, subject: str, body: bytes) -> None:
-        """Raises Refused unless the token is for this call, by one who has a key, and comes for the first time."""
+    def authenticate(self, token: str, module: str, subject: str) -> dict[str, Any] | None:
+        """Return the claims of a token for this call, before its body is read; None while signing is off.
+
+        Raises Refused. The call may only be executed after `accept` has compared the body.
+        """
         if self._settings.is_off:
-            return
+            return None
         if not token:
             raise Refused("it is not signed")
         claims = self._claims(token, module)
         if claims["sub"] != subject:
             raise Refused(f"the token is for {claims['sub']}")
-        if claims["body"] != hashlib.sha256(body).hexdigest():
-            raise Refused("the body is not the one that was signed")
         if int(claims["exp"]) > time.time() + self._longest:
             raise Refused("the token lives longer than INTERNAL_TOKEN_SECONDS allows")
+        if self._seen.has(str(claims["jti"])):
+            raise Refused("the token came before")
+        return claims
+
+    def accept(self, claims: dict[str, Any] | None, body: bytes) -> None:
+        """Use up the token of an authenticated call. Raises Refused unless it was signed for this body and is new."""
+        if claims is None:
+            return
+        if claims["body"] != hashlib.sha256(body).hexdigest():
+            raise Refused("the body is not the one that was signed")
         if not self._seen.is_new(str(claims["jti"])):
             raise Refused("the token came before")
 
@@ -99,12 +110,16 @@ class Seen:
         self._now: set[str] = set()
         self._before: set[str] = set()
 
+    def has(self, token_id: str) -> bool:
+        """Whether it came already. Notes nothing."""
+        return token_id in self._now or token_id in self._before
+
     def is_new(self, token_id: str) -> bool:
         """Whether it comes for the first time; notes that it came. Raises Refused where too many came."""
         if (now := time.monotonic()) >= self._until:
             self._before = self._now if now < self._until + self._seconds else set()
             self._now, self._until = set(), now + self._seconds
-        if token_id in self._now or token_id in self._before:
+        if self.has(token_id):
             return False
         if len(self._now) >= _MOST_REMEMBERED:
             raise Refused("too many calls: tokens could come twice and not be recognised")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import Depends
 from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -169,21 +170,31 @@ def limited(limit: str) -> Any:
 
 
 class Overall:
-    """Pure ASGI: the limit over all that is asked, whether there is such a route or not."""
+    """Pure ASGI: the limit over all requests, whether such a route exists or not."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, limit: str, free: Collection[str], free_below: str) -> None:
-        """Not counted are the paths `free`, and those below `free_below`."""
+    def __init__(self, app: ASGIApp, limits: Limits, limit: str, free: Collection[str], internal: str) -> None:
+        """Not counted are the paths `free`. Below `internal` only refused calls (401) are counted."""
         from limits import parse_many  # noqa: PLC0415
 
         self._app = app
         self._limits = limits
         self._items = parse_many(limit)
         self._free = free
-        self._free_below = f"{free_below}/"
+        self._internal = f"{internal}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = get_route_path(scope)
-            if path not in self._free and not path.startswith(self._free_below):
-                await self._limits.check(HTTPConnection(scope), "overall", "overall", self._items)
+        path = get_route_path(scope)
+        if scope["type"] == "http" and path.startswith(self._internal):
+            try:
+                await self._app(scope, receive, send)
+            except HTTPException as error:
+                if error.status_code == 401:
+                    await self._count(scope)
+                raise
+            return
+        if scope["type"] == "http" and path not in self._free:
+            await self._count(scope)
         await self._app(scope, receive, send)
+
+    async def _count(self, scope: Scope) -> None:
+        await self._limits.check(HTTPConnection(scope), "overall", "overall", self._items)

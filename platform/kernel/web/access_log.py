@@ -39,8 +39,7 @@ def log_request(scope: Mapping[str, Any], status: int, seconds: float, tracepare
         return
     request_id, method, path = scope["request_id"], scope["method"], scope["path"]
     client, module = (scope.get("client") or ("-",))[0], scope.get("kernel.module")
-    if len(path) > _MOST_PATH:
-        path = f"{path[:_MOST_PATH]}..."
+    path = shortened(path)
     duration_ms = round(seconds * 1000, 2)
     if not _Lines.are_json:
         _log.info("request", method=method, path=path, status=status, duration_ms=duration_ms, client=client)
@@ -59,3 +58,8 @@ def log_request(scope: Mapping[str, Any], status: int, seconds: float, tracepare
         sys.stdout.flush()
     except OSError:
         return  # nobody reads the log any more; that is no reason not to answer
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text that a caller chose, short enough for a log line."""
+    return text if len(text) <= _MOST_PATH else f"{text[:_MOST_PATH]}..."

@@ -203,9 +203,14 @@ async def _ask(guards: Sequence[Guard], scope: Scope) -> None:
         for guard in guards:
             await guard(HTTPConnection(scope))
     except HTTPException as error:
-        if any(name == b"transfer-encoding" for name, _ in scope["headers"]):
-            error.headers = {**(error.headers or {}), "Connection": "close"}
+        error.headers = {**(error.headers or {}), **close_unread(scope)}
         raise
+
+
+def close_unread(scope: Scope) -> dict[str, str]:
+    """Return the header with which an answer refuses the rest of a body of unknown length."""
+    is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+    return {"Connection": "close"} if is_chunked else {}
 
 
 def _limited(scope: Scope, receive: Receive, limit: int) -> Receive:
