@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check prove audit format migrate migration bench claims growth walls messages faults lock clean venv
+.PHONY: help run test check prove newest audit format migrate migration bench claims growth walls messages faults lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -35,6 +35,12 @@ check: venv ## Lint, formatting, types and the walls between modules
 
 prove: venv ## Plant every kind of violation in a copy, and see the walls find each
 	@$(BIN)/kernel check --prove
+
+newest: ## Check and test with the newest dependencies that the bounds allow, in a virtual environment of its own
+	@PYTHON='$(PYTHON)' bin/install .venv-newest newest
+	.venv-newest/bin/mypy
+	.venv-newest/bin/kernel check
+	.venv-newest/bin/kernel test --whole -- -n auto --maxschedchunk 10 $(ARGS)
 
 audit: venv ## Look up known vulnerabilities of the locked dependencies; ends with 3 if nobody could be asked
 	@$(BIN)/python bin/audit
@@ -81,7 +87,7 @@ lock: venv ## Resolve the dependencies anew and write requirements/*.txt   [UPGR
 venv: $(STAMP) ## Install the locked dependencies into .venv (the other targets do it when needed)
 
 clean: ## Remove the virtual environment, caches and local data
-	rm -rf $(VENV) data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-newest data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements/dev.txt requirements/uv.txt platform/pyproject.toml bin/install

@@ -1,16 +1,22 @@
 """What import-linter says of importlinter.ini, as findings; and that it saw every file."""
 
 import importlib.util
-import io
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from grimp import ImportGraph
-from importlinter import configuration
-from importlinter.application import use_cases
+from grimp import ImportGraph, build_graph
+from importlinter import Contract, ContractCheck, __version__
+from importlinter.api import read_configuration
+from importlinter.contracts.acyclic_siblings import AcyclicSiblingsContract
+from importlinter.contracts.forbidden import ForbiddenContract
+from importlinter.contracts.independence import IndependenceContract
+from importlinter.contracts.layers import LayersContract
+from importlinter.contracts.protected import ProtectedContract
+from importlinter.domain.contract import InvalidContractOptions
 
 from walls.findings import COULD_NOT_CHECK, Finding
 from walls.project import RANKS, Project
@@ -30,65 +36,84 @@ _RULES = {
     "drivers": "kernel-clean",
     "kernel-floors": "kernel-clean",
 }
+# The kinds of contracts, which are classes with a documented interface.
+TYPES: dict[str, type[Contract]] = {
+    "acyclic_siblings": AcyclicSiblingsContract,
+    "forbidden": ForbiddenContract,
+    "independence": IndependenceContract,
+    "layers": LayersContract,
+    "protected": ProtectedContract,
+}
 # Those that every project with modules needs.
 _NEEDED = ("roots", "contract-only", "no-circles", "empty-init", "module-layers", "plain-contracts", "drivers")
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """Run the linter. What keeps it from seeing a file or a wall is a finding as well."""
+    """Run the linter. What keeps it from seeing a file or a boundary is a finding as well."""
     if not (project.root / CONFIGURATION).is_file():
         yield _problem("There is no importlinter.ini, so no import is looked at.", "Take the one of a new project.")
         return
     try:
-        configuration.configure()
-        options = use_cases.read_user_options(str(project.root / CONFIGURATION))
+        options = read_configuration(str(project.root / CONFIGURATION))
         graph, checks = _linted(project, options)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the walls were not looked at
+    except Exception as error:  # noqa: BLE001  # whatever it is, the boundaries were not looked at
         yield _problem(f"import-linter could not look at the imports ({error}).", "Mend that first; no wall holds.")
         return
+    contracts = options["contracts_options"]
     yield from _unseen(project, graph)
-    yield from _missing(options.contracts_options)
-    yield from _unmatched(options.contracts_options, graph)
-    for contract, result in checks:
-        [given] = [one for one in options.contracts_options if one["name"] == contract.name]
-        rule = _RULES.get(given["id"], given["id"])
-        for importer, imported, lines, why in _breaches(contract.name, result.metadata, graph):
+    yield from _missing(contracts)
+    yield from _unmatched(contracts, graph)
+    for given, result in checks:
+        rule, breaches = _RULES.get(given["id"], given["id"]), list(_breaches(given["name"], result.metadata, graph))
+        for importer, imported, lines, why in breaches:
             path = _path(project, importer)
             yield Finding(path, lines[0] if lines else 0, rule, why.format(importer, imported), _instead(given))
+        if not result.kept and not breaches:
+            why = f"The contract {given['id']} is broken, and import-linter {__version__} does not say where."
+            yield _problem(
+                why, "Run `lint-imports` to see the imports, and install a version that pyproject.toml allows."
+            )
 
 
-def _linted(project: Project, options: Any) -> tuple[ImportGraph, list[Any]]:
-    """The graph of imports, and each contract with what came of it."""
+def _linted(
+    project: Project, options: dict[str, Any]
+) -> tuple[ImportGraph, list[tuple[dict[str, Any], ContractCheck]]]:
+    """The graph of imports, and the options of each contract with the result of its check.
+
+    Only documented interfaces are used: reading the configuration, Grimp's graph, and the classes of contracts.
+    """
     with _importable(project.root, project.root / "platform"):
-        return _linted_there(project, options)
+        for name in ("kernel", "modules"):
+            home = project.root / ("platform" if name == "kernel" else "") / name
+            found = importlib.util.find_spec(name)
+            if home.is_dir() and (found is None or Path(str(found.origin)).parent.resolve() != home.resolve()):
+                where = None if found is None else found.origin
+                raise RuntimeError(f"{name} would be that of {where}, not that of {home}")
+        session, checks = options["session_options"], []
+        # Without a cache: it compares the times of files, and saves little.
+        graph = build_graph(*session["root_packages"], include_external_packages=True, cache_dir=None)
+        for given in options["contracts_options"]:
+            if given["type"] not in TYPES:
+                raise RuntimeError(f"{given['id']} has the type {given['type']!r}; known are {', '.join(TYPES)}")
+            try:
+                contract = TYPES[given["type"]](given["name"], session, given)
+            except InvalidContractOptions as error:
+                raise RuntimeError(f"the contract {given['id']} has invalid options: {error.errors}") from None
+            checks.append((given, contract.check(deepcopy(graph), verbose=False)))
+        if not checks:
+            raise RuntimeError("it has no contracts")
+        return graph, checks
 
 
 @contextmanager
 def _importable(*places: Path) -> Iterator[None]:
-    """The linter looks for packages where Python would; whoever comes after it shall not."""
+    """Let the linter find packages where Python would, and restore the path afterwards."""
     before = list(sys.path)
     sys.path[:0] = [str(place) for place in reversed(places) if str(place) not in before]
     try:
         yield
     finally:
         sys.path[:] = before
-
-
-def _linted_there(project: Project, options: Any) -> tuple[ImportGraph, list[Any]]:
-    for name in ("kernel", "modules"):
-        home = project.root / ("platform" if name == "kernel" else "") / name
-        found = importlib.util.find_spec(name)
-        if home.is_dir() and (found is None or Path(str(found.origin)).parent.resolve() != home.resolve()):
-            where = None if found is None else found.origin
-            raise RuntimeError(f"{name} would be that of {where}, not that of {home}")
-    use_cases._register_contract_types(options)
-    # Without its cache, which goes by the files' times; it saves little. What it prints is its progress.
-    with redirect_stdout(io.StringIO()):
-        report = use_cases.create_report(options, cache_dir=None)
-    if report.could_not_run:
-        broken = "; ".join(f"{name}: {error.errors}" for name, error in report.invalid_contract_options.items())
-        raise RuntimeError(f"importlinter.ini has contracts that make no sense: {broken}")
-    return report.graph, list(report.get_contracts_and_checks())
 
 
 def _breaches(name: str, metadata: Any, graph: ImportGraph) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
