@@ -1,11 +1,16 @@
 """Conditional requests (RFC 9110, section 13): ETag, If-Match and If-None-Match on a row's version."""
 
 import re
+from itertools import islice
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response
 from starlette.exceptions import HTTPException
 
+from kernel.web.problems import Unprocessable
+
+# More tags in one header are refused. Browsers and caches send one, or a few; each one costs time in the database.
+_MAX_TAGS = 20
 _TAG = re.compile(r'(W/)?"([^"]*)"')
 
 
@@ -33,9 +38,21 @@ class ETag:
 
 
 def matches(if_none_match: str, tag: str) -> bool:
-    """Whether `If-None-Match` names this strong tag, by the weak comparison that RFC 9110 asks for here."""
+    """Return whether `If-None-Match` names this strong tag, by the weak comparison of RFC 9110.
+
+    Raises Unprocessable if the header holds too many tags.
+    """
     opaque = tag.strip('"')
-    return if_none_match.strip() == "*" or any(found == opaque for _, found in _TAG.findall(if_none_match))
+    return if_none_match.strip() == "*" or opaque in {found for _, found in _tags(if_none_match, "if-none-match")}
+
+
+def _tags(value: str, header: str) -> list[tuple[str, str]]:
+    """Return the tags of a header, each with `W/` if it is weak. Raises Unprocessable if there are too many."""
+    found = [(one[1] or "", one[2]) for one in islice(_TAG.finditer(value), _MAX_TAGS + 1)]
+    if len(found) > _MAX_TAGS:
+        problem = f"holds more than {_MAX_TAGS} tags: send only those of the versions that you have"
+        raise Unprocessable(header, problem, code="too_long", part="header")
+    return found
 
 
 # Both are asynchronous although they wait for nothing: FastAPI would run them in a thread, which takes longer.
@@ -52,7 +69,8 @@ async def _versions(
 ) -> frozenset[int] | None:
     if if_match is None or if_match.strip() == "*":
         return None
-    return frozenset(int(tag) for weak, tag in _TAG.findall(if_match) if not weak and tag.isdecimal() and len(tag) < 10)
+    tags = _tags(if_match, "if-match")
+    return frozenset(int(tag) for weak, tag in tags if not weak and tag.isdecimal() and len(tag) < 10)
 
 
 Conditional = Annotated[ETag, Depends(_etag)]
