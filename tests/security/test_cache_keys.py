@@ -11,7 +11,7 @@ from tests.kernel.project import running_project
 PATH = "/api/v1/things"
 ROUTER = """
 from typing import Annotated
-from fastapi import APIRouter, Cookie, Depends, Header, Request
+from fastapi import APIRouter, Cookie, Depends, Header, Request, Response
 from pydantic import BaseModel
 from kernel import cached, public
 
@@ -51,6 +51,13 @@ async def named(name: str) -> str:
 @router.get("/own", dependencies=[public, cached(60)])
 async def own(x_tenant: Annotated[str | None, Header()] = None) -> str | None:
     return x_tenant
+
+async def vary(request: Request, response: Response, by: str) -> str | None:
+    response.headers["Vary"] = by
+    return request.headers.get(by)
+
+router.get("/vary/shared", dependencies=shared)(vary)
+router.get("/vary/own", dependencies=[public, cached(60)])(vary)
 """
 
 
@@ -88,6 +95,36 @@ async def test_what_was_made_from_a_header_goes_only_to_who_sends_the_same(
 async def test_a_cookie_that_nobody_reads_makes_no_other_answer(client: httpx2.AsyncClient) -> None:
     await client.get(f"{PATH}/header", headers={"Cookie": "banner=seen"})
     assert "age" in (await client.get(f"{PATH}/header")).headers
+
+
+@pytest.mark.parametrize(
+    ("of", "header"),
+    [
+        ("shared", "Cookie"),
+        ("shared", "Authorization"),
+        ("shared", "Accept-Encoding"),
+        ("shared", "Origin"),
+        ("own", "Authorization"),
+        ("own", "Accept-Encoding"),
+        ("own", "Origin"),
+    ],
+)
+async def test_an_answer_that_varies_by_a_header_without_a_part_in_its_key_is_not_kept(
+    client: httpx2.AsyncClient, of: str, header: str
+) -> None:
+    """Otherwise one caller gets the answer that was made from the header of another."""
+    for value in ("Basic mine", "Basic others", "Basic others"):
+        answer = await client.get(f"{PATH}/vary/{of}", params={"by": header}, headers={header: value})
+        assert (answer.json(), "age" in answer.headers) == (value, False)
+
+
+@pytest.mark.parametrize(("of", "header"), [("shared", "Accept-Language"), ("own", "Cookie"), ("own", "ACCEPT")])
+async def test_an_answer_that_varies_by_a_header_of_its_key_is_kept_for_each_value(
+    client: httpx2.AsyncClient, of: str, header: str
+) -> None:
+    for value, is_kept in (("mine", False), ("others", False), ("others", True)):
+        answer = await client.get(f"{PATH}/vary/{of}", params={"by": header}, headers={header: value})
+        assert (answer.json(), "age" in answer.headers) == (value, is_kept)
 
 
 @pytest.mark.parametrize(

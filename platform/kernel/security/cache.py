@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from functools import partial
@@ -49,11 +49,10 @@ _ALL = "cache:all"
 _MOST_OWED = 1000
 # While something is owed the store is asked so often whether it answers again.
 _RETRY_SECONDS = 0.5
-# What an answer may depend on; one that says it depends on more is not kept.
+# The headers that are part of every key. An answer that varies by a header that is not part of its key is not kept.
 _KEYED = frozenset({b"accept", b"accept-language", b"host"})
 # What the cache itself answers to.
 _CONDITIONS = frozenset({b"if-none-match", b"if-modified-since", b"if-range"})
-_VARY = {"accept", "accept-language", "cookie", "authorization", "accept-encoding", "origin"}
 
 
 class Kept(NamedTuple):
@@ -201,7 +200,10 @@ class Cached:
         module = request.scope["kernel.module"].name
         scope = request.scope  # as it came: a URL made from it is not the same for every two that differ
         asked = (scope["scheme"], scope["path"], repr(scope.get("raw_path")), repr(scope["query_string"]))
-        key = cache.key(module, *asked, *await self._caller(request))
+        keyed = _KEYED | self.reads.get(request.scope["endpoint"], frozenset())
+        if not self.is_shared:
+            keyed |= {b"cookie"}
+        key = cache.key(module, *asked, *await self._caller(request, keyed))
         values = _path_values(request) if self.named else {}
         tags = [f"{module}:{tag.format_map(values)}" for tag in self._tags]
         try:
@@ -210,7 +212,7 @@ class Cached:
             return
         if kept is None:
             if versions is not None:
-                Keeper(request.scope, partial(self._keep, cache, key, versions), _MAX_ANSWER_BYTES)
+                Keeper(request.scope, partial(self._keep, cache, key, versions, keyed), _MAX_ANSWER_BYTES)
             return
         known = headers.get("if-none-match")
         age = str(kept.age_seconds)
@@ -218,11 +220,8 @@ class Cached:
             raise HTTPException(304, headers={"ETag": kept.etag, "Cache-Control": self._control, "Age": age})
         raise Replay(kept.answer.adding((b"age", age.encode())))
 
-    async def _caller(self, request: Request) -> tuple[str, ...]:
+    async def _caller(self, request: Request, keyed: Set[bytes]) -> tuple[str, ...]:
         """What else tells two requests apart. The scopes, too: who has lost one may no longer be answered."""
-        keyed = _KEYED | self.reads.get(request.scope["endpoint"], frozenset())
-        if not self.is_shared:
-            keyed |= {b"cookie"}
         sent = [f"{name!r}={value!r}" for name, value in request.scope["headers"] if name in keyed]
         if self.is_shared:
             return ("everybody", *sent)
@@ -231,12 +230,15 @@ class Cached:
             return ("nobody", *sent)
         return ("caller", principal.key, " ".join(sorted(principal.scopes)), *sent)
 
-    async def _keep(self, cache: AnswerCache, key: str, versions: list[str], answer: Answer | None) -> None:
-        if answer is not None and answer.status == 200 and self._may_be_kept(answer):
+    async def _keep(
+        self, cache: AnswerCache, key: str, versions: list[str], keyed: Set[bytes], answer: Answer | None
+    ) -> None:
+        if answer is not None and answer.status == 200 and self._may_be_kept(answer, keyed):
             await cache.keep(key, versions, answer, self._seconds)
 
-    def _may_be_kept(self, answer: Answer) -> bool:
-        control, vary = "", ""
+    def _may_be_kept(self, answer: Answer, keyed: Set[bytes]) -> bool:
+        """Whether the answer allows it, and varies by nothing but the headers that are part of its key."""
+        control, vary = "", b""
         for name, value in answer.headers:
             match name.lower():
                 case b"set-cookie":
@@ -244,10 +246,10 @@ class Cached:
                 case b"cache-control":
                     control += value.decode("latin-1").lower()
                 case b"vary":
-                    vary += value.decode("latin-1").lower() + ","
+                    vary += value.lower() + b","
         if "no-store" in control or (self.is_shared and "private" in control):
             return False
-        return {one.strip() for one in vary.split(",")} - {""} <= _VARY
+        return {one.strip() for one in vary.split(b",")} - {b""} <= keyed
 
 
 def cached(seconds: float, *, shared: bool = False, tags: Sequence[str] = ()) -> Any:
