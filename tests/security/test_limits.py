@@ -170,7 +170,11 @@ async def test_tokens_that_do_not_hold_count_by_address(project: tuple[Applicati
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ("2001:db8::1", "2001:db8::ffff:1"),  # a caller has a /64, and with it 2**64 addresses
+        ("2001:db8::1", "2001:db8::ffff:1"),
+        (
+            "2001:db8:0:1::1",
+            "2001:db8:0:ff::1",
+        ),  # a customer of most providers has a /56: 256 networks of 2**64 addresses
         ("192.0.2.1", "::ffff:192.0.2.1"),
         ("made-up-1", "made-up-2"),  # by a proxy that passes on what it is told
     ],
@@ -186,9 +190,31 @@ async def test_these_addresses_are_one_caller(
 
 async def test_addresses_of_two_networks_are_two_callers(project: tuple[Application, httpx2.AsyncClient]) -> None:
     application, _ = project
-    for address in ("2001:db8:0:1::1", "2001:db8:0:2::1", "192.0.2.1", "192.0.2.2"):
+    for address in ("2001:db8:0:100::1", "2001:db8:0:200::1", "192.0.2.1", "192.0.2.2"):
         async with caller(application, address) as one:
             assert await statuses(one, PATH, 4) == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("bits", "other", "status"),
+    [
+        (48, "2001:db8:0:ffff::1", 429),
+        (48, "2001:db8:1::1", 200),
+        (64, "2001:db8:0:1::1", 200),
+        (64, "2001:db8::9", 429),
+    ],
+)
+async def test_how_many_bits_of_an_ipv6_address_tell_callers_apart_is_a_setting(
+    tmp_path: Path, bits: int, other: str, status: int
+) -> None:
+    variables = {"RATE_LIMIT_IPV6_PREFIX_LENGTH": str(bits)}
+    async with (
+        running_project(tmp_path, FILES, variables) as (application, _),
+        caller(application, "2001:db8::1") as first,
+        caller(application, other) as second,
+    ):
+        assert await statuses(first, PATH, 3) == [200, 200, 200]
+        assert await statuses(second, PATH, 1) == [status]
 
 
 async def test_who_is_exempt_is_not_counted(tmp_path: Path) -> None:

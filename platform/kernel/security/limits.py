@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from kernel.security.counts import Counts
 
-# An IPv6 caller has a whole network of addresses (RFC 6177).
-_IPV6_PREFIX = 64
-
 
 class Count(NamedTuple):
     """How a caller stands with a limit."""
@@ -50,6 +47,7 @@ class Limits:
         self._store = store
         # The connections of the store, and what counts over them.
         self._shared: tuple[object, SlidingWindowCounterSupport] | None = None
+        self._ipv6_prefix_length = settings.ipv6_prefix_length
         self._exempt = [ip_network(name, strict=False) for name in settings.exempt]
 
     async def check(self, connection: HTTPConnection, kind: str, name: str, items: "Sequence[RateLimitItem]") -> None:
@@ -85,7 +83,7 @@ class Limits:
             return None
         who = f"address {address}"
         if isinstance(address, IPv6Address):
-            who = f"address {ip_network((address, _IPV6_PREFIX), strict=False)}"
+            who = f"address {ip_network((address, self._ipv6_prefix_length), strict=False)}"
         if any(name == b"authorization" for name, _ in connection.scope["headers"]):
             try:
                 principal = await principal_of(connection)

@@ -85,6 +85,9 @@ class RateLimitSettings(SettingsGroup):
     overall: str | None = None
     # Addresses and networks whose requests are not counted: `10.0.0.0/8,::1`.
     exempt: Names = ()
+    # IPv6 addresses with the same first bits are one caller. Most providers give each customer a /56 (RIPE-690); some
+    # give a /48, whose owners then count as 256 callers.
+    ipv6_prefix_length: int = Field(56, ge=16, le=128)
 
     @field_validator("overall")
     @classmethod
