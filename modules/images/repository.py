@@ -6,7 +6,7 @@ from sqlalchemy import bindparam, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
-from kernel.database import BaseRepository, Page, Sort
+from kernel.database import BaseRepository, Page, Sort, any_of
 from modules.images.models import Image
 from modules.images.schemas import ImageOut, ImageQuery, ImageSort
 
@@ -41,5 +41,5 @@ class ImageRepository(BaseRepository[Image, int]):
     async def named(self, keys: Collection[str]) -> set[str]:
         """Those of these keys that a row names."""
         columns = (Image.content_key, Image.thumbnail_key)
-        rows = await self.session.execute(select(*columns).where(or_(*(column.in_(keys) for column in columns))))
+        rows = await self.session.execute(select(*columns).where(or_(*(any_of(column, keys) for column in columns))))
         return {key for row in rows for key in row}.intersection(keys)

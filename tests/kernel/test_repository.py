@@ -1,13 +1,14 @@
 """BaseRepository on both databases: one statement an operation, stable order, projections, optimistic locking."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import String, event, select, text
-from sqlalchemy.engine import URL
+from sqlalchemy import String, event, select, text, true
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -25,6 +26,8 @@ from kernel.database import (
     Versioned,
     new_metadata,
 )
+from kernel.database.direct import Direct, Rows, Statement
+from kernel.database.errors import NotAllowed
 from kernel.settings import DatabaseConfig
 
 
@@ -45,6 +48,13 @@ class Tag(Base):
     __tablename__ = "tags"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
+
+    label: Mapped[str] = mapped_column(String(10), default="")
+
+
+class TagOut(BaseModel):
+    id: int
+    label: str
 
 
 class UserName(BaseModel):
@@ -95,6 +105,25 @@ def statements(database: Database) -> list[str]:
     for engine in (database.writer, database.reader):
         event.listen(engine.sync_engine, "before_cursor_execute", note)
     return seen
+
+
+@pytest.fixture
+def seen_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The text of every statement of a session, run on the driver itself or through SQLAlchemy."""
+    seen: list[str] = []
+    run = Direct.run
+
+    async def noted(self: Direct, connection: Any, shape: Statement, arguments: list[Any]) -> Rows:
+        seen.append(shape.text)
+        return await run(self, connection, shape, arguments)
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+
+    monkeypatch.setattr(Direct, "run", noted)
+    event.listen(Engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(Engine, "before_cursor_execute", note)
 
 
 async def test_what_is_created_can_be_found_by_the_repositorys_own_query(users: UserRepository) -> None:
@@ -261,6 +290,71 @@ async def test_an_entity_that_somebody_else_changed_is_not_overwritten(database:
     with pytest.raises(Exception, match="expected to update 1 row"):
         async with database.transaction() as session:
             (await session.merge(stale, load=False)).name = "mine"
+
+
+async def test_an_update_without_values_returns_the_row_as_it_is(session: AsyncSession) -> None:
+    tags = BaseRepository[Tag, int](Tag, session)
+    created = await tags.create(into=TagOut, label="red")
+    assert await tags.update(created.id, into=TagOut) == created
+    assert await tags.update(99, into=TagOut) is None
+    entity = await tags.update(created.id)
+    assert entity is not None
+    assert entity.label == "red"
+
+
+async def test_an_update_without_values_is_refused_for_a_row_that_the_caller_may_not_change(
+    session: AsyncSession,
+) -> None:
+    tags = BaseRepository[Tag, int](Tag, session)
+    created = await tags.create(into=TagOut, label="red")
+    tags.restrict(true(), Tag.label == "blue")
+    with pytest.raises(NotAllowed):
+        await tags.update(created.id, into=TagOut)
+
+
+async def test_an_update_without_values_still_counts_as_a_change_of_a_versioned_row(users: UserRepository) -> None:
+    created = await users.create(email="a")
+    changed = await users.update(created.id)
+    assert changed is not None
+    assert changed.version == 2
+
+
+@pytest.mark.parametrize("uses_orm", [False, True])
+async def test_forty_thousand_ids_are_one_statement(session: AsyncSession, *, uses_orm: bool) -> None:
+    tags = BaseRepository[Tag, int](Tag, session)
+    created = await tags.create(into=TagOut, label="red")
+    if uses_orm:
+        assert [tag.id for tag in await tags.get_many(range(40_000))] == [created.id]
+    else:
+        assert await tags.get_many(range(40_000), into=TagOut) == [created]
+
+
+@pytest.mark.parametrize("uses_orm", [False, True])
+async def test_the_number_of_expected_versions_does_not_change_the_statement(
+    database: Database, seen_by_the_driver: list[str], *, uses_orm: bool
+) -> None:
+    async with database.transaction() as session:
+        if uses_orm:
+            await session.connection()
+        users = UserRepository(User, session)
+        created = await users.create(email="a", into=UserName)
+        seen_by_the_driver.clear()
+        for expected in (1, [1, 2], frozenset(range(9_000)), range(40_000)):
+            changed = await users.update(created.id, into=UserName, expected_version=expected, name="x")
+            assert changed is not None
+            with pytest.raises(StaleVersion):
+                await users.delete(created.id, expected_version=[one + 100_000 for one in range(1, 3)])
+    changes = {text for text in seen_by_the_driver if text.startswith(("UPDATE", "DELETE"))}
+    assert len(changes) == 2
+
+
+async def test_the_number_of_ids_does_not_change_the_statement(
+    database: Database, seen_by_the_driver: list[str]
+) -> None:
+    async with database.read() as session:
+        for ids in ([], [1], range(9_000)):
+            await UserRepository(User, session).get_many(ids, into=UserName)
+    assert len(set(seen_by_the_driver)) == 1
 
 
 async def test_a_read_session_refuses_to_write(database: Database) -> None:

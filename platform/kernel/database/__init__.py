@@ -1,6 +1,7 @@
 """Databases: engines and sessions, repositories, pages, and the columns that many tables share."""
 
 from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVersion
+from kernel.database.membership import any_of
 from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
 from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
 from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit
@@ -23,6 +24,7 @@ __all__ = [
     "UtcDateTime",
     "Versioned",
     "after_commit",
+    "any_of",
     "new_metadata",
     "utc_now",
 ]

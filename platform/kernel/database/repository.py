@@ -13,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from kernel.database import statements
 from kernel.database.direct import Rows
 from kernel.database.errors import NotAllowed, ReadOnlySession, StaleVersion
+from kernel.database.membership import any_of
 from kernel.database.paging import Page, PageRequest, Sort
 from kernel.database.session import LazySession, ReadSession
 
@@ -72,8 +73,8 @@ class BaseRepository(Generic[ModelType, IDType]):
     async def get_many(
         self, ids: Iterable[IDType], *, into: type[Schema] | None = None
     ) -> list[ModelType] | list[Schema]:
-        """Those rows that exist of `ids`, by primary key."""
-        statement = self.select().where(self._id.in_(list(ids))).order_by(self._id)
+        """Return those rows of `ids` that exist, ordered by primary key. The ids are one parameter of one statement."""
+        statement = self.select().where(any_of(self._id, ids)).order_by(self._id)
         return await (self.all(statement) if into is None else self.all(statement, into=into))
 
     @overload
@@ -179,13 +180,17 @@ class BaseRepository(Generic[ModelType, IDType]):
     ) -> ModelType | Schema | None:
         """Change columns of one row and return it, or None where there is no such row.
 
-        A model with a version gets the next one. Raises StaleVersion where the row's is not `expected_version`, and
-        NotAllowed where it is not the caller's (restrict).
+        A model with a version gets the next one. Without values, a model without version and timestamps stays as it
+        is. Raises StaleVersion where the row's version is not `expected_version`, and NotAllowed where the row is not
+        the caller's (restrict).
         """
         self._must_write()
         versions = self._versions(expected_version)
         changed: ModelType | Schema | None
-        if into is None:
+        if not values and not statements.changes_itself(self.model):
+            unchanged = select(self.model).where(*self._row(id_, versions))
+            changed = await (self.one(unchanged) if into is None else self.one(unchanged, into=into))
+        elif into is None:
             statement = self._change(id_, versions, values).returning(self.model)
             changed = await self.session.scalar(statement, execution_options={"populate_existing": True})
         else:
@@ -283,7 +288,7 @@ class BaseRepository(Generic[ModelType, IDType]):
     ) -> Rows | None:
         """The rows of a statement that writes `values`, run on the driver; None if the ORM must write them.
 
-        It must if it may know of the row, and if a value or the versions cannot be parameters.
+        It must if it may know of the row, and if a value cannot be a parameter.
         """
         session = self._direct_session
         if session is None or not statements.is_one_table(self.model):
@@ -293,11 +298,9 @@ class BaseRepository(Generic[ModelType, IDType]):
             return None
         if id_ is None:
             return await session.fetch(build(), parameters)
-        if versions is not None and len(versions) != 1:
-            return None
         parameters |= {statements.ID: id_, **self._known}
         if versions is not None:
-            [parameters[statements.VERSION]] = versions
+            parameters[statements.VERSIONS] = list(versions)
         return await session.fetch(build(of_version=versions is not None), parameters)
 
     @property
@@ -331,7 +334,7 @@ class BaseRepository(Generic[ModelType, IDType]):
     def _row(self, id_: IDType, versions: Collection[int] | None) -> list[ColumnElement[bool]]:
         """What a row must fulfil to be changed."""
         version = statements.version_of(self.model)
-        conditions = [self._id == id_] + ([] if versions is None or version is None else [version.in_(versions)])
+        conditions = [self._id == id_] + ([] if versions is None or version is None else [any_of(version, versions)])
         return conditions + ([] if self._own is None else [statements.with_values(self._own, self._known)])
 
     def _change(self, id_: IDType, versions: Collection[int] | None, values: Mapping[str, Any]) -> Update:

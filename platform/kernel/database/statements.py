@@ -27,9 +27,11 @@ from sqlalchemy.sql.dml import ReturningDelete
 from sqlalchemy.sql.visitors import replacement_traverse
 from sqlalchemy.util import LRUCache
 
+from kernel.database.membership import ListOf, of_parameter
+
 # Parameters, by names that no column has.
 ID = "kernel__id"
-VERSION = "kernel__version"
+VERSIONS = "kernel__versions"
 LIMIT = bindparam("kernel__limit", type_=Integer)
 OFFSET = bindparam("kernel__offset", type_=Integer)
 
@@ -59,6 +61,12 @@ def version_of(model: Model) -> InstrumentedAttribute[int] | None:
 
 
 @cache
+def changes_itself(model: Model) -> bool:
+    """Whether an UPDATE that is given no values still sets some: the next version, or the time of the change."""
+    return version_of(model) is not None or any(column.onupdate is not None for column in inspect(model).columns)
+
+
+@cache
 def columns_of(model: Model, schema: type[BaseModel]) -> tuple[InstrumentedAttribute[Any], ...]:
     """The columns that a schema's fields name. Raises TypeError for a field that is no column."""
     columns = inspect(model).column_attrs
@@ -83,7 +91,7 @@ def insertion(model: Model, schema: type[BaseModel]) -> Insert:
 
 @cache
 def change(model: Model, schema: type[BaseModel], only: Condition = None, *, of_version: bool) -> Update:
-    """The columns that are given as parameters, in the row ID, if it has the version VERSION."""
+    """The columns that are given as parameters, in the row ID, if it has one of VERSIONS."""
     table: Any = inspect(model).local_table
     statement = update(table).where(*_row(model, only, of_version=of_version)).returning(*columns_of(model, schema))
     version = version_of(model)
@@ -92,7 +100,7 @@ def change(model: Model, schema: type[BaseModel], only: Condition = None, *, of_
 
 @cache
 def deletion(model: Model, only: Condition = None, *, of_version: bool) -> ReturningDelete[Any]:
-    """The row ID, if it has the version VERSION; gives its key."""
+    """The row ID, if it has one of VERSIONS; gives its key."""
     table: Any = inspect(model).local_table
     return delete(table).where(*_row(model, only, of_version=of_version)).returning(primary_key_of(model))
 
@@ -101,7 +109,7 @@ def _row(model: Model, only: Condition, *, of_version: bool) -> list[ColumnEleme
     key, version = primary_key_of(model), version_of(model)
     conditions = [key == bindparam(ID, type_=key.type)] + ([] if only is None else [only])
     if of_version and version is not None:
-        conditions.append(version == bindparam(VERSION, type_=version.type))
+        conditions.append(of_parameter(version, bindparam(VERSIONS, type_=ListOf(version.type))))
     return conditions
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import and_, func, or_, select, update
 
+from kernel.database import any_of
 from kernel.messaging.outbox import Outbox
 from kernel.messaging.tables import State, clock
 
@@ -54,7 +55,7 @@ async def find(outbox: Outbox, states: Iterable[State], ids: Sequence[int] = ())
     """The newest rows in these states, or of these ids."""
     columns = outbox.table.c
     statement = select(outbox.table).order_by(columns.id.desc()).limit(_SHOWN)
-    statement = statement.where(columns.id.in_(ids) if ids else columns.state.in_(list(states)))
+    statement = statement.where(any_of(columns.id, ids) if ids else any_of(columns.state, states))
     async with outbox.database.read() as session:
         return [dict(row) for row in (await session.execute(statement)).mappings()]
 
@@ -62,7 +63,7 @@ async def find(outbox: Outbox, states: Iterable[State], ids: Sequence[int] = ())
 async def retry(outbox: Outbox, ids: Sequence[int] = ()) -> list[int]:
     """Begin anew with what was abandoned (all of it, or these ids), and try at once what is to be tried later."""
     columns = outbox.table.c
-    chosen = [columns.id.in_(ids)] if ids else []
+    chosen = [any_of(columns.id, ids)] if ids else []
     anew = update(outbox.table).where(columns.state == State.ABANDONED, *chosen)
     soon = update(outbox.table).where(columns.state == State.FAILED, *chosen).values(due_at=clock())
     anew = anew.values(state=State.PENDING, attempts=0, due_at=clock(), finished_at=None)
