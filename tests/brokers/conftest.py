@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kernel.messaging.broker import Broker
-from tests.brokers.servers import Nats, RabbitMQ, Redis, Server, require
+from tests.brokers.servers import Nats, NewestNats, RabbitMQ, Redis, Server, require
 
-KINDS: dict[str, type[Server]] = {"nats": Nats, "rabbitmq": RabbitMQ, "redis": Redis}
+KINDS: dict[str, type[Server]] = {"nats": Nats, "newest nats": NewestNats, "rabbitmq": RabbitMQ, "redis": Redis}
 
 
 @pytest.fixture(scope="session")

