@@ -87,7 +87,11 @@ class ContractError(Exception):
 
 
 class ContractUnavailable(Exception):
-    """Nobody who provides the contract can be reached, or what answers does not keep to it."""
+    """The contract cannot be used: its provider is down, late or busy, or (ContractBroken) does not keep to it."""
+
+
+class ContractBroken(ContractUnavailable):
+    """The provider answered with an error or with another type, or there is none: asking again does not help."""
 
 
 class CallInTransaction(Exception):
@@ -138,9 +142,7 @@ def use(contract: type[Contract]) -> Any:
         ports: Mapping[type[Contract], Contract] = connection.app.state.ports
         if contract not in ports:
             owner = contract.__module__.rpartition(".")[0]
-            raise ContractUnavailable(
-                f"No enabled module provides {contract.__name__}: add {owner} to ENABLED_MODULES."
-            )
+            raise ContractBroken(f"No enabled module provides {contract.__name__}: add {owner} to ENABLED_MODULES.")
         return ports[contract]
 
     return Depends(port)

@@ -24,8 +24,9 @@ from kernel.settings import HttpClientSettings
 
 # RFC 9110, section 9.2.2. Any other method is idempotent if it carries an Idempotency-Key.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-_OUT_OF_ORDER = _RETRIED_STATUSES - {429}
+# Statuses that say "not now": the upstream, or a proxy before it, is busy, down or late.
+OUTAGES = frozenset({429, 502, 503, 504})
+_OUT_OF_ORDER = OUTAGES - {429}
 # Nothing was sent yet, so that even a POST may be tried again. Not PoolTimeout: we ourselves are the bottleneck then.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 # The connection broke, and the upstream may or may not have done what was asked.
@@ -214,7 +215,7 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
             else:
                 asked_for = _retry_after(response)
                 pause = self._backoff(attempt) if asked_for is None else asked_for
-                is_retried = response.status_code in _RETRIED_STATUSES and _is_repeatable(request)
+                is_retried = response.status_code in OUTAGES and _is_repeatable(request)
                 if not (is_retried and self._has_room(attempt, pause, deadline) and circuit.takes_retry()):
                     return response
                 await _discard(response, request)

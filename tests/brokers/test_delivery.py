@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from kernel.messaging.broker import Broker
+from kernel.messaging.broker import Broker, BrokerUnavailable
+from kernel.messaging.brokers.link import Refused
+from tests.brokers.servers import Nats, Redis, Server
 from tests.brokers.taker import NAME, Taker, until
 
 NewBroker = Callable[..., Broker]
@@ -21,6 +23,26 @@ async def test_a_message_arrives_as_the_bytes_that_were_sent(new_broker: NewBrok
         await broker.send(body, NAME, f"id{number}")
     await until(lambda: len(taker) == len(bodies))
     assert set(taker.taken) == set(bodies)
+
+
+async def test_a_message_that_is_too_large_for_the_broker_is_refused_for_good(
+    new_broker: NewBroker, server: Server
+) -> None:
+    """Redis takes half a gigabyte, which is more than a message may have (MESSAGING_MAX_MESSAGE_BYTES)."""
+    if isinstance(server, Redis):
+        pytest.skip("Redis has no limit below half a gigabyte")
+    broker = new_broker(send_timeout_seconds=30)
+    await broker.start()
+    with pytest.raises(Refused):
+        await broker.send(b"x" * ((2 << 20) if isinstance(server, Nats) else (129 << 20)), NAME, "1")
+
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                await broker.send(b"small", NAME, "2")
+                break
+            except BrokerUnavailable:  # RabbitMQ has closed the channel, which is opened anew
+                await asyncio.sleep(0.1)
 
 
 async def test_a_group_gets_all_its_names_and_no_other(new_broker: NewBroker) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from kernel.contracts import CallInTransaction, ContractUnavailable
+from kernel.contracts import CallInTransaction, ContractBroken, ContractUnavailable
 from kernel.remote.deadline import until
 from tests.kernel.https_server import Call, Drop, Reply
 from tests.kernel.two_sides import Forward, Sides, two_sides
@@ -71,6 +71,20 @@ async def test_a_declared_error_arrives_as_the_same_class_with_its_fields(sides:
     with pytest.raises(sides.contract.SoldOut, match="Nothing is left"):
         await sides.prices.fail("sold out")
     assert sides.done == [("fail", "too many"), ("fail", "sold out")], "an error is an answer: nobody asks again"
+
+
+@pytest.mark.parametrize(
+    ("status", "is_outage"),
+    [(401, False), (404, False), (422, False), (429, True), (500, False), (502, True), (503, True), (504, True)],
+)
+async def test_only_an_answer_that_says_not_now_is_an_outage(tmp_path: Path, status: int, is_outage: bool) -> None:
+    async def answered(_call: Call, _forward: Forward) -> Reply | Drop:
+        return Reply(status, {"content-type": "application/json"}, b"{}")
+
+    async with two_sides(tmp_path, answered) as sides:
+        with pytest.raises(ContractUnavailable, match=f"Prices.change was answered with {status}") as caught:
+            await sides.prices.change("tea", sides.contract.Price(cents=1))
+        assert isinstance(caught.value, ContractBroken) is not is_outage
 
 
 @pytest.mark.parametrize(("how", "said"), [("other", "500"), ("lie", "500")])

@@ -8,7 +8,8 @@ from importlib import import_module
 
 import structlog
 
-from kernel.messaging.brokers.link import Link, Subscription
+from kernel.messaging.brokers.link import Link, Refused, Subscription
+from kernel.messaging.outages import Outage
 from kernel.patience import heard
 
 _log = structlog.get_logger("kernel.messaging")
@@ -25,7 +26,7 @@ _TEND_EVERY = 10
 _LET_FINISH_SECONDS = 2.0
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailable(Outage):
     """The broker did not confirm, or there is no connection to it; says why."""
 
 
@@ -89,13 +90,18 @@ class Broker:
             await self._closing
 
     async def send(self, body: bytes, name: str, message_id: str) -> None:
-        """Returns when the broker has stored the message; raises BrokerUnavailable in bounded time, and then it may
-        have been stored all the same.
+        """Return when the broker has stored the message.
+
+        Raises BrokerUnavailable in bounded time, and then it may have been stored all the same; Refused for a message
+        that this broker will never take.
         """
         link = self._connected()
         try:
             async with asyncio.timeout(self._send_timeout):
                 await link.send(body, name, message_id)
+        except Refused:
+            self._doubted.set()
+            raise
         except Exception as error:
             self._doubted.set()
             raise BrokerUnavailable(f"The broker has not confirmed a message {name}: {error!r}") from error

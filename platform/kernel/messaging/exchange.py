@@ -20,6 +20,7 @@ from kernel.messaging.broker import Broker, BrokerUnavailable
 from kernel.messaging.envelope import Envelope
 from kernel.messaging.handlers import Handler, HandlerError
 from kernel.messaging.message import Message
+from kernel.messaging.outages import Failed, Outage, is_outage
 from kernel.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox, Wanted
 from kernel.messaging.relay import Relay, Target
 from kernel.messaging.tables import State, clock
@@ -32,6 +33,7 @@ _log = structlog.get_logger("kernel.messaging")
 _PURGE_EVERY_SECONDS = 600.0
 _PURGED_AT_ONCE = 1000
 _DAY_SECONDS = 86_400.0
+_SEND_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Exchange:
         names: dict[str, type[Message]] = {}
         for module in modules:
             if module.outbox is not None:
-                outbox = Outbox(module.name, module.database, module.outbox, notifies=settings.listen)
+                options = {"notifies": settings.listen, "max_bytes": settings.max_message_bytes}
+                outbox = Outbox(module.name, module.database, module.outbox, **options)
                 outbox.subscribers_of = self.subscribers_of
                 self.outboxes[module.name] = module.database.outbox = outbox
             for handler in module.handlers:
@@ -87,6 +90,7 @@ class Exchange:
             self.broker = Broker(
                 settings.broker_url.get_secret_value(),
                 prefix=settings.broker_prefix,
+                send_timeout_seconds=min(_SEND_SECONDS, settings.handler_timeout_seconds),
                 lease_seconds=settings.handler_timeout_seconds,
             )
             self.targets[BROKER] = Target(Wanted(), partial(self._send, self.broker), self.broker.is_connected)
@@ -141,7 +145,25 @@ class Exchange:
         return purged
 
     async def _deliver(self, module: Correspondent, handler: Handler, delivery: Delivery) -> None:
-        await self._handle(module, handler, delivery.envelope, is_first=delivery.attempt == 1)
+        await self._handle_in_time(
+            module, handler, delivery.envelope, self._settings.handler_timeout_seconds, is_first=delivery.attempt == 1
+        )
+
+    async def _handle_in_time(
+        self, module: Correspondent, handler: Handler, envelope: Envelope, seconds: float, *, is_first: bool
+    ) -> None:
+        """Handle a message within so many seconds. Raises Outage, Failed, and what the handler raises."""
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                await self._handle(module, handler, envelope, is_first=is_first)
+        except Exception as error:
+            if limit.expired():
+                why = f"it was not done within {seconds:g} s (MESSAGING_HANDLER_TIMEOUT_SECONDS)"
+                raise Failed(why) from error
+            if await is_outage(error, module.database):
+                raise Outage(f"{type(error).__name__}: {error}") from error
+            raise
 
     async def _handle(
         self, module: Correspondent, handler: Handler, envelope: Envelope, *, is_first: bool = False

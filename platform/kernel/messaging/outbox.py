@@ -66,9 +66,15 @@ class Delivery(NamedTuple):
 class Outbox:
     """The outbox of one module, in its own database."""
 
-    def __init__(self, module: str, database: Database, table: Table, *, notifies: bool = True) -> None:
-        """`notifies`: tell the relays of other processes, where the database can (PostgreSQL)."""
+    def __init__(
+        self, module: str, database: Database, table: Table, *, notifies: bool = True, max_bytes: int = 1_000_000
+    ) -> None:
+        """`notifies`: tell the relays of other processes, where the database can (PostgreSQL).
+
+        `max_bytes`: the largest message that may be published.
+        """
         self.module = module
+        self.max_bytes = max_bytes
         self.database = database
         self.table = table
         # Who gets the message of a name. The kernel fills it in when it knows all modules.
@@ -240,8 +246,8 @@ def _envelope(columns: Any) -> Envelope:
 async def publish(message: Message) -> None:
     """Tell whoever subscribes, if and only if the transaction that we are in commits.
 
-    Raises PublishError outside of a transaction, for a message that is another module's, and for one that nobody
-    could read.
+    Raises PublishError outside of a transaction, for a message of another module, and for one that is too large or
+    could not be read again.
     """
     session = next(open_sessions(), None)
     name = message.message_name()
@@ -261,5 +267,10 @@ async def publish(message: Message) -> None:
     if owner != outbox.module:
         raise PublishError(f"{name} is a message of {owner}; {outbox.module} may publish its own only.")
     envelope = Envelope.of(message)
+    if (size := len(envelope.to_json())) > outbox.max_bytes:
+        raise PublishError(
+            f"{name} has {size} bytes, more than the {outbox.max_bytes} of MESSAGING_MAX_MESSAGE_BYTES: keep what is "
+            "large in your own tables, and publish its id."
+        )
     if subscribers := tuple(outbox.subscribers_of(name)):
         await outbox.add(session, envelope, subscribers)

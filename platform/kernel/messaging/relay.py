@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from kernel.contracts import ContractUnavailable
-from kernel.database import DatabaseUnavailable
+from kernel.messaging.outages import Failed, Outage
 from kernel.messaging.outbox import BROKER, Delivery, Limits, Outbox, Wanted
 from kernel.messaging.tables import State
 from kernel.observability.tracing import Tracing
@@ -31,8 +30,8 @@ _LAST_WORDS_SECONDS = 2.0
 _POLLS_SAVED = 10
 # The last places are for subscribers that have none yet.
 _RESERVED = 2
-# No fault of the message: it is tried again without counting.
-_OUTAGES = (DatabaseUnavailable, ContractUnavailable)
+# The longest pause of a subscriber after outages: then one message is tried, to see whether it is over.
+_LONGEST_REST_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,21 @@ class Target:
     """Where a message can be delivered: what is understood there, and how it gets there."""
 
     wanted: Wanted
+    # Raises Outage where trying again can help. Bounded in time.
     deliver: Callable[[Delivery], Awaitable[None]]
     # Whether it makes sense to try; what cannot be delivered now stays where it is, and no attempt is counted.
     is_open: Callable[[], bool] = lambda: True
     # How many may be under way together, whatever place there is.
     at_once: int = sys.maxsize
+
+
+@dataclass
+class _Rest:
+    """The pause of one subscriber after an outage, which doubles until a delivery is answered."""
+
+    seconds: float
+    # By time.monotonic. Afterwards one message at a time is tried.
+    until: float
 
 
 class Relay:
@@ -66,6 +75,7 @@ class Relay:
         self._in_hand: Counter[tuple[str, str]] = Counter()
         # Where somebody may have more to take, and had to leave it.
         self._held_back: set[Outbox] = set()
+        self._rests: dict[tuple[str, str], _Rest] = {}
         self._most = max(1, settings.concurrency // 2)
         self._running: set[asyncio.Task[None]] = set()
         self._is_stopping = False
@@ -109,7 +119,11 @@ class Relay:
         able: dict[str, Wanted] = {}
         room = 0
         for name, target in self._routes[outbox].items():
-            left = min(self._most if has_room else 1, target.at_once) - self._in_hand[outbox.module, name]
+            rest = self._rests.get((outbox.module, name))
+            if rest is not None and time.monotonic() < rest.until:
+                continue
+            most_at_once = min(self._most if has_room and rest is None else 1, target.at_once)
+            left = most_at_once - self._in_hand[outbox.module, name]
             if left <= 0:
                 self._held_back.add(outbox)
             elif self._free and target.is_open():
@@ -187,19 +201,18 @@ class Relay:
         who = outbox.module if delivery.subscriber == BROKER else delivery.subscriber.partition(".")[0]
         with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id, module=who):
             started_at = time.perf_counter()
-            limit = asyncio.timeout(self._settings.handler_timeout_seconds)
             try:
-                async with limit:
-                    with self._traced(delivery):
-                        await target.deliver(delivery)
+                with self._traced(delivery):
+                    await target.deliver(delivery)
             except (Exception, asyncio.CancelledError) as error:  # a handler may fail in any way
                 if _is_cancelled():
                     with suppress(Exception):
                         async with asyncio.timeout(_LAST_WORDS_SECONDS):
                             await outbox.give_back(delivery, "stopped before it was done", 0)
                     raise asyncio.CancelledError from error
-                await self._failed(outbox, delivery, error, is_late=limit.expired())
+                await self._failed(outbox, delivery, error)
                 return False
+            self._rests.pop((outbox.module, delivery.subscriber), None)
             is_ours = await outbox.complete(delivery)
             seconds = round(time.perf_counter() - started_at, 4)
             _log.debug("message delivered", **_described(delivery), seconds=seconds, is_ours=is_ours)
@@ -212,30 +225,48 @@ class Relay:
         envelope = delivery.envelope
         return self._tracing.message(verb, envelope.name, delivery.subscriber, envelope.context)
 
-    async def _failed(self, outbox: Outbox, delivery: Delivery, error: BaseException, *, is_late: bool) -> None:
+    async def _failed(self, outbox: Outbox, delivery: Delivery, error: BaseException) -> None:
         settings = self._settings
-        reason = f"{type(error).__name__}: {error}"
-        if is_late:
-            seconds = settings.handler_timeout_seconds
-            reason = f"it was not done within {seconds:g} s (MESSAGING_HANDLER_TIMEOUT_SECONDS)"
-        is_outage = delivery.subscriber == BROKER or (isinstance(error, _OUTAGES) and not is_late)
-        if delivery.attempt >= settings.max_attempts and not is_outage:
-            _log.error("message abandoned", **_described(delivery), reason=reason, exc_info=error)
-            await outbox.fail(delivery, reason, None)
-            return
-        ceiling = min(settings.max_backoff_seconds, settings.backoff_seconds * 2 ** min(delivery.attempt - 1, 30))
-        pause = ceiling * random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
-        # Of an outage one sentence is enough; of a handler, where in its code it failed.
-        where = None if is_outage else error
-        _log.warning(
-            "message failed", **_described(delivery), reason=reason, again_in_seconds=round(pause, 2), exc_info=where
-        )
-        if is_outage and delivery.subscriber != BROKER:
-            pause = max(pause, settings.poll_seconds)
-            await outbox.give_back(delivery, reason, pause)
+        if isinstance(error, Outage):
+            pause = self._rest(outbox.module, delivery.subscriber)
+            _log.warning(
+                "message waits for the end of an outage",
+                **_described(delivery),
+                reason=str(error),
+                again_in_seconds=round(pause, 2),
+            )
+            await outbox.give_back(delivery, str(error), pause)
         else:
+            self._rests.pop((outbox.module, delivery.subscriber), None)
+            reason = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            if delivery.attempt >= settings.max_attempts:
+                _log.error("message abandoned", **_described(delivery), reason=reason, exc_info=error)
+                await outbox.fail(delivery, reason, None)
+                return
+            pause = min(settings.max_backoff_seconds, settings.backoff_seconds * 2 ** min(delivery.attempt - 1, 30))
+            pause *= random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
+            _log.warning(
+                "message failed",
+                **_described(delivery),
+                reason=reason,
+                again_in_seconds=round(pause, 2),
+                exc_info=error,
+            )
             await outbox.fail(delivery, reason, pause)
         asyncio.get_running_loop().call_later(pause, outbox.is_due.set)
+
+    def _rest(self, module: str, subscriber: str) -> float:
+        """Pause a subscriber after an outage; return the seconds. Deliveries that were under way count once."""
+        settings, now = self._settings, time.monotonic()
+        rest = self._rests.get((module, subscriber))
+        if rest is None:
+            rest = self._rests[module, subscriber] = _Rest(max(settings.backoff_seconds, settings.poll_seconds), now)
+        elif now >= rest.until:
+            rest.seconds *= 2
+        if now >= rest.until:
+            rest.seconds = min(rest.seconds, settings.max_backoff_seconds, _LONGEST_REST_SECONDS)
+            rest.until = now + rest.seconds * random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
+        return rest.until - now
 
 
 def _is_cancelled() -> bool:

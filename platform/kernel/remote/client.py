@@ -13,8 +13,8 @@ import structlog
 from pydantic import ValidationError
 from structlog.contextvars import get_contextvars
 
-from kernel.contracts import CallRule, Contract, ContractError, ContractUnavailable
-from kernel.http_client import HttpxRestClientPool
+from kernel.contracts import CallRule, Contract, ContractBroken, ContractError, ContractUnavailable
+from kernel.http_client import OUTAGES, HttpxRestClientPool
 from kernel.observability.health import Degraded
 from kernel.remote import deadline
 from kernel.remote.compare import compare
@@ -141,9 +141,7 @@ def _remote_call(wire: WireContract, method: WireMethod, peer: Peer, rule: CallR
             return method.result.validate_json(answer.content)
         except ValidationError as error:
             wrong = "; ".join(f"{one['loc']}: {one['msg']}" for one in error.errors(include_input=False))
-            raise ContractUnavailable(
-                f"{method.call} was answered with another type by {answer.url}: {wrong}"
-            ) from None
+            raise ContractBroken(f"{method.call} was answered with another type by {answer.url}: {wrong}") from None
 
     call.__name__ = method.name
     return call
@@ -180,4 +178,5 @@ def _must_be_200(answer: httpx2.Response, what: str) -> None:
         detail = answer.reason_phrase
     if answer.status_code == 401:
         detail += " Have both sides the same INTERNAL_SECRET, or keys that fit, and the same time?"
-    raise ContractUnavailable(f"{what} was answered with {answer.status_code} by {answer.url}: {detail}")
+    kind = ContractUnavailable if answer.status_code in OUTAGES else ContractBroken
+    raise kind(f"{what} was answered with {answer.status_code} by {answer.url}: {detail}")

@@ -17,6 +17,9 @@ class MessagingSettings(SettingsGroup):
     broker_url: SecretStr | None = None
     # What the names of streams, exchanges and queues begin with: another one for each application on a broker.
     broker_prefix: str = Field("messages", pattern=r"^[a-z0-9_]+$")
+    # The largest message, as JSON with all that goes along. A broker and the other processes must take as much
+    # (INTERNAL_MAX_BODY_BYTES; NATS: max_payload).
+    max_message_bytes: int = Field(1_000_000, gt=0)
     # How many are delivered at once in a process. One subscriber gets at most all but one of these places.
     concurrency: int = Field(8, ge=2)
     # How often to look for what nobody told us of: what another process published on SQLite, or had in hand when it

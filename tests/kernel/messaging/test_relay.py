@@ -1,11 +1,14 @@
 """Who gets the places of a relay, and what happens when something that it needs is not there."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from kernel.app import Application
 from kernel.messaging.envelope import Envelope
 from kernel.messaging.outbox import Delivery, Outbox
 from tests.kernel.messaging.shop import FILES, place, rows, running_shop
@@ -65,6 +68,96 @@ async def ask(message: OrderPlaced) -> None:
 
         await until(all_completed)
         assert {row["attempts"] for row in await rows(app, "shop", "outbox")} == {1}
+
+
+async def test_pauses_grow_while_an_outage_lasts(tmp_path: Path, empty_url: str) -> None:
+    failing = _with(
+        """
+from kernel.contracts import ContractUnavailable
+asked = []
+
+@subscribe(OrderPlaced)
+async def ask(message: OrderPlaced) -> None:
+    asked.append(1)
+    if len(asked) < 6:
+        raise ContractUnavailable("down")
+"""
+    )
+    settings = {"MESSAGING_POLL_SECONDS": "0.05", "MESSAGING_BACKOFF_SECONDS": "0.05"}
+    with structlog.testing.capture_logs() as logs:
+        async with running_shop(tmp_path, empty_url, {"mail/handlers.py": failing}, **settings) as (app, client):
+            await client.post(URL, json={"number": 1})
+
+            async def all_completed() -> bool:
+                return {row["state"] for row in await rows(app, "shop", "outbox")} == {"completed"}
+
+            await until(all_completed)
+    pauses = [log["again_in_seconds"] for log in logs if log["event"] == "message waits for the end of an outage"]
+    assert len(pauses) == 5
+    assert all(0.05 * 2**turn / 2 - 0.01 <= pause <= 0.05 * 2**turn for turn, pause in enumerate(pauses)), pauses
+
+
+async def test_an_outage_of_one_message_does_not_hold_up_the_others(tmp_path: Path, empty_url: str) -> None:
+    failing = FILES["mail/handlers.py"].replace(
+        "    if settings.delay_seconds:",
+        "    if message.number == 7:\n"
+        "        from kernel.contracts import ContractUnavailable\n"
+        "        raise ContractUnavailable('down for this one')\n"
+        "    if settings.delay_seconds:",
+    )
+    settings = {"MESSAGING_POLL_SECONDS": "0.05", "MESSAGING_MAX_BACKOFF_SECONDS": "0.1"}
+    async with running_shop(tmp_path, empty_url, {"mail/handlers.py": failing}, **settings) as (app, client):
+        for number in (7, *range(20, 40)):
+            await client.post(URL, json={"number": number})
+
+        async def others_written() -> bool:
+            return len(await rows(app, "mail", "letters")) == 20
+
+        await until(others_written)
+        [waiting] = [row for row in await rows(app, "shop", "outbox") if row["state"] != "completed"]
+        assert waiting["attempts"] <= 1
+
+
+async def test_a_contract_that_answers_with_an_error_counts_as_an_attempt(tmp_path: Path, empty_url: str) -> None:
+    failing = _with(
+        """
+from kernel.contracts import ContractBroken
+
+@subscribe(OrderPlaced)
+async def ask(message: OrderPlaced) -> None:
+    raise ContractBroken("Prices.of was answered with 500")
+"""
+    )
+    files = {"mail/handlers.py": failing}
+    async with running_shop(tmp_path, empty_url, files, MESSAGING_MAX_ATTEMPTS="2") as (app, client):
+        await client.post(URL, json={"number": 1})
+        assert await until(partial(_abandoned, app)) == [(2, "ContractBroken: Prices.of was answered with 500")]
+
+
+async def test_a_statement_that_always_exceeds_its_timeout_counts_as_an_attempt(tmp_path: Path, empty_url: str) -> None:
+    """The database answers: it is the statement that is slow, and trying it for ever would block its key."""
+    if empty_url.startswith("sqlite"):
+        pytest.skip("SQLite has no timeout for statements")
+    failing = FILES["mail/handlers.py"].replace(
+        "    if settings.delay_seconds:",
+        "    if message.number == 7:\n"
+        "        from sqlalchemy import text\n"
+        "        await letters.session.execute(text('SELECT pg_sleep(20)'))\n"
+        "    if settings.delay_seconds:",
+    )
+    settings = {"MESSAGING_MAX_ATTEMPTS": "2", "DATABASE_COMMAND_TIMEOUT_SECONDS": "0.5"}
+    async with running_shop(tmp_path, empty_url, {"mail/handlers.py": failing}, **settings) as (app, client):
+        for number in (7, 8):
+            await client.post(URL, json={"number": number, "customer": "one"})
+        [(attempts, error)] = await until(partial(_abandoned, app))
+        assert (attempts, error.partition(":")[0]) == (2, "DatabaseUnavailable")
+        await until(lambda: rows(app, "mail", "letters"))
+        assert [row["number"] for row in await rows(app, "mail", "letters")] == [8], "its key goes on"
+
+
+async def _abandoned(app: Application) -> list[tuple[int, str]]:
+    found = [row for row in await rows(app, "shop", "outbox") if row["state"] == "abandoned"]
+    return [(row["attempts"], row["error"]) for row in found]
 
 
 async def test_a_handler_that_cancels_itself_has_failed(tmp_path: Path, empty_url: str) -> None:

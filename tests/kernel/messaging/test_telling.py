@@ -95,6 +95,13 @@ async def test_a_message_published_where_nothing_is_written_is_refused(tmp_path:
         assert "publish in a POST, PUT, PATCH or DELETE" in str(answer.json()["traceback"])
 
 
+async def test_a_message_that_is_too_large_is_refused_when_it_is_published(tmp_path: Path, empty_url: str) -> None:
+    async with running_shop(tmp_path, empty_url, MESSAGING_MAX_MESSAGE_BYTES="400") as (_app, client):
+        assert (await client.post(URL, json={"number": 1})).status_code == 201
+        refused = await client.post(URL, json={"number": 2, "customer": "c" * 150})
+        assert "more than the 400 of MESSAGING_MAX_MESSAGE_BYTES" in str(refused.json()["traceback"])
+
+
 async def test_a_message_of_another_module_is_refused(tmp_path: Path, empty_url: str) -> None:
     class Foreign(Message):
         number: int

@@ -18,6 +18,10 @@ Take = Callable[[bytes], Awaitable[None]]
 _GRACE_SECONDS = 5.0
 
 
+class Refused(Exception):
+    """The broker will never take the message, for instance because it is too large; says why."""
+
+
 @dataclass(frozen=True)
 class Subscription:
     """Which messages a group takes, and what takes them."""
@@ -47,7 +51,7 @@ class Link(ABC):
 
     @abstractmethod
     async def send(self, body: bytes, name: str, message_id: str) -> None:
-        """Returns when the message is stored."""
+        """Return when the message is stored. Raises Refused where trying again cannot help."""
 
     @abstractmethod
     async def ping(self) -> None:

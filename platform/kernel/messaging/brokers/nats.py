@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 
 from faststream.nats import JStream, NatsBroker, PullSub
-from nats.errors import ConnectionClosedError, Error
+from nats.errors import ConnectionClosedError, Error, MaxPayloadError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType
 from nats.js.errors import NotFoundError
 
-from kernel.messaging.brokers.link import Link
+from kernel.messaging.brokers.link import Link, Refused
 
 # A message that arrives meanwhile is given at once.
 _FETCH_SECONDS = 5.0
@@ -81,14 +81,17 @@ class Opened(Link):
     async def send(self, body: bytes, name: str, message_id: str) -> None:
         # The id: JetStream drops what comes a second time within two minutes.
         headers = {"Nats-Msg-Id": message_id}
-        await self._broker.publish(
-            body,
-            self._subject(name),
-            headers=headers,
-            stream=self._prefix,
-            correlation_id=message_id,
-            timeout=_PUBLISH_SECONDS,
-        )
+        try:
+            await self._broker.publish(
+                body,
+                self._subject(name),
+                headers=headers,
+                stream=self._prefix,
+                correlation_id=message_id,
+                timeout=_PUBLISH_SECONDS,
+            )
+        except MaxPayloadError as error:
+            raise Refused(f"{len(body)} bytes are more than the server's max_payload") from error
 
     async def ping(self) -> None:
         if not self._connection.is_connected:  # `flush` says nothing then

@@ -5,14 +5,16 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from aio_pika.exceptions import PublishError
+from aio_pika.exceptions import ChannelPreconditionFailed, PublishError
 from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 
-from kernel.messaging.brokers.link import Link
+from kernel.messaging.brokers.link import Link, Refused
 
 
 class Opened(Link):
     """A connection to RabbitMQ."""
+
+    _is_lost = False
 
     async def open(self) -> None:
         channel = Channel(prefetch_count=self._prefetch, publisher_confirms=True, on_return_raises=True)
@@ -40,10 +42,16 @@ class Opened(Link):
             await self._publish(body, queue.name, message_id, RabbitExchange())
 
     async def _publish(self, body: bytes, key: str, message_id: str | None, exchange: RabbitExchange) -> None:
-        await self._broker.publish(body, exchange=exchange, routing_key=key, correlation_id=message_id, persist=True)
+        try:
+            await self._broker.publish(
+                body, exchange=exchange, routing_key=key, correlation_id=message_id, persist=True
+            )
+        except ChannelPreconditionFailed as error:
+            self._is_lost = True  # the server has closed the channel
+            raise Refused(str(error)) from error
 
     async def ping(self) -> None:
-        if not self._connection.connected.is_set():
+        if self._is_lost or not self._connection.connected.is_set():
             raise ConnectionError("the connection is closed")
         await self._pings.declare_exchange(self._prefix, passive=True, robust=False)
 
