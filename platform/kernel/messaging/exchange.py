@@ -70,8 +70,13 @@ class Exchange:
         names: dict[str, type[Message]] = {}
         for module in modules:
             if module.outbox is not None:
-                options = {"notifies": settings.listen, "max_bytes": settings.max_message_bytes}
-                outbox = Outbox(module.name, module.database, module.outbox, **options)
+                outbox = Outbox(
+                    module.name,
+                    module.database,
+                    module.outbox,
+                    notifies=settings.listen,
+                    max_bytes=settings.max_message_bytes,
+                )
                 outbox.subscribers_of = self.subscribers_of
                 self.outboxes[module.name] = module.database.outbox = outbox
             for handler in module.handlers:
