@@ -51,6 +51,13 @@ class CircuitOpen(UpstreamFailed):
     """The upstream has failed so often that it is not asked for a while."""
 
 
+def is_outage(error: BaseException) -> bool:
+    """Return whether an upstream cannot be reached, does not answer in time, or says "not now"."""
+    if isinstance(error, httpx2.HTTPStatusError):
+        return error.response.status_code in OUTAGES
+    return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | CircuitOpen)
+
+
 class HttpxRestClientPool:
     """The application's HTTP client. Open while the application runs: `async with pool:`."""
 

@@ -8,14 +8,11 @@ is abandoned and does not block its key.
 import asyncio
 from collections.abc import Iterator
 
-import httpx2
-
 from kernel.contracts import ContractBroken, ContractUnavailable
 from kernel.database import Database, DatabaseUnavailable
 from kernel.database.errors import PoolExhausted, code_of
-from kernel.http_client import OUTAGES, CircuitOpen
+from kernel.http_client import is_outage as is_upstream_outage
 
-_UNREACHABLE = (httpx2.TimeoutException, httpx2.NetworkError, CircuitOpen)
 _STATEMENT_TIMED_OUT = "57014"
 _PROBE_SECONDS = 2.0
 
@@ -37,9 +34,7 @@ async def is_outage(error: BaseException, database: Database) -> bool:
             return True
         case DatabaseUnavailable():
             return not _is_late_statement(error) or not await _answers(database)
-        case httpx2.HTTPStatusError():
-            return error.response.status_code in OUTAGES
-    return isinstance(error, (Outage, *_UNREACHABLE))
+    return isinstance(error, Outage) or is_upstream_outage(error)
 
 
 def _is_late_statement(error: BaseException) -> bool:
