@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
@@ -43,6 +44,7 @@ from kernel.web.compression import Compression
 from kernel.web.dispatch import PROBES, Dispatcher, Site
 from kernel.web.docs import add_docs
 from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer, document_problems
+from kernel.web.routes import rest_of, router_for, unknown_kinds
 from kernel.web.shell import Shell
 
 if TYPE_CHECKING:
@@ -283,6 +285,10 @@ class Application(FastAPI):
     """FastAPI with the kernel's layers around its routes, and no others."""
 
     kernel: Kernel
+    # By module, and `internal`.
+    sites: dict[str, Site]
+    # Routes whose policies create_app has checked, and the kernel's own, each of which decides itself who may ask.
+    checked: list[BaseRoute]
 
     # Whether FastAPI's own telemetry has anybody to report to, once that is known. It would ask at every request.
     is_traced = True
@@ -290,9 +296,10 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
         settings = self.kernel.settings
+        self.refuse_unchecked()  # again: what is added after the start is not served either
         self.is_traced = self._native_telemetry.enabled()
         compiles = settings.application.compiled_endpoints
-        app: ASGIApp = Dispatcher(self, self._sites(), _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
+        app: ASGIApp = Dispatcher(self, self.sites, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
         if limit := settings.rate_limit.overall:
             # Probes are not counted, nor are calls that another process of this application has signed.
             app = Overall(app, self.kernel.limits, limit, PROBES, PREFIX)
@@ -346,8 +353,12 @@ class Application(FastAPI):
         else:
             await Starlette.__call__(self, scope, receive, send)
 
-    def _sites(self) -> dict[str, Site]:
-        return self.state.sites  # type: ignore[no-any-return]  # set by create_app
+    def refuse_unchecked(self) -> None:
+        """Raise DiscoveryError for a route without a policy that was added to the application itself."""
+        added = rest_of(self, self.checked)
+        faults = [*unknown_kinds(added), *(_without_policy(added) if self.kernel.settings.auth.enabled else ())]
+        if faults:
+            raise DiscoveryError(f"outside the modules: {one}" for one in faults)
 
 
 def create_app(
@@ -366,6 +377,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        try:
+            app.refuse_unchecked()
+        except DiscoveryError as error:
+            kernel.start_error = error
+            raise
         async with kernel.running():
             if when_started is not None:
                 when_started()
@@ -385,7 +401,8 @@ def create_app(
     app.kernel = kernel
     app.state.kernel = kernel
     app.state.ports = kernel.ports
-    app.state.sites = {}
+    app.sites = {}
+    _refuse(kernel.modules, unknown_kinds)
     if kernel.settings.auth.enabled:
         _refuse(kernel.modules, _without_policy)
     _refuse([module for module in kernel.modules if module.keys is not None], of_nobody)
@@ -399,16 +416,19 @@ def create_app(
             tags: list[Any] = [] if module.router.tags else list(module.tags)
             app.include_router(module.router, prefix=prefix, tags=tags)
             context = kernel.contexts[module.name]
-            route = app.router.routes[-1]
-            app.state.sites[module.name] = Site(module.prefix, route, context, context.settings.max_body_bytes)
+            route, router = app.router.routes[-1], router_for(app, module.router, prefix)
+            app.sites[module.name] = Site(module.prefix, route, router, context, context.settings.max_body_bytes)
     internal = Internal(
         {module.name: list(module.manifest.provides) for module in kernel.modules},
         kernel.ports,
         kernel.settings,
         kernel.tokens,
     )
-    app.mount(PREFIX, internal)
-    app.state.sites["internal"] = Site(PREFIX, app.router.routes[-1], None, kernel.settings.internal.max_body_bytes)
+    mount = Mount(PREFIX, internal)
+    app.router.routes.append(mount)
+    max_body_bytes = kernel.settings.internal.max_body_bytes
+    app.sites["internal"] = Site(PREFIX, mount, APIRouter(routes=[mount]), None, max_body_bytes)
+    app.checked = list(app.router.routes)
     return app
 
 

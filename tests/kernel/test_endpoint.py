@@ -1,10 +1,12 @@
 """Compiled endpoints answer as FastAPI does: each request is made both ways and the answers are compared."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from kernel.app import Application
 from kernel.web.dispatch import Dispatcher
@@ -22,7 +24,7 @@ from fastapi import (
     APIRouter, BackgroundTasks, Body, Cookie, Depends, File, Form, Header, HTTPException, Path, Query, Request,
     Response, Security, UploadFile,
 )
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi.security import HTTPBearer, OAuth2PasswordBearer, SecurityScopes
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -188,6 +190,28 @@ async def answer_response() -> Response:
 @router.get("/answer/class", response_class=PlainTextResponse)
 async def answer_class() -> str:
     return "text"
+
+class Accepted(PlainTextResponse):
+    def __init__(self, content: Any, status_code: int = 202, **options: Any) -> None:
+        super().__init__(content, status_code, **options)
+
+@router.get("/answer/redirect", response_class=RedirectResponse)
+async def answer_redirect() -> str:
+    return "/elsewhere"
+
+@router.get("/answer/redirect/moved", response_class=RedirectResponse, status_code=301)
+async def answer_moved() -> str:
+    return "/elsewhere"
+
+@router.get("/answer/redirect/asked", response_class=RedirectResponse)
+async def answer_asked(response: Response) -> str:
+    response.status_code = 303
+    return "/elsewhere"
+
+@router.get("/answer/accepted", response_class=Accepted)
+async def answer_accepted(response: Response) -> str:
+    response.headers["x-own"] = "1"
+    return "later"
 
 @router.get("/answer/headers")
 async def answer_headers(response: Response) -> int:
@@ -418,6 +442,10 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
             "nothing",
             "response",
             "class",
+            "redirect",
+            "redirect/moved",
+            "redirect/asked",
+            "accepted",
             "headers",
             "emptied",
             "shared",
@@ -455,7 +483,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/nowhere", {}),
     ("GET", "", {}),
     ("POST", "/path/7", {}),
-    ("HEAD", "/path/7", {}),
+    *(("HEAD", path, {}) for path in ("/path/7", "/path/x", "/sync", "/nested/4", "/things", "/order/never/", "/body")),
 ]
 LEFT_TO_FASTAPI = {
     "form",
@@ -550,3 +578,133 @@ async def fails(value: Annotated[int, Depends(swallows, scope="function")]) -> i
         answer = await client.get(BASE)
     assert answer.status_code == 500
     assert "swallowed an exception" in answer.text
+
+
+async def test_a_response_class_keeps_its_own_status(tmp_path: Path) -> None:
+    async with running_project(write_migration(tmp_path, "probe"), FILES) as (_, client):
+        asked = [await client.get(f"{BASE}/answer/{name}") for name in ("redirect", "redirect/moved", "accepted")]
+    assert [one.status_code for one in asked] == [307, 301, 202]
+    assert asked[0].headers["location"] == "/elsewhere"
+
+
+OVERRIDES = """
+from fastapi import APIRouter, HTTPException
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+
+class Handler(APIRoute):
+    def get_route_handler(self):
+        inner = super().get_route_handler()
+        async def handler(request):
+            if "x-key" not in request.headers:
+                raise HTTPException(401)
+            return await inner(request)
+        return handler
+
+class Handle(APIRoute):
+    async def handle(self, scope, receive, send):
+        if not any(name == b"x-key" for name, _ in scope["headers"]):
+            raise HTTPException(401)
+        await super().handle(scope, receive, send)
+
+class Matches(APIRoute):
+    def matches(self, scope):
+        match, child = super().matches(scope)
+        if not any(name == b"x-key" for name, _ in scope["headers"]):
+            match = Match.NONE
+        return match, child
+
+class Router(APIRouter):
+    async def handle(self, scope, receive, send):
+        if not any(name == b"x-key" for name, _ in scope["headers"]):
+            raise HTTPException(401)
+        await super().handle(scope, receive, send)
+
+async def handler() -> str:
+    return "in"
+
+async def other() -> str:
+    return "other"
+
+router = APIRouter()
+for route_class in (Handler, Handle, Matches):
+    one = APIRouter(route_class=route_class)
+    one.get(f"/{route_class.__name__.lower()}")(handler)
+    router.include_router(one)
+own = Router()
+own.get("/router")(handler)
+"""
+
+
+@pytest.mark.parametrize(("path", "status"), [("handler", 401), ("handle", 401), ("matches", 404)])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_what_a_route_class_overrides_is_run(tmp_path: Path, path: str, status: int, method: str) -> None:
+    async with running_project(tmp_path, {"probe/router.py": OVERRIDES}) as (_, client):
+        assert (await client.request(method, f"{BASE}/{path}")).status_code == status
+        assert (await client.request(method, f"{BASE}/{path}", headers={"x-key": "1"})).status_code == 200
+
+
+async def test_what_a_router_class_overrides_is_run(tmp_path: Path) -> None:
+    files = {"probe/router.py": f"{OVERRIDES}\nrouter.include_router(own)\n"}
+    async with running_project(tmp_path, files) as (_, client):
+        assert (await client.get(f"{BASE}/router")).status_code == 401
+        assert (await client.get(f"{BASE}/router", headers={"x-key": "1"})).status_code == 200
+
+
+async def test_after_a_route_that_matches_in_its_own_way_the_order_is_kept(tmp_path: Path) -> None:
+    more = "\nrouter.get('/matches')(other)\n"
+    async with running_project(tmp_path, {"probe/router.py": OVERRIDES + more}) as (_, client):
+        assert (await client.get(f"{BASE}/matches")).json() == "other"
+        assert (await client.get(f"{BASE}/matches", headers={"x-key": "1"})).json() == "in"
+
+
+HEADS = """
+import asyncio
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+router = APIRouter()
+
+@router.get("/both")
+async def get_both(request: Request, response: Response) -> str:
+    response.headers["x-method"] = request.method
+    return "GET"
+
+@router.get("/apart")
+async def get_apart() -> str:
+    return "GET"
+
+@router.head("/apart")
+async def head_apart(response: Response) -> None:
+    response.headers["x-own"] = "head"
+
+@router.get("/endless")
+async def endless() -> StreamingResponse:
+    async def ticks():
+        while True:
+            yield "data: 1\\n\\n"
+    return StreamingResponse(ticks(), media_type="text/event-stream")
+"""
+
+
+async def test_head_is_served_wherever_get_is(tmp_path: Path) -> None:
+    async with running_project(tmp_path, {"probe/router.py": HEADS}) as (_, client):
+        got, headed = await client.get(f"{BASE}/both"), await client.head(f"{BASE}/both")
+        refused = await client.put(f"{BASE}/both")
+        document = (await client.get("/openapi.json")).json()
+    assert (headed.status_code, headed.content, headed.headers["x-method"]) == (200, b"", "HEAD")
+    assert headed.headers["content-length"] == got.headers["content-length"]
+    assert refused.headers["allow"] == "GET, HEAD"
+    assert set(document["paths"][f"{BASE}/both"]) == {"get"}
+
+
+async def test_a_head_route_of_its_own_answers_head(tmp_path: Path) -> None:
+    async with running_project(tmp_path, {"probe/router.py": HEADS}) as (_, client):
+        assert (await client.head(f"{BASE}/apart")).headers["x-own"] == "head"
+
+
+async def test_a_head_of_an_endless_stream_ends(tmp_path: Path) -> None:
+    async with running_project(tmp_path, {"probe/router.py": HEADS}) as (_, client):
+        async with asyncio.timeout(10):
+            answer = await client.head(f"{BASE}/endless")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")

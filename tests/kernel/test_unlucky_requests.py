@@ -50,6 +50,6 @@ async def test_a_cursor_at_no_moment_is_refused(client: httpx2.AsyncClient, curs
 
 
 async def test_a_path_names_all_its_methods(client: httpx2.AsyncClient) -> None:
-    for path, methods in ((EVENTS, "GET, POST"), (f"{EVENTS}/1", "DELETE, GET, PATCH, PUT")):
+    for path, methods in ((EVENTS, "GET, HEAD, POST"), (f"{EVENTS}/1", "DELETE, GET, HEAD, PATCH, PUT")):
         answer = await client.request("PURGE", path)
         assert (answer.status_code, answer.headers["allow"]) == (405, methods)

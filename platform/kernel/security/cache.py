@@ -23,7 +23,6 @@ import structlog
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import _get_flat_fields_from_params
-from fastapi.routing import iter_route_contexts
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -36,6 +35,7 @@ from kernel.security.store import OwnStore, SharedStore, StoreUnavailable
 from kernel.settings import StoreSettings
 from kernel.web.conditional import matches
 from kernel.web.replay import Answer, Keeper, Replay
+from kernel.web.routes import methods_of, routes_of
 from kernel.web.session import Session
 
 _log = structlog.get_logger("kernel.cache")
@@ -304,14 +304,14 @@ def _path_values(request: Request) -> dict[str, Any]:
 
 def misplaced(router: APIRouter) -> Iterator[str]:
     """What is wrong with the routes that are cached. Tells the right ones which headers their parameters read."""
-    for context in iter_route_contexts(router.routes):
+    for context in routes_of(router):
         found = dependant_of(context)
         calls = list(calls_of(found))
         for one in calls:
             if not isinstance(one, Cached):
                 continue
             route = name_of(context)
-            if set(getattr(context, "methods", None) or ()) != {"GET"}:
+            if methods_of(context) != ("GET",):
                 yield f"{route} is cached, which only a GET may be: take `cached` away, or the other methods apart."
             elif one.is_shared and any(isinstance(call, Requires) or call is principal_of for call in calls):
                 yield f"{route} asks who its caller is, but shares its cached answers: leave out `shared=True`."

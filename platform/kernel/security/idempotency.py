@@ -19,7 +19,6 @@ from weakref import WeakValueDictionary
 
 import structlog
 from fastapi import APIRouter, Depends, Header, Request
-from fastapi.routing import iter_route_contexts
 from sqlalchemy import (
     BindParameter,
     Boolean,
@@ -47,6 +46,7 @@ from kernel.security.policy import Requires, calls_of, dependant_of, name_of
 from kernel.security.principal import principal_of
 from kernel.web.problems import BadRequest, Conflict, Unprocessable
 from kernel.web.replay import Answer, Keeper, Replay
+from kernel.web.routes import routes_of
 from kernel.web.session import Session
 
 _log = structlog.get_logger("kernel.idempotency")
@@ -249,7 +249,7 @@ async def _idempotent(
 
 def of_nobody(router: APIRouter) -> Iterator[str]:
     """The routes that take keys of callers whom they do not know: one would be given what was answered to another."""
-    for context in iter_route_contexts(router.routes):
+    for context in routes_of(router):
         calls = list(calls_of(dependant_of(context)))
         if _idempotent in calls and not any(isinstance(one, Requires) for one in calls):
             route = name_of(context)

@@ -148,7 +148,7 @@ class Limited:
         module, route = connection.scope["kernel.module"].name, connection.scope["route"]
         handler = getattr(route.endpoint, "__qualname__", "")  # two routers may have the same path below themselves
         limits: Limits = connection.app.state.kernel.limits
-        name = f"{module} {' '.join(sorted(route.methods))} {route.path} {handler}"
+        name = f"{module} {' '.join(sorted(getattr(route, 'methods', ())))} {route.path} {handler}"
         await limits.check(connection, "route", name, self._items)
 
     # FastAPI asks equal dependencies of a request once.

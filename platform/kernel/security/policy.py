@@ -7,7 +7,6 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
 from fastapi.openapi.models import HTTPBearer
-from fastapi.routing import iter_route_contexts
 from fastapi.security.base import SecurityBase
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
@@ -15,6 +14,7 @@ from starlette.requests import HTTPConnection
 from kernel.security.principal import Principal, principal_of
 from kernel.security.tokens import unauthorized
 from kernel.web.problems import Forbidden
+from kernel.web.routes import methods_of, paths_of, routes_of
 from kernel.web.session import Session
 
 NO_POLICY = (
@@ -103,25 +103,27 @@ class Policy(NamedTuple):
 
 
 def policies(router: APIRouter) -> Iterator[Policy]:
-    """Those of all routes of a router and of the routers in it.
+    """Yield the policies of all routes of a router and of the routers in it, whatever their kind.
 
-    What is no route of FastAPI's (a mount, a plain Starlette route) cannot say anything.
+    Only a route of FastAPI's own (also a WebSocket, also a folder of `frontend()`) has dependencies, and so a policy.
+    A mount, a host and a plain Starlette route have none.
     """
-    for context in iter_route_contexts(router.routes):
+    for context in routes_of(router):
         route: Any = context.original_route
         said = [one for one in calls_of(dependant_of(context)) if isinstance(one, Requires) or one is anybody]
         scopes = [scope for one in said if isinstance(one, Requires) for scope in one.scopes]
         needs_caller = any(isinstance(one, Requires) for one in said)
         code = getattr(getattr(route, "endpoint", None), "__code__", None)
         file, line = (code.co_filename, code.co_firstlineno) if code is not None else (None, 0)
-        yield Policy(
-            methods=tuple(sorted(getattr(context, "methods", None) or ())),
-            path=str(getattr(context, "path", "") or getattr(route, "path", "")),
-            scopes=tuple(dict.fromkeys(scopes)) if needs_caller else None,
-            is_said=bool(said),
-            file=file,
-            line=line,
-        )
+        for path in paths_of(context):
+            yield Policy(
+                methods=methods_of(context),
+                path=path,
+                scopes=tuple(dict.fromkeys(scopes)) if needs_caller else None,
+                is_said=bool(said),
+                file=file,
+                line=line,
+            )
 
 
 def unguarded(router: APIRouter) -> Iterator[Policy]:
@@ -131,7 +133,7 @@ def unguarded(router: APIRouter) -> Iterator[Policy]:
 
 def name_of(route: Any) -> str:
     """What a person calls a route of a router: its methods, and its path."""
-    return " ".join((*sorted(getattr(route, "methods", None) or ()), str(getattr(route, "path", ""))))
+    return " ".join((*methods_of(route), *paths_of(route)))
 
 
 def guards_of(route: Any) -> tuple[Requires, ...]:

@@ -230,7 +230,9 @@ def add_metrics(app: Application) -> None:
     metrics = Metrics(kernel, kernel.meter)
     kernel.beside += [kernel.meter.watching, metrics.running]
     if metrics.is_served:
-        app.router.routes.append(Route(PATH, metrics.respond, methods=["GET"]))
+        route = Route(PATH, metrics.respond, methods=["GET"])
+        app.router.routes.append(route)
+        app.checked.append(route)  # its own token decides who may ask
 
 
 class _Collected:

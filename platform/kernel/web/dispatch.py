@@ -4,6 +4,7 @@ FastAPI tries one route after the other. Here the path's first segments find the
 tried. The routes stay where FastAPI put them, so that OpenAPI, overrides and `url_for` work as ever.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from structlog.contextvars import bind_contextvars
 
 from kernel.web.endpoint import Endpoint, NotCompiled
 from kernel.web.problems import ContentTooLarge
+from kernel.web.routes import is_plain, rest_of
 
 # What an orchestrator asks. Answered also when there are too many requests: who restarts us because we are busy makes
 # it worse.
@@ -40,7 +42,9 @@ class Site:
     """Where a module is served, what its handlers reach through the request, and how large a body may be."""
 
     prefix: str
+    # Where FastAPI documents its routes and finds their names, and the copy of them that is served.
     route: BaseRoute
+    router: APIRouter
     context: object
     max_body_bytes: int
 
@@ -61,13 +65,12 @@ class Dispatcher:
         self._app = app
         self._sites = {
             _segments(site.prefix): _Routes(
-                app, [site.route], site.context, site.max_body_bytes, guards_of, compiles=compiles
+                site.router, site.context, site.max_body_bytes, guards_of, compiles=compiles
             )
             for site in sites.values()
         }
-        modules = {id(site.route) for site in sites.values()}
-        own = [route for route in app.router.routes if id(route) not in modules]
-        self._rest = _Routes(app, own, None, max_body_bytes, guards_of, compiles=compiles)
+        rest = rest_of(app, [site.route for site in sites.values()])
+        self._rest = _Routes(rest, None, max_body_bytes, guards_of, compiles=compiles)
         # Prefixes of several lengths are possible (/health, /api/v1/events): the longest that matches wins.
         self._lengths = sorted({len(segments) for segments in self._sites}, reverse=True)
 
@@ -84,6 +87,8 @@ class Dispatcher:
         endpoint: ASGIApp | None = None
         if scope["type"] == "http":
             receive = _limited(scope, receive, routes.max_body_bytes)
+            if scope["method"] == "HEAD":
+                receive, send = _head_only(receive, send)
             # FastAPI replaces dependencies where it walks them itself.
             if not self._app.dependency_overrides:
                 endpoint, guards = routes.match(scope, path)
@@ -113,8 +118,7 @@ class _Routes:
 
     def __init__(
         self,
-        app: FastAPI,
-        routes: list[BaseRoute],
+        router: APIRouter,
         context: object,
         max_body_bytes: int,
         guards_of: Callable[[Any], Sequence[Guard]],
@@ -124,11 +128,9 @@ class _Routes:
         self.context = context
         self.name: str | None = getattr(context, "name", None)
         self.max_body_bytes = max_body_bytes
-        self._routes = routes
+        self._router = router
         self._guards_of = guards_of
         self._compiles = compiles
-        router = APIRouter(redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app)
-        router.routes = routes
         self.by_fastapi = AsyncExitStackMiddleware(router)
 
     def match(self, scope: Scope, path: str) -> tuple[ASGIApp | None, Sequence[Guard]]:
@@ -152,7 +154,7 @@ class _Routes:
     def methods(self, path: str) -> set[str]:
         """All that the path has. Starlette names those of the first route that it meets."""
         found: set[str] = set()
-        for route in iter_route_contexts(self._routes):
+        for route in iter_route_contexts(self._router.routes):
             pattern = getattr(route, "path_regex", None) or getattr(route.original_route, "path_regex", None)
             if pattern is not None and pattern.match(path):
                 found |= set(getattr(route, "methods", None) or ())
@@ -160,23 +162,52 @@ class _Routes:
 
     @cached_property
     def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None, Sequence[Guard]]]]:
-        """The routes of each method in their order, up to the first that is none of FastAPI's (a mount).
+        """The routes of each method in their order, up to the first that only FastAPI can match.
 
-        Made at the module's first request: with hundreds of modules it would take the start seconds.
+        That is a mount or a route whose class matches in its own way. Made at the module's first request: with hundreds
+        of modules it would take the start seconds.
         """
         found: dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None, Sequence[Guard]]]] = {}
-        for route in iter_route_contexts(self._routes):
-            if isinstance(route.original_route, WebSocketRoute):
+        if not is_plain(self._router):
+            return found
+        for route in iter_route_contexts(self._router.routes):
+            kind = type(route.original_route)
+            if issubclass(kind, WebSocketRoute):
                 continue
-            if not isinstance(route.original_route, APIRoute):
+            if getattr(kind, "matches", None) is not APIRoute.matches:
                 break
             endpoint = None
-            with suppress(NotCompiled):
-                endpoint = Endpoint(route) if self._compiles else None
+            if self._compiles and kind is APIRoute:  # a subclass may do anything before the handler
+                with suppress(NotCompiled):
+                    endpoint = Endpoint(route)
             guards = self._guards_of(route)
             for method in route.methods or ():
                 found.setdefault(method, []).append((route.path_regex, route, endpoint, guards))
         return found
+
+
+def _head_only(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """End the answer to a HEAD where a GET would begin to stream: an endless stream would keep the connection."""
+    is_answered = asyncio.get_running_loop().create_future()
+
+    async def send_head(message: Message) -> None:
+        if is_answered.done():
+            await asyncio.sleep(0)  # until what streams is told
+            return
+        if message.get("more_body"):
+            message = {"type": "http.response.body", "body": b""}
+            is_answered.set_result(None)
+        await send(message)
+
+    async def receive_or_end() -> Message:
+        asked = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({asked, is_answered}, return_when=asyncio.FIRST_COMPLETED)
+            return {"type": "http.disconnect"} if is_answered.done() else asked.result()
+        finally:
+            asked.cancel()
+
+    return receive_or_end, send_head
 
 
 def _to_here(scope: Scope, send: Send) -> Send:

@@ -60,7 +60,8 @@ class Endpoint:
             raise NotCompiled
         self._has_managers = any(call.kind == "manager" for call in self._dependencies)
         self._has_response = any(call.response for call in (self._handler, *self._dependencies))
-        self._status: int = route.status_code or 200
+        # None: as the response class has it; a RedirectResponse answers 307.
+        self._status: int | None = route.status_code or None
         is_default = isinstance(route.response_class, DefaultPlaceholder)
         self._response_class: type[Response] = route.response_class.value if is_default else route.response_class
         # FastAPI's own condition for the way straight to bytes.
@@ -110,16 +111,18 @@ class Endpoint:
     async def _answer(self, result: Any, shared: Response | None) -> Response:
         if isinstance(result, Response):
             return result
-        status: int = (shared.status_code if shared else None) or self._status
+        status = (shared.status_code if shared else None) or self._status
         content = await serialize_response(response_content=result, **self._serialization)
         is_allowed = is_body_allowed_for_status_code(status)
         if self._dumps_json and is_allowed:
-            response = _response(content, status)
+            response = _response(content, status or 200)
             response.raw_headers = [(b"content-length", b"%d" % len(content)), (b"content-type", b"application/json")]
         elif self._dumps_json:
-            response = Response(content, status, media_type="application/json")
+            response = Response(content, status or 200, media_type="application/json")
         else:
-            response = self._response_class(content, status)
+            made = self._response_class
+            response = made(content) if status is None else made(content, status_code=status)
+            is_allowed = is_body_allowed_for_status_code(response.status_code)
         if not is_allowed:
             response.body = b""
         if shared is not None:
