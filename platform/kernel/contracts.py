@@ -112,8 +112,8 @@ class CallRule:
     async def before(self, call: str) -> None:
         """Every port calls this first. Raises CallInTransaction if strict; else it warns, once for each place."""
         for session in open_sessions():
-            if (written := session.what_it_wrote()) is None:
-                await session.step_aside()
+            if (written := session.pending_writes()) is None:
+                await session.release_connection()
             else:
                 self._complain(call, _caller(), written)
 

@@ -4,8 +4,9 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg
@@ -22,6 +23,8 @@ from kernel.database.tenants import Tenant, Turns
 _IDLE_SINCE = "kernel.idle_since"
 # In what the pool remembers of a connection, which is empty for every new one: the role that it has taken.
 _ROLE = "kernel.role"
+# The same, of a connection on which SQLAlchemy is running a statement.
+BUSY = "kernel.busy"
 _ALL_IN_USE = "all connections of the database pool are in use"
 # What is raised where there is to be a connection: by the driver, or by SQLAlchemy around its errors.
 _NO_CONNECTION = (OSError, TimeoutError, EmulatedDBAPIException, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -288,7 +291,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
             return True
         try:
             async with asyncio.timeout(self.ping_timeout):
-                await driver.fetchrow(";")  # an empty query, as SQLAlchemy's own ping
+                await driver.execute(";")  # an empty query, as SQLAlchemy's own ping
         except Exception:  # noqa: BLE001  # asyncpg has many for this, some that say they are its own mistakes
             return False
         except BaseException as error:
@@ -308,7 +311,27 @@ class BoundedPool(AsyncAdaptedQueuePool):
             self._turns.release()
             raise
 
+    def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
+        driver = connection.driver_connection
+        if terminate and hasattr(driver, "stop"):
+            # aiosqlite's thread ends after its statement. SQLAlchemy would wait for it here, and for ever if a second
+            # cancellation (anyio repeats them) stops the thread meanwhile.
+            try:
+                self._in_background(driver.close)
+            except RuntimeError:  # there is no loop any more
+                driver.stop()
+        else:
+            super()._close_connection(connection, terminate=terminate)
+
+    def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if record.info.pop(BUSY, False):
+            _close_busy(record)
         if self._tenants and (tenant := self._tenants.pop(record, None)) is not None and tenant.turns is not None:
             tenant.turns.release()
         if self._in_use:
@@ -330,9 +353,16 @@ class BoundedPool(AsyncAdaptedQueuePool):
                 return
             entry = self._idle.popleft()
             self._dec_overflow()
-            task = loop.create_task(greenlet_spawn(entry.close))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._in_background(partial(greenlet_spawn, entry.close))
+
+
+def _close_busy(record: ConnectionPoolEntry) -> None:
+    """Close a connection that came back while a task still waits for its answer, which no other user may read."""
+    driver: Any = record.driver_connection
+    if driver is not None:
+        if hasattr(driver, "terminate"):  # of asyncpg, whose polite end would wait for the answer
+            driver.terminate()
+        record.invalidate()
 
 
 def _unreachable(error: BaseException) -> DatabaseUnavailable:

@@ -24,7 +24,15 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import LRUCache
 
-from kernel.database.errors import DatabaseUnavailable, LostConnection, code_of, is_outage, out_of_range
+from kernel.database.errors import (
+    DatabaseUnavailable,
+    LostConnection,
+    StalePlan,
+    code_of,
+    is_outage,
+    is_stale_plan,
+    out_of_range,
+)
 from kernel.database.writes import what_it_writes
 
 Rows = list[Sequence[Any]]
@@ -175,6 +183,8 @@ class Direct:
         is_over = code_of(error) in _GOODBYES or isinstance(error, ConnectionError | asyncpg.InternalClientError)
         if is_over or _is_closed(connection):
             return LostConnection(f"the database gave no answer ({type(error).__name__})")
+        if is_stale_plan(error):
+            return StalePlan("the table has changed since the statement was prepared: try again")
         if is_outage(error):
             return DatabaseUnavailable(f"the database gave no answer ({type(error).__name__})")
         try:

@@ -5,15 +5,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import PoolResetState, StaticPool
 from sqlalchemy.util import await_only
 
-from kernel.database.bounded_pool import BoundedPool
-from kernel.database.errors import DatabaseUnavailable, code_of, is_outage, out_of_range
-from kernel.database.writes import forget_writes, note_write
+from kernel.database.bounded_pool import BUSY, BoundedPool
+from kernel.database.errors import (
+    ConcurrentUse,
+    DatabaseUnavailable,
+    StalePlan,
+    code_of,
+    is_outage,
+    is_stale_plan,
+    out_of_range,
+)
+from kernel.database.writes import begin_anew, note_failure, note_write
 from kernel.settings import DatabaseConfig
 
 # A writer of SQLite holds the whole file, so a second connection for writing could only wait inside SQLite, where
@@ -41,6 +50,7 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
         connect_args={
             "timeout": config.connect_timeout_seconds,
             "command_timeout": config.command_timeout_seconds,
+            "connection_class": TruthfulConnection,
         },
     )
     pool = engine.sync_engine.pool
@@ -116,20 +126,56 @@ def _use_wal(cursor: Any, seconds: float) -> None:
         await_only(asyncio.sleep(_WAL_RETRY_SECONDS))
 
 
+class TruthfulConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no annotations
+    """A connection on which a COMMIT that PostgreSQL answers with ROLLBACK is an error.
+
+    PostgreSQL does so when a statement of the transaction has failed; asyncpg reports it as a success.
+    """
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+        tag: str = await super().execute(query, *args, **options)
+        if tag == "ROLLBACK" and query.startswith("COMMIT"):
+            raise asyncpg.InFailedSQLTransactionError("a statement of the transaction failed: it was rolled back")
+        return tag
+
+
 def _listen(engine: AsyncEngine) -> None:
-    event.listen(engine.sync_engine, "begin", forget_writes)
-    event.listen(engine.sync_engine, "before_cursor_execute", note_write)
-    event.listen(engine.sync_engine, "handle_error", _explain_outage)
+    event.listen(engine.sync_engine, "begin", begin_anew)
+    event.listen(engine.sync_engine, "before_cursor_execute", _enter_statement)
+    event.listen(engine.sync_engine, "after_cursor_execute", _leave_statement)
+    event.listen(engine.sync_engine, "handle_error", _handle_error)
 
 
-def _explain_outage(context: ExceptionContext) -> None:
+def _enter_statement(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+    if connection.info.get(BUSY):
+        raise ConcurrentUse
+    connection.info[BUSY] = True
+    note_write(connection, cursor, statement)
+
+
+def _leave_statement(connection: Connection, *_: Any) -> None:
+    connection.info.pop(BUSY, None)
+
+
+def _handle_error(context: ExceptionContext) -> None:
+    error = context.original_exception
+    if context.connection is not None and not context.connection.closed:
+        context.connection.info.pop(BUSY, None)
+        if context.sqlalchemy_exception is not None:  # the database's, not one of Python's before it was asked
+            note_failure(context.connection, error)
+    if isinstance(error, Exception):  # a cancellation stays one
+        _explain_outage(context, error)
+
+
+def _explain_outage(context: ExceptionContext, error: Exception) -> None:
     """Give every sign of an outage during a statement one type; asyncpg raises some of them bare."""
     if context.is_pre_ping:  # the pool handles these: it connects anew
         return
-    error = context.original_exception
     if isinstance(error, OverflowError):
         raise out_of_range(error, context.statement) from error
     if context.connection is None:
         raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
+    if is_stale_plan(error):
+        raise StalePlan("the table has changed since the statement was prepared: try again") from error
     if context.is_disconnect or is_outage(error):
         raise DatabaseUnavailable(f"the database gave no answer ({type(error).__name__})") from error

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import asyncpg
-from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, EmulatedDBAPIException, SQLAlchemyError
 
 # Whatever a driver, or SQLAlchemy around it, raises where a command of ours cannot do its work on a database.
 FAILURES = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -37,6 +37,42 @@ class PoolExhausted(DatabaseUnavailable):
 
 class LostConnection(DatabaseUnavailable):
     """The connection was gone when it was used: nothing that it was asked to do has been done, except to commit."""
+
+
+class StalePlan(DatabaseUnavailable):
+    """The table has changed since the connection prepared the statement; the next attempt prepares it anew."""
+
+
+class SessionClosed(RuntimeError):
+    """A session was used after its request or its block had ended."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This session has ended: a request's session ends when its handler returns, before background tasks and "
+            "streamed responses run. Open another one where you need it, with `async with database.read()` or "
+            "`async with database.transaction()`."
+        )
+
+
+class ConcurrentUse(RuntimeError):
+    """A session was used by two tasks at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This session is running another statement. A session runs one statement after the other: await each "
+            "before the next, or open a session in each task."
+        )
+
+
+class TransactionAborted(RuntimeError):
+    """A statement of the transaction failed, the error was caught, and the transaction was to go on or to commit."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(
+            f"A statement of this transaction failed ({type(error).__name__}), so that nothing of it can be committed. "
+            "Let the error end the transaction, or put a statement that may fail into "
+            "`async with session.begin_nested():`."
+        )
 
 
 class StaleVersion(Exception):
@@ -102,6 +138,12 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError) or code.startswith(
         (*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES, *_SQLITE_UNAVAILABLE)
     )
+
+
+def is_stale_plan(error: BaseException) -> bool:
+    """Whether a statement was prepared for a table that has changed since."""
+    own = error.driver_exception if isinstance(error, EmulatedDBAPIException) else error
+    return isinstance(own, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
 
 
 def code_of(error: BaseException | None) -> str:

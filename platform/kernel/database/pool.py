@@ -88,6 +88,8 @@ class Database:
             options["schema_translate_map"] = {None: placement.schema}
         self.writer = _of_tenant(writer, tenants[0], options)
         self.reader = _of_tenant(reader, tenants[1], {"isolation_level": "AUTOCOMMIT"} | options)
+        # PostgreSQL sends rows one by one in a transaction only; on SQLite that would keep the file from its writer.
+        self._streaming = _of_tenant(reader, tenants[1], options) if placement.schema else self.reader
         pooled = isinstance(reader.sync_engine.pool, BoundedPool)
         self._direct_reads = Direct(self.reader.sync_engine) if direct and pooled else None
         # On SQLite a transaction is in SQLAlchemy's hands alone: waiting for the file costs more than that saves.
@@ -117,7 +119,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadSession]:
         """A session without a transaction: each statement sees what is committed when it runs."""
-        session = ReadSession(self.reader, self._direct_reads)
+        session = ReadSession(self.reader, self._direct_reads, self._streaming)
         enter(session)
         try:
             yield session

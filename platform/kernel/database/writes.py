@@ -1,4 +1,4 @@
-"""Whether a statement writes or locks, told from its text: a transaction that has only read can be given up."""
+"""What a transaction has done so far: written or locked, which the text of its statements tells, or failed."""
 
 import re
 from functools import lru_cache
@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-_WRITTEN = "kernel.written"
+# In what a connection remembers of its transaction.
+_WRITTEN, _FAILED = "kernel.written", "kernel.failed"
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 _READS = re.compile(r"[\s(;]*(SELECT|WITH|VALUES|TABLE|SHOW|EXPLAIN|PRAGMA|BEGIN|SAVEPOINT|RELEASE|$)", re.IGNORECASE)
 _WRITES = re.compile(
@@ -34,11 +35,27 @@ def note_write(connection: Connection, _cursor: Any, statement: str, *_: Any) ->
         connection.info.setdefault(_WRITTEN, what)
 
 
-def forget_writes(connection: Connection) -> None:
+def note_failure(connection: Connection, error: BaseException) -> None:
+    """Note that a statement has failed, unless the savepoint around it undoes that."""
+    if not connection.in_nested_transaction():
+        connection.info.setdefault(_FAILED, error)
+
+
+def begin_anew(connection: Connection) -> None:
     """A listener, when a transaction begins."""
     connection.info.pop(_WRITTEN, None)
+    connection.info.pop(_FAILED, None)
 
 
 def written_on(connection: Connection) -> str | None:
-    """What the transaction of this connection has written."""
+    """Return what the transaction of this connection has written."""
     return connection.info.get(_WRITTEN)
+
+
+def failure_on(connection: Connection) -> BaseException | None:
+    """Return the error of the first statement of this connection's transaction that failed outside of a savepoint.
+
+    On PostgreSQL such a transaction can only be rolled back. On SQLite it could go on; it does not, so that both
+    databases give the same answer.
+    """
+    return connection.info.get(_FAILED)
