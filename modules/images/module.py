@@ -13,7 +13,7 @@ from modules.images.storage import ImageStorage
 @asynccontextmanager
 async def _open(context: ModuleContext) -> AsyncIterator[ImageService]:
     assert isinstance(context.settings, ImagesSettings)  # noqa: S101  # for the type checker: it is in settings.py
-    yield ImageService(ImageStorage.open(context.settings, context.root), context.settings)
+    yield ImageService(ImageStorage.open(context.settings, context.root, context.calls.before), context.settings)
 
 
 async def _check_storage(context: ModuleContext) -> None:

@@ -3,7 +3,7 @@
 import errno
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,24 +31,33 @@ _CLIENT_OPTIONS: Any = {"timeout": "20s", "connect_timeout": "5s"}
 _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 
 
+Before = Callable[[str], Awaitable[None]]
+
+
+async def _nothing_before(_call: str) -> None:
+    """Outside of an application there are no transactions."""
+
+
 class ImageStorage:
     """Bytes by key. Raises Unavailable where the store does not answer, and InsufficientStorage where it is full."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, before: Before | None = None) -> None:
+        """Tell `before` of each call: the store may be another system, which no transaction should wait for."""
         self._store = store
+        self._before = before or _nothing_before
 
     @classmethod
-    def open(cls, settings: ImagesSettings, root: Path) -> "ImageStorage":
+    def open(cls, settings: ImagesSettings, root: Path, before: Before | None = None) -> "ImageStorage":
         """The store that the settings name; a directory is made if need be."""
         url = settings.storage_url
         if "://" not in url or url.startswith("file://"):
-            return cls(LocalStore(root / url.removeprefix("file:").removeprefix("//"), mkdir=True))
+            return cls(LocalStore(root / url.removeprefix("file:").removeprefix("//"), mkdir=True), before)
         options: Any = {name: secret.get_secret_value() for name, secret in settings.storage_options.items()}
         # Without TLS only where the settings themselves say so, as for a MinIO next door. obstore has this as an
         # option of the store, too, but panics on it.
         is_plain = any(value.startswith("http://") for name, value in options.items() if "endpoint" in name)
         client_options = _CLIENT_OPTIONS | {"allow_http": is_plain}
-        return cls(from_url(url, config=options, client_options=client_options, retry_config=_RETRIES))
+        return cls(from_url(url, config=options, client_options=client_options, retry_config=_RETRIES), before)
 
     @staticmethod
     def new_key() -> str:
@@ -58,6 +67,7 @@ class ImageStorage:
 
     async def put(self, key: str, data: bytes) -> None:
         """Keep `data` under `key`, whole or not at all."""
+        await self._before("PUT to the storage of images")
         try:
             await obstore.put_async(self._store, key, data)
         except (BaseError, OSError) as error:
@@ -73,6 +83,7 @@ class ImageStorage:
         return bytes(await (await self._get(key, {})).bytes_async())
 
     async def _get(self, key: str, options: Any) -> "GetResult":
+        await self._before("GET from the storage of images")
         try:
             return await obstore.get_async(self._store, key, options=options)
         except FileNotFoundError as error:
@@ -83,6 +94,7 @@ class ImageStorage:
 
     async def delete(self, *keys: str) -> None:
         """Forget what is kept under `keys`."""
+        await self._before("DELETE from the storage of images")
         for key in keys:
             try:
                 await obstore.delete_async(self._store, key)

@@ -116,10 +116,16 @@ class Kernel:
         self.tracing = Tracing.configured(settings.application)
         watch, around = (None, None) if self.tracing is None else (self.tracing.watch, self.tracing.call)
         self.pool = AsyncDBPool(settings.database, settings.modules, settings.root, with_tables, watch)
-        self.http = HttpxRestClientPool(settings.http_client, around)
+        rule = CallRule(is_strict=settings.application.strict_contract_calls)
+        self.http = HttpxRestClientPool(settings.http_client, around, rule.before)
         self.contexts = {
             module.name: ModuleContext(
-                module.name, settings.root, settings.modules[module.name], self.pool.database(module.name), self.http
+                module.name,
+                settings.root,
+                settings.modules[module.name],
+                self.pool.database(module.name),
+                self.http,
+                rule,
             )
             for module in self.modules
         }
@@ -142,7 +148,6 @@ class Kernel:
             for name, url in settings.elsewhere.items()
             if any(name in module.manifest.depends_on for module in self.modules)
         ]
-        rule = CallRule(is_strict=settings.application.strict_contract_calls)
         remote = {contract: port for peer in self.peers for contract, port in peer.ports(rule).items()}
         self.ports: dict[type[Contract], Contract] = (
             remote

@@ -95,14 +95,15 @@ class ContractBroken(ContractUnavailable):
 
 
 class CallInTransaction(Exception):
-    """Another module was asked inside a transaction that has written; says where, and what to do."""
+    """A call was to leave the process inside a transaction that has written; says where, and what to do."""
 
 
 class CallRule:
-    """Asking another module is treated as a remote call, also when it is not.
+    """The rule for contract calls, outgoing HTTP calls and whatever else may leave the process.
 
-    What is written before the call would be locked while another process answers, and could not be undone there. What
-    is only read gives its connection back: it must not be held while the other module waits for one of the same pool.
+    Rows that were written before the call would stay locked while another process answers, and a rollback here would
+    not undo what was done there. A transaction that has only read gives its connection back: a pool whose connections
+    wait for other systems has none left for requests that need the database alone.
     """
 
     def __init__(self, *, is_strict: bool) -> None:
@@ -110,7 +111,7 @@ class CallRule:
         self._warned: set[tuple[str, str]] = set()
 
     async def before(self, call: str) -> None:
-        """Every port calls this first. Raises CallInTransaction if strict; else it warns, once for each place."""
+        """Apply the rule to every open session. Raises CallInTransaction if strict; otherwise warns once per place."""
         for session in open_sessions():
             if (written := session.pending_writes()) is None:
                 await session.release_connection()
@@ -119,14 +120,14 @@ class CallRule:
 
     def _complain(self, call: str, place: str, written: str) -> None:
         message = (
-            f"{call} is asked at {place}, inside a transaction that has written ({written}). The module that answers "
-            "may be remote: ask before you write, or publish a message instead."
+            f"{call} is called at {place}, inside a transaction that has written ({written}). The call may leave this "
+            "process: make it before the first write, publish a message instead, or use after_commit."
         )
         if self._is_strict:
             raise CallInTransaction(message)
         if (call, place) not in self._warned:
             self._warned.add((call, place))
-            _log.warning("asked inside a transaction", call=call, place=place, advice=message)
+            _log.warning("called inside a transaction", call=call, place=place, advice=message)
 
 
 def safe(method: Method) -> Method:

@@ -41,6 +41,7 @@ _DISCARD_SECONDS = 0.5
 
 Send = Callable[[], Awaitable[httpx2.Response]]
 Around = Callable[[httpx2.Request, Send], Awaitable[httpx2.Response]]
+Before = Callable[[str], Awaitable[None]]
 
 
 # What the client raises where an upstream gives no answer.
@@ -61,9 +62,12 @@ def is_outage(error: BaseException) -> bool:
 class HttpxRestClientPool:
     """The application's HTTP client. Open while the application runs: `async with pool:`."""
 
-    def __init__(self, settings: HttpClientSettings, around: Around | None = None) -> None:
-        """Each call, with all its tries, goes through `around`."""
+    def __init__(
+        self, settings: HttpClientSettings, around: Around | None = None, before: Before | None = None
+    ) -> None:
+        """Each call, with all its tries, goes through `around`; `before` is told its method and host beforehand."""
         self._settings = settings
+        self._before = before
         self._around = around
         self._client: httpx2.AsyncClient | None = None
         # By origin (https://host:port), of all that were asked lately.
@@ -88,6 +92,7 @@ class HttpxRestClientPool:
         self._client = _Client(
             total_timeout_seconds=self._settings.total_timeout_seconds,
             around=self._around,
+            before=self._before,
             transport=_RetryingTransport(transport, self._settings, self.circuits),
             timeout=httpx2.Timeout(
                 connect=self._settings.connect_timeout_seconds,
@@ -137,12 +142,17 @@ class HttpxRestClientPool:
 class _Client(httpx2.AsyncClient):
     """Gives each call, redirects included, a deadline."""
 
-    def __init__(self, *, total_timeout_seconds: float, around: Around | None, **options: Any) -> None:
+    def __init__(
+        self, *, total_timeout_seconds: float, around: Around | None, before: Before | None, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self._before = before
         self._total_timeout = total_timeout_seconds
         self._around = around
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        if self._before is not None and "sign" not in request.extensions:  # a contract call has obeyed the rule already
+            await self._before(f"{request.method} {request.url.host}")
         total = float(request.extensions.get("total_timeout", self._total_timeout))
         request.extensions = {**request.extensions, "total_timeout": total, "deadline": time.monotonic() + total}
         if self._around is None:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
-from kernel.contracts import Contract
+from kernel.contracts import CallRule, Contract
 from kernel.database import Database
 from kernel.http_client import HttpxRestClientPool
 from kernel.security.idempotency import Keys
@@ -26,6 +26,9 @@ class ModuleContext:
     settings: ModuleSettings
     database: Database
     http: HttpxRestClientPool
+    # The rule for calls that leave the process. `http` and the contracts obey it; before a call through another client,
+    # say `await context.calls.before("PUT s3://images")`.
+    calls: CallRule
     # The idempotency keys of its requests, if it has a table for them.
     keys: Keys | None = None
     # What the module's own lifespan yielded: an object store, a cache.

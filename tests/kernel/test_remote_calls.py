@@ -192,6 +192,6 @@ async def test_a_call_whose_deadline_has_passed_is_not_made(sides: Sides) -> Non
 async def test_a_call_after_a_write_is_refused_as_in_one_process(sides: Sides) -> None:
     async with sides.caller.kernel.contexts["shop"].database.transaction() as session:
         await session.execute(text("CREATE TABLE things (id int)"))
-        with pytest.raises(CallInTransaction, match=r"Prices\.of is asked at"):
+        with pytest.raises(CallInTransaction, match=r"Prices\.of is called at"):
             await sides.prices.of("tea")
     assert sides.wire.calls == []

@@ -172,7 +172,9 @@ async def test_a_call_after_a_write_names_the_call_the_line_and_the_write(
             await write(session)
             await images.get(1)
 
-    with pytest.raises(CallInTransaction, match=rf"Images\.get is asked at .*test_runtime_walls_calls\.py:\d+.*{said}"):
+    with pytest.raises(
+        CallInTransaction, match=rf"Images\.get is called at .*test_runtime_walls_calls\.py:\d+.*{said}"
+    ):
         await asks_too_late()
     async with events.read() as session:
         assert await EventRepository(session).count() == 0, "it was rolled back"

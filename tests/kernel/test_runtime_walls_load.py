@@ -104,5 +104,5 @@ async def test_the_error_names_the_line_in_the_module(tmp_path: Path, new_databa
     assert answer.status_code == 500
     line = ROUTER.splitlines().index("    if too_late:") + 2
     [said] = [one for one in answer.json()["traceback"] if "CallInTransaction:" in one]
-    assert f"Parts.known is asked at modules/orders/router.py:{line}, inside a transaction that has written" in said
+    assert f"Parts.known is called at modules/orders/router.py:{line}, inside a transaction that has written" in said
     assert "INSERT INTO orders.things" in said

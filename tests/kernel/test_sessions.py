@@ -390,11 +390,12 @@ async def test_a_later_statement_on_a_changed_table_may_be_repeated(pool: AsyncD
 ROUTER = """
 import asyncio
 from collections.abc import AsyncIterator
-from fastapi import APIRouter, BackgroundTasks, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from kernel import Session
+from kernel.manifest import module_context
 from modules.things.models import Thing
 
 router = APIRouter()
@@ -459,6 +460,17 @@ async def timeout(session: Session) -> str:
 @router.get("/stream")
 async def stream(session: Session) -> int:
     return len([row async for row in await session.stream(select(Thing))])
+
+@router.api_route("/provider", methods=["GET", "POST"])
+async def provider(request: Request, session: Session, url: str) -> int:
+    await session.execute(select(Thing))
+    return (await module_context(request).http.get_client().get(url)).status_code
+
+@router.post("/late-provider")
+async def late_provider(request: Request, session: Session, url: str) -> int:
+    session.add(Thing(name="written"))
+    await session.flush()
+    return (await module_context(request).http.get_client().get(url)).status_code
 
 @router.get("/count")
 async def count(session: Session) -> int:
@@ -530,3 +542,49 @@ async def test_a_timeout_of_a_handler_is_no_outage(running: tuple[Application, h
     _, client = running
     answer = await client.get(f"{THINGS}/timeout")
     assert (answer.status_code, answer.json()) == (200, "too slow")
+
+
+# Calls that leave the process
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The address of a provider that answers once the event is set."""
+    answers = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await answers.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", answers
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_slow_provider_holds_no_connection_of_the_database(
+    running: tuple[Application, httpx2.AsyncClient], provider: tuple[str, asyncio.Event], method: str
+) -> None:
+    """12 callers wait for the provider with a pool of 3 + 2; reads of the module go on."""
+    app, client = running
+    url, answers = provider
+    asking = [asyncio.create_task(client.request(method, f"{THINGS}/provider", params={"url": url})) for _ in range(12)]
+    assert (await asyncio.wait(asking, timeout=0.5))[0] == set()
+    assert [(await client.get(f"{THINGS}/count")).status_code for _ in range(5)] == [200] * 5
+    assert await drained(app.kernel.pool.database("things")) == 0
+    answers.set()
+    assert [(answer.status_code, answer.json()) for answer in await asyncio.gather(*asking)] == [(200, 200)] * 12
+
+
+async def test_a_call_after_a_write_is_refused_in_local_with_its_line(
+    running: tuple[Application, httpx2.AsyncClient], provider: tuple[str, asyncio.Event]
+) -> None:
+    _, client = running
+    with structlog.testing.capture_logs() as logs:
+        answer = await client.post(f"{THINGS}/late-provider", params={"url": provider[0]})
+    assert answer.status_code == 500
+    [error] = [log["exc_info"] for log in logs if "exc_info" in log]
+    assert "GET 127.0.0.1 is called at modules/things/router.py:" in str(error)
+    assert "INSERT INTO" in str(error)

@@ -269,6 +269,8 @@ class WriteSession(LazySession):
     _wrote: str | None = None
 
     def pending_writes(self) -> str | None:
+        if self._failure is not None:
+            return None  # nothing of it can be committed
         if not self.uses_orm:
             return self._wrote
         core = self.sync_session
