@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase
 from kernel.contracts import Contract, methods_of
 from kernel.manifest import Module
 from kernel.messaging.handlers import Handler, HandlerError, handlers_of, read_subscriptions
+from kernel.messaging.message import Message
 from kernel.messaging.tables import InboxTable, OutboxTable, table_of
 from kernel.security.idempotency import IdempotencyTable, idempotent
 from kernel.settings import RESERVED_NAMES, ModuleSettings
@@ -78,7 +79,7 @@ def discover(
     found = [module for name in selected if (module := _load(root, name, problems)) is not None]
     problems += _wrong_together(found, {*selected, *elsewhere}, names)
     if problems:
-        raise DiscoveryError(problems)
+        raise DiscoveryError(dict.fromkeys(problems))
     by_name = {module.name: module for module in found}
     graph = {module.name: sorted(module.manifest.depends_on & by_name.keys()) for module in found}
     return tuple(by_name[name] for name in TopologicalSorter(graph).static_order())
@@ -86,16 +87,26 @@ def discover(
 
 def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:
     """The contracts that a module declares, of which nothing else is loaded. Raises DiscoveryError."""
+    return tuple(value for value in _declared(root, name) if Contract in value.__bases__)
+
+
+def messages_of(root: Path, name: str) -> tuple[type[Message], ...]:
+    """The messages that a module declares, of which nothing else is loaded. Raises DiscoveryError."""
+    return tuple(value for value in _declared(root, name) if issubclass(value, Message))
+
+
+def _declared(root: Path, name: str) -> list[type]:
+    """The classes that a module's contract defines, be it a file or a package. Raises DiscoveryError."""
     problems: list[str] = []
     contract = _import(root, name, "contract", problems)
     if problems:
         raise DiscoveryError(problems)
     if contract is None:
-        return ()
+        return []
     parts = [part.name for part in pkgutil.iter_modules(getattr(contract, "__path__", ()), f"{contract.__name__}.")]
     values = [value for file in (contract, *map(importlib.import_module, parts)) for value in vars(file).values()]
     own = [value for value in values if isinstance(value, type) and value.__module__ in {contract.__name__, *parts}]
-    return tuple(dict.fromkeys(value for value in own if Contract in value.__bases__))
+    return list(dict.fromkeys(own))
 
 
 def subscribers_elsewhere(root: Path, here: Collection[str]) -> dict[str, list[str]]:
@@ -167,6 +178,7 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
     inbox = table_of(files["models"], InboxTable)
     keys = _keys(name, files["router"], files["models"], problems)
     handlers = _handlers(name, files["handlers"], inbox, problems)
+    problems += _unreadable_messages(root, name, handlers)
     if not isinstance(manifest, Module) or len(problems) > before:
         return None
     return DiscoveredModule(
@@ -262,6 +274,18 @@ def _handlers(name: str, file: ModuleType | None, inbox: Table | None, problems:
             'add `class Inbox(InboxTable, Base): __tablename__ = "inbox"` to its models.py, and write the migration.'
         )
     return handlers
+
+
+def _unreadable_messages(root: Path, name: str, handlers: Collection[Handler]) -> Iterator[str]:
+    """Yield for which messages of a module, published or handled, stored rows of an older version cannot be read."""
+    try:
+        own = messages_of(root, name)
+    except DiscoveryError as error:
+        yield from error.problems
+        return
+    for message in dict.fromkeys((*own, *(handler.message for handler in handlers))):
+        if (missing := message.missing_upcast()) is not None:
+            yield f"{message.__module__}: {missing}."
 
 
 def _keys(name: str, router: ModuleType | None, models: ModuleType | None, problems: list[str]) -> Table | None:

@@ -5,20 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from walls.project import Project, part_of
-from walls.sources import Source, argument, constant, last_name
+from walls.sources import Source, argument, last_name
 
-# What says how a field is shown or made, and not what it may be.
-_NOT_TYPES = frozenset(
-    {
-        "default", "default_factory", "description", "title", "examples", "deprecated", "repr", "json_schema_extra",
-        "init", "frozen", "kw_only", "validate_default", "field_title_generator", "compare", "hash",
-    }
-)  # fmt: skip
-# https://github.com/annotated-types/annotated-types: the keywords of Field that say the same.
-_LIMITS = {
-    "Ge": ("ge",), "Gt": ("gt",), "Le": ("le",), "Lt": ("lt",), "MultipleOf": ("multiple_of",),
-    "MinLen": ("min_length",), "MaxLen": ("max_length",), "Len": ("min_length", "max_length"),
-}  # fmt: skip
 _SPELLINGS = {
     "typing.List": "list",
     "typing.Dict": "dict",
@@ -39,7 +27,7 @@ def spell(  # noqa: PLR0911  # one for each kind of expression
     """A type as an expression that is the same however it was written; "" for none.
 
     Names are in full, a class of a contract as if it stood in contract.py; aliases are replaced by what they stand
-    for; unions are sorted; a type variable is its name.
+    for; unions are sorted; a type variable is its name; the notes of Annotated are left out.
     """
     match node:
         case None:
@@ -90,21 +78,13 @@ def _subscript(project: Project, source: Source, node: ast.Subscript, seen: froz
         none = ["None"] if len(given) < len(parts) and any(ast.unparse(one) == "None" for one in parts) else []
         return union([*([f"Literal[{', '.join(given)}]"] if given else []), *none])
     if last == "Annotated":
-        return annotated(spell(project, source, parts[0], seen), notes(project, source, parts[1:]))
+        return spell(project, source, parts[0], seen)
     spelled = [spell(project, source, one, seen) for one in parts]
     if last == "Optional":
         return union([*spelled, "None"])
     if last == "Union":
         return union(spelled)
     return f"{base}[{', '.join(spelled)}]"
-
-
-def annotated(spelled: str, limits: set[str]) -> str:
-    """A type with notes; notes that it already has are kept."""
-    base, args = parts_of(tree_of(spelled))
-    if base == "Annotated":
-        spelled, limits = ast.unparse(args[0]), limits | {ast.unparse(one) for one in args[1:]}
-    return f"Annotated[{', '.join([spelled, *sorted(limits)])}]" if limits else spelled
 
 
 def followed(project: Project, source: Source, node: ast.expr) -> str:
@@ -124,39 +104,6 @@ def followed(project: Project, source: Source, node: ast.expr) -> str:
         else:
             break
     return dotted
-
-
-def notes(project: Project, source: Source, nodes: list[ast.expr]) -> set[str]:
-    """What the notes of Annotated, or Field(...) as a default, say of the type; each limit for itself."""
-    return {said for node in nodes for said in _note(project, source, node)}
-
-
-def _note(project: Project, source: Source, node: ast.expr) -> Iterator[str]:
-    source, node = _constant(project, source, node)
-    name = (source.named(node.func) or "").rpartition(".")[2] if isinstance(node, ast.Call) else ""
-    if isinstance(node, ast.Call) and (name in {"Field", "StringConstraints", "field"} or name in _LIMITS):
-        for key, value in zip(_LIMITS.get(name, ()), node.args, strict=False):
-            yield f"Field({key}={_value(project, source, value)})"
-        for one in node.keywords:
-            if one.arg not in _NOT_TYPES:
-                yield f"Field({one.arg or 'options'}={_value(project, source, one.value)})"
-    elif constant(node) is None and name not in {"Doc", "PrivateAttr"}:
-        yield ast.unparse(node)
-
-
-def _value(project: Project, source: Source, node: ast.expr) -> str:
-    return ast.unparse(_constant(project, source, node)[1])
-
-
-def _constant(project: Project, source: Source, node: ast.expr) -> tuple[Source, ast.expr]:
-    """What a constant of ours stands for; anything else is itself."""
-    for _ in range(20):
-        home = project.definition(source.named(node) or "") if isinstance(node, ast.Name | ast.Attribute) else None
-        value = getattr(home[1], "value", None) if home else None
-        if home is None or not isinstance(value, ast.expr):
-            break
-        source, node = home[0], value
-    return source, node
 
 
 def union(parts: list[str]) -> str:

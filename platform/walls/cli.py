@@ -132,9 +132,11 @@ def run_tests(
 
 @contracts.command("lock")
 def lock_contracts(
-    drop: Annotated[list[str] | None, typer.Option(metavar="MODULE.NAME", help="A contract that may go.")] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="MODULE.NAME", help="A contract or message that may be removed.")
+    ] = None,
 ) -> None:
-    """Write contracts.lock.json. Refuses a breaking change whose version was not raised."""
+    """Write each module's contract.lock.json. Refuses a breaking change whose version was not raised."""
     from walls import lock  # noqa: PLC0415
     from walls.project import Project  # noqa: PLC0415
 
@@ -147,7 +149,7 @@ def lock_contracts(
 
 @contracts.command("diff")
 def explain_contracts() -> None:
-    """Explain how the contracts differ from contracts.lock.json, and what of it breaks whom."""
+    """Explain how the contracts differ from their locks, and which differences are breaking."""
     from walls import lock  # noqa: PLC0415
     from walls.project import Project  # noqa: PLC0415
 

@@ -4,7 +4,7 @@ import ast
 import builtins
 from collections.abc import Iterator
 
-from walls.annotations import annotated, followed, notes, parts_of, spell, substituted, tree_of
+from walls.annotations import followed, parts_of, spell, substituted, tree_of
 from walls.project import Project, Slice
 from walls.shapes import Ancestor, Kind, Member, Method, ParameterKind, Shape
 from walls.sources import Source, argument, class_value, constant, last_name
@@ -32,7 +32,6 @@ KINDS: dict[str, Kind] = {
 }
 # What may stand beside: it adds nothing that crosses.
 _HARMLESS = frozenset({"typing.Generic", "typing.Protocol", "abc.ABC", "object", "str", "int"})
-_SAFE = frozenset({"kernel.safe", "kernel.contracts.safe"})
 
 
 def read(project: Project, module: Slice) -> dict[str, Shape]:
@@ -55,7 +54,7 @@ def read_all(project: Project) -> dict[str, Shape]:
 
 
 def _shape(project: Project, source: Source, node: ast.ClassDef) -> Shape:
-    shape = Shape("other", _version(node), variables=list(_variables(project, source, node)))
+    shape = Shape("other", variables=list(_variables(project, source, node)))
     shape.lineage = list(_lineage(project, Ancestor(source, node, {}), shape.unknown))
     shape.kind = next((found for one in shape.lineage if (found := _kind(project, one)) != "other"), "other")
     for ancestor in reversed(shape.lineage):
@@ -63,7 +62,7 @@ def _shape(project: Project, source: Source, node: ast.ClassDef) -> Shape:
         for base in ancestor.node.bases:
             if isinstance(base, ast.Subscript) and followed(project, ancestor.source, base) == "pydantic.RootModel":
                 spelled = substituted(spell(project, ancestor.source, base.slice), ancestor.given)
-                shape.fields["root"] = Member(spelled, True, path=ancestor.source.path, line=base.lineno)
+                shape.fields["root"] = Member(spelled, path=ancestor.source.path, line=base.lineno)
         for statement in ancestor.node.body:
             _add(project, shape, ancestor, statement)
     return shape
@@ -105,16 +104,6 @@ def _kind(project: Project, one: Ancestor) -> Kind:
     return "dataclass" if "dataclass" in decorated else "other"
 
 
-def _version(node: ast.ClassDef) -> int:
-    for keyword in node.keywords:
-        if keyword.arg == "version":
-            value = getattr(keyword.value, "value", None)
-            return value if type(value) is int and value > 0 else 0
-        if keyword.arg is None:
-            return 0
-    return 1
-
-
 def _add(project: Project, shape: Shape, one: Ancestor, statement: ast.stmt) -> None:
     """Add what a statement of the class's body says to its shape."""
     match statement:
@@ -126,9 +115,9 @@ def _add(project: Project, shape: Shape, one: Ancestor, statement: ast.stmt) -> 
         case ast.FunctionDef(name=name, decorator_list=[*decorators]) if any(
             one.source.named(getattr(each, "func", each)) == "pydantic.computed_field" for each in decorators
         ):
-            shape.fields[name] = _member(project, one, statement.returns, statement, required=False)
+            shape.fields[name] = _member(project, one, statement.returns, statement)
         case ast.Assign(targets=[ast.Name(id=name)], value=value) if shape.kind == "enum" and not name.startswith("_"):
-            shape.fields[name] = Member(_on_the_wire(shape, one, name, value), False, line=statement.lineno)
+            shape.fields[name] = Member(_on_the_wire(shape, one, name, value), line=statement.lineno)
         case ast.AnnAssign(target=ast.Name(id=name)) if (
             shape.kind != "contract" and not name.startswith("_") and name != "model_config"
         ):
@@ -136,26 +125,19 @@ def _add(project: Project, shape: Shape, one: Ancestor, statement: ast.stmt) -> 
 
 
 def _add_field(project: Project, shape: Shape, one: Ancestor, statement: ast.AnnAssign, name: str) -> None:
-    given, limits = statement.value, set[str]()
+    given = statement.value
     if isinstance(given, ast.Call) and last_name(given.func) != "PrivateAttr":
         called = (one.source.named(given.func) or "").rpartition(".")[2]
         if called in {"Field", "field"}:
-            limits = notes(project, one.source, [given])
             given = _default(given, 0 if called == "Field" else None)
-    member = _member(project, one, statement.annotation, statement, required=given is None)
+    member = _member(project, one, statement.annotation, statement)
     base, args = parts_of(tree_of(member.type))
     if base.rpartition(".")[2] == "ClassVar" or (base.rpartition(".")[2] == "Final" and given is not None):
         return  # of the class, for pydantic too
     if base.rpartition(".")[2] == "Final" and args:
         member.type = ast.unparse(args[0])
     if base.rpartition(".")[2] in {"Required", "NotRequired"}:
-        member.type, member.required = ast.unparse(args[0]), base.endswith(".Required")
-    elif shape.kind == "dict":
-        total = next((each.value for each in one.node.keywords if each.arg == "total"), None)
-        member.required = getattr(total, "value", True) is not False
-    elif any(isinstance(each, ast.Call) and _default(each) for each in ast.walk(statement.annotation)):
-        member.required = False  # Annotated[int, Field(default=1)]
-    member.type = annotated(member.type, limits)
+        member.type = ast.unparse(args[0])
     shape.fields[name] = member
 
 
@@ -181,7 +163,7 @@ def _method(project: Project, one: Ancestor, node: ast.FunctionDef | ast.AsyncFu
     parameters: dict[str, Member] = {}
 
     def add(argument: ast.arg, default: ast.expr | None, kind: ParameterKind) -> None:
-        member = _member(project, one, argument.annotation, argument, required=default is None and kind != "many")
+        member = _member(project, one, argument.annotation, argument)
         member.kind, member.default = kind, default
         parameters[argument.arg] = member
 
@@ -194,16 +176,13 @@ def _method(project: Project, one: Ancestor, node: ast.FunctionDef | ast.AsyncFu
         add(each, value, "keyword")
     if node.args.kwarg:
         add(node.args.kwarg, None, "many")
-    safe = any(one.source.named(each) in _SAFE for each in node.decorator_list)
-    return Method(parameters, _member(project, one, node.returns, node, required=True), safe)
+    return Method(parameters, _member(project, one, node.returns, node))
 
 
-def _member(
-    project: Project, one: Ancestor, annotation: ast.expr | None, node: ast.stmt | ast.arg, *, required: bool
-) -> Member:
+def _member(project: Project, one: Ancestor, annotation: ast.expr | None, node: ast.stmt | ast.arg) -> Member:
     spelled = substituted(spell(project, one.source, annotation), one.given)
     line = annotation.lineno if annotation is not None and not isinstance(annotation, ast.Constant) else node.lineno
-    return Member(spelled, required, path=one.source.path, line=line)
+    return Member(spelled, path=one.source.path, line=line)
 
 
 def options(node: ast.ClassDef) -> Iterator[tuple[str | None, ast.expr]]:

@@ -47,7 +47,7 @@ INNOCENTS: Mapping[str, list[Plant]] = {
     "one-metadata": data.INNOCENT_ONE_METADATA,
 }
 
-_COPIED = ("platform/kernel", "modules", "migrations", "tests/modules", "importlinter.ini", "pyproject.toml", lock.FILE)
+_COPIED = ("platform/kernel", "modules", "migrations", "tests/modules", "importlinter.ini", "pyproject.toml")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 

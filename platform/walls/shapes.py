@@ -1,4 +1,4 @@
-"""The classes of a contract in a form that can be compared, judged and locked."""
+"""The classes of a contract in a form that the rules can judge."""
 
 import ast
 from collections.abc import Mapping
@@ -18,10 +18,9 @@ ROOTS = frozenset({"contract", "message"})
 
 @dataclass
 class Member:
-    """A parameter, a result or a field: its type, and whether it must be given."""
+    """A parameter, a result or a field, with its type."""
 
     type: str
-    required: bool
     # Of parameters: by name or by place, by name only, by place only, or any number of them.
     kind: ParameterKind = "positional"
     path: str = field(default="", compare=False)
@@ -35,7 +34,6 @@ class Method:
 
     parameters: dict[str, Member]
     result: Member
-    safe: bool = False
 
 
 @dataclass
@@ -52,8 +50,6 @@ class Shape:
     """A class of a contract, with what it inherits from classes that can be read."""
 
     kind: Kind
-    # 0 where it is computed and cannot be read.
-    version: int = 1
     # Of an enum its members, as type what they are on the wire.
     fields: dict[str, Member] = field(default_factory=dict)
     methods: dict[str, Method] = field(default_factory=dict)

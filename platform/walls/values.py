@@ -115,9 +115,7 @@ class _Reader:
         """The same of one member of a union."""
         if (base == "Literal" and args) or (base == "bytes" and self._writes_base64()):
             return
-        if base == "Annotated" and args:
-            yield from self._refused(ast.unparse(args[0]))
-        elif wrong := self._why_not(base, is_said=bool(args)):
+        if wrong := self._why_not(base, is_said=bool(args)):
             yield f"{base.rpartition('.')[2]} {wrong}"
         else:
             for one in args:
@@ -129,11 +127,9 @@ class _Reader:
     def _keys(self, spelled: str) -> Iterator[str]:
         """Keys are text in JSON: not all that may be a value can be read back from it."""
         for one in members(spelled):
-            base, args = parts_of(tree_of(one))
+            base, _ = parts_of(tree_of(one))
             shape = self._class(base)
-            if base == "Annotated" and args:
-                yield from self._keys(ast.unparse(args[0]))
-            elif (
+            if (
                 base not in KEYS and not base.startswith("pydantic.") and not (shape and _has_text(shape))
                 and base not in self.shape.variables
             ):  # fmt: skip

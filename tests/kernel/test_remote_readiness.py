@@ -48,7 +48,7 @@ async def test_a_breaking_difference_fails_the_check_and_names_the_member(tmp_pa
     async with two_sides(tmp_path, telling(lambda told: told["methods"].pop("of"))) as sides:
         failed, degraded, problem = (await findings(sides))["prices.contract"]
         assert (failed, degraded) == (True, False)
-        assert problem == "ContractsDiffer: Prices.of: is not provided there"
+        assert problem == "ContractsDiffer: Prices.of: is not provided"
 
 
 async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: P
                 await sides.caller.kernel.peers[0].compare()
             assert (await findings(sides))["prices.contract"] == (False, False, "")
     told = [log["found"] for log in logs if log["event"] == "module elsewhere"]
-    assert told == ["Prices.dearest: is provided there and not known here"]
+    assert told == ["Prices.dearest: is provided, but not known to the caller"]
 
 
 async def test_the_callee_logs_what_its_caller_means(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ async def test_the_callee_logs_what_its_caller_means(tmp_path: Path) -> None:
             for _ in range(3):
                 await sides.caller.kernel.peers[0].compare()
         [log] = [log for log in logs if log["event"] == "a caller means another contract"]
-        assert (log["difference"], log["is_breaking"]) == ("Prices.gone: is not provided there", True)
+        assert (log["difference"], log["is_breaking"]) == ("Prices.gone: is not provided", True)
         with pytest.raises(ContractsDiffer, match=r"Prices\.gone"):
             await sides.caller.kernel.peers[0].check()
 
@@ -108,7 +108,7 @@ async def test_a_module_that_is_not_there_is_a_breaking_difference(tmp_path: Pat
     async with two_sides(tmp_path, callee={"ENABLED_MODULES": "shop,prices"}) as sides:
         sides.caller.kernel.peers[0].module = "bread"
         await sides.caller.kernel.peers[0].compare()
-        with pytest.raises(ContractsDiffer, match="Prices: is not provided there"):
+        with pytest.raises(ContractsDiffer, match="Prices: is not provided"):
             await sides.caller.kernel.peers[0].check()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
 
 Payload = dict[str, Any]
 Upcast = Callable[[Payload], Payload]
@@ -35,6 +36,8 @@ class Message(BaseModel):
 
     def __init_subclass__(cls, version: int | None = None, key: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if version is not None and (type(version) is not int or version < 1):
+            raise TypeError(f"the version of {cls.__name__} must be a whole number from 1, not {version!r}")
         cls.message_version = cls.message_version if version is None else version
         cls.message_key = cls.message_key if key is None else key
         cls.upcasts = {}
@@ -66,7 +69,27 @@ class Message(BaseModel):
             values = cls.upcasts[step](values)
         if version > cls.message_version:
             raise UnknownVersion(f"{cls.message_name()} v{version} is newer than what runs here, {cls.message_version}")
-        return cls.model_validate(values)
+        # As JSON: a strict model reads a date from a text there, and an upcast may have put in a date.
+        return cls.model_validate_json(to_json(values))
+
+    @classmethod
+    def oldest_readable_version(cls) -> int:
+        """Return the oldest version from which upcasts lead to the current one without a gap."""
+        oldest = cls.message_version
+        while oldest - 1 in cls.upcasts:
+            oldest -= 1
+        return oldest
+
+    @classmethod
+    def missing_upcast(cls) -> str | None:
+        """Say which upcast is missing; None if rows of every older version can be read."""
+        oldest = cls.oldest_readable_version()
+        if oldest == 1:
+            return None
+        return (
+            f"{cls.__name__} is version {cls.message_version}, but stored messages of version {oldest - 1} cannot be "
+            f"read: write `@upcast({cls.__name__}, from_version={oldest - 1})` beside the message"
+        )
 
 
 def upcast(message: type[Message], *, from_version: int) -> Callable[[Function], Function]:

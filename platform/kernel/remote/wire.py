@@ -11,42 +11,25 @@ from functools import cached_property
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
-from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import core_schema
 from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
 from kernel.contracts import Contract, ContractError, home_of, is_declared, methods_of
+from kernel.messaging.message import Message
+from kernel.remote.schema import Schema, both_ways
 
-# Words for people: they may change and nothing else changes.
-_ANNOTATIONS = frozenset({"title", "description", "examples", "deprecated"})
-_BY_NAME = frozenset({"properties", "$defs"})
-_VALUES = frozenset({"default", "const", "enum"})
-
-Schema = dict[str, Any]
+# Raised when descriptions change in a way that older versions of the kernel would misread.
+_FORMAT = 2
 
 
 class Described(TypedDict):
-    """A contract as one side tells the other."""
+    """A contract or message as one side tells the other."""
 
     fingerprint: str
     description: Schema
 
 
-# By the names of the contracts.
+# By the names of the contracts and messages.
 DESCRIBED: TypeAdapter[dict[str, Described]] = TypeAdapter(dict[str, Described])
-
-
-class _Schemas(GenerateJsonSchema):
-    """What is written always has all its fields, also those that whoever makes it may leave to their default."""
-
-    def field_is_required(
-        self,
-        field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField,
-        total: bool,
-    ) -> bool:
-        if self.mode == "serialization" and field["type"] != "typed-dict-field":
-            return not field.get("serialization_exclude")
-        return super().field_is_required(field, total)
 
 
 class WireMethod:
@@ -96,10 +79,18 @@ class WireMethod:
         return inspect.BoundArguments(self._signature, OrderedDict(given))
 
     def describe(self) -> Schema:
-        """What the other side must agree on."""
-        arguments = _both_ways(TypeAdapter(self.arguments))
-        arguments["sent"]["required"] = [name for name in self._names if self._default(name) is ...]
-        return {"safe": self.is_safe, "arguments": arguments, "result": _both_ways(self.result)}
+        """Describe what both sides must agree on."""
+        arguments = both_ways(TypeAdapter(self.arguments))
+        # What the caller leaves out is not sent.
+        arguments["sent"]["required"] = sorted(name for name in self._names if self._default(name) is ...)
+        kinds = {name: one.kind for name, one in self._signature.parameters.items()}
+        return {
+            "safe": self.is_safe,
+            "positional": [name for name, kind in kinds.items() if kind is not inspect.Parameter.KEYWORD_ONLY],
+            "named": sorted(name for name, kind in kinds.items() if kind is not inspect.Parameter.POSITIONAL_ONLY),
+            "arguments": arguments,
+            "result": both_ways(self.result),
+        }
 
     def _default(self, name: str) -> Any:
         default = self._signature.parameters[name].default
@@ -132,35 +123,45 @@ class WireContract:
     @cached_property
     def described(self) -> Described:
         """The description and its fingerprint, which is equal where the descriptions are."""
-        canonical = json.dumps(self.description, sort_keys=True, separators=(",", ":"))
-        return {"fingerprint": hashlib.sha256(canonical.encode()).hexdigest(), "description": self.description}
+        return _described(self.description)
 
     @cached_property
     def description(self) -> Schema:
         """All that both sides must agree on."""
         return {
+            "format": _FORMAT,
             "version": self.contract.contract_version,
             "methods": {name: method.describe() for name, method in sorted(self.methods.items())},
-            "errors": {name: _both_ways(TypeAdapter(error.form())) for name, error in sorted(self.errors.items())},
+            "errors": {name: both_ways(TypeAdapter(error.form())) for name, error in sorted(self.errors.items())},
         }
 
 
-def _both_ways(adapter: TypeAdapter[Any]) -> Schema:
-    """A value as it is sent, and as it is accepted."""
-    return {
-        "sent": _without_words(adapter.json_schema(mode="serialization", schema_generator=_Schemas)),
-        "accepted": _without_words(adapter.json_schema(mode="validation", schema_generator=_Schemas)),
-    }
+@dataclass(frozen=True)
+class WireMessage:
+    """A message, ready to be compared with that of another process."""
+
+    message: type[Message]
+
+    @property
+    def name(self) -> str:
+        return self.message.__name__
+
+    @cached_property
+    def described(self) -> Described:
+        """The description and its fingerprint, which is equal where the descriptions are."""
+        return _described(self.description)
+
+    @cached_property
+    def description(self) -> Schema:
+        """All that both sides must agree on, and the oldest version that can be read here."""
+        return {
+            "format": _FORMAT,
+            "version": self.message.message_version,
+            "oldest": self.message.oldest_readable_version(),
+            "message": both_ways(TypeAdapter(self.message)),
+        }
 
 
-def _without_words(schema: Any, *, by_name: bool = False) -> Any:
-    """The schema without titles and descriptions. `by_name`: its keys are names, `title` among them perhaps."""
-    if isinstance(schema, list):
-        return [_without_words(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: value if key in _VALUES and not by_name else _without_words(value, by_name=key in _BY_NAME and not by_name)
-        for key, value in schema.items()
-        if by_name or key not in _ANNOTATIONS
-    }
+def _described(description: Schema) -> Described:
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return {"fingerprint": hashlib.sha256(canonical.encode()).hexdigest(), "description": description}

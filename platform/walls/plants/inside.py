@@ -3,6 +3,7 @@
 from walls.plants import Plant, plant
 
 _CONTRACT = "modules/right/contract.py"
+_LOCK = "modules/right/contract.lock.json"
 _MANIFEST = "modules/left/module.py"
 _SERVICE = "modules/left/service.py"
 
@@ -177,8 +178,14 @@ CONTRACT_LOCK = [
     plant("a message is renamed", _CONTRACT, ("class Gone", "class Went")),
     plant("a compatible change is not locked", _CONTRACT, ('colour: str = "red"', 'colour: str | None = "red"')),
     plant("a new version is not locked", _CONTRACT, ("(Contract)", "(Contract, version=2)")),
-    plant("the lock was edited", "contracts.lock.json", ('"name": "thing_id"', '"name": "id"'), at=_CONTRACT),
-    plant("the lock is broken", "contracts.lock.json", ("{", "<<<<<<< HEAD\n{")),
+    plant("the lock was edited", _LOCK, ('"thing_id"', '"id"'), at=_CONTRACT),
+    plant("the lock is broken", _LOCK, ("{", "<<<<<<< HEAD\n{")),
+    plant("a message that is narrowed", _CONTRACT, ('deleted."""\n\n    id: int', 'deleted."""\n\n    id: bool')),
+    plant(
+        "a new version of a message without an upcast",
+        _CONTRACT,
+        ("class Gone(Message)", "class Gone(Message, version=2)"),
+    ),
 ]
 INNOCENT_CONTRACT_LOCK = [
     plant("a docstring", _CONTRACT, ('"""What others may ask."""', '"""What others may ask, and more."""')),

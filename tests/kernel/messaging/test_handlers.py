@@ -1,9 +1,11 @@
 """What a handler may ask for, what it may not, and how it reads what was stored by older code."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ConfigDict
 
 from kernel import Message, upcast
 from kernel.discovery import DiscoveryError, discover, subscribers_elsewhere
@@ -48,6 +50,32 @@ class Renamed(Message, version=2):
 def test_what_was_stored_by_older_code_is_read_step_by_step() -> None:
     assert Moved.from_stored(1, '{"thing_id": 1}') == Moved(thing_id=1, place="UNKNOWN")
     assert Moved.from_stored(3, '{"thing_id": 1, "place": "here"}') == Moved(thing_id=1, place="here")
+
+
+class Timed(Message, version=2):
+    model_config = ConfigDict(strict=True)
+
+    at: datetime
+    count: int
+
+
+@upcast(Timed, from_version=1)
+def _with_count(old: dict[str, Any]) -> dict[str, Any]:
+    return {"at": datetime.fromisoformat(old["at"]) if old["parses"] else old["at"], "count": 1}
+
+
+@pytest.mark.parametrize("parses", ["true", "false"])
+def test_a_strict_message_reads_what_an_upcast_makes_of_json(parses: str) -> None:
+    stored = f'{{"at": "2030-01-01T20:00:00Z", "parses": {parses}}}'
+    assert Timed.from_stored(1, stored) == Timed(at=datetime(2030, 1, 1, 20, tzinfo=UTC), count=1)
+
+
+@pytest.mark.parametrize("version", [0, -1, "2", True, 1.5])
+def test_a_version_that_is_no_whole_number_from_1_is_refused(version: Any) -> None:
+    with pytest.raises(TypeError, match="must be a whole number from 1"):
+
+        class Lost(Message, version=version):
+            pass
 
 
 def test_a_version_that_nobody_can_read_is_named() -> None:
