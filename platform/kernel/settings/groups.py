@@ -1,13 +1,13 @@
 """The typed groups of settings: a prefix each, and for each field its meaning, its unit and why this default."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -15,9 +15,9 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
+from kernel.settings.database_url import read_database_url
 from kernel.settings.sources import Environment, Layer, Sources
 
 # The sources and the prefix of the group that is being read; unset, a group reads those of the working directory.
@@ -121,20 +121,20 @@ class ApplicationSettings(SettingsGroup):
 
 
 def _database_url(text: str) -> URL:
-    """Parse a database URL and name its asynchronous driver; `postgres://` and `sqlite://` will do."""
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):  # the latter repeats a port of letters: perhaps a part of the password
-        raise ValueError("is not a database URL like postgresql://user:password@host:5432/name") from None
-    drivers = {
-        "postgres": "postgresql+asyncpg",
-        "postgresql": "postgresql+asyncpg",
-        "sqlite": "sqlite+aiosqlite",
-    }
-    url = url.set(drivername=drivers.get(url.drivername, url.drivername))
-    if url.drivername not in drivers.values():
-        raise ValueError("must begin with postgresql:// or sqlite://")
-    return url
+    """Return a database's URL as SQLAlchemy takes it, with its asynchronous driver. Raises ValueError."""
+    return read_database_url(text).url
+
+
+def _connect_timeout(data: Mapping[str, Any]) -> float:
+    url = data.get("url")
+    return (read_database_url(url.get_secret_value()).connect_timeout_seconds if url else None) or 2
+
+
+def _refuse_connect_timeout(text: str) -> None:
+    if read_database_url(text).connect_timeout_seconds is not None:
+        raise ValueError(
+            "has connect_timeout, which all databases share: remove it, and set DATABASE_CONNECT_TIMEOUT_SECONDS"
+        )
 
 
 class DatabaseConfig(SettingsGroup):
@@ -183,8 +183,9 @@ class DatabaseConfig(SettingsGroup):
     role_per_module: bool = False
     # What the roles' names begin with. They belong to the whole server; unset, it is the database's name and a dot.
     role_prefix: str | None = None
-    # asyncpg would wait 60 s to connect and for ever on a command. A lost packet is sent again after a second.
-    connect_timeout_seconds: float = Field(2, gt=0)
+    # asyncpg would wait 60 s to connect and for ever on a command. A lost packet is sent again after a second. The
+    # default is the `connect_timeout` in DATABASE_URL, or else 2.
+    connect_timeout_seconds: float = Field(default_factory=_connect_timeout, gt=0)
     # For slow statements: that a database does not answer at all shows within two seconds (kernel/database/pulse.py).
     command_timeout_seconds: float = Field(30, gt=0)
     # SQLite: how long a writer waits for another process's write.
@@ -196,9 +197,11 @@ class DatabaseConfig(SettingsGroup):
 
     @field_validator("url", "read_url")
     @classmethod
-    def _is_url(cls, value: SecretStr | None) -> SecretStr | None:
+    def _is_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
             _database_url(value.get_secret_value())
+            if info.field_name != "url":
+                _refuse_connect_timeout(value.get_secret_value())
         return value
 
     @model_validator(mode="after")
@@ -243,7 +246,8 @@ def check_is_fit(url: URL, environment: Environment) -> None:
         raise ValueError("is SQLite, which is refused in prod: name a PostgreSQL database")
     on_socket = str(url.query.get("host", url.host or "/")).startswith("/")
     over_network = url.get_backend_name() == "postgresql" and not on_socket
-    if environment in {Environment.UAT, Environment.PROD} and over_network and not url.password:
+    has_password = bool(url.password) or "passfile=" in str(url.query.get("dsn"))
+    if environment in {Environment.UAT, Environment.PROD} and over_network and not has_password:
         raise ValueError(f"has no password, which is required in {environment}")
 
 
@@ -356,6 +360,7 @@ class ModuleSettings(SettingsGroup):
     @classmethod
     def _is_fit(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
         if value is not None:
+            _refuse_connect_timeout(value.get_secret_value())
             check_is_fit(_database_url(value.get_secret_value()), info.data.get("environment", Environment.LOCAL))
         return value
 
