@@ -22,7 +22,14 @@ from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
 from kernel.database.errors import MigrationError, PoolExhausted, RoleError
 from kernel.database.pool import place_of
 from kernel.database.revisions import is_at_head
-from kernel.discovery import DiscoveredModule, DiscoveryError, contracts_of, discover, subscribers_elsewhere
+from kernel.discovery import (
+    DiscoveredModule,
+    DiscoveryError,
+    contracts_of,
+    discover,
+    handled_messages,
+    subscribers_elsewhere,
+)
 from kernel.http_client import HttpxRestClientPool, UpstreamFailed
 from kernel.manifest import ModuleContext
 from kernel.messaging.exchange import Correspondent, Exchange
@@ -142,9 +149,17 @@ class Kernel:
         lag_seconds = settings.database.read_lag_seconds if reads_elsewhere else 0
         self.cache = AnswerCache(settings.store, self.store, settings.application.version, lag_seconds)
         self.tokens = Tokens(settings.internal)
-        # The modules elsewhere that are asked from here.
+        # The modules elsewhere whose contracts are called or whose messages are handled here.
         self.peers = [
-            Peer(name, url, contracts_of(settings.root, name), self.http, self.tokens, settings.http_client)
+            Peer(
+                name,
+                url,
+                contracts_of(settings.root, name),
+                handled_messages(self.modules, name),
+                self.http,
+                self.tokens,
+                settings.http_client,
+            )
             for name, url in settings.elsewhere.items()
             if any(name in module.manifest.depends_on for module in self.modules)
         ]
@@ -425,6 +440,7 @@ def create_app(
             app.sites[module.name] = Site(module.prefix, route, router, context, context.settings.max_body_bytes)
     internal = Internal(
         {module.name: list(module.manifest.provides) for module in kernel.modules},
+        {module.name: module.messages for module in kernel.modules},
         kernel.ports,
         kernel.settings,
         kernel.tokens,

@@ -56,6 +56,8 @@ class DiscoveredModule:
     inbox: Table | None
     keys: Table | None
     handlers: tuple[Handler, ...]
+    # The messages that it publishes.
+    messages: tuple[type[Message], ...]
     migrations: Path
 
 
@@ -107,6 +109,12 @@ def _declared(root: Path, name: str) -> list[type]:
     values = [value for file in (contract, *map(importlib.import_module, parts)) for value in vars(file).values()]
     own = [value for value in values if isinstance(value, type) and value.__module__ in {contract.__name__, *parts}]
     return list(dict.fromkeys(own))
+
+
+def handled_messages(modules: Iterable[DiscoveredModule], publisher: str) -> tuple[type[Message], ...]:
+    """The messages of a publisher that these modules handle."""
+    messages = [handler.message for module in modules for handler in module.handlers]
+    return tuple(dict.fromkeys(one for one in messages if one.message_name().partition(".")[0] == publisher))
 
 
 def subscribers_elsewhere(root: Path, here: Collection[str]) -> dict[str, list[str]]:
@@ -178,7 +186,7 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
     inbox = table_of(files["models"], InboxTable)
     keys = _keys(name, files["router"], files["models"], problems)
     handlers = _handlers(name, files["handlers"], inbox, problems)
-    problems += _unreadable_messages(root, name, handlers)
+    messages = _messages(root, name, handlers, problems)
     if not isinstance(manifest, Module) or len(problems) > before:
         return None
     return DiscoveredModule(
@@ -194,6 +202,7 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
         inbox=inbox,
         keys=keys,
         handlers=handlers,
+        messages=messages,
         migrations=root / "migrations" / name,
     )
 
@@ -276,16 +285,17 @@ def _handlers(name: str, file: ModuleType | None, inbox: Table | None, problems:
     return handlers
 
 
-def _unreadable_messages(root: Path, name: str, handlers: Collection[Handler]) -> Iterator[str]:
-    """Yield for which messages of a module, published or handled, stored rows of an older version cannot be read."""
+def _messages(root: Path, name: str, handlers: Collection[Handler], problems: list[str]) -> tuple[type[Message], ...]:
+    """The messages of a module. A message, own or handled, that cannot read all stored versions is a problem."""
     try:
         own = messages_of(root, name)
     except DiscoveryError as error:
-        yield from error.problems
-        return
+        problems += error.problems
+        return ()
     for message in dict.fromkeys((*own, *(handler.message for handler in handlers))):
         if (missing := message.missing_upcast()) is not None:
-            yield f"{message.__module__}: {missing}."
+            problems.append(f"{message.__module__}: {missing}.")
+    return own
 
 
 def _keys(name: str, router: ModuleType | None, models: ModuleType | None, problems: list[str]) -> Table | None:

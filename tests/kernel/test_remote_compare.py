@@ -223,6 +223,31 @@ def test_equal_fingerprints_are_not_looked_into() -> None:
     assert compare({"Prices": mine}, {}) == [Difference("Prices", Effect.REFUSED, "is not provided")]
 
 
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"fingerprint": "x"},
+        {"fingerprint": "x", "description": []},
+        {"fingerprint": "x", "description": {"format": 2}},
+        {"fingerprint": "x", "description": {"format": 2, "version": 1, "methods": {"of": 1}, "errors": {}}},
+    ],
+)
+def test_what_is_no_description_is_named(theirs: Any) -> None:
+    class Prices(Contract):
+        async def of(self, thing: int) -> int:
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match="Prices is not described as this kernel describes contracts"):
+        compare({"Prices": WireContract(Prices).described}, {"Prices": theirs})
+
+
+def test_a_definition_that_refers_to_itself_ends_the_comparison() -> None:
+    mine, theirs = described(int, int), described(int, int)
+    theirs["methods"]["of"]["result"]["sent"] = {"$defs": {"A": {"$ref": "#/$defs/A"}}, "$ref": "#/$defs/A"}
+    with pytest.raises(ValueError, match="refers to itself"):
+        differences("Prices", mine, theirs)
+
+
 def test_a_description_by_another_version_of_the_kernel_is_not_compared() -> None:
     other = described(int, str) | {"format": 1}
     [found] = differences("Prices", described(int, int), other)

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import structlog
 
+from kernel import Message
 from kernel.observability.health import Degraded, run_checks
 from kernel.remote.client import ContractsDiffer
+from kernel.remote.wire import WireMessage
 from kernel.testing.booting import talking_to
 from tests.kernel.https_server import Call, Drop, Hang, Reply
-from tests.kernel.two_sides import Between, Forward, Sides, two_sides
+from tests.kernel.project import FROM_MODELS
+from tests.kernel.two_sides import CONTRACT, Between, Forward, Sides, plainly, two_sides
 
 
 def telling(change: Callable[[dict[str, Any]], object]) -> Between:
@@ -51,6 +54,132 @@ async def test_a_breaking_difference_fails_the_check_and_names_the_member(tmp_pa
         assert problem == "ContractsDiffer: Prices.of: is not provided"
 
 
+async def test_a_breaking_difference_found_after_the_start_degrades_a_process_that_serves(tmp_path: Path) -> None:
+    is_changed = False
+
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        return await (changed if is_changed else plainly)(call, forward)
+
+    changed = telling(lambda told: told["methods"].pop("of"))
+    async with two_sides(tmp_path, between) as sides:
+        peer = sides.caller.kernel.peers[0]
+        is_changed = True
+        await peer.compare()
+        failed, degraded, problem = (await findings(sides))["prices.contract"]
+        assert (failed, degraded) == (True, True)
+        assert problem.startswith("Prices.of: is not provided (found after the start")
+        is_changed = False
+        await peer.compare()
+        assert (await findings(sides))["prices.contract"] == (False, False, "")
+
+
+async def test_a_process_that_started_without_an_answer_serves_and_is_only_degraded_later(tmp_path: Path) -> None:
+    is_down = True
+    changed = telling(lambda told: told["methods"].pop("of"))
+
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        return Drop() if is_down else await changed(call, forward)
+
+    async with two_sides(tmp_path, between) as sides:
+        is_down = False
+        await sides.caller.kernel.peers[0].compare()
+        with pytest.raises(Degraded, match=r"Prices\.of"):
+            await sides.caller.kernel.peers[0].check()
+
+
+async def test_a_new_process_stays_unready_while_the_other_side_does_not_answer(tmp_path: Path) -> None:
+    is_down = False
+    changed = telling(lambda told: told["methods"].pop("of"))
+
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        return Drop() if is_down else await changed(call, forward)
+
+    async with two_sides(tmp_path, between) as sides:
+        peer = sides.caller.kernel.peers[0]
+        for is_down in (True, False):  # noqa: B007  # read by `between`
+            await peer.compare()
+            with pytest.raises(ContractsDiffer, match=r"Prices\.of"):
+                await peer.check()
+
+
+MESSAGE = """
+from kernel import Message
+
+class PriceChanged(Message):
+    thing: str
+    cents: int
+"""
+SUBSCRIBER = {
+    "prices/contract.py": CONTRACT + MESSAGE,
+    "post/models.py": """
+from sqlalchemy.orm import DeclarativeBase
+from kernel.database import new_metadata
+from kernel.messaging import InboxTable
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+
+class Inbox(InboxTable, Base):
+    __tablename__ = "inbox"
+""",
+    "post/handlers.py": """
+from kernel import subscribe
+from modules.prices.contract import PriceChanged
+
+@subscribe(PriceChanged)
+async def note(message: PriceChanged) -> None: ...
+""",
+    "post/module.py": "from kernel import Module\nmodule = Module(owner='team', depends_on={'prices'})\n",
+}
+
+
+class Same(Message):
+    thing: str
+    cents: int
+    note: str = ""
+
+
+class Narrower(Message):
+    thing: str | None
+    cents: int
+
+
+class Newer(Message, version=2):
+    thing: str
+
+
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [
+        (Same, None),
+        (Narrower, "PriceChanged: thing is sent as null and read as string"),
+        (Newer, "PriceChanged: is published as version 2 and read up to version 1"),
+        (None, "PriceChanged: is not provided"),
+    ],
+)
+async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishes(
+    tmp_path: Path, published: type[Message] | None, said: str | None
+) -> None:
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        answer = await forward(call)
+        assert isinstance(answer, Reply)
+        told = json.loads(answer.body)
+        assert told["PriceChanged"]["description"]["version"] == 1
+        told.pop("PriceChanged")
+        if published is not None:
+            told["PriceChanged"] = WireMessage(published).described
+        return Reply(200, {}, json.dumps(told).encode())
+
+    folder = tmp_path / "migrations" / "post"
+    folder.mkdir(parents=True)
+    (folder / "0001_first.py").write_text(FROM_MODELS.format(module="post"))
+    caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
+    async with two_sides(tmp_path, between, caller=caller, files=SUBSCRIBER) as sides:
+        failed, degraded, problem = (await findings(sides))["prices.contract"]
+        assert (failed, degraded) == (said is not None, False)
+        assert problem == (f"ContractsDiffer: {said}" if said else "")
+
+
 async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: Path) -> None:
     more = {"safe": True, "arguments": {}, "result": {}}
     with structlog.testing.capture_logs() as logs:
@@ -72,7 +201,7 @@ async def test_the_callee_logs_what_its_caller_means(tmp_path: Path) -> None:
                 await sides.caller.kernel.peers[0].compare()
         [log] = [log for log in logs if log["event"] == "a caller means another contract"]
         assert (log["difference"], log["is_breaking"]) == ("Prices.gone: is not provided", True)
-        with pytest.raises(ContractsDiffer, match=r"Prices\.gone"):
+        with pytest.raises(Degraded, match=r"Prices\.gone"):
             await sides.caller.kernel.peers[0].check()
 
 
@@ -103,11 +232,12 @@ async def test_whoever_cannot_be_asked_degrades_the_caller(
         assert sides.caller.kernel.is_started
 
 
-async def test_a_module_that_is_not_there_is_a_breaking_difference(tmp_path: Path) -> None:
-    """Somebody answers at the address, but somebody else: nobody should be sent to us before that is put right."""
-    async with two_sides(tmp_path, callee={"ENABLED_MODULES": "shop,prices"}) as sides:
-        sides.caller.kernel.peers[0].module = "bread"
-        await sides.caller.kernel.peers[0].compare()
+async def test_a_process_that_does_not_provide_the_module_is_a_breaking_difference(tmp_path: Path) -> None:
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        assert call.path == "/internal/contracts/prices"
+        return Reply(200, {}, b"{}")
+
+    async with two_sides(tmp_path, between) as sides:
         with pytest.raises(ContractsDiffer, match="Prices: is not provided"):
             await sides.caller.kernel.peers[0].check()
 

@@ -176,13 +176,14 @@ async def two_sides(
     *,
     callee: Mapping[str, str] = MappingProxyType({}),
     caller: Mapping[str, str] = MappingProxyType({}),
+    files: Mapping[str, str] = MappingProxyType({}),
     waits: bool = True,
 ) -> AsyncIterator[Sides]:
-    """Both sides in DEV, with one secret; `callee` and `caller` are further settings of each.
+    """Both sides in DEV, with one secret; `callee` and `caller` are further settings of each, `files` further files.
 
     It `waits` for the caller to have looked at the callee.
     """
-    write_project(root, FILES)
+    write_project(root, {**FILES, **files})
     common = {
         "ENVIRONMENT": "dev",
         "AUTH_ENABLED": "false",

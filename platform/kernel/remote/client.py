@@ -15,11 +15,12 @@ from structlog.contextvars import get_contextvars
 
 from kernel.contracts import CallRule, Contract, ContractBroken, ContractError, ContractUnavailable
 from kernel.http_client import OUTAGES, HttpxRestClientPool
+from kernel.messaging.message import Message
 from kernel.observability.health import Degraded
 from kernel.remote import deadline
 from kernel.remote.compare import compare
 from kernel.remote.tokens import Tokens
-from kernel.remote.wire import DESCRIBED, WireContract, WireMethod
+from kernel.remote.wire import DESCRIBED, WireContract, WireMessage, WireMethod
 from kernel.settings import HttpClientSettings
 
 _COMPARE_SECONDS = 3.0
@@ -32,23 +33,27 @@ class ContractsDiffer(Exception):
 
 
 class Peer:
-    """A module elsewhere: its address, and what we ask of it."""
+    """A module elsewhere: its address, the contracts that are called and the messages that are handled here."""
 
     def __init__(
         self,
         module: str,
         url: str,
         contracts: tuple[type[Contract], ...],
+        messages: tuple[type[Message], ...],
         http: HttpxRestClientPool,
         tokens: Tokens,
         settings: HttpClientSettings,
     ) -> None:
         self.module, self.url = module, url
         self.wires = [WireContract(contract) for contract in contracts]
+        self.messages = [WireMessage(message) for message in messages]
         self._http, self._tokens = http, tokens
         self._call_seconds = settings.total_timeout_seconds
         self._is_compared = asyncio.Event()
         self._finding: Exception | None = None
+        # Whether readiness was ever in order: from then on this process serves, and others rely on it.
+        self._is_serving = False
         self._told = ""
 
     def ports(self, rule: CallRule) -> Mapping[type[Contract], Contract]:
@@ -81,8 +86,14 @@ class Peer:
             raise ContractUnavailable(f"{path} does not answer at {url}: {error!r}") from error
 
     async def check(self) -> None:
-        """What the last comparison found. Raises Degraded, or ContractsDiffer."""
+        """Raise what the last comparison found.
+
+        Raises ContractsDiffer for a breaking difference, which keeps a process that has just started out of service,
+        and Degraded for a breaking difference found later and for a module that does not answer.
+        """
         await self._is_compared.wait()
+        if isinstance(self._finding, ContractsDiffer) and self._is_serving:
+            raise Degraded(f"{self._finding} (found after the start: the process goes on, new ones will not be ready)")
         if self._finding is not None:
             raise self._finding
 
@@ -104,19 +115,22 @@ class Peer:
 
     async def compare(self) -> None:
         """Look now; `check` says what was found."""
-        mine = {wire.name: wire.described for wire in self.wires}
+        mine = {one.name: one.described for one in self.wires} | {one.name: one.described for one in self.messages}
         try:
             answer = await self.ask("", DESCRIBED.dump_json(mine), key="compare", at_most=_COMPARE_SECONDS)
             _must_be_200(answer, self.module)
             found = compare(mine, DESCRIBED.validate_json(answer.content))
-        except Exception as error:  # noqa: BLE001  # whatever it is: that nobody can be asked is no reason to stop
-            self._found(Degraded(str(error)), str(error))
+        except Exception as error:  # noqa: BLE001  # whatever fails, an unreachable module does not stop this one
+            # A module that cannot be asked any more still differs as it did.
+            if not isinstance(self._finding, ContractsDiffer):
+                self._found(Degraded(str(error)), str(error))
             return
         breaking = "; ".join(str(one) for one in found if one.is_breaking)
         self._found(ContractsDiffer(breaking) if breaking else None, "; ".join(map(str, found)))
 
     def _found(self, finding: Exception | None, told: str) -> None:
         self._finding = finding
+        self._is_serving = self._is_serving or not isinstance(finding, ContractsDiffer)
         if told and told != self._told:
             _log.warning("module elsewhere", module=self.module, url=self.url, found=told)
         self._told = told

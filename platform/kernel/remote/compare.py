@@ -67,13 +67,17 @@ class Difference:
 def compare(mine: Mapping[str, Schema], theirs: Mapping[str, Schema]) -> list[Difference]:
     """List how another process's contracts and messages (`theirs`) differ from those this process relies on (`mine`).
 
-    The values have a `fingerprint` and a `description`; equal fingerprints are not looked into.
+    The values have a `fingerprint` and a `description`; equal fingerprints are not looked into. Raises ValueError for
+    what is no description.
     """
     found: list[Difference] = []
     for name, one in mine.items():
         other = theirs.get(name)
-        if other is None or other["fingerprint"] != one["fingerprint"]:
-            found += differences(name, one["description"], other and other["description"])
+        try:
+            if other is None or other["fingerprint"] != one["fingerprint"]:
+                found += differences(name, one["description"], other and other["description"])
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{name} is not described as this kernel describes contracts: {error!r}") from None
     return found
 
 
@@ -315,10 +319,12 @@ class _Reading:
 
 
 def _resolved(schema: Any, definitions: Schema) -> Any:
-    while isinstance(schema, Mapping) and "$ref" in schema:
+    for _ in range(len(definitions) + 1):
+        if not isinstance(schema, Mapping) or "$ref" not in schema:
+            return schema
         beside = {key: value for key, value in schema.items() if key != "$ref"}
         schema = {**definitions[schema["$ref"].rpartition("/")[2]], **beside}
-    return schema
+    raise ValueError("a definition refers to itself")
 
 
 def _name(schema: Any) -> Any:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import structlog
@@ -16,11 +16,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from kernel.contracts import Contract, ContractError
+from kernel.messaging.message import Message
 from kernel.remote.compare import compare
 from kernel.remote.deadline import HEADER, DeadlinePassed, until
 from kernel.remote.openapi import document
 from kernel.remote.tokens import Refused, Tokens
-from kernel.remote.wire import DESCRIBED, Described, WireContract, WireMethod
+from kernel.remote.wire import DESCRIBED, Described, WireContract, WireMessage, WireMethod
 from kernel.settings import Settings
 from kernel.web.access_log import shortened
 from kernel.web.dispatch import close_unread
@@ -37,11 +38,12 @@ class Internal:
     def __init__(
         self,
         provided: Mapping[str, list[type[Contract]]],
+        published: Mapping[str, Sequence[type[Message]]],
         ports: Mapping[type[Contract], Contract],
         settings: Settings,
         tokens: Tokens,
     ) -> None:
-        self._provided, self._ports, self._tokens = provided, ports, tokens
+        self._provided, self._published, self._ports, self._tokens = provided, published, ports, tokens
         self._title = settings.application.title
         self._leeway = settings.internal.clock_leeway_seconds
         self._told: set[str] = set()
@@ -49,6 +51,15 @@ class Internal:
     @cached_property
     def _contracts(self) -> dict[str, list[WireContract]]:
         return {module: [WireContract(one) for one in contracts] for module, contracts in self._provided.items()}
+
+    @cached_property
+    def _described(self) -> dict[str, dict[str, Described]]:
+        """The contracts and messages of each module."""
+        messages = {module: [WireMessage(one) for one in published] for module, published in self._published.items()}
+        return {
+            module: {wire.name: wire.described for wire in (*wires, *messages.get(module, ()))}
+            for module, wires in self._contracts.items()
+        }
 
     @cached_property
     def _methods(self) -> dict[tuple[str, str], tuple[WireContract, WireMethod]]:
@@ -80,7 +91,7 @@ class Internal:
             case "POST", ["contracts", _]:
                 return self._compare(module, body)
             case "GET", ["contracts"]:
-                return JSONResponse({name: _described(wires) for name, wires in self._contracts.items()})
+                return JSONResponse(self._described)
             case "GET", ["openapi.json"]:
                 contracts = [(name, wire) for name, wires in self._contracts.items() for wire in wires]
                 return JSONResponse(document(self._title, contracts))
@@ -107,13 +118,15 @@ class Internal:
         return Response(content, media_type="application/json")
 
     def _compare(self, module: str, body: bytes) -> Response:
-        """Tell the caller what we provide, and the log in what it differs."""
+        """Answer with what this process provides and publishes, and log how the caller's descriptions differ."""
+        own = self._described.get(module, {})
         try:
-            asked = DESCRIBED.validate_json(body)
+            found = compare(DESCRIBED.validate_json(body), own)
         except ValidationError as error:
             raise _invalid(error) from None
-        own = _described(self._contracts.get(module, []))
-        for one in compare(asked, own):
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        for one in found:
             if str(one) not in self._told:
                 self._told.add(str(one))
                 _log.warning("a caller means another contract", difference=str(one), is_breaking=one.is_breaking)
@@ -132,10 +145,6 @@ class Internal:
         if deadline <= time.time():
             raise HTTPException(504, "The call came after its deadline.")
         return deadline
-
-
-def _described(wires: list[WireContract]) -> dict[str, Described]:
-    return {wire.name: wire.described for wire in wires}
 
 
 def _token(request: Request) -> str:
