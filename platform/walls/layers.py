@@ -1,11 +1,46 @@
-"""Layers where import-linter does not know: files with other names, engines, and what the kernel names."""
+"""Layers: what is wrong with an import between two of them, and what import-linter does not know of them."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from walls.findings import Finding
 from walls.project import LAYERS, RANKS, Project, Slice, module_of, part_of
 from walls.sources import Source
+
+# Where files of one layer put what they share. An enum of a column and of a field of an answer is the usual case.
+_SHARED = {
+    "router": "Move what both need into service.py.",
+    "repository": "Move what both need into models.py or schemas.py, or into a file of its own on their layer.",
+    "models": (
+        "Move an enum or a value that both use one layer down: into contract.py if other modules use it, otherwise "
+        'into a file of its own, as in helpers={"kinds": "contract"} in module.py.'
+    ),
+    "settings": "Define the value where it is used, or pass the setting in from the layer above.",
+}
+_DOWN = "Move the code to the layer whose job it is, or pass in what it needs from above."
+
+
+def between(importer: str, imported: str) -> tuple[str, str] | None:
+    """Return what is wrong with an import that does not lead down inside a module, and what to do instead.
+
+    None for names that are not on two layers of one module.
+    """
+    ours, theirs = part_of(importer), part_of(imported)
+    if module_of(importer) != module_of(imported) or ours not in RANKS or theirs not in RANKS:
+        return None
+    layer, other = (LAYERS[RANKS[one]] for one in (ours, theirs))
+    if layer == other:
+        return f"{_files(layer)} are one layer, and do not import each other", _SHARED.get(layer[0], _DOWN)
+    verb = "is" if len(layer) == 1 else "are"
+    why = f"{_files(layer)} {verb} below {_files(other)}, and imports lead down only"
+    if ours == "contract" and other == LAYERS[RANKS["models"]]:
+        return why, f"Move the enum or value into contract.py, and let {theirs}.py import it from there."
+    return why, _SHARED["models"] if ours == "settings" and other == LAYERS[RANKS["models"]] else _DOWN
+
+
+def _files(layer: Sequence[str]) -> str:
+    names = [f"{name}.py" for name in layer]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def check(project: Project) -> Iterator[Finding]:
@@ -57,7 +92,9 @@ def _layers(project: Project) -> Iterator[Finding]:
             if part in RANKS or not part:
                 continue
             if part not in module.helpers:
-                why = f"Nothing says on which layer {part} stands, so it could carry an import past all of them."
+                why = (
+                    f"The manifest does not say on which layer {part} is, so it could carry an import past all of them."
+                )
                 instead = f'Name its layer in {module.manifest}, as in helpers={{"{part}": "service"}}.'
                 yield Finding(source.path, 0, "layers", why, instead)
         for source in module.sources:
@@ -75,17 +112,16 @@ def _upward(module: Slice, source: Source) -> Iterator[Finding]:
         if module_of(found.name) == module.name and (part in module.helpers or other in module.helpers):
             other_layer = module.helpers.get(other, other)
             if RANKS.get(other_layer, len(LAYERS)) < RANKS[layer]:
-                why = f"{part} stands with {layer} and imports {other}, which stands above it, with {other_layer}."
-                instead = "Move the code to the layer whose job it is, or pass in what it needs from above."
-                yield Finding(source.path, found.line, "layers", why, instead)
+                why = f"{part} is on the layer of {layer} and imports {other}, which is above it ({other_layer})."
+                yield Finding(source.path, found.line, "layers", why, _DOWN)
             elif RANKS[layer] == RANKS["router"] and other_layer == "models":
-                why = f"{part} stands with {layer} and imports {other}, but only repositories know tables."
+                why = f"{part} is on the layer of {layer} and imports {other}, but only repositories use tables."
                 yield Finding(
                     source.path, found.line, "kernel-clean", why, "Add a method to repository.py and call it."
                 )
         elif part in module.helpers and f"{found.name}.".startswith(
             tuple(f"{name}." for name in _FOREIGN.get(layer, ()))
         ):
-            why = f"{part} stands with {layer} and imports {found.name}, which belongs elsewhere."
+            why = f"{part} is on the layer of {layer} and imports {found.name}, which belongs on another layer."
             instead = "Move the code to the layer whose job it is."
             yield Finding(source.path, found.line, "kernel-clean", why, instead)

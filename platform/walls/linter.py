@@ -18,6 +18,7 @@ from importlinter.contracts.layers import LayersContract
 from importlinter.contracts.protected import ProtectedContract
 from importlinter.domain.contract import InvalidContractOptions
 
+from walls import layers
 from walls.findings import COULD_NOT_CHECK, Finding
 from walls.project import RANKS, Project
 
@@ -66,8 +67,10 @@ def check(project: Project) -> Iterator[Finding]:
     for given, result in checks:
         rule, breaches = _RULES.get(given["id"], given["id"]), list(_breaches(given["name"], result.metadata, graph))
         for importer, imported, lines, why in breaches:
-            path = _path(project, importer)
-            yield Finding(path, lines[0] if lines else 0, rule, why.format(importer, imported), _instead(given))
+            path, text, instead = _path(project, importer), why.format(importer, imported), _instead(given)
+            if given["id"] == "module-layers" and (said := layers.between(importer, imported)) is not None:
+                text, instead = f"{text.partition(': ')[0]}: {said[0]}.", said[1]
+            yield Finding(path, lines[0] if lines else 0, rule, text, instead)
         if not result.kept and not breaches:
             why = f"The contract {given['id']} is broken, and import-linter {__version__} does not say where."
             yield _problem(

@@ -55,6 +55,15 @@ def test_a_finding_says_where_why_and_what_to_do_instead(copy: Path) -> None:
     assert instead.startswith("  Instead: Ask through the other module's contract.py.")
 
 
+def test_a_finding_of_a_layer_names_both_layers_and_where_an_enum_belongs(copy: Path) -> None:
+    with planted(copy, plant("", "modules/left/models.py", "from modules.left.schemas import Kind")):
+        done = check(copy)
+    _, why, instead = done.stdout.splitlines()[:3]
+    layers = "models.py and schemas.py are one layer, and do not import each other."
+    assert why == f"  modules.left.models imports modules.left.schemas: {layers}"
+    assert 'helpers={"kinds": "contract"} in module.py' in instead
+
+
 def test_the_report_for_programs(copy: Path) -> None:
     assert json.loads(check(copy, "--format", "json").stdout) == []
     with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):

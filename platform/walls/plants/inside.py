@@ -95,6 +95,15 @@ INNOCENT_LAYERS = [
             _MANIFEST: ('"words": "service"', '"words": "service", "more": "router"'),
         },
     ),
+    Plant(
+        "an enum that models and schemas share, one layer down",
+        {
+            "modules/left/kinds.py": 'from enum import StrEnum\n\n\nclass Kind(StrEnum):\n    A = "a"',
+            "modules/left/models.py": "from modules.left.kinds import Kind as K",
+            "modules/left/schemas.py": "from modules.left.kinds import Kind as K",
+            _MANIFEST: ('"words": "service"', '"words": "service", "kinds": "contract"'),
+        },
+    ),
     plant("upward in a comment", "modules/left/models.py", "# import modules.left.repository"),
 ]
 
