@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
 from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
 from kernel.database.errors import MigrationError, PoolExhausted, RoleError
-from kernel.database.pool import place_of
 from kernel.database.revisions import is_at_head
+from kernel.database.server_session import place_of
 from kernel.discovery import (
     DiscoveredModule,
     DiscoveryError,
@@ -231,8 +231,9 @@ class Kernel:
 
         for module in self.modules:
             if module.metadata is not None:
-                placement = self.contexts[module.name].database.placement
-                yield History(module.name, module.metadata, placement, module.migrations, self.settings.database)
+                placement, config = self.contexts[module.name].database.placement, self.settings.database
+                role = self.pool.role(module.name) if config.role_per_module else None
+                yield History(module.name, module.metadata, placement, module.migrations, config, role)
 
     def roles(self) -> list[roles.Role]:
         """The PostgreSQL role of every module that is not on SQLite. Raises RoleError."""
@@ -273,10 +274,10 @@ class Kernel:
     async def _prepare_databases(self) -> None:
         """In LOCAL apply the migrations and make the roles; elsewhere only see that nothing lacks."""
         if self.settings.application.migrates_at_start:
-            for history in self.histories():
-                await history.upgrade()
             if self.settings.database.role_per_module:
                 await roles.apply(self.roles(), self.settings.database)
+            for history in self.histories():
+                await history.upgrade()
             return
         if self.settings.database.role_per_module:
             await roles.verify(self.roles(), self.settings.database)

@@ -107,10 +107,16 @@ def migrate(
     down_to: Annotated[
         str | None, typer.Option(help="Undo what came after this revision of MODULE; `base`: all.")
     ] = None,
+    stamp: Annotated[
+        str | None,
+        typer.Option(help="Run nothing: note that MODULE's tables are as after this revision (docs/migrations.md)."),
+    ] = None,
 ) -> None:
     """Bring the tables of all modules to their newest migration, in the order of their dependencies."""
-    if down_to is not None and module is None:
-        fail("--down-to undoes one module's migrations: name the module.")
+    if (down_to, stamp) != (None, None) and module is None:
+        fail("--down-to and --stamp concern the migrations of one module: name the module.")
+    if sum((check, down_to is not None, stamp is not None)) > 1:
+        fail("--check, --down-to and --stamp exclude each other: give one of them.")
     histories = _histories(module)
     if check:
         _check(histories)
@@ -120,6 +126,9 @@ def migrate(
         if down_to is not None:
             asyncio.run(history.downgrade(down_to))
             typer.echo(f"down to {down_to}")
+        elif stamp is not None:
+            asyncio.run(history.stamp(stamp))
+            typer.echo(f"noted as {stamp}. Compare the tables with the models: kernel migrate --check")
         else:
             asyncio.run(history.upgrade())
             typer.echo("at its newest migration")
@@ -156,10 +165,13 @@ def migration(
 def roles(
     apply: Annotated[bool, typer.Option("--apply", help="Run it; it may be run again.")] = False,
     login: Annotated[
-        list[str] | None, typer.Option(help="Another user who may take the roles, beside the one that runs this.")
+        list[str] | None, typer.Option(help="The user that serves, if it is another than the one that migrates.")
     ] = None,
 ) -> None:
-    """Print the SQL that gives each module a PostgreSQL role with rights in its own schema, after `kernel migrate`."""
+    """Print the SQL that gives each module two PostgreSQL roles: the owner of its schema, and one for its rows only.
+
+    Run it before `kernel migrate`, as the user who migrates, and again after a module is added.
+    """
     from kernel.database import roles as of_database  # noqa: PLC0415
 
     kernel = load_kernel()
@@ -171,9 +183,10 @@ def roles(
         typer.echo(f"Applied: {', '.join(role.name for role in found)}")
     else:
         for role in found:
-            typer.echo(f"-- {role.module}, in {role.url.render_as_string()}")
+            typer.echo(f"-- {role.module}, in {role.direct_url.render_as_string()}\nBEGIN;")
             for statement in role.statements(login or ()):
                 typer.echo(f"{statement};")
+            typer.echo("COMMIT;")
 
 
 @app.command()

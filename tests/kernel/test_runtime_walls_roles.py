@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ async def opened(url: URL, **options: Any) -> AsyncDBPool:
         query(url, f"CREATE SCHEMA {name}; CREATE SEQUENCE {name}.serials")
         query(url, f"CREATE TABLE {name}.things (id serial PRIMARY KEY, serial bigint DEFAULT 0, name text)")
     await roles.apply([role for name in MODULES if (role := pool.role(name))], config)
-    query(url, "CREATE TABLE images.secrets (id int GENERATED ALWAYS AS IDENTITY, words text)")  # after the roles
+    # As a later migration would, which the module's owner runs.
+    owner = f'SET ROLE "{url.database}.images_owner"'
+    query(url, f"{owner}; CREATE TABLE images.secrets (id int GENERATED ALWAYS AS IDENTITY, words text)")
     return pool
 
 
@@ -69,6 +72,12 @@ async def pool(new_database: Callable[[str], URL]) -> AsyncIterator[AsyncDBPool]
     pool = await opened(new_database("roles"), pool_size=1, max_overflow=0, pool_timeout_seconds=5)
     yield pool
     await pool.close()
+
+
+def forget_roles(url: URL, *names: str) -> None:
+    """Drop roles, which belong to the whole server, with what they own in this database."""
+    for name in (roles.quoted(one) for one in names):
+        query(url, f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
 
 
 WHO = sa.select(sa.literal_column("current_user").cast(sa.Text))
@@ -256,43 +265,130 @@ async def test_roles_may_be_applied_from_many_processes_at_once(new_database: Ca
     url = new_database("at_once")
     query(url, "CREATE SCHEMA events")
     config = DatabaseConfig(url=str(url))
-    role = Role(f"{url.database}.at once\"'", "events", url, "events")
+    role = Role(f"{url.database}.at once\"'", "events", url, "events", url)
     await asyncio.gather(*(roles.apply([role], config) for _ in range(8)))
     await roles.verify([role], config)
-    query(url, 'DROP OWNED BY "{0}"; DROP ROLE "{0}"'.format(role.name.replace('"', '""')))
+    forget_roles(url, *role.names)
 
 
-async def test_a_schema_that_is_not_there_yet_is_a_migration_that_was_forgotten(
+async def test_a_schema_that_is_not_there_yet_is_made_and_belongs_to_the_modules_owner(
     new_database: Callable[[str], URL],
 ) -> None:
     url = new_database("early")
-    with pytest.raises(RoleError, match="run `kernel migrate`, then `kernel roles --apply`"):
-        await roles.apply([Role(f"{url.database}.events", "events", url, "events")], DatabaseConfig(url=str(url)))
+    role = Role(f"{url.database}.events", "events", url, "events", url)
+    await roles.apply([role], DatabaseConfig(url=str(url)))
+    owner = "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'events'"
+    assert query(url, owner) == role.owner
+    forget_roles(url, *role.names)
 
 
-async def test_an_ordinary_user_who_may_create_roles_can_apply_and_take_them(
-    new_database: Callable[[str], URL],
-) -> None:
+@pytest.fixture
+def logins(new_database: Callable[[str], URL]) -> Iterator[tuple[URL, URL]]:
+    """A database as its migrating login sees it, and as its serving login does: ordinary users, both."""
     url = new_database("ordinary")
-    admin, app = f"{url.database}_admin", f"{url.database}_app"
-    query(url, f"CREATE ROLE {admin} LOGIN CREATEROLE; CREATE ROLE {app} LOGIN")
-    query(url, f"CREATE SCHEMA events AUTHORIZATION {admin}; CREATE SCHEMA images AUTHORIZATION {admin}")
-    try:
-        config = DatabaseConfig(url=str(url.set(username=admin)), role_per_module=True)
-        made = [Role(f"{url.database}.{name}", name, config.get_url(), name) for name in MODULES]
-        for _ in range(2):
-            await roles.apply(made, config, [app])
-        for login in (admin, app):
-            config = DatabaseConfig(url=str(url.set(username=login)), role_per_module=True)
-            pool = AsyncDBPool(config, {}, Path("/"), MODULES)
-            await roles.verify([role for name in MODULES if (role := pool.role(name))], config)
-            async with pool.database("events").read() as session:
-                assert await whom(session, directly=True) == f"{url.database}.events"
-            await pool.close()
-    finally:
-        for name in MODULES:
-            query(url, f'DROP OWNED BY "{url.database}.{name}"; DROP ROLE "{url.database}.{name}"')
-        query(url, f"DROP OWNED BY {admin}; DROP ROLE {admin}; DROP ROLE {app}")
+    migrating, serving = f"{url.database}_migrating", f"{url.database}_serving"
+    query(url, f"CREATE ROLE {migrating} LOGIN CREATEROLE; CREATE ROLE {serving} LOGIN")
+    query(url, f"ALTER DATABASE {url.database} OWNER TO {migrating}")
+    yield url.set(username=migrating), url.set(username=serving)
+    query(url, f"ALTER DATABASE {url.database} OWNER TO CURRENT_USER")
+    made = query(url, "SELECT rolname FROM pg_roles WHERE rolname LIKE current_database() || '.%'").split()
+    forget_roles(url, *made, migrating, serving)
+
+
+def roles_at(url: URL) -> list[Role]:
+    """The roles of both modules."""
+    return [Role(f"{url.database}.{name}", name, url, name, url) for name in MODULES]
+
+
+async def test_an_ordinary_user_who_may_create_roles_can_apply_and_take_them(logins: tuple[URL, URL]) -> None:
+    migrating, serving = logins
+    for _ in range(2):
+        await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+    for url in (migrating, serving):
+        config = DatabaseConfig(url=str(url), role_per_module=True)
+        pool = AsyncDBPool(config, {}, Path("/"), MODULES)
+        await roles.verify([role for name in MODULES if (role := pool.role(name))], config)
+        async with pool.database("events").read() as session:
+            assert await whom(session, directly=True) == f"{url.database}.events"
+        await pool.close()
+
+
+async def test_the_login_that_serves_can_change_rows_and_no_table_whatever_role_it_takes(
+    logins: tuple[URL, URL],
+) -> None:
+    migrating, serving = logins
+    await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+    role, owner = f'"{migrating.database}.events"', f'"{migrating.database}.events_owner"'
+    query(migrating, f"SET ROLE {owner}; CREATE TABLE events.things (id int)")
+    query(serving, f"SET ROLE {role}; INSERT INTO events.things VALUES (1)")
+    for hostile in (
+        f"SET ROLE {role}; RESET ROLE; DROP TABLE events.things",
+        f"SET ROLE {role}; RESET ROLE; SELECT * FROM events.things",  # it has no module's rights by itself
+        f"SET ROLE {role}; TRUNCATE events.things",
+        f"SET ROLE {role}; CREATE TABLE events.others (id int)",
+        f"SET ROLE {owner}",
+    ):
+        with pytest.raises(subprocess.CalledProcessError, match="returned non-zero"):
+            query(serving, hostile)
+    assert query(serving, f"SET ROLE {role}; SELECT count(*) FROM events.things") == "1"
+
+
+async def test_tables_that_were_there_before_the_roles_pass_to_the_owner(logins: tuple[URL, URL]) -> None:
+    migrating, serving = logins
+    query(
+        migrating,
+        "CREATE SCHEMA events; CREATE TYPE events.colour AS ENUM ('red'); CREATE DOMAIN events.word AS text; "
+        "CREATE TABLE events.things (id int GENERATED ALWAYS AS IDENTITY, serial serial, colour events.colour); "
+        "CREATE VIEW events.seen AS SELECT 1; CREATE SEQUENCE events.numbers; CREATE TYPE events.pair AS (a int); "
+        "CREATE FUNCTION events.one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    )
+    await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+    objects = (
+        "SELECT DISTINCT pg_get_userbyid(o) FROM (SELECT relowner o, relnamespace n FROM pg_class UNION ALL "
+        "SELECT typowner, typnamespace FROM pg_type UNION ALL SELECT proowner, pronamespace FROM pg_proc) x "
+        "WHERE n = 'events'::regnamespace"
+    )
+    assert query(migrating, objects) == f"{migrating.database}.events_owner"
+    query(serving, f"SET ROLE \"{migrating.database}.events\"; INSERT INTO events.things (colour) VALUES ('red')")
+
+
+async def test_applying_says_what_the_user_may_not_do_and_changes_nothing(logins: tuple[URL, URL]) -> None:
+    migrating, serving = logins
+    query(migrating.set(username="postgres"), "CREATE SCHEMA events; CREATE TABLE events.things (id int)")
+    with pytest.raises(RoleError, match=r"events cannot be applied: permission denied for schema events\..*CREATEROLE"):
+        await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+    with pytest.raises(RoleError, match="permission denied to create role"):
+        await roles.apply(roles_at(serving), DatabaseConfig(url=str(serving)))
+    assert query(migrating, "SELECT count(*) FROM pg_roles WHERE rolname LIKE current_database() || '.%'") == "0"
+    await roles.apply(roles_at(migrating.set(username="postgres")), DatabaseConfig(url=str(migrating)))
+
+
+async def test_applying_fails_where_the_login_that_serves_would_keep_more_rights(logins: tuple[URL, URL]) -> None:
+    migrating, serving = logins
+    config, login = DatabaseConfig(url=str(migrating)), str(serving.username)
+    with pytest.raises(RoleError, match="postgres is a superuser"):
+        await roles.apply(roles_at(migrating), config, ["postgres"])
+    await roles.apply(roles_at(migrating), config, [login])
+    query(migrating, f'GRANT "{migrating.database}.events_owner" TO {login}')
+    with pytest.raises(RoleError, match=r"may take the role .*events_owner"):
+        await roles.apply(roles_at(migrating), config, [login])
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+async def test_a_login_that_may_change_tables_does_not_serve_in_prod(logins: tuple[URL, URL], environment: str) -> None:
+    migrating, serving = (url.set(password="of-the-test") for url in logins)
+    await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+    for url, is_refused in ((serving, False), (migrating, environment == "prod")):
+        config = DatabaseConfig(url=url.render_as_string(hide_password=False), environment=environment)
+        with pytest.raises(RoleError, match="DROP TABLE") if is_refused else nullcontext():
+            await roles.verify(roles_at(url), config)
+
+
+def test_two_modules_of_one_role_are_refused(new_database: Callable[[str], URL]) -> None:
+    url = new_database("twice")
+    made = [Role(name, name, url, name, url) for name in ("events", "events_owner")]
+    with pytest.raises(RoleError, match="events and events_owner would both have the role events_owner"):
+        asyncio.run(roles.apply(made, DatabaseConfig(url=str(url))))
 
 
 def test_the_command_prints_the_roles_and_applies_them(
@@ -308,12 +404,12 @@ def test_the_command_prints_the_roles_and_applies_them(
 
     code, printed = kernel("roles")
     assert (code, f'GRANT USAGE ON SCHEMA "health" TO "{url.database}.health";' in printed) == (0, True)
-    code, said = kernel("roles", "--apply")
-    assert (code, "run `kernel migrate`, then `kernel roles --apply`" in said) == (1, True)
-    assert kernel("migrate")[0] == 0
     for _ in range(2):
         code, said = kernel("roles", "--apply")
         assert (code, f"{url.database}.health" in said) == (0, True)
+        assert kernel("migrate", DATABASE_ROLE_PER_MODULE="true")[0] == 0
+    code, said = kernel("roles", "--apply", "--login", "nobody-at-all")
+    assert (code, 'role "nobody-at-all" does not exist' in said, "Traceback" in said) == (1, True, False)
     code, said = kernel("roles", DATABASE_URL=f"sqlite:///{tmp_path}")
     assert (code, "nothing to do" in said) == (0, True)
 

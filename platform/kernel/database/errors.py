@@ -146,6 +146,14 @@ def is_stale_plan(error: BaseException) -> bool:
     return isinstance(own, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
 
 
+def reason_of(error: BaseException) -> str:
+    """The driver's own words for what failed, without the statement and its values."""
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause.__cause__, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+        cause = cause.__cause__
+    return str(cause).strip() or ("no answer in time" if isinstance(cause, TimeoutError) else type(cause).__name__)
+
+
 def code_of(error: BaseException | None) -> str:
     """The SQLSTATE of asyncpg's errors, the extended result code's name of SQLite's, or ""."""
     return getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None) or ""

@@ -8,6 +8,7 @@ import asyncpg
 import structlog
 from sqlalchemy.engine import URL
 
+from kernel.database.server_session import NoSession, connect_directly
 from kernel.settings import DatabaseConfig
 
 _log = structlog.get_logger("kernel.database")
@@ -20,29 +21,30 @@ async def listen(
 ) -> None:
     """Call `heard` with what is sent on the channel, for ever; with "" when a connection is made, None when it is lost.
 
-    A lost connection is replaced after the pause. What is sent meanwhile is not heard: whoever waits must look himself.
+    A lost connection is replaced after the pause. What is sent meanwhile is not heard, so the caller must poll, too.
     """
+    warned = None
     while True:
         try:
-            connection = await _connect(url, config)
+            connection = await connect_directly(url, config, "DATABASE_DIRECT_URL (or MESSAGING_LISTEN=false)")
+            warned = None
             try:
-                await _listen(connection, channel, heard)
+                await _listen(connection, channel, heard, config.connect_timeout_seconds)
             finally:
                 heard(None)
                 connection.terminate()
+        except NoSession as error:
+            if str(error) != warned:  # once, as this may last
+                _log.warning("not listening", channel=channel, reason=str(error))
+            warned = str(error)
         except Exception as error:  # noqa: BLE001  # also what asyncpg takes for its own mistakes: see direct.py
             _log.warning("not listening", channel=channel, reason=f"{type(error).__name__}: {error}")
         await asyncio.sleep(pause_seconds)
 
 
-async def _connect(url: URL, config: DatabaseConfig) -> asyncpg.Connection:
-    _, options = url.get_dialect()().create_connect_args(url)
-    of_driver = {name: value for name, value in options.items() if not name.startswith("prepared_statement_")}
-    seconds = config.connect_timeout_seconds
-    return await asyncpg.connect(**of_driver, timeout=seconds, command_timeout=seconds)
-
-
-async def _listen(connection: asyncpg.Connection, channel: str, heard: Callable[[str | None], None]) -> None:
+async def _listen(
+    connection: asyncpg.Connection, channel: str, heard: Callable[[str | None], None], answer_seconds: float
+) -> None:
     """Returns when the connection is over."""
     is_over = asyncio.Event()
     connection.add_termination_listener(lambda _: is_over.set())
@@ -53,4 +55,4 @@ async def _listen(connection: asyncpg.Connection, channel: str, heard: Callable[
             async with asyncio.timeout(_SIGN_OF_LIFE_SECONDS):
                 await is_over.wait()
                 return
-        await connection.execute("SELECT 1")
+        await connection.execute("SELECT 1", timeout=answer_seconds)

@@ -3,14 +3,17 @@
 import asyncio
 import hashlib
 import io
+import sqlite3
 import time
+import traceback
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import structlog
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -23,14 +26,30 @@ from sqlalchemy import Connection, MetaData, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from kernel.database.errors import FAILURES, MigrationError
+from kernel.database.errors import FAILURES, MigrationError, code_of, reason_of
 from kernel.database.pool import Placement
+from kernel.database.revisions import check_history
+from kernel.database.roles import MAY_SET, Role, quoted
+from kernel.database.server_session import NoSession, connect_directly, place_of
 from kernel.settings import DatabaseConfig
 
 _log = structlog.get_logger("kernel.migrations")
 _ENVIRONMENT = Path(__file__).parent / "alembic_environment"
 _POLL_SECONDS = 0.2
 _CANNOT_WAIT_LONGER = "another process has been migrating {module} for more than {seconds:g} s"
+_VERSIONS = "alembic_version"
+# The lock is a transaction's, which stays open and idle as long as the migrations take. A session's would stay on the
+# server connection of a pooler after we are gone. It has no snapshot, so it holds back neither VACUUM nor CREATE INDEX
+# CONCURRENTLY; those who wait for the lock have no transaction.
+_NO_TIMEOUTS = """
+    SELECT set_config(name, '0', true) FROM pg_settings
+    WHERE name IN ('idle_in_transaction_session_timeout', 'statement_timeout', 'transaction_timeout')
+"""
+# The schemas that have migrated tables, and which.
+_MIGRATED = f"""
+    SELECT nspname, array_agg(relname::text) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind IN ('r', 'p') GROUP BY nspname HAVING bool_or(relname = '{_VERSIONS}')
+"""  # noqa: S608  # our own name
 
 
 @dataclass(frozen=True)
@@ -42,18 +61,30 @@ class History:
     placement: Placement
     folder: Path
     config: DatabaseConfig
+    # Where each module has roles: its owner runs the migrations, so that they reach no other module's tables.
+    role: Role | None = None
 
     async def upgrade(self, revision: str = "head") -> None:
         """Apply what is missing up to `revision`. Waits for other processes that are migrating this module."""
         self._must_exist()
-        async with self._alone(), self._connected() as connection:
-            await connection(lambda sync: self._run(sync, command.upgrade, revision))
+        async with self._alone():
+            await self._refuse_a_rename()
+            async with self._connected(changes=True) as connection:
+                await connection(self._protect_versions)
+                await connection(lambda sync: self._run(sync, command.upgrade, revision))
 
     async def downgrade(self, revision: str) -> None:
         """Undo what came after `revision`; `base` undoes everything."""
         self._must_exist()
-        async with self._alone(), self._connected() as connection:
+        async with self._alone(), self._connected(changes=True) as connection:
             await connection(lambda sync: self._run(sync, command.downgrade, revision))
+
+    async def stamp(self, revision: str) -> None:
+        """Note that the tables are as after `revision`, and run nothing: for tables that were made by other means."""
+        self._must_exist()
+        async with self._alone(), self._connected(changes=True) as connection:
+            await connection(self._protect_versions)
+            await connection(lambda sync: self._run(sync, command.stamp, revision))
 
     async def pending(self) -> list[str]:
         """The revisions that the database lacks, oldest first. One that is ahead of this code lacks none."""
@@ -78,8 +109,9 @@ class History:
         if missing := await self.pending() if self._exists() else []:
             raise MigrationError(f"{self.module} lacks migration {missing[0]}: run `kernel migrate` first")
         self.folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(self.folder.glob("[0-9]*.py"))) + 1
-        async with self._alone(), self._connected() as connection:
+        numbers = [one.number for one in check_history(self.folder).values() if one is not None]
+        number = max((int(one) for one in numbers if one.isdecimal()), default=0) + 1
+        async with self._alone(), self._connected(changes=True) as connection:
             if not await connection(self._compare):
                 raise MigrationError(f"the tables of {self.module} are as its models say: there is nothing to migrate")
             written = await connection(
@@ -98,6 +130,7 @@ class History:
             )
         if self.placement.is_in_memory:
             raise MigrationError(f"{self.module} is in an in-memory database, which cannot be migrated: name a file")
+        check_history(self.folder)
 
     def _alembic(self) -> Config:
         config = Config(stdout=io.StringIO())
@@ -108,6 +141,13 @@ class History:
         config.attributes |= {"metadata": self.metadata, "include_object": self._is_compared}
         return config
 
+    def _protect_versions(self, connection: Connection) -> None:
+        """Let the role that serves read which migrations are applied, and not change it."""
+        if self.role is not None:
+            self._run(connection, command.ensure_version)
+            connection.exec_driver_sql(self.role.protection())
+            connection.commit()
+
     def _run(self, connection: Connection, alembic_command: Callable[..., Any], *args: Any, **options: Any) -> Any:
         config = self._alembic()
         config.attributes["connection"] = connection
@@ -116,6 +156,15 @@ class History:
                 return alembic_command(config, *args, **options)
         except CommandError as error:
             raise MigrationError(f"migrations of {self.module}: {error}") from error
+        except FAILURES as error:
+            raise MigrationError(f"{self._line_of(error)}: {reason_of(error)}{_advice(error, self.module)}") from error
+
+    def _line_of(self, error: BaseException) -> str:
+        """The line of a revision that failed."""
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if (path := Path(frame.filename)).parent == self.folder:
+                return f"migrations/{self.module}/{path.name}:{frame.lineno}"
+        return f"the migrations of {self.module}"
 
     def _compare(self, connection: Connection) -> list[Any]:
         options = {"compare_type": True, "target_metadata": self.metadata, "include_object": self._is_compared}
@@ -128,17 +177,60 @@ class History:
         return kind != "index" or name not in {index.name for index in indexes if index.info.get("by_hand")}
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Callable[[Callable[[Connection], Any]], Any]]:
-        """A connection on which unqualified names mean this module's; what runs on it may block."""
-        engine = self._engine()
+    async def _connected(self, *, changes: bool = False) -> AsyncIterator[Callable[[Callable[[Connection], Any]], Any]]:
+        """A connection on which unqualified names mean this module's; what runs on it may block.
+
+        For `changes` the caller holds the lock.
+        """
+        owner = None if self.role is None else self.role.owner
+        engine = self._engine(owner if changes else await self._role_for_reading())
         try:
             async with self._reached(engine) as connection:
+                if self.placement.schema is not None:
+                    await self._be_in_schema(connection, self.placement.schema, changes=changes)
                 yield connection.run_sync
                 await connection.commit()
         finally:
             await engine.dispose()
 
-    def _engine(self) -> AsyncEngine:
+    async def _role_for_reading(self) -> str | None:
+        """The one of the module's roles that the login may take. Raises MigrationError if this is no session."""
+        if self.placement.schema is None:
+            return None
+        async with self._session() as session:
+            if self.role is None:
+                return None
+            names = (self.role.owner, self.role.name)
+            mine = f"SELECT rolname FROM pg_roles WHERE rolname = ANY($1) AND pg_has_role(oid, {MAY_SET})"  # noqa: S608
+            found = {row[0] for row in await session.fetch(mine, names)}
+        return next((name for name in names if name in found), self.role.name)
+
+    async def _be_in_schema(self, connection: AsyncConnection, schema: str, *, changes: bool) -> None:
+        """Make the schema if the changes need it. Raises MigrationError unless statements run in it."""
+        try:
+            exists = await connection.scalar(
+                text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": quoted(schema)}
+            )
+            if not exists and not changes:
+                return  # nothing is applied yet
+            if not exists and self.role is None:
+                await connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}"))
+                await connection.commit()
+            found, user = (await connection.execute(text("SELECT current_schema(), current_user::text"))).one()
+        except FAILURES as error:
+            raise MigrationError(
+                f"the schema {schema} cannot be made: {reason_of(error)}. Run `CREATE SCHEMA {quoted(schema)} "
+                "AUTHORIZATION user` as a user who may, or grant CREATE on the database to the user who migrates"
+            ) from error
+        await connection.rollback()
+        if found != schema:
+            raise MigrationError(
+                f"the migrations of {self.module} would run in {f'the schema {found}' if found else 'no schema'} "
+                f"instead of {schema}: {user} needs USAGE and CREATE on it"
+                + ("" if self.role is None else " (run `kernel roles --apply`)")
+            )
+
+    def _engine(self, role: str | None) -> AsyncEngine:
         options: dict[str, Any]
         if self.placement.schema is None:
             Path(str(self.placement.url.database)).parent.mkdir(parents=True, exist_ok=True)
@@ -146,15 +238,27 @@ class History:
             engine = create_async_engine(self.placement.url, poolclass=NullPool, connect_args=options)
             event.listen(engine.sync_engine, "begin", _begin_immediate)
             return engine
-        limits = {
+        session = {
             # In milliseconds. A statement that waits for a lock keeps everyone behind it waiting, too.
             "lock_timeout": str(int(self.config.migration_lock_timeout_seconds * 1000)),
             "statement_timeout": str(int(self.config.migration_statement_timeout_seconds * 1000)),
             # Also for raw SQL in a migration, and so that reflection looks at this schema only.
-            "search_path": f'"{self.placement.schema}"',
-        }
-        options = {"timeout": self.config.connect_timeout_seconds, "server_settings": limits}
-        return create_async_engine(self.placement.url, poolclass=NullPool, connect_args=options)
+            "search_path": quoted(self.placement.schema),
+        } | ({} if role is None else {"role": role})
+        options = {"timeout": self.config.connect_timeout_seconds}
+        engine = create_async_engine(self.placement.direct_url, poolclass=NullPool, connect_args=options)
+        values = ", ".join(f"set_config('{name}', $${value}$$, false)" for name, value in session.items())
+
+        def prepare(connection: Any, _record: Any) -> None:
+            """Set what a pooler in session mode would not pass on, had it come with the connection's start."""
+            cursor = connection.cursor()
+            cursor.execute(f"SELECT {values}")
+            cursor.close()
+            connection.commit()
+
+        # Before SQLAlchemy asks for the schema that unqualified names mean.
+        event.listen(engine.sync_engine, "connect", prepare, insert=True)
+        return engine
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -168,25 +272,70 @@ class History:
             except Timeout:
                 raise MigrationError(self._waited()) from None
             return
-        engine = create_async_engine(self.placement.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        try:
-            async with self._reached(engine) as connection:
-                give_up_at = time.monotonic() + self.config.migration_wait_seconds
-                while not await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": self._lock_key()}):
-                    if time.monotonic() > give_up_at:
-                        raise MigrationError(self._waited())
-                    await asyncio.sleep(_POLL_SECONDS)
-                await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.placement.schema}"'))
+        async with self._session() as session:
+            give_up_at = time.monotonic() + self.config.migration_wait_seconds
+            while not await self._locked(session):
+                if time.monotonic() > give_up_at:
+                    raise MigrationError(self._waited())
+                await asyncio.sleep(_POLL_SECONDS)
+            try:
                 yield
+            finally:
+                with suppress(*FAILURES):  # the end of the connection ends the lock as well
+                    await session.execute("ROLLBACK")
+
+    async def _locked(self, session: asyncpg.Connection) -> bool:
+        """Begin the transaction that holds the lock. Without the lock no transaction stays open."""
+        await session.execute("BEGIN")
+        is_mine = await session.fetchval("SELECT pg_try_advisory_xact_lock($1)", self._lock_key())
+        # The first of these also closes what the question left open, whose snapshot would hold back others.
+        await session.execute(_NO_TIMEOUTS if is_mine else "ROLLBACK")
+        return bool(is_mine)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection that is a session of its own: what migrations need, and a pooler may not give."""
+        try:
+            connection = await connect_directly(self.placement.direct_url, self.config, "DATABASE_DIRECT_URL")
+        except NoSession as error:
+            raise MigrationError(f"the migrations of {self.module} cannot run: {error}") from error
+        try:
+            yield connection
         finally:
-            await engine.dispose()
+            connection.terminate()
+
+    async def _refuse_a_rename(self) -> None:
+        """Raise MigrationError where this module has no tables yet and those of one that is gone look like its own."""
+        known = {folder.name for folder in self.folder.parent.iterdir() if folder.is_dir()} - {self.module}
+        if self.placement.schema is None:
+            here = Path(str(self.placement.url.database))
+            found = {file.stem: _tables_of(file) for file in here.parent.glob("*.db")}
+            advice = "rename the file {0}.db to {1}.db, with the server stopped"
+        else:
+            async with self._session() as session:
+                found = {name: set(tables) for name, tables in await session.fetch(_MIGRATED)}
+            advice = 'run DROP SCHEMA IF EXISTS "{1}"; ALTER SCHEMA "{0}" RENAME TO "{1}";'
+            advice += " and `kernel roles --apply`" if self.role else ""
+        ours = {*self.metadata.tables, _VERSIONS}
+        if _VERSIONS in found.pop(self.placement.schema or here.stem, ()):
+            return
+        for name, tables in found.items():
+            if name not in known and len(tables) > 1 and _VERSIONS in tables and (tables <= ours or ours <= tables):
+                raise MigrationError(
+                    f"{self.module} has no tables yet, and {name}, which is no module here, has tables of the same "
+                    f"names. If {self.module} was called {name}, {advice.format(name, self.module)}; if not, run "
+                    f"`kernel migrate {self.module} --stamp base`, and migrate then"
+                )
 
     @asynccontextmanager
     async def _reached(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         try:
             connection = await engine.connect()
         except FAILURES as error:
-            raise MigrationError(f"the database of {self.module} cannot be reached ({type(error).__name__})") from error
+            hint = "" if self.role is None else " (the roles are made by `kernel roles --apply`)"
+            raise MigrationError(
+                f"the database of {self.module}, {place_of(engine.url)}, cannot be reached: {reason_of(error)}{hint}"
+            ) from error
         try:
             yield connection
         finally:
@@ -198,6 +347,22 @@ class History:
     def _lock_key(self) -> int:
         digest = hashlib.blake2b(f"kernel.migrations.{self.module}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, signed=True)
+
+
+def _advice(error: BaseException, module: str) -> str:
+    # Duplicate_table; SQLite has no code for it.
+    if code_of(getattr(error, "orig", None)) != "42P07" and "already exists" not in reason_of(error):
+        return ""
+    return f". If this module's tables were there before its migrations, run `kernel migrate {module} --stamp REVISION`"
+
+
+def _tables_of(file: Path) -> set[str]:
+    """The tables of a SQLite file; none if it is not one."""
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error:
+        return set()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from kernel.database.direct import Direct, Rows
 from kernel.database.engines import is_file, postgresql_engine, sqlite_engine
 from kernel.database.errors import PoolExhausted
 from kernel.database.roles import Role, role_name
+from kernel.database.server_session import place_of
 from kernel.database.session import Action, ReadSession, Runnable, WriteSession, enter, leave
 from kernel.database.tenants import Tenant, TenantEngine
 from kernel.settings import DatabaseConfig, ModuleSettings
@@ -29,30 +30,25 @@ class Placement:
     url: URL
     read_url: URL
     schema: str | None
+    # Past a pooler, for migrations and LISTEN.
+    direct_url: URL
 
     @classmethod
     def of(cls, module: str | None, config: DatabaseConfig, own: ModuleSettings | None, root: Path) -> "Placement":
         """Where `module` lives by the settings; without a module, the shared database itself."""
         own_url = own.get_url() if own else None
         if own is not None and own_url is not None:
-            url, read_url = own_url, own.get_read_url() or own_url
+            url, read_url, direct_url = own_url, own.get_read_url() or own_url, own.get_direct_url() or own_url
         else:
-            url = _file_of(module, config.get_url())
-            read_url = _file_of(module, config.get_read_url())
+            url, read_url, direct_url = (
+                _file_of(module, one) for one in (config.get_url(), config.get_read_url(), config.get_direct_url())
+            )
         schema = module if url.get_backend_name() == "postgresql" else None
-        return cls(_absolute(url, root), _absolute(read_url, root), schema)
+        return cls(_absolute(url, root), _absolute(read_url, root), schema, _absolute(direct_url, root))
 
     @property
     def is_in_memory(self) -> bool:
         return self.url.get_backend_name() == "sqlite" and not is_file(self.url)
-
-
-def place_of(url: URL) -> str:
-    """A database's name for people, without a password: `host:port/name`, or the file."""
-    if url.get_backend_name() == "sqlite":
-        return url.database or ":memory:"
-    host = url.host or url.query.get("host") or "localhost"
-    return f"{host}:{url.port or 5432}/{url.database}"
 
 
 def _file_of(module: str | None, url: URL) -> URL:
@@ -238,7 +234,8 @@ class AsyncDBPool:
         if placement.schema is None:
             return None
         name = role_name(module, placement.url, self._config)
-        return Role(name, module, placement.url, placement.schema if module in self._with_tables else None)
+        schema = placement.schema if module in self._with_tables else None
+        return Role(name, module, placement.url, schema, placement.direct_url)
 
     @asynccontextmanager
     async def get_session(self, module: str | None = None) -> AsyncIterator[AsyncSession]:

@@ -3,27 +3,25 @@
 With hundreds of modules, to let Alembic import every migration ever written takes the start seconds.
 """
 
-import re
 from pathlib import Path
 
 from sqlalchemy import Column, MetaData, String, Table, select
 from sqlalchemy.exc import DBAPIError
 
+from kernel.database.errors import MigrationError
 from kernel.database.pool import Database
+from kernel.revision_files import Revision, conflicts, heads, read_revisions
 
 _APPLIED = Table("alembic_version", MetaData(), Column("version_num", String(32)))
-# As our template of migrations writes them.
-_REVISION = re.compile(r"""^revision = ["'](\w+)["']$""", re.MULTILINE)
-_DOWN_REVISION = re.compile(r"""^down_revision = (?:["'](\w+)["']|None)$""", re.MULTILINE)
 
 
 async def is_at_head(database: Database, migrations: Path) -> bool:
-    """Whether the newest revisions in `migrations` are those that are applied. If in doubt, no: then Alembic decides.
+    """Whether the newest revision in `migrations` is the one that is applied. If in doubt, no: then Alembic decides.
 
-    Raises DatabaseUnavailable.
+    Raises DatabaseUnavailable; MigrationError if there is no newest revision.
     """
-    newest = _heads(migrations)
-    if not newest:
+    revisions = check_history(migrations)
+    if not (newest := heads(revisions)):
         return False
     try:
         async with database.read() as session:
@@ -32,10 +30,12 @@ async def is_at_head(database: Database, migrations: Path) -> bool:
         return False
 
 
-def _heads(migrations: Path) -> set[str]:
-    """The revisions that no other builds on; none if a file says them in a way that only Python understands."""
-    texts = [file.read_text() for file in migrations.glob("*.py")]
-    revisions, built_on = ([pattern.search(text) for text in texts] for pattern in (_REVISION, _DOWN_REVISION))
-    if None in revisions or None in built_on:
-        return set()
-    return {one[1] for one in revisions if one} - {one[1] for one in built_on if one}
+def check_history(migrations: Path) -> dict[str, Revision | None]:
+    """The revisions of a folder. Raises MigrationError if their order is open."""
+    try:
+        revisions = read_revisions(migrations)
+    except SyntaxError as error:
+        raise MigrationError(f"{error.filename or migrations}:{error.lineno}: {error.msg}") from error
+    if found := [str(one) for one in conflicts(f"migrations/{migrations.name}", revisions)]:
+        raise MigrationError("\n".join(found))
+    return revisions

@@ -149,6 +149,9 @@ class DatabaseConfig(SettingsGroup):
     url: SecretStr | None = None
     # A replica: GET and HEAD requests read from it.
     read_url: SecretStr | None = None
+    # PostgreSQL itself where DATABASE_URL leads to a pooler: migrations and LISTEN need a session of their own, which a
+    # pooler in transaction mode does not give. Unset, it is DATABASE_URL.
+    direct_url: SecretStr | None = None
     # By how much it may be behind: for so long after a change nothing that the change concerns is kept by `cached`.
     read_lag_seconds: float = Field(5, ge=0)
     host: str | None = None
@@ -195,7 +198,7 @@ class DatabaseConfig(SettingsGroup):
     migration_lock_timeout_seconds: float = Field(10, gt=0)
     migration_statement_timeout_seconds: float = Field(600, gt=0)
 
-    @field_validator("url", "read_url")
+    @field_validator("url", "read_url", "direct_url")
     @classmethod
     def _is_url(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if value is not None:
@@ -212,11 +215,19 @@ class DatabaseConfig(SettingsGroup):
             raise ValueError("DATABASE_HOST needs DATABASE_USER and DATABASE_NAME beside it")
         if not (self.url or self.host) and self.environment is not Environment.LOCAL:
             raise ValueError(f"DATABASE_URL is required in {self.environment} (or DATABASE_HOST and its parts)")
-        for variable, url in (("DATABASE_URL", self.get_url()), ("DATABASE_READ_URL", self.get_read_url())):
+        for variable, url in (
+            ("DATABASE_URL", self.get_url()),
+            ("DATABASE_READ_URL", self.get_read_url()),
+            ("DATABASE_DIRECT_URL", self.get_direct_url()),
+        ):
             try:
                 check_is_fit(url, self.environment)
             except ValueError as error:
                 raise ValueError(f"{variable} {error}") from None
+        try:
+            check_is_direct(self.get_direct_url(), self.get_url())
+        except ValueError as error:
+            raise ValueError(f"DATABASE_DIRECT_URL {error}") from None
         return self
 
     def get_url(self) -> URL:
@@ -231,6 +242,10 @@ class DatabaseConfig(SettingsGroup):
     def get_read_url(self) -> URL:
         """The replica's URL, or the primary's where there is no replica."""
         return self.get_url() if self.read_url is None else _database_url(self.read_url.get_secret_value())
+
+    def get_direct_url(self) -> URL:
+        """The URL that leads to the database server itself, past a pooler."""
+        return self.get_url() if self.direct_url is None else _database_url(self.direct_url.get_secret_value())
 
     def get_database_url(self) -> str:
         """The URL as text, with the password in it."""
@@ -249,6 +264,12 @@ def check_is_fit(url: URL, environment: Environment) -> None:
     has_password = bool(url.password) or "passfile=" in str(url.query.get("dsn"))
     if environment in {Environment.UAT, Environment.PROD} and over_network and not has_password:
         raise ValueError(f"has no password, which is required in {environment}")
+
+
+def check_is_direct(direct: URL, url: URL) -> None:
+    """Raise ValueError unless `direct` can be another way to the database at `url`."""
+    if direct != url and "sqlite" in {direct.get_backend_name(), url.get_backend_name()}:
+        raise ValueError("is another way to a PostgreSQL database, past a pooler: leave it out on SQLite")
 
 
 class HttpClientSettings(SettingsGroup):
@@ -348,6 +369,8 @@ class ModuleSettings(SettingsGroup):
     # Moves this module to a database of its own. On SQLite this names the file.
     database_url: SecretStr | None = None
     database_read_url: SecretStr | None = None
+    # PostgreSQL itself where the URL above leads to a pooler (DATABASE_DIRECT_URL).
+    database_direct_url: SecretStr | None = None
     # The largest request body, in bytes; more is answered 413.
     max_body_bytes: int = Field(1 << 20, ge=0)
 
@@ -356,12 +379,22 @@ class ModuleSettings(SettingsGroup):
     def _is_address(cls, value: str | None) -> str | None:
         return value and address(value)
 
-    @field_validator("database_url", "database_read_url")
+    @field_validator("database_url", "database_read_url", "database_direct_url")
     @classmethod
     def _is_fit(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
         if value is not None:
             _refuse_connect_timeout(value.get_secret_value())
             check_is_fit(_database_url(value.get_secret_value()), info.data.get("environment", Environment.LOCAL))
+        return value
+
+    @field_validator("database_direct_url")
+    @classmethod
+    def _is_direct(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
+        own = info.data.get("database_url")
+        if value is not None and own is None:
+            raise ValueError("is another way to this module's own database, whose DATABASE_URL is not set")
+        if value is not None:
+            check_is_direct(*(_database_url(one.get_secret_value()) for one in (value, own)))
         return value
 
     def get_url(self) -> URL | None:
@@ -371,6 +404,10 @@ class ModuleSettings(SettingsGroup):
     def get_read_url(self) -> URL | None:
         """This module's own replica, if it has one."""
         return None if self.database_read_url is None else _database_url(self.database_read_url.get_secret_value())
+
+    def get_direct_url(self) -> URL | None:
+        """The way to this module's own database past a pooler, if there is one."""
+        return None if self.database_direct_url is None else _database_url(self.database_direct_url.get_secret_value())
 
 
 CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (

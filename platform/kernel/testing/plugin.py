@@ -24,7 +24,7 @@ from kernel.testing.booting import Choice, talking_to
 from kernel.testing.callers import Callers
 from kernel.testing.fakes import Fakes
 from kernel.testing.messages import Messages
-from kernel.testing.postgresql import create_database, postgresql_server
+from kernel.testing.postgresql import MIGRATING, SERVING, create_database, postgresql_server, query
 
 Migrated = Callable[[Choice, str], str]
 
@@ -73,8 +73,11 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             if kind == "sqlite":
                 url = f"sqlite:///{tmp_path_factory.mktemp(name)}"
             else:
-                url = request.getfixturevalue("new_database")(name).render_as_string(hide_password=False)
-            asyncio.run(_migrate(choice.project({"DATABASE_URL": url})))
+                database = request.getfixturevalue("new_database")(name)
+                query(database, f'ALTER DATABASE "{database.database}" OWNER TO {MIGRATING}')
+                url = database.render_as_string(hide_password=False)
+            walls = {"DATABASE_ROLE_PER_MODULE": "true"}
+            asyncio.run(_migrate(choice.project({"DATABASE_URL": _as_login(url, MIGRATING), **walls})))
             made[choice, kind] = url
         return made[choice, kind]
 
@@ -83,9 +86,16 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 async def _migrate(project: Project) -> None:
     kernel = Kernel(*project)
+    await roles.apply(kernel.roles(), kernel.settings.database, [SERVING])
     for history in kernel.histories():
         await history.upgrade()
-    await roles.apply(kernel.roles(), kernel.settings.database)
+
+
+def _as_login(url: str, login: str) -> str:
+    """The same database for another user; SQLite has none."""
+    parts = make_url(url)
+    is_server = parts.get_backend_name() == "postgresql"
+    return (parts.set(username=login) if is_server else parts).render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")
@@ -141,10 +151,11 @@ def variables() -> Mapping[str, str]:
 def project(choice: Choice, database_url: str, variables: Mapping[str, str]) -> Project:
     """The modules and the settings under test: those of DEV, which verifies the tables and changes nothing.
 
-    On PostgreSQL each module has a role of its own: who reaches into another's tables sees it here first.
+    On PostgreSQL it serves as a deployment does: each module under a role with rights on its own rows only, by a login
+    that owns nothing. A module that reaches into another's tables, or changes its own, fails here first.
     """
     walls = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_ROLE_PER_MODULE": "true"}
-    return choice.project({**walls, "DATABASE_URL": database_url, **variables})
+    return choice.project({**walls, "DATABASE_URL": _as_login(database_url, SERVING), **variables})
 
 
 @pytest.fixture

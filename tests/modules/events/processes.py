@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from kernel.testing import query
 from kernel.testing.booting import PATIENT
+from kernel.testing.postgresql import SERVING
 from tests.process import Process
 
 SECRET = "fedcba9876543210fedcba9876543210"
@@ -167,7 +168,7 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
         query(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         query(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         database = server.set(database=name)
-        variables["DATABASE_URL"] = database.render_as_string(hide_password=False)
+        variables["DATABASE_URL"] = database.set(username=SERVING).render_as_string(hide_password=False)
         variables["DATABASE_ROLE_PREFIX"] = f"{template}."  # the copy's tables belong to the same roles
     if not apart:
         one = Server(root, folder / "log", variables)
