@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from walls import bases, imports, layers, linter, lock, owners, tables, values
+from walls import bases, histories, imports, layers, linter, lock, owners, tables, values
 from walls.findings import COULD_NOT_CHECK, Finding
 from walls.project import Project
 
@@ -18,6 +18,7 @@ RULES = (
     "contract-lock",
     "owned",
     "one-metadata",
+    "one-history",
 )
 _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
     linter.check,
@@ -25,6 +26,7 @@ _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
     layers.check,
     tables.check,
     bases.check,
+    histories.check,
     values.check,
     lock.check,
     owners.check,

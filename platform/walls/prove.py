@@ -19,7 +19,7 @@ from rich.table import Table
 from walls import lock, owners
 from walls.check import RULES, check
 from walls.findings import Finding
-from walls.plants import Plant, base, data, imports, inside, lookalikes
+from walls.plants import Plant, base, data, histories, imports, inside, lookalikes
 from walls.project import Project
 
 VIOLATIONS: Mapping[str, list[Plant]] = {
@@ -33,6 +33,7 @@ VIOLATIONS: Mapping[str, list[Plant]] = {
     "contract-lock": inside.CONTRACT_LOCK,
     "owned": inside.OWNED,
     "one-metadata": data.ONE_METADATA,
+    "one-history": histories.ONE_HISTORY,
 }
 INNOCENTS: Mapping[str, list[Plant]] = {
     "contract-only": imports.INNOCENT_CONTRACT_ONLY,
@@ -45,6 +46,7 @@ INNOCENTS: Mapping[str, list[Plant]] = {
     "contract-lock": inside.INNOCENT_CONTRACT_LOCK,
     "owned": inside.INNOCENT_OWNED,
     "one-metadata": data.INNOCENT_ONE_METADATA,
+    "one-history": histories.INNOCENT_ONE_HISTORY,
 }
 
 _COPIED = ("platform/kernel", "modules", "migrations", "tests/modules", "importlinter.ini", "pyproject.toml")

@@ -28,6 +28,8 @@ _IN_PRODUCTION = (
     "database/pulse.py",
     "database/revisions.py",
     "database/roles.py",
+    "database/server_session.py",
+    "revision_files.py",
     "web/replay.py",
 )
 

@@ -12,6 +12,7 @@ import httpx2
 import kubernetes_validate
 import pytest
 import yaml
+from sqlalchemy.engine import make_url
 
 from kernel.app import Project, create_app
 from kernel.server.metrics import add_metrics
@@ -107,10 +108,24 @@ def test_the_settings_of_the_manifests_start_the_application(root: Path, manifes
 def test_every_pod_has_the_secret_where_the_settings_look(pods: dict[str, dict[str, Any]]) -> None:
     assert DEFAULT_SECRETS_DIR == "/mnt/secrets"
     for name, pod in pods.items():
-        [volume] = [one["name"] for one in pod["volumes"] if one.get("secret") == {"secretName": "application"}]
-        for container in pod["containers"]:
+        # The login that migrates is in no pod that serves.
+        secret = {"secretName": "migrate" if name == "migrate" else "application"}
+        [volume] = [one["name"] for one in pod["volumes"] if one.get("secret") == secret]
+        assert len([one for one in pod["volumes"] if "secret" in one]) == 1
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             [mount] = [one for one in container["volumeMounts"] if one["name"] == volume]
             assert mount == {"name": volume, "mountPath": DEFAULT_SECRETS_DIR, "readOnly": True}, name
+
+
+def test_the_login_that_serves_is_the_one_that_the_roles_are_given_to(
+    manifests: list[dict[str, Any]], pods: dict[str, dict[str, Any]]
+) -> None:
+    secrets = {one["metadata"]["name"]: one["stringData"] for one in manifests if one["kind"] == "Secret"}
+    serving, migrating = (make_url(secrets[name]["DATABASE_URL"]) for name in ("application", "migrate"))
+    [roles] = pods["migrate"]["initContainers"]
+    assert roles["args"] == ["roles", "--apply", "--login", serving.username]
+    assert serving.username != migrating.username
+    assert serving.set(username=migrating.username) == migrating
 
 
 def test_every_probe_asks_its_own_route_on_a_port_that_is_listened_to(pods: dict[str, dict[str, Any]]) -> None:
@@ -126,7 +141,7 @@ def test_a_pod_may_do_as_little_as_can_be(pods: dict[str, dict[str, Any]]) -> No
     for pod in pods.values():
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["automountServiceAccountToken"] is False
-        for container in pod["containers"]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             rights = container["securityContext"]
             assert rights["readOnlyRootFilesystem"] is True
             assert rights["allowPrivilegeEscalation"] is False

@@ -3,12 +3,11 @@
 import asyncio
 import hashlib
 import io
-import sqlite3
 import time
 import traceback
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from filelock import AsyncFileLock, Timeout
-from sqlalchemy import Connection, MetaData, event, text
+from sqlalchemy import URL, Connection, MetaData, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -358,10 +358,11 @@ def _advice(error: BaseException, module: str) -> str:
 
 def _tables_of(file: Path) -> set[str]:
     """The tables of a SQLite file; none if it is not one."""
+    reader = URL.create("sqlite", database=file.resolve().as_uri(), query={"mode": "ro", "uri": "true"})
+    engine = create_engine(reader, poolclass=NullPool)
     try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    except sqlite3.Error:
+        return set(inspect(engine).get_table_names())
+    except DBAPIError:
         return set()
 
 
