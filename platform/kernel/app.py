@@ -51,8 +51,9 @@ from kernel.web.compression import Compression
 from kernel.web.dispatch import PROBES, Dispatcher, Site
 from kernel.web.docs import add_docs
 from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer, document_problems
-from kernel.web.routes import rest_of, router_for, unknown_kinds
+from kernel.web.routes import rest_of, router_for, speaks_websocket, unknown_kinds
 from kernel.web.shell import Shell
+from kernel.web.sockets import SocketErrors
 
 if TYPE_CHECKING:
     from kernel.database.migrations import History
@@ -326,11 +327,18 @@ class Application(FastAPI):
             app = Overall(app, self.kernel.limits, limit, PROBES, PREFIX)
         if self.kernel.store.is_configured:
             app = self.kernel.store.around(app)
-        app = ExceptionMiddleware(app, self.exception_handlers, debug=False)
+        http = ExceptionMiddleware(app, self.exception_handlers, debug=False)
+        app = SocketErrors(app, http, self.exception_handlers)
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)
         app = Compression(app, settings.server.gzip_minimum_bytes, _GZIP_LEVEL)
         return self._shell(app)
+
+    @property
+    def speaks_websocket(self) -> bool:
+        """Whether a route may answer a WebSocket. Otherwise a request to upgrade is answered as if it had not asked."""
+        modules = [module.router for module in self.kernel.modules if module.router is not None]
+        return any(map(speaks_websocket, (*modules, rest_of(self, self.checked))))
 
     def overloaded(self) -> ASGIApp:
         """What answers, in place of the whole application, a request that is one too many."""
@@ -352,6 +360,7 @@ class Application(FastAPI):
             app,
             cors,
             allowed_hosts=settings.server.allowed_hosts,
+            allowed_origins=settings.cors.allow_origins,
             strict_transport=served_over_tls,
             meter=self.kernel.meter,
         )

@@ -9,7 +9,7 @@ from typing import Any
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds; those that OpenTelemetry recommends for http.server.request.duration, without its odd ones."""
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"})
 _LOOK_SECONDS = 0.5
 
 
@@ -35,6 +35,7 @@ class Meter:
         # By module, route below the module's prefix (None for what no route took), method and status.
         self.requests: dict[tuple[str, str | None, str, int], Durations] = {}
         self.in_flight = 0
+        self.websockets = 0
         # By how much the event loop was late, in seconds: the most since somebody last asked.
         self.lag = 0.0
 

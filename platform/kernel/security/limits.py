@@ -181,6 +181,9 @@ class Overall:
         self._internal = f"{internal}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
         path = get_route_path(scope)
         if scope["type"] == "http" and path.startswith(self._internal):
             try:
@@ -190,7 +193,7 @@ class Overall:
                     await self._count(scope)
                 raise
             return
-        if scope["type"] == "http" and path not in self._free:
+        if path not in self._free:
             await self._count(scope)
         await self._app(scope, receive, send)
 

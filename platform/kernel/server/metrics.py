@@ -141,6 +141,7 @@ class Metrics:
                 durations.add_metric([module, whole or "", method, str(status)], _cumulated(one.counts), one.total)
             yield durations
             yield gauge("http_server_requests_in_flight", "Requests under way.", (), [((), meter.in_flight)])
+            yield gauge("websocket_connections", "Open WebSockets.", (), [((), meter.websockets)])
             yield gauge(
                 "event_loop_lag_seconds", "By how much the event loop was late: the most since the last scrape.", (),
                 [((), meter.lag)],

@@ -18,6 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from kernel.app import Application
 from kernel.server.connections import report_connections
 from kernel.server.protocol import Connection, State
+from kernel.server.websockets import WebSocketConnection
 from kernel.settings import ServerSettings
 
 _log = logging.getLogger("kernel.server")
@@ -94,7 +95,7 @@ class Server(uvicorn.Server):
         state.now = time.monotonic()
         if counter % _LOOK_EVERY == 0:
             for connection in list(state.connections):
-                if isinstance(connection, Connection):
+                if isinstance(connection, Connection | WebSocketConnection):
                     connection.look(state.now - self._looked_at)
             self._looked_at = state.now
             if self._beat is not None:
@@ -150,9 +151,11 @@ class Server(uvicorn.Server):
         for connection in list(state.connections):
             connection.shutdown()
         give_up_at = time.monotonic() + settings.graceful_shutdown_timeout_seconds
-        while (state.tasks or state.connections) and not self.force_exit and time.monotonic() < give_up_at:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)  # uvicorn tells nobody when one ends
-        if state.tasks:
+        while time.monotonic() < give_up_at:
+            if self.force_exit or not (state.tasks or state.websockets or state.connections):
+                break
+            await asyncio.sleep(0.02)  # uvicorn has no event for the end of a task or a connection
+        if state.tasks or state.websockets:
             await self._cut()
         for connection in list(state.connections):
             connection.transport.abort()
@@ -169,8 +172,8 @@ class Server(uvicorn.Server):
     async def _cut(self) -> None:
         """End the requests that are still in work. Their transactions are rolled back."""
         state = self.server_state
-        tasks = set(state.tasks)
-        in_work = []
+        tasks = state.tasks | state.websockets
+        in_work = [task.get_name() for task in state.websockets]
         for connection in list(state.connections):
             if isinstance(connection, Connection) and connection.cycle and not connection.cycle.response_complete:
                 in_work.append(f"{connection.cycle.scope['method']} {connection.cycle.scope['path']}")
@@ -224,6 +227,9 @@ def _config(app: Application, settings: ServerSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Connection,
+        # A message is bounded like a body; the dispatcher knows the bound of each module.
+        ws=WebSocketConnection if app.speaks_websocket else "none",
+        ws_max_size=max((one.settings.max_body_bytes for one in app.kernel.contexts.values()), default=1),
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -18,8 +18,8 @@ from kernel.web.dispatch import PROBES
 from kernel.web.shell import STRICTEST_POLICY
 
 _log = logging.getLogger("kernel.server")
-_quiet = logging.getLogger("kernel.server.quiet")
-_quiet.disabled = True
+quiet = logging.getLogger("kernel.server.quiet")
+quiet.disabled = True
 
 # What is read of a message at the moment.
 _NOTHING, _HEAD, _BODY, _REFUSED = range(4)
@@ -44,6 +44,8 @@ class State(ServerState):
         # The event loop's time, at most a tick old: to ask for it at every request would cost more than this is worth.
         self.now = 0.0
         self.is_stopping = False
+        # The tasks of open WebSockets, which are no requests in work.
+        self.websockets: set[asyncio.Task[None]] = set()
         # What answers a request that is one too many.
         self.overloaded: Any = None
 
@@ -93,7 +95,7 @@ class Connection(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             if self._should_upgrade():
-                self.handle_websocket_upgrade()
+                self._upgrade()
             else:  # answered as if it had not asked, as HTTP says; what comes next would be in another protocol
                 self._reading = _REFUSED
                 self._close_after_answer()
@@ -104,6 +106,23 @@ class Connection(HttpToolsProtocol):
         else:
             if self._reading != _NOTHING or self.cycle is None or self.cycle.response_complete:
                 self._bound(len(data))
+
+    def _should_upgrade(self) -> bool:
+        """Whether this becomes a WebSocket: RFC 6455 asks for a GET of HTTP/1.1 without a body."""
+        is_plain = self.parser.get_method() == b"GET" and self.parser.get_http_version() == "1.1"
+        has_body = any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
+        return is_plain and not has_body and super()._should_upgrade()
+
+    def _upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(Refused(400, "A WebSocket cannot begin before the answer to the request before it."))
+        elif not self.url.isascii():
+            self._refuse(Refused(400, "The address is not valid."))
+        elif len(self._state.websockets) >= self._state.settings.max_websockets:
+            self._refuse(Refused(503, "The server has as many WebSockets open as it can bear. Try again shortly."))
+        else:
+            self._reading = _NOTHING
+            self.handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -218,7 +237,7 @@ class Connection(HttpToolsProtocol):
         """The process can wait no longer: say so where nothing has been said yet, and close."""
         self._reading = _BODY
         if self.cycle is not None:
-            self.cycle.logger = _quiet  # it would log the cancellation that follows as an error of the application
+            self.cycle.logger = quiet  # it would log the cancellation that follows as an error of the application
         self._refuse(Refused(503, "The server stops. Try again."))
 
     def send_400_response(self, msg: str) -> None:

@@ -31,6 +31,8 @@ class ServerSettings(SettingsGroup):
     # Requests in work at a time, in each process, the health probes apart; one more is answered 503 at once. Idle
     # connections do not count.
     max_concurrent_requests: int = Field(1000, ge=1)
+    # Open WebSockets in each process; one more is answered 503. They do not count as requests in work.
+    max_websockets: int = Field(1000, ge=1)
     # The request line and all headers of a request together.
     max_header_bytes: int = Field(64 << 10, ge=4096)
     # How long a caller may take to send the head of a request, and may pause in a body or in reading its answer. Each

@@ -27,6 +27,7 @@ from structlog.contextvars import bind_contextvars
 from kernel.web.endpoint import Endpoint, NotCompiled
 from kernel.web.problems import ContentTooLarge
 from kernel.web.routes import is_plain, rest_of
+from kernel.web.sockets import bounded
 
 # What an orchestrator asks. Answered also when there are too many requests: who restarts us because we are busy makes
 # it worse.
@@ -94,6 +95,8 @@ class Dispatcher:
                 endpoint, guards = routes.match(scope, path)
                 if guards and scope["method"] not in _WITHOUT_BODY:
                     await _ask(guards, scope)
+        else:
+            receive = bounded(receive, routes.max_body_bytes)
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return

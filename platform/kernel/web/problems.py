@@ -8,12 +8,12 @@ from typing import Any, ClassVar, TypeVar
 
 import structlog
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 
 from kernel.database.errors import (
@@ -171,7 +171,7 @@ _VIOLATIONS: dict[Violation, tuple[int, str]] = {
 
 
 def answer(
-    request: Request,
+    request: HTTPConnection,
     status: int,
     detail: str | None = None,
     *,
@@ -209,7 +209,9 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     return answer(request, error.status_code, error.detail, errors=errors, headers=error.headers)
 
 
-async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
+async def on_invalid_request(
+    request: Request, error: RequestValidationError | WebSocketRequestValidationError
+) -> Response:
     """422, or 415 where the body is of another media type than the route reads."""
     expected = _expected_media_type(request)
     if expected is not None and any(detail["loc"][:1] == ("body",) for detail in error.errors()):
@@ -296,6 +298,7 @@ async def on_unexpected(request: Request, error: Exception) -> Response:
 HANDLERS: dict[Any, Any] = {
     HTTPException: on_http_exception,
     RequestValidationError: on_invalid_request,
+    WebSocketRequestValidationError: on_invalid_request,
     DBAPIError: on_database_error,
     DatabaseUnavailable: on_database_unavailable,
     NotAllowed: on_not_allowed,

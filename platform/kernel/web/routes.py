@@ -17,7 +17,9 @@ from fastapi.routing import (
     _IncludedRouter,
     iter_route_contexts,
 )
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Host, Mount, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
 # FastAPI and Starlette know how to match and include these. Subclasses of them are among them.
 _KNOWN = (Route, WebSocketRoute, Mount, Host, _FrontendRouteGroup, _IncludedRouter)
@@ -62,7 +64,7 @@ def unknown_kinds(router: APIRouter) -> Iterator[str]:
 
 def router_for(app: FastAPI, router: APIRouter, prefix: str) -> APIRouter:
     """Return a router that serves a module's routes below a prefix, as they are now: see `served_copy`."""
-    outer = APIRouter(redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app)
+    outer = _outer(app)
     outer.include_router(served_copy(router), prefix=prefix)
     return outer
 
@@ -70,11 +72,30 @@ def router_for(app: FastAPI, router: APIRouter, prefix: str) -> APIRouter:
 def rest_of(app: FastAPI, without: Collection[BaseRoute]) -> APIRouter:
     """Return a router that serves an application's other routes, as they are now: see `served_copy`."""
     served = served_copy(app.router)
-    outer = APIRouter(redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app)
+    outer = _outer(app)
     pairs = zip(app.router.routes, served.routes, strict=True)
     outer.routes = [copied for route, copied in pairs if not any(route is one for one in without)]
     outer._low_priority_routes = served._low_priority_routes
     return outer
+
+
+def _outer(app: FastAPI) -> APIRouter:
+    return APIRouter(
+        redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app, default=_not_found
+    )
+
+
+async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Raise 404, also for a WebSocket; Starlette's own answers those with 403."""
+    raise HTTPException(404)
+
+
+def speaks_websocket(router: APIRouter) -> bool:
+    """Return whether a router, one of those in it, or what is mounted there may answer a WebSocket."""
+    return any(
+        speaks_websocket(route.original_router) if isinstance(route, _IncludedRouter) else not isinstance(route, Route)
+        for route in router.routes
+    )
 
 
 def served_copy(router: APIRouter) -> APIRouter:

@@ -4,9 +4,11 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
@@ -14,6 +16,7 @@ from kernel.observability.meter import Meter
 from kernel.observability.tracing import identity
 from kernel.web.access_log import log_request
 from kernel.web.problems import answer
+from kernel.web.sockets import Handshake, deny
 
 _errors = structlog.get_logger("kernel.errors")
 
@@ -21,6 +24,8 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TRACE: Mapping[str, str] = {}
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
+_FOREIGN_HOST = "This host is not served here: see SERVER_ALLOWED_HOSTS."
+_FOREIGN_PAGE = "Pages of this origin may not open a WebSocket here: see CORS_ALLOW_ORIGINS."
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 # The OWASP REST security cheat sheet's headers for an API that serves no pages.
@@ -49,6 +54,7 @@ class Shell:
         cors: ASGIApp,
         *,
         allowed_hosts: Sequence[str] = ("*",),
+        allowed_origins: Sequence[str] = ("*",),
         strict_transport: bool = False,
         meter: Meter | None = None,
     ) -> None:
@@ -58,11 +64,13 @@ class Shell:
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset((*allowed_hosts, *_LOOPBACK))
         self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
+        self._any_origin = "*" in allowed_origins
+        self._origins = frozenset(allowed_origins)
         self._headers = (*_SECURITY_HEADERS, _STRICT_TRANSPORT) if strict_transport else _SECURITY_HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await (self._serve_socket if scope["type"] == "websocket" else self._app)(scope, receive, send)
             return
         started_at = time.perf_counter()
         request_id, host, origin, trace = _look_at(scope)
@@ -87,7 +95,7 @@ class Shell:
             if self._any_host or self._is_allowed(host):
                 await (self._app if origin is None else self._cors)(scope, receive, send_with_headers)
             else:
-                refusal = answer(Request(scope), 400, "This host is not served here: see SERVER_ALLOWED_HOSTS.")
+                refusal = answer(Request(scope), 400, _FOREIGN_HOST)
                 await refusal(scope, receive, send_with_headers)
         except Exception as error:
             # Handlers of errors stand further in; what gets here failed after the answer had begun, or in them.
@@ -100,6 +108,44 @@ class Shell:
                 status = scope.get("kernel.status", 499)
             self._end(scope, status, time.perf_counter() - started_at, trace.get("traceparent"))
             reset_contextvars(**bound)
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at = time.perf_counter()
+        request_id, host, origin, trace = _look_at(scope)
+        scope["request_id"] = request_id
+        handshake = Handshake(send, request_id, partial(self._complete, scope=scope))
+        bound = bind_contextvars(request_id=request_id, module=None, **trace)
+        if self._meter is not None:
+            self._meter.websockets += 1
+        try:
+            refusal = self._socket_refusal(scope, origin, host.lower())
+            if refusal is None:
+                await self._app(scope, receive, handshake.send)
+            else:
+                await deny(refusal, scope, receive, handshake.send)
+        except Exception as error:
+            _errors.error("unexpected error outside the application", exc_info=error)
+            if handshake.status:
+                raise
+            await deny(answer(HTTPConnection(scope), 500), scope, receive, handshake.send)
+        finally:
+            shown, status = {**scope, "method": "WEBSOCKET"}, handshake.status or 499
+            if self._meter is not None:
+                self._meter.websockets -= 1
+                self._meter.count(shown, status, (handshake.ended_at or time.perf_counter()) - started_at)
+            log_request(shown, status, time.perf_counter() - started_at, trace.get("traceparent"))
+            reset_contextvars(**bound)
+
+    def _socket_refusal(self, scope: Scope, origin: bytes | None, host: str) -> Response | None:
+        """A WebSocket has no CORS: a page of any origin may open one, with its reader's cookies. So we look at it."""
+        if not (self._any_host or self._is_allowed(host)):
+            return answer(HTTPConnection(scope), 400, _FOREIGN_HOST)
+        if origin is None or self._any_origin:
+            return None
+        given = origin.decode("latin-1").lower()
+        if given in self._origins or given in {f"http://{host}", f"https://{host}"}:
+            return None
+        return answer(HTTPConnection(scope), 403, _FOREIGN_PAGE)
 
     def _complete(self, headers: list[tuple[bytes, bytes]], scope: Scope) -> None:
         for name, _ in headers:
