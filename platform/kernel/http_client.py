@@ -4,7 +4,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -186,10 +186,9 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
                     circuit.forget(epoch)
                 raise
         circuit.note(epoch, ok=response.status_code not in _OUT_OF_ORDER)
-        response.stream = _DeadlineStream(
-            response.stream, request, deadline, circuit, epoch, self._settings.max_answer_bytes
-        )
-        return response
+        most_bytes = self._settings.max_answer_bytes
+        stream = _DeadlineStream(response.stream, request, deadline, circuit, epoch, most_bytes)
+        return _BoundedResponse(response, stream, most_bytes)
 
     async def _admitted(self, request: httpx2.Request) -> tuple[Circuit, int]:
         """The circuit of the request's upstream, with a place in it, and its epoch. Raises CircuitOpen, PoolTimeout."""
@@ -285,8 +284,7 @@ class _DeadlineStream(httpx2.AsyncByteStream):
                     return
                 self._bytes_left -= len(part)
                 if self._bytes_left < 0:
-                    message = f"{self._request.url.host}: the answer is larger than HTTP_CLIENT_MAX_ANSWER_BYTES"
-                    raise httpx2.RemoteProtocolError(message, request=self._request)
+                    raise _too_large(self._request)
                 yield part
 
     def _is_readers_fault(self, waited: float) -> bool:
@@ -301,6 +299,28 @@ class _DeadlineStream(httpx2.AsyncByteStream):
         finally:
             if circuit is not None:
                 circuit.places.release()
+
+
+class _BoundedResponse(httpx2.Response):
+    """A response whose body fits after its decompression, too. `_DeadlineStream` bounds it as it arrives."""
+
+    def __init__(self, response: httpx2.Response, stream: httpx2.AsyncByteStream, most_bytes: int) -> None:
+        super().__init__(response.status_code, headers=response.headers, stream=stream, extensions=response.extensions)
+        self._most_bytes = most_bytes
+
+    async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncGenerator[bytes, None]:
+        size = 0
+        async with aclosing(super().aiter_bytes(chunk_size)) as parts:
+            async for part in parts:
+                size += len(part)
+                if size > self._most_bytes:
+                    raise _too_large(self.request)
+                yield part
+
+
+def _too_large(request: httpx2.Request) -> httpx2.RemoteProtocolError:
+    message = f"{request.url.host}: the answer is larger than HTTP_CLIENT_MAX_ANSWER_BYTES"
+    return httpx2.RemoteProtocolError(message, request=request)
 
 
 @asynccontextmanager

@@ -288,7 +288,7 @@ class HttpClientSettings(SettingsGroup):
     pool_timeout_seconds: float = Field(5, gt=0)
     # For one call with all its tries and the whole body.
     total_timeout_seconds: float = Field(30, gt=0)
-    # As it comes, before it is decompressed: what is read whole is in memory.
+    # The largest body of an answer, as it arrives and after its decompression: a body that is read whole is in memory.
     max_answer_bytes: int = Field(100 << 20, ge=1)
     max_attempts: int = Field(3, ge=1, le=10)
     # How many calls one upstream may hold at a time: a slow one leaves the other connections to the others.
