@@ -1,9 +1,13 @@
-"""What a picture is, judged by its bytes alone. Pure functions; they block, so call them in a thread."""
+"""Judge a picture by its bytes alone. These functions block, so a child process with limits runs them (decoding.py)."""
 
 import io
+import json
 import re
+import resource
 import struct
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -31,6 +35,8 @@ _JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
 # A progressive JPEG has about ten. Each is a pass over all pixels that may cost the sender 75 bytes and us 50 ms
 # (measured, 49 million pixels): a file of 224 KiB kept a core busy for 26 s.
 _MAX_JPEG_SCANS = 50
+# The canvas, the frame before it, a copy and the picture itself: four bytes a pixel each, and some room.
+_WEBP_BYTES_PER_PIXEL = 17
 # Pillow's own limit only warns, and stops twice that. Ours is a setting, checked before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 # Pixels come in blocks. Those above 32 MiB, the most that glibc's mallopt(3) keeps for itself, go back to the system at
@@ -56,8 +62,10 @@ class Picture:
     thumbnail: bytes
 
 
-def examine(data: bytes, *, max_pixels: int, thumbnail_pixels: int) -> Picture:
+def examine(data: bytes, *, max_pixels: int, thumbnail_pixels: int, max_memory_bytes: int = sys.maxsize) -> Picture:
     """Measure a picture, decode it once, and make its thumbnail: re-encoded, upright, without metadata.
+
+    `max_memory_bytes` is what the process may use: a WebP that needs more is refused before it is decoded.
 
     Raises NotAnImage and BrokenImage.
     """
@@ -69,6 +77,9 @@ def examine(data: bytes, *, max_pixels: int, thumbnail_pixels: int) -> Picture:
             width, height = image.size
             if width * height > max_pixels:
                 raise BrokenImage(f"has {width * height:,} pixels; at most {max_pixels:,} are accepted")
+            if name == "WEBP" and width * height * _WEBP_BYTES_PER_PIXEL > max_memory_bytes:
+                most = max_memory_bytes // _WEBP_BYTES_PER_PIXEL
+                raise BrokenImage(f"has {width * height:,} pixels; as a WebP at most {most:,} are accepted")
             image.draft("RGB", (thumbnail_pixels * 2, thumbnail_pixels * 2))  # JPEG: decode at a fraction of the size
             image.load()
             orientation = _orientation(image)
@@ -111,7 +122,8 @@ def _thumbnail(image: Image.Image, longest: int, orientation: int) -> bytes:
     """A WebP of at most `longest` pixels a side, without metadata. Shrinks first: what follows is then cheap."""
     if image.mode in {"1", "P"}:  # would be shrunk by leaving pixels out
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    image.thumbnail((longest, longest))
+    # Sixteen bits can be resized but not reduced first, as Pillow does by default to save time.
+    image.thumbnail((longest, longest), reducing_gap=None if image.mode.startswith("I;16") else 2.0)
     if image.mode.startswith("I;16"):  # converting would cut off what is brighter than 255
         image = image.point(lambda value: value * (1 / 256)).convert("L")
     plain = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -121,3 +133,47 @@ def _thumbnail(image: Image.Image, longest: int, orientation: int) -> bytes:
     output = io.BytesIO()
     plain.save(output, "WEBP", quality=80)
     return output.getvalue()
+
+
+def _limit_memory(to_bytes: int) -> None:
+    """Let this process allocate so many bytes more than it has now. Only Linux enforces it."""
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + to_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _serve(max_memory_bytes: int) -> None:
+    """Answer the parent's questions until it closes the pipe: JSON and a thumbnail for each picture."""
+    questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    while head := questions.read(24):
+        size, max_pixels, thumbnail_pixels = struct.unpack(">QQQ", head)
+        answer: dict[str, object] = {"is_last": False}
+        thumbnail = b""
+        try:
+            found = examine(
+                questions.read(size),
+                max_pixels=max_pixels,
+                thumbnail_pixels=thumbnail_pixels,
+                max_memory_bytes=max_memory_bytes,
+            )
+        except NotAnImage:
+            answer["unsupported"] = True
+        except BrokenImage as error:
+            answer["broken"] = str(error)
+        except MemoryError:
+            answer |= {
+                "is_last": True,
+                "broken": f"needs more than {max_memory_bytes >> 20} MiB of memory to be decoded",
+            }
+        else:
+            answer |= {"content_type": found.content_type, "width": found.width, "height": found.height}
+            thumbnail = found.thumbnail
+        text = json.dumps(answer).encode()
+        answers.write(struct.pack(">QQ", len(text), len(thumbnail)) + text + thumbnail)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _limit_memory(int(sys.argv[1]))
+    _serve(int(sys.argv[1]))

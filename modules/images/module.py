@@ -13,7 +13,11 @@ from modules.images.storage import ImageStorage
 @asynccontextmanager
 async def _open(context: ModuleContext) -> AsyncIterator[ImageService]:
     assert isinstance(context.settings, ImagesSettings)  # noqa: S101  # for the type checker: it is in settings.py
-    yield ImageService(ImageStorage.open(context.settings, context.root, context.calls.before), context.settings)
+    service = ImageService(ImageStorage.open(context.settings, context.root, context.calls.before), context.settings)
+    try:
+        yield service
+    finally:
+        await service.decoder.close()
 
 
 async def _check_storage(context: ModuleContext) -> None:
@@ -25,6 +29,6 @@ module = Module(
     owner="media-team",
     provides={Images: ImageAnswers},
     lifespan=_open,
-    helpers={"imaging": "service", "ranges": "router"},
+    helpers={"decoding": "service", "imaging": "service", "turns": "service", "ranges": "router"},
     health_checks={"storage": _check_storage},
 )

@@ -21,7 +21,7 @@ class ImageRepository(BaseRepository[Image, int]):
 
     def __init__(self, session: AsyncSession, caller: Principal) -> None:
         super().__init__(Image, session)
-        self._caller = caller
+        self.caller = caller
         if not caller.may("images:admin"):
             self.restrict(true(), _OWN, caller=caller.key)
 
@@ -36,7 +36,7 @@ class ImageRepository(BaseRepository[Image, int]):
 
     async def add(self, **columns: str | int) -> ImageOut:
         """A new image of the caller's."""
-        return await self.create(into=ImageOut, owner=self._caller.key, **columns)
+        return await self.create(into=ImageOut, owner=self.caller.key, **columns)
 
     async def named(self, keys: Collection[str]) -> set[str]:
         """Those of these keys that a row names."""

@@ -59,7 +59,7 @@ async def upload_image(
     response: Response,
 ) -> ImageOut:
     """Upload a picture. Its type is what its bytes say; its name is not kept."""
-    kept = await service.keep(await upload.file.read(), upload.caption, images)
+    kept = await service.keep(upload.file.read, upload.caption, images)
     response.headers["Location"] = f"{request.url.path}/{kept.id}"
     etag.set(kept.version)
     return kept

@@ -1,24 +1,24 @@
 """What happens to an upload, and what others may ask."""
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import anyio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel import ContentTooLarge, Unavailable, Unprocessable, UnsupportedMediaType, publish
+from kernel import ContentTooLarge, Unavailable, publish
 from kernel.database import Database, after_commit
 from modules.images.contract import ImageDeleted, ImageInfo, Images
+from modules.images.decoding import Decoder
 from modules.images.repository import ImageRepository
 from modules.images.schemas import ImageOut, StoredImage
 from modules.images.settings import ImagesSettings
 from modules.images.storage import ImageStorage
-
-if TYPE_CHECKING:
-    from modules.images.imaging import Picture
+from modules.images.turns import FairTurns, NoTurn
 
 _log = structlog.get_logger("modules.images")
 
@@ -38,15 +38,26 @@ class ImageService:
     def __init__(self, storage: ImageStorage, settings: ImagesSettings) -> None:
         self.storage = storage
         self._settings = settings
-        self._decodes = anyio.CapacityLimiter(settings.max_concurrent_decodes)
-        # Being decoded, and waiting for it.
-        self._in_memory = 0
+        self.decoder = Decoder(settings)
+        self._uploads = FairTurns(settings.max_uploads_in_memory, settings.max_waiting_uploads)
+        self._decodes = FairTurns(settings.max_concurrent_decodes, settings.max_uploads_in_memory)
 
-    async def keep(self, data: bytes, caption: str, images: ImageRepository) -> ImageOut:
-        """Store an upload. Raises a Problem where it is too large, no picture, or broken."""
+    async def keep(self, read: Callable[[], Awaitable[bytes]], caption: str, images: ImageRepository) -> ImageOut:
+        """Store the upload that `read` returns. Raises a Problem if it is too large, no picture, or broken.
+
+        It is read when its turn comes: those that wait are on disk, not in memory.
+        """
+        try:
+            async with self._uploads.turn(images.caller.key):
+                return await self._keep(await read(), caption, images)
+        except NoTurn:
+            raise Unavailable("Too many pictures are being looked at. Try again shortly.") from None
+
+    async def _keep(self, data: bytes, caption: str, images: ImageRepository) -> ImageOut:
         if len(data) > self._settings.max_upload_bytes:
             raise ContentTooLarge(f"The file is too large: at most {self._settings.max_upload_bytes:,} bytes.")
-        picture = await self._examine(data)
+        async with self._decodes.turn(images.caller.key):
+            picture = await self.decoder.decode(data)
         content_key, thumbnail_key = self.storage.new_key(), self.storage.new_key()
         try:
             await self.storage.put(content_key, data)
@@ -95,27 +106,6 @@ class ImageService:
                 await self.storage.delete(*lost)
         drop = partial(self.storage.drop_unfinished, than, delete=delete)
         return Swept(objects, orphans, size, await anyio.to_thread.run_sync(drop))
-
-    async def _examine(self, data: bytes) -> "Picture":
-        from modules.images import imaging  # noqa: PLC0415  # Pillow: by the first upload, not by every start
-
-        settings = self._settings
-        if self._in_memory >= settings.max_concurrent_decodes + settings.max_waiting_decodes:
-            raise Unavailable("Too many pictures are being looked at. Try again shortly.")
-        self._in_memory += 1
-        try:
-            return await anyio.to_thread.run_sync(
-                lambda: imaging.examine(
-                    data, max_pixels=settings.max_pixels, thumbnail_pixels=settings.thumbnail_pixels
-                ),
-                limiter=self._decodes,
-            )
-        except imaging.NotAnImage:
-            raise UnsupportedMediaType("Send a PNG, JPEG, WebP or GIF.") from None
-        except imaging.BrokenImage as error:
-            raise Unprocessable("file", f"The image {error}") from None
-        finally:
-            self._in_memory -= 1
 
     async def _forget(self, *keys: str) -> None:
         """Delete bytes that no row names. Failing leaves them behind, which costs space and nothing else."""

@@ -17,14 +17,21 @@ class ImagesSettings(ModuleSettings):
     # An endpoint that begins with http:// is talked to without TLS.
     storage_options: dict[str, SecretStr] = Field(default_factory=dict)
     max_upload_bytes: int = Field(10 << 20, ge=1)
-    # By the header, before anything is decoded: 49 million pixels take 190 MiB (PNG) to 790 MiB (WebP) for a moment.
+    # By the header, before anything is decoded.
     max_pixels: int = Field(50_000_000, ge=1)
+    # What a process that decodes may use (Linux): PNG, JPEG and GIF take up to 9 bytes a pixel, WebP takes 17. So
+    # 50 million pixels fit, as a WebP 27 million. deploy/kubernetes has room for it, and for the uploads in memory.
+    max_decode_memory_bytes: int = Field(448 << 20, ge=32 << 20)
+    # One takes 20 ms for what a phone's camera makes; a file that is made to be slow takes as long as it may.
+    max_decode_seconds: float = Field(20, gt=0)
     # The longer side of a thumbnail.
     thumbnail_pixels: int = Field(320, ge=16, le=2048)
-    # Decoding uses a core each, and memory as above; others wait. One takes 20 ms for what a phone's camera makes.
+    # Each is a process that uses a core, and memory as above. Callers take turns.
     max_concurrent_decodes: int = Field(1, ge=1)
-    # Past so many that wait, an upload is answered 503: each is in memory, also when its caller has left.
-    max_waiting_decodes: int = Field(20, ge=0)
+    # Uploads that are decoded, wait for it, or are written to the store.
+    max_uploads_in_memory: int = Field(8, ge=1)
+    # Uploads that wait for those, on disk. One more is answered 503, or displaces one of a caller who has more of them.
+    max_waiting_uploads: int = Field(20, ge=0)
 
     max_body_bytes: int = Field(
         default_factory=lambda data: data.get("max_upload_bytes", 10 << 20) + _FORM_OVERHEAD_BYTES, ge=0

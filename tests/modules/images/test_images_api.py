@@ -4,7 +4,6 @@ import asyncio
 import gc
 import hashlib
 import io
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
+from starlette.datastructures import UploadFile
 
 from kernel.app import Application, create_app
 from kernel.settings import Settings
-from kernel.testing import settings_for
-from modules.images import imaging
+from kernel.testing import Callers, settings_for
 from modules.images.contract import ImageInfo, Images
+from modules.images.decoding import Decoded, Decoder
 from modules.images.repository import ImageRepository
-from tests.modules.images.pictures import FORMATS, picture
+from tests.modules.images.pictures import FORMATS, flat_png, picture
 
 URL = "/api/v1/images"
 
@@ -256,24 +256,41 @@ async def test_bytes_that_are_gone_are_not_found(client: httpx2.AsyncClient, set
     assert (await client.get(f"{URL}/{image['id']}/content")).status_code == 404
 
 
+class Gate:
+    """Stands before the decoder: counts the pictures that reach it, and opens when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_open = asyncio.Event()
+        self.running = self.most = 0
+        self.order: list[bytes] = []
+        decode = Decoder.decode
+
+        async def counted(decoder: Decoder, data: bytes) -> Decoded:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            self.order.append(data)
+            try:
+                await self.is_open.wait()
+                return await decode(decoder, data)
+            finally:
+                self.running -= 1
+
+        monkeypatch.setattr(Decoder, "decode", counted)
+
+
+async def until_refused(sent: list[asyncio.Task[httpx2.Response]], count: int) -> None:
+    done: set[asyncio.Task[httpx2.Response]] = set()
+    while len(done) < count:
+        done, _ = await asyncio.wait(sent, timeout=0.01)
+
+
 async def test_decoding_is_bounded_and_leaves_the_loop_free(
     client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, running, most = threading.Lock(), 0, 0
-    examine = imaging.examine
-
-    def slow(data: bytes, **limits: int) -> Any:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.1)
-        with lock:
-            running -= 1
-        return examine(data, **limits)
-
-    monkeypatch.setattr(imaging, "examine", slow)
-    uploads = [asyncio.create_task(upload(client)) for _ in range(6)]
+    gate = Gate(monkeypatch)
+    gate.is_open.set()
+    data = flat_png(2000, 8, 2)
+    uploads = [asyncio.create_task(upload(client, data)) for _ in range(6)]
     slowest = 0.0
     while not all(task.done() for task in uploads):
         started_at = time.perf_counter()
@@ -281,23 +298,60 @@ async def test_decoding_is_bounded_and_leaves_the_loop_free(
         slowest = max(slowest, time.perf_counter() - started_at)
         await asyncio.sleep(0.005)
     await asyncio.gather(*uploads)
-    assert most == 1
+    assert gate.most == 1
     assert slowest < 0.3, "a probe waited for the decoders"
 
 
-async def test_no_more_pictures_wait_than_memory_is_for(
+async def test_no_more_pictures_wait_than_there_is_room_for(
     client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_go_on = threading.Event()
-    examine = imaging.examine
-    monkeypatch.setattr(imaging, "examine", lambda data, **limits: may_go_on.wait(10) and examine(data, **limits))
-    sent = [asyncio.create_task(client.post(URL, files={"file": ("a.png", picture(), "image/png")})) for _ in range(30)]
-    refused: set[asyncio.Task[httpx2.Response]] = set()
-    while len(refused) < 9:
-        refused, _ = await asyncio.wait(sent, timeout=0.01)
-    may_go_on.set()
+    gate = Gate(monkeypatch)
+    sent = [asyncio.create_task(client.post(URL, files={"file": ("a.png", picture(), "image/png")})) for _ in range(37)]
+    await until_refused(sent, 9)
+    gate.is_open.set()
     statuses = Counter((one.status_code, one.headers.get("retry-after")) for one in await asyncio.gather(*sent))
-    assert statuses == {(201, None): 21, (503, "1"): 9}
+    assert statuses == {(201, None): 28, (503, "1"): 9}
+
+
+async def test_the_uploads_of_one_caller_refuse_none_of_another_and_take_turns_with_them(
+    application: Application, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 uploads of one caller made every other upload 503."""
+    gate, callers = Gate(monkeypatch), Callers(application)
+    alice, bob = picture(size=(10, 10)), picture(size=(20, 20))
+
+    def send(data: bytes, name: str) -> asyncio.Task[httpx2.Response]:
+        headers = callers.headers(name, "images:write")
+        return asyncio.create_task(client.post(URL, files={"file": ("a.png", data, "image/png")}, headers=headers))
+
+    alices = [send(alice, "alice") for _ in range(60)]
+    await until_refused(alices, 32)
+    bobs = [send(bob, "bob") for _ in range(3)]
+    await until_refused(alices, 35)
+    gate.is_open.set()
+    assert Counter(one.status_code for one in await asyncio.gather(*bobs)) == {201: 3}
+    assert Counter(one.status_code for one in await asyncio.gather(*alices)) == {201: 25, 503: 35}
+    assert gate.order[:15].count(bob) == 3, "they came among the first, not behind those that came before them"
+
+
+async def test_an_upload_that_waits_is_not_in_memory(
+    application: Application, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reads = Gate(monkeypatch), 0
+    read = UploadFile.read
+
+    async def counted(file: UploadFile, size: int = -1) -> bytes:
+        nonlocal reads
+        reads += 1
+        return await read(file, size)
+
+    monkeypatch.setattr(UploadFile, "read", counted)
+    sent = [asyncio.create_task(client.post(URL, files={"file": ("a.png", picture(), "image/png")})) for _ in range(29)]
+    await until_refused(sent, 1)
+    assert reads == 8
+    gate.is_open.set()
+    await asyncio.gather(*sent)
+    assert reads == 28
 
 
 async def test_others_ask_through_the_contract(client: httpx2.AsyncClient, application: Application) -> None:

@@ -1,0 +1,96 @@
+"""Decoding in child processes whose memory and time are limited.
+
+The decoders are C libraries, and the cost of a small file is known only afterwards: a WebP of 36 bytes took 750 MiB.
+A child that reaches its limit fails alone, and its warnings never reach the log.
+"""
+
+import asyncio
+import json
+import struct
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kernel import Unprocessable, UnsupportedMediaType
+from modules.images.settings import ImagesSettings
+
+_SCRIPT = Path(__file__).with_name("imaging.py")
+_BROKEN = "cannot be decoded: it is damaged or cut short"
+
+
+class Decoded(NamedTuple):
+    """What a child found in the bytes of an upload. Sizes are in pixels, as the picture is shown."""
+
+    content_type: str
+    width: int
+    height: int
+    thumbnail: bytes
+
+
+class Decoder:
+    """Decodes pictures. A child process decodes one after the other, until it fails or the application stops."""
+
+    def __init__(self, settings: ImagesSettings) -> None:
+        self._settings = settings
+        self._idle: list[Process] = []
+
+    async def decode(self, data: bytes) -> Decoded:
+        """Measure a picture and make its thumbnail. Raises UnsupportedMediaType and Unprocessable."""
+        process = await self._child()
+        try:
+            async with asyncio.timeout(self._settings.max_decode_seconds):
+                answer, thumbnail = await self._ask(process, data)
+        except TimeoutError:
+            await _kill(process)
+            problem = f"The image takes longer than {self._settings.max_decode_seconds:g} seconds to decode"
+            raise Unprocessable("file", problem) from None
+        except (OSError, EOFError, ValueError):  # the child has ended: a decoder crashed
+            await _kill(process)
+            raise Unprocessable("file", f"The image {_BROKEN}") from None
+        except BaseException:  # the request was cancelled
+            await _kill(process)
+            raise
+        if answer.pop("is_last"):
+            await _kill(process)
+        else:
+            self._idle.append(process)
+        if "unsupported" in answer:
+            raise UnsupportedMediaType("Send a PNG, JPEG, WebP or GIF.")
+        if "broken" in answer:
+            raise Unprocessable("file", f"The image {answer['broken']}")
+        return Decoded(thumbnail=thumbnail, **answer)
+
+    async def close(self) -> None:
+        """End the children."""
+        while self._idle:
+            await _kill(self._idle.pop())
+
+    async def _child(self) -> Process:
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+        # -I: neither the working directory nor the environment decides what the child imports.
+        command = (sys.executable, "-I", str(_SCRIPT), str(self._settings.max_decode_memory_bytes))
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
+        )
+
+    async def _ask(self, process: Process, data: bytes) -> tuple[dict[str, Any], bytes]:
+        assert process.stdin is not None  # noqa: S101  # for the type checker: both are pipes
+        assert process.stdout is not None  # noqa: S101
+        settings = self._settings
+        process.stdin.write(struct.pack(">QQQ", len(data), settings.max_pixels, settings.thumbnail_pixels))
+        process.stdin.write(data)
+        await process.stdin.drain()
+        size, thumbnail_size = struct.unpack(">QQ", await process.stdout.readexactly(16))
+        answer: dict[str, Any] = json.loads(await process.stdout.readexactly(size))
+        return answer, await process.stdout.readexactly(thumbnail_size)
+
+
+async def _kill(process: Process) -> None:
+    """End a child and wait for its end, also when the waiting task is cancelled."""
+    if process.returncode is None:
+        process.kill()
+    await asyncio.shield(process.wait())
