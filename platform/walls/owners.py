@@ -27,8 +27,8 @@ def check(project: Project) -> Iterator[Finding]:
         if line.startswith(("* ", "/modules", "modules", "/migrations", "migrations", "/tests", "tests")):
             why = f"The line {line!r} comes later and so takes precedence over what the manifests say."
             yield Finding(path.relative_to(project.root).as_posix(), 0, RULE, why, "Move it above the written lines.")
-    if project.modules and _text(path) != written(project):
-        why = "CODEOWNERS does not say what the manifests say, so the wrong people are asked for review."
+    if project.modules and _block(_text(path)) != sorted(_lines(project)):
+        why = "CODEOWNERS does not match the owners in the manifests, so the wrong people are asked for review."
         yield Finding(path.relative_to(project.root).as_posix(), 0, RULE, why, "Run `kernel owners --write`.")
 
 
@@ -43,21 +43,34 @@ def written(project: Project) -> str:
     A manifest's owner is a team's bare name. `[tool.walls] team = "@acme/{}"` in pyproject.toml makes of it what
     the forge calls it; the default is "@{}".
     """
+    lines, text = _lines(project), _text(place(project.root))
+    if _block(text) == sorted(lines):
+        return text  # a merge may have put them in another order
+    block = "\n".join([_BEGIN, *lines, _END])
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if begin and end:
+        return f"{before}{block}{after}"
+    return f"{text.rstrip()}\n\n{block}\n" if text.strip() else f"{block}\n"
+
+
+def _lines(project: Project) -> list[str]:
+    """The lines for the folders of each module, the modules in the order of their names."""
     team = _team(project.root)
-    lines = [
+    return [
         f"/{folder}/{module.name}/ {team.replace('{}', module.owner or '')}"
         for module in project.modules.values()
         if module.owner
         for folder in FOLDERS
         if (project.root / folder / module.name).is_dir()
     ]
-    block = "\n".join([_BEGIN, *lines, _END])
-    text = _text(place(project.root))
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if begin and end:
-        return f"{before}{block}{after}"
-    return f"{text.rstrip()}\n\n{block}\n" if text.strip() else f"{block}\n"
+
+
+def _block(text: str) -> list[str] | None:
+    """The written lines, sorted: their order has no effect, for no two match one file. None without them."""
+    _, begin, rest = text.partition(f"{_BEGIN}\n")
+    block, end, _ = rest.partition(_END)
+    return sorted(block.splitlines()) if begin and end else None
 
 
 def _text(path: Path) -> str:

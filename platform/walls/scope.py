@@ -1,4 +1,4 @@
-"""Which tests a change to one module asks for: its own, and those of whoever is told something else by its contract."""
+"""Which tests a change needs: those of its modules, of users of a changed contract and of a changed helper."""
 
 import ast
 import difflib
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from walls.git import Git
+from walls.helpers import importing
+from walls.ledger import FILE as LEDGER
 from walls.sources import Source, constant
 
 _BOUNDARIES = "tests/boundaries"
@@ -24,6 +26,8 @@ class Selection:
     base: str
     # Modules, each with why its tests run.
     modules: dict[str, str]
+    # Other tests that import a changed helper, each with why it runs.
+    tests: dict[str, str]
     # Why all tests run, or None.
     everything: str | None
     # The folders of tests that this comes to.
@@ -33,7 +37,7 @@ class Selection:
         """What runs and why, one line each."""
         rows = [("boundaries", f"always (compared with {self.base[:9]})")]
         if self.everything is None:
-            rows += [(name, reason) for name, reason in sorted(self.modules.items())]
+            rows += [*sorted(self.modules.items()), *sorted(self.tests.items())]
         else:
             rows += [("everything", self.everything)]
         width = max(len(name) for name, _ in rows)
@@ -54,8 +58,10 @@ def select(root: Path, named: Collection[str] = (), revision: str | None = None,
     base = git.base(revision)
     chosen = dict.fromkeys(named, "named")
     everything = None
+    changed: list[str] = []
     if by_change:
-        places = _places(git.changed(base))
+        changed = git.changed(base)
+        places = _places(changed)
         everything = places.pop("", None)
         chosen |= {
             name: reason if name in known or (root / "modules" / name).exists() else f"modules/{name} was deleted"
@@ -70,7 +76,13 @@ def select(root: Path, named: Collection[str] = (), revision: str | None = None,
         if not (root / "tests/modules" / name).is_dir():
             chosen[name] += f" (but there is no tests/modules/{name})"
     folders = [_BOUNDARIES, *(f"tests/modules/{name}" for name in sorted(chosen))]
-    return Selection(base, chosen, everything, tuple(folder for folder in folders if (root / folder).is_dir()))
+    paths = [folder for folder in folders if (root / folder).is_dir()]
+    tests = {
+        path: f"imports {helper}, which changed"
+        for path, helper in importing(root, changed).items()
+        if not path.startswith(tuple(f"{folder}/" for folder in paths))
+    }
+    return Selection(base, chosen, tests, everything, (*paths, *tests))
 
 
 def _unknown(name: str, known: Collection[str]) -> str:
@@ -88,8 +100,8 @@ def _places(changed: Collection[str]) -> dict[str, str]:
                 found.setdefault(name, []).append(path)
             case ["docs", *_] | ["tests", "boundaries", *_]:
                 pass  # the boundary rules always run
-            case [*_, file] if file.endswith(".md"):
-                pass
+            case [*_, file] if file.endswith(".md") or file in {"CODEOWNERS", LEDGER}:
+                pass  # read by the boundary rules alone
             case _:
                 found.setdefault("", []).append(path)
     others = {name: f" and {len(paths) - 1} more" if len(paths) > 1 else "" for name, paths in found.items()}

@@ -7,7 +7,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The folders that the selection consists of."""
-    parser.addoption("--selected", action="append", default=[], help="a folder of tests that would have run")
+    parser.addoption("--selected", action="append", default=[], help="a folder or file of tests that would have run")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -22,4 +22,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _is_selected(name: str, config: pytest.Config) -> bool:
     selected: Sequence[str] = config.getoption("--selected")
-    return name.startswith(tuple(f"{folder}/" for folder in selected))
+    return name.startswith(tuple(f"{path}{end}" for path in selected for end in ("/", "::")))

@@ -116,6 +116,10 @@ def folders(selection: Selection) -> list[str]:
         ("README.md", ["boundaries"]),
         ("tests/boundaries/test_more.py", ["boundaries"]),
         ("data/events.db", ["boundaries"]),  # ignored by git
+        ("modules/images/contract.lock.json", ["boundaries", "images"]),
+        (".github/CODEOWNERS", ["boundaries"]),
+        ("CODEOWNERS", ["boundaries"]),
+        ("walls.ledger.json", ["boundaries"]),
     ],
 )
 def test_a_file_of_a_module_selects_the_module(shop: Path, path: str, selected: list[str]) -> None:
@@ -177,6 +181,72 @@ def test_a_module_without_tests_is_named_as_such(shop: Path) -> None:
     selection = changed(shop)
     assert folders(selection) == ["boundaries"]
     assert "shop        modules/shop/module.py changed (but there is no tests/modules/shop)" in list(selection.lines())
+
+
+# Helpers of tests
+
+HELPER = "tests/modules/events/processes.py"
+
+
+@pytest.mark.parametrize(
+    ("importer", "text", "selected"),
+    [
+        ("tests/modules/images/test_more.py", "from tests.modules.events.processes import start\n", None),
+        ("tests/modules/images/test_more.py", "from tests.modules.events import processes\n", None),
+        ("tests/modules/images/test_more.py", "import tests.modules.events.processes as p\n", None),
+        ("tests/modules/images/test_more.py", "from ..events.processes import start\n", None),
+        ("tests/modules/images/test_more.py", "def f():\n    import tests.modules.events.processes\n", None),
+        ("tests/modules/images/test_more.py", "COMMAND = ['-m', 'tests.modules.events.processes']\n", None),
+        ("tests/kernel/test_app.py", "from tests.modules.events.processes import start\n", None),
+        ("tests/modules/images/conftest.py", "from tests.modules.events.processes import start\n", "images"),
+        ("tests/modules/images/conftest.py", "pytest_plugins = ['tests.modules.events.processes']\n", "images"),
+    ],
+)
+def test_tests_that_import_a_changed_helper_run(shop: Path, importer: str, text: str, selected: str | None) -> None:
+    write(shop, HELPER, "def start(): ...\n")
+    write(shop, importer, text)
+    commit(shop)
+    write(shop, HELPER, "def start(): return 1\n")
+    selection = changed(shop)
+    assert folders(selection) == [
+        "boundaries",
+        "events",
+        selected or importer.removeprefix("tests/modules/").removeprefix("tests/"),
+    ]
+    [reason] = selection.tests.values()
+    assert reason == f"imports {HELPER}, which changed"
+    assert any(line.endswith(reason) for line in selection.lines())
+
+
+def test_tests_that_import_a_changed_helper_by_way_of_another_run(shop: Path) -> None:
+    write(shop, HELPER, "def start(): ...\n")
+    write(shop, "tests/faults/between.py", "from tests.modules.events.processes import start\n")
+    write(shop, "tests/modules/images/test_more.py", "from tests.faults.between import start\n")
+    commit(shop)
+    write(shop, HELPER, None)
+    assert folders(changed(shop)) == ["boundaries", "events", "images/test_more.py"]
+
+
+def test_tests_that_import_another_helper_of_that_folder_do_not_run(shop: Path) -> None:
+    write(shop, HELPER, "")
+    write(shop, "tests/modules/events/process.py", "")
+    write(shop, "tests/modules/images/test_more.py", "from tests.modules.events import process\n")
+    commit(shop)
+    write(shop, HELPER, "A = 1\n")
+    assert folders(changed(shop)) == ["boundaries", "events"]
+
+
+def test_a_failure_of_a_test_that_imports_a_changed_helper_was_not_skipped(
+    shop: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("tests", "tests/modules", "tests/modules/events", "tests/modules/images", "tests/boundaries"):
+        write(shop, f"{folder}/__init__.py", "")
+    write(shop, HELPER, "")
+    write(shop, "tests/modules/images/test_more.py", "import tests.modules.events.processes\ndef test_x(): 1 / 0\n")
+    commit(shop)
+    write(shop, HELPER, "A = 1\n")
+    assert kernel_test(shop, whole=True) == 1
+    assert "would have skipped" not in capfd.readouterr().out
 
 
 # Contracts
