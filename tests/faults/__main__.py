@@ -22,6 +22,7 @@ from tests.faults.harness import Result
 # Each names its scenarios: ON_BOTH databases, ON_POSTGRESQL, or ONCE, where the database does not matter.
 _FILES = (
     "messages",
+    "subscribers",
     "databases",
     "commits",
     "aborted",
