@@ -40,6 +40,17 @@ class Image(Timestamps, Versioned, Base):
     )
 
 
+class StorageIdentity(Base):
+    """The random name by which the object store knows this database: one row, written when it is first needed."""
+
+    __tablename__ = "storage_identity"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    value: Mapped[str] = mapped_column(String(32))
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
 class Outbox(OutboxTable, Base):
     """What images tells."""
 

@@ -1,9 +1,10 @@
 """The manifest of images."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from kernel import Module, ModuleContext
+from kernel.database import DatabaseUnavailable
 from modules.images.contract import Images
 from modules.images.service import ImageAnswers, ImageService
 from modules.images.settings import ImagesSettings
@@ -13,7 +14,8 @@ from modules.images.storage import ImageStorage
 @asynccontextmanager
 async def _open(context: ModuleContext) -> AsyncIterator[ImageService]:
     assert isinstance(context.settings, ImagesSettings)  # noqa: S101  # for the type checker: it is in settings.py
-    service = ImageService(ImageStorage.open(context.settings, context.root, context.calls.before), context.settings)
+    storage = ImageStorage.open(context.settings, context.root, context.calls.before)
+    service = ImageService(storage, context.settings, context.database)
     try:
         yield service
     finally:
@@ -23,6 +25,9 @@ async def _open(context: ModuleContext) -> AsyncIterator[ImageService]:
 async def _check_storage(context: ModuleContext) -> None:
     service: ImageService = context.state
     await service.storage.check()
+    # A database that is away has a check of its own, and an owner is recorded once it is back.
+    with suppress(DatabaseUnavailable):
+        await service.record_owner()
 
 
 module = Module(

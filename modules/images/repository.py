@@ -1,5 +1,6 @@
 """Every query that images asks of the database."""
 
+import uuid
 from collections.abc import Collection
 
 from sqlalchemy import bindparam, or_, select, true
@@ -7,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
 from kernel.database import BaseRepository, Page, Sort, any_of
-from modules.images.models import Image
+from modules.images.models import Image, StorageIdentity
 from modules.images.schemas import ImageOut, ImageQuery, ImageSort
 
 _OWN = Image.owner == bindparam("caller", type_=Image.owner.type)
@@ -43,3 +44,19 @@ class ImageRepository(BaseRepository[Image, int]):
         columns = (Image.content_key, Image.thumbnail_key)
         rows = await self.session.execute(select(*columns).where(or_(*(any_of(column, keys) for column in columns))))
         return {key for row in rows for key in row}.intersection(keys)
+
+
+class StorageIdentityRepository(BaseRepository[StorageIdentity, int]):
+    """The one row that names this database in the object store."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__(StorageIdentity, session)
+
+    async def get(self) -> str | None:
+        """Return the name, or None if no process has needed one yet."""
+        name: str | None = await self.session.scalar(select(StorageIdentity.value))
+        return name
+
+    async def get_or_create(self) -> str:
+        """Return the name. Raises IntegrityError if another process creates it at the same moment."""
+        return await self.get() or (await self.create(id=1, value=uuid.uuid4().hex)).value

@@ -8,19 +8,24 @@ from typing import NamedTuple
 
 import anyio
 import structlog
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import ContentTooLarge, Unavailable, publish
-from kernel.database import Database, after_commit
+from kernel.database import Database, after_commit, place_of
 from modules.images.contract import ImageDeleted, ImageInfo, Images
 from modules.images.decoding import Decoder
-from modules.images.repository import ImageRepository
+from modules.images.repository import ImageRepository, StorageIdentityRepository
 from modules.images.schemas import ImageOut, StoredImage
 from modules.images.settings import ImagesSettings
 from modules.images.storage import ImageStorage
 from modules.images.turns import FairTurns, NoTurn
 
 _log = structlog.get_logger("modules.images")
+
+
+class ForeignStorage(Exception):
+    """Another database may have images in this storage; says which, and what to do."""
 
 
 class Swept(NamedTuple):
@@ -35,9 +40,11 @@ class Swept(NamedTuple):
 class ImageService:
     """Keeps pictures: bytes first, then the row, so that there is never a row without bytes."""
 
-    def __init__(self, storage: ImageStorage, settings: ImagesSettings) -> None:
+    def __init__(self, storage: ImageStorage, settings: ImagesSettings, database: Database) -> None:
         self.storage = storage
         self._settings = settings
+        self._database = database
+        self._is_recorded = False
         self.decoder = Decoder(settings)
         self._uploads = FairTurns(settings.max_uploads_in_memory, settings.max_waiting_uploads)
         self._decodes = FairTurns(settings.max_concurrent_decodes, settings.max_uploads_in_memory)
@@ -89,15 +96,63 @@ class ImageService:
             await publish(ImageDeleted(image_id=image.id))
         return is_deleted
 
-    async def sweep(self, database: Database, than: datetime, *, delete: bool) -> Swept:
+    async def record_owner(self) -> None:
+        """Record in the storage that the images of this database are there, once in a process."""
+        if not self._is_recorded:
+            await self.storage.record_owner(*await self._owner())
+            self._is_recorded = True
+
+    async def become_only_owner(self) -> list[str]:
+        """Record this database as the only one of the storage; return the places of those that were recorded."""
+        own = await self._owner()
+        await self.storage.record_owner(*own)
+        others = [owner for owner in await self.storage.list_owners() if owner != own]
+        for other in others:
+            await self.storage.forget_owner(*other)
+        return [place for _, place in others]
+
+    async def _owner(self) -> tuple[str, str]:
+        """Return this database's identity, which it gets at the first call, and its place."""
+        placement = self._database.placement
+        place = (
+            f"{place_of(placement.url)} (schema {placement.schema})" if placement.schema else place_of(placement.url)
+        )
+        try:
+            return await self._identity(), place
+        except IntegrityError:  # another process has created it meanwhile
+            return await self._identity(), place
+
+    async def _identity(self) -> str:
+        async with self._database.transaction() as session:
+            return await StorageIdentityRepository(session).get_or_create()
+
+    async def _check_owner(self) -> None:
+        """Raise ForeignStorage unless this database is the only one that is recorded in the storage."""
+        own, recorded = await self._owner(), await self.storage.list_owners()
+        others = [place for identity, place in recorded if (identity, place) != own]
+        if others:
+            raise ForeignStorage(
+                f"The storage of images also has images of another database: {', '.join(others)}. Here is {own[1]}. "
+                "Give each deployment a storage of its own (IMAGES_STORAGE_URL); if this database has replaced the "
+                "other one, record that: kernel images own"
+            )
+        if not recorded:
+            raise ForeignStorage(
+                f"The storage of images has no record of its database, which is {own[1]}. The readiness check of a "
+                "running application writes it. If no other deployment uses this storage, do it now: kernel images own"
+            )
+
+    async def sweep(self, than: datetime, *, delete: bool) -> Swept:
         """Find the bytes from before that moment that no row names, and delete them if that is wanted.
 
         They are what is left of uploads that were killed or refused half way. Whoever uploads puts the bytes first, so
-        the moment must be longer ago than an upload takes.
+        the moment must be longer ago than an upload takes. Raises ForeignStorage if the storage may have bytes of
+        another database.
         """
+        await self._check_owner()
         objects, orphans, size = 0, 0, 0
         async for listed in self.storage.list_older(than):
-            async with database.read() as session:
+            async with self._database.read() as session:
                 named = await ImageRepository.of_all(session).named(listed)
             lost = listed.keys() - named
             objects, orphans = objects + len(listed), orphans + len(lost)

@@ -1,6 +1,7 @@
 """The object store: a directory, S3, GCS or Azure by URL, the same code for all."""
 
 import errno
+import hashlib
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("modules.images")
 _CHUNK_BYTES = 256 << 10
 _LISTED_AT_ONCE = 1000
+# Below it stands an object for each database whose images are in the store; images have two hexadecimal folders.
+_OWNERS = "owners/"
 # What obstore says of the operating system's errors; a store over the network has room as long as it is paid for.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -108,7 +111,27 @@ class ImageStorage:
         # Not with `async for`: obstore 0.11 then breaks off the process at its end.
         parts = iter(obstore.list(self._store, chunk_size=_LISTED_AT_ONCE))
         while (part := await anyio.to_thread.run_sync(next, parts, None)) is not None:
-            yield {one["path"]: one["size"] for one in part if one["last_modified"] < than}
+            yield {
+                one["path"]: one["size"]
+                for one in part
+                if one["last_modified"] < than and not one["path"].startswith(_OWNERS)
+            }
+
+    async def record_owner(self, identity: str, place: str) -> None:
+        """Record that the images of a database are kept here: its random name, and where it is, for people to read."""
+        await self.put(_owner_key(identity, place), place.encode())
+
+    async def forget_owner(self, identity: str, place: str) -> None:
+        """Remove such a record."""
+        await self.delete(_owner_key(identity, place))
+
+    async def list_owners(self) -> list[tuple[str, str]]:
+        """Return the identity and the place of every database that is recorded here."""
+        found = await anyio.to_thread.run_sync(lambda: list(obstore.list(self._store, _OWNERS)))
+        keys = [one["path"] for part in found for one in part]
+        return [
+            (key.removeprefix(_OWNERS).partition("-")[0], (await self.read_all(key)).decode()) for key in sorted(keys)
+        ]
 
     def drop_unfinished(self, than: datetime, *, delete: bool) -> int:
         """How many files a killed process left before that moment while it wrote them; the store itself hides them."""
@@ -129,6 +152,11 @@ class ImageStorage:
             await obstore.head_async(self._store, "health")
         except FileNotFoundError:
             return
+
+
+def _owner_key(identity: str, place: str) -> str:
+    """Return the key of a record: a copy of a database has its identity, but another place."""
+    return f"{_OWNERS}{identity}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
 
 def _unavailable(operation: str, error: Exception) -> Unavailable | InsufficientStorage:

@@ -59,8 +59,8 @@ async def kept(here: Served) -> tuple[set[int], int]:
 
 
 def files(folder: Path) -> list[Path]:
-    """All files below a folder, those included that the store hides."""
-    return [path for path in folder.rglob("*") if path.is_file()]
+    """All files below a folder, those included that the store hides, without the record of its owner."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "owners"]
 
 
 @contextmanager

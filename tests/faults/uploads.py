@@ -76,6 +76,7 @@ async def killed_while_uploading(folder: Path, database_url: str, quick: bool) -
     with here.process():
         await until_serving(here.port)
         before = files(here.root / "pictures")
+        subprocess.run([KERNEL, "images", "own"], cwd=here.root, env=_environment(here), check=True, capture_output=True)
         counted = _sweep(here)
         unchanged = len(files(here.root / "pictures"))
         deleted = _sweep(here, "--delete")

@@ -4,7 +4,7 @@ from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVe
 from kernel.database.membership import any_of
 from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
 from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
-from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit
+from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit, place_of
 from kernel.database.repository import BaseRepository
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "after_commit",
     "any_of",
     "new_metadata",
+    "place_of",
     "utc_now",
 ]
