@@ -76,7 +76,7 @@ async def killed_while_uploading(folder: Path, database_url: str, quick: bool) -
     with here.process():
         await until_serving(here.port)
         before = files(here.root / "pictures")
-        subprocess.run([KERNEL, "images", "own"], cwd=here.root, env=_environment(here), check=True, capture_output=True)
+        _images(here, "own")
         counted = _sweep(here)
         unchanged = len(files(here.root / "pictures"))
         deleted = _sweep(here, "--delete")
@@ -116,10 +116,16 @@ def _patched(here: Served, patch: str) -> subprocess.Popen[bytes]:
 
 def _sweep(here: Served, *words: str) -> int:
     """How many files it found."""
-    command = [KERNEL, "images", "sweep", "--older-than-hours", "0", *words]
-    done = subprocess.run(command, cwd=here.root, env=_environment(here), check=True, capture_output=True, text=True)
-    [orphans, unfinished] = re.findall(r"([\d,]+)(?: of them| more)", done.stdout)
+    output = _images(here, "sweep", "--older-than-hours", "0", *words)
+    [orphans, unfinished] = re.findall(r"([\d,]+)(?: of them| more)", output)
     return int(orphans.replace(",", "")) + int(unfinished.replace(",", ""))
+
+
+def _images(here: Served, *words: str) -> str:
+    """Run `kernel images WORDS` and return what it printed."""
+    command = [KERNEL, "images", *words]
+    done = subprocess.run(command, cwd=here.root, env=_environment(here), check=True, capture_output=True, text=True)
+    return done.stdout
 
 
 def _environment(here: Served) -> dict[str, str]:
