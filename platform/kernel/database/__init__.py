@@ -4,8 +4,9 @@ from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVe
 from kernel.database.membership import any_of
 from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
 from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
-from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit, place_of
+from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit
 from kernel.database.repository import BaseRepository
+from kernel.database.server_session import place_of
 
 __all__ = [
     "AsyncDBPool",
