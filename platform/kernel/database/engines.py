@@ -22,6 +22,7 @@ from kernel.database.errors import (
     is_stale_plan,
     out_of_range,
 )
+from kernel.database.roles import quoted
 from kernel.database.writes import begin_anew, note_failure, note_write
 from kernel.settings import DatabaseConfig
 
@@ -47,11 +48,7 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
         pool_recycle=config.pool_recycle_seconds,
         skip_autocommit_rollback=True,
         hide_parameters=True,  # an error in the log must not show what a caller sent
-        connect_args={
-            "timeout": config.connect_timeout_seconds,
-            "command_timeout": config.command_timeout_seconds,
-            "connection_class": TruthfulConnection,
-        },
+        connect_args={"command_timeout": config.command_timeout_seconds, **driver_arguments(config)},
     )
     pool = engine.sync_engine.pool
     assert isinstance(pool, BoundedPool)  # noqa: S101  # for the type checker: as was said above
@@ -62,6 +59,18 @@ def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
     pool.follow_pulse()
     _listen(engine)
     return engine
+
+
+def driver_arguments(config: DatabaseConfig) -> dict[str, Any]:
+    """Return what the driver needs to know for every connection to PostgreSQL."""
+    arguments: dict[str, Any] = {
+        "timeout": config.connect_timeout_seconds,
+        "connection_class": TruthfulConnection,
+    }
+    if config.pooler == "transaction":
+        # Without caches asyncpg and SQLAlchemy prepare statements without names, which other clients could have taken.
+        arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    return arguments
 
 
 def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEngine:
@@ -132,6 +141,11 @@ class TruthfulConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
     PostgreSQL does so when a statement of the transaction has failed; asyncpg reports it as a success.
     """
 
+    async def set_type_codec(self, *args: Any, **options: Any) -> None:
+        # It asks the server in several steps, between which a pooler would change the server connection.
+        async with self.transaction():
+            await super().set_type_codec(*args, **options)
+
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
         tag: str = await super().execute(query, *args, **options)
         if tag == "ROLLBACK" and query.startswith("COMMIT"):
@@ -141,9 +155,17 @@ class TruthfulConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
 
 def _listen(engine: AsyncEngine) -> None:
     event.listen(engine.sync_engine, "begin", begin_anew)
+    event.listen(engine.sync_engine, "begin", _take_role)
     event.listen(engine.sync_engine, "before_cursor_execute", _enter_statement)
     event.listen(engine.sync_engine, "after_cursor_execute", _leave_statement)
     event.listen(engine.sync_engine, "handle_error", _handle_error)
+
+
+def _take_role(connection: Connection) -> None:
+    """Take the module's role for this transaction alone, where the server connection belongs to no session."""
+    tenant = getattr(connection.engine, "tenant", None)
+    if tenant is not None and tenant.local_role is not None:
+        connection.exec_driver_sql(f"SET LOCAL ROLE {quoted(tenant.local_role)}")
 
 
 def _enter_statement(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:

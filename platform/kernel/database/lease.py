@@ -52,6 +52,7 @@ class SessionEngine(OptionEngine):
         super().__init__(engine, options or {})
         self._engine = engine
         self._lease = lease
+        self.tenant = getattr(engine, "tenant", None)
 
     def execution_options(self, **options: Any) -> "SessionEngine":
         return SessionEngine(self, self._lease, options)

@@ -71,8 +71,12 @@ class Database:
         tenants: tuple[Tenant | None, Tenant | None] = (None, None),
         *,
         direct: bool = True,
+        pooled_by_transaction: bool = False,
     ) -> None:
-        """`tenants` are the module as the user of the writer's pool, and of the reader's."""
+        """Name the module as the user of the writer's pool, and of the reader's, in `tenants`.
+
+        `pooled_by_transaction`: a pooler may change the server connection after each transaction.
+        """
         self.placement = placement
         # The module's (kernel.messaging), if it has one.
         self.outbox: object = None
@@ -83,7 +87,9 @@ class Database:
         if placement.schema is not None:
             options["schema_translate_map"] = {None: placement.schema}
         self.writer = _of_tenant(writer, tenants[0], options)
-        self.reader = _of_tenant(reader, tenants[1], {"isolation_level": "AUTOCOMMIT"} | options)
+        # A statement is prepared in one step and run in another, which such a pooler keeps together in transactions.
+        self._alone: dict[str, Any] = {} if pooled_by_transaction else {"isolation_level": "AUTOCOMMIT"}
+        self.reader = _of_tenant(reader, tenants[1], self._alone | options)
         # PostgreSQL sends rows one by one in a transaction only; on SQLite that would keep the file from its writer.
         self._streaming = _of_tenant(reader, tenants[1], options) if placement.schema else self.reader
         pooled = isinstance(reader.sync_engine.pool, BoundedPool)
@@ -139,19 +145,19 @@ class Database:
         Raises DatabaseUnavailable; PoolExhausted, which is one, where they do answer and we have no connection left.
         """
         engines = {id(engine.sync_engine.pool): engine for engine in self._engines}.values()
-        found = await asyncio.gather(*map(_check, engines), return_exceptions=True)
+        found = await asyncio.gather(*(_check(one, self._alone) for one in engines), return_exceptions=True)
         failures = [one for one in found if one is not None]
         if failures:
             raise min(failures, key=lambda one: isinstance(one, PoolExhausted))
 
 
-async def _check(engine: AsyncEngine) -> None:
+async def _check(engine: AsyncEngine, options: Mapping[str, Any]) -> None:
     pool = engine.sync_engine.pool
     if isinstance(pool, BoundedPool) and pool.is_full:
         await pool.check_aside()
         return
     # On SQLite a transaction would wait for the writer of the moment, who is no sign of ill health.
-    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+    async with engine.execution_options(**options).connect() as connection:
         await connection.execute(text("SELECT 1"))
 
 
@@ -221,10 +227,16 @@ class AsyncDBPool:
             placement = self._placement(module)
             writer = self._engine(placement.url, writes=True)
             reader = writer if placement.is_in_memory else self._engine(placement.read_url, writes=False)
+            by_transaction = self._config.pooler == "transaction"
             writes = self._tenant(module, placement.url)
             reads = writes if reader is writer else self._tenant(module, placement.read_url)
             self._databases[module] = Database(
-                placement, writer, reader, (writes, reads), direct=self._config.direct_statements
+                placement,
+                writer,
+                reader,
+                (writes, reads),
+                direct=self._config.direct_statements and not (by_transaction and placement.schema),
+                pooled_by_transaction=by_transaction and placement.schema is not None,
             )
         return self._databases[module]
 
@@ -282,7 +294,9 @@ class AsyncDBPool:
         limit = max(1, (config.pool_size + config.max_overflow) * config.pool_share_percent // 100) if others else None
         if role is None and limit is None:
             return None
-        return Tenant(module, role.name if role else None, limit, config.pool_share_timeout_seconds)
+        name, is_local = role.name if role else None, config.pooler == "transaction"
+        seconds = config.pool_share_timeout_seconds
+        return Tenant(module, None if is_local else name, limit, seconds, name if is_local else None)
 
     def _engine(self, url: URL, *, writes: bool) -> AsyncEngine:
         on_sqlite = url.get_backend_name() == "sqlite"

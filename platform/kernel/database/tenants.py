@@ -46,13 +46,17 @@ class Turns(asyncio.Semaphore):
 class Tenant:
     """A module's part in one pool.
 
-    `role` is the PostgreSQL role of its sessions. `limit` is the number of connections that it may hold at a time, and
-    `timeout` how long, in seconds, one more waits for one of those; both in the order in which they were asked for.
+    `role` is the PostgreSQL role of its connections, and `local_role` that of its transactions, behind a pooler.
+    `limit` is the number of connections that it may hold at a time, and `timeout` how long, in seconds, one more waits
+    for one of those; both in the order in which they were asked for.
     """
 
-    def __init__(self, module: str, role: str | None, limit: int | None, timeout: float) -> None:
+    def __init__(
+        self, module: str, role: str | None, limit: int | None, timeout: float, local_role: str | None = None
+    ) -> None:
         self.module = module
         self.role = role
+        self.local_role = local_role
         reason = (
             f"{module} has had all {limit} connections of its share of the database pool in use for {timeout:g} s "
             "(DATABASE_POOL_SHARE_PERCENT, DATABASE_POOL_SHARE_TIMEOUT_SECONDS)"

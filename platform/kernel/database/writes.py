@@ -9,7 +9,9 @@ from sqlalchemy.engine import Connection
 # In what a connection remembers of its transaction.
 _WRITTEN, _FAILED = "kernel.written", "kernel.failed"
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
-_READS = re.compile(r"[\s(;]*(SELECT|WITH|VALUES|TABLE|SHOW|EXPLAIN|PRAGMA|BEGIN|SAVEPOINT|RELEASE|$)", re.IGNORECASE)
+_READS = re.compile(
+    r"[\s(;]*(SELECT|WITH|VALUES|TABLE|SHOW|EXPLAIN|PRAGMA|BEGIN|SAVEPOINT|RELEASE|SET\s+LOCAL|$)", re.IGNORECASE
+)
 _WRITES = re.compile(
     r"\b(INSERT\s+INTO|REPLACE\s+INTO|UPDATE|DELETE\s+FROM|MERGE\s+INTO|INTO|pg_\w*advisory\w*"
     r"|FOR\s+(?:NO\s+KEY\s+|KEY\s+)?(?:UPDATE|SHARE))\b",

@@ -184,6 +184,10 @@ class DatabaseConfig(SettingsGroup):
     # PostgreSQL: each module's sessions run under a role of its own, with rights in its own schema only. The roles must
     # be there (`kernel roles --apply`); in local the start makes them.
     role_per_module: bool = False
+    # PostgreSQL: the mode of the connection pooler (PgBouncer) that DATABASE_URL leads to. In `transaction` mode the
+    # server connection changes with each transaction, so nothing may live longer than one: every statement, also of a
+    # read, runs in a transaction, takes its role there (SET LOCAL ROLE), and is prepared without a name.
+    pooler: Literal["none", "session", "transaction"] = "none"
     # What the roles' names begin with. They belong to the whole server; unset, it is the database's name and a dot.
     role_prefix: str | None = None
     # asyncpg would wait 60 s to connect and for ever on a command. A lost packet is sent again after a second. The
