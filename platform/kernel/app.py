@@ -21,7 +21,7 @@ from kernel.contracts import CallRule, Contract, ContractUnavailable, local_port
 from kernel.database import AsyncDBPool, DatabaseUnavailable, roles
 from kernel.database.errors import MigrationError, PoolExhausted, RoleError
 from kernel.database.revisions import is_at_head
-from kernel.database.server_session import place_of
+from kernel.database.server_session import NoSession, place_of, refuse_undeclared_pooler
 from kernel.discovery import (
     DiscoveredModule,
     DiscoveryError,
@@ -273,7 +273,9 @@ class Kernel:
         return Correspondent(module.name, context.database, module.handlers, module.outbox, module.inbox, connection)
 
     async def _prepare_databases(self) -> None:
-        """In LOCAL apply the migrations and make the roles; elsewhere only see that nothing lacks."""
+        """Apply the migrations and make the roles in LOCAL; elsewhere verify that none is missing."""
+        if self.settings.database.role_per_module and self.settings.database.pooler == "none":
+            await self._refuse_undeclared_poolers()
         if self.settings.application.migrates_at_start:
             if self.settings.database.role_per_module:
                 await roles.apply(self.roles(), self.settings.database)
@@ -294,6 +296,14 @@ class Kernel:
                     f"the tables of {history.module} lack {len(missing)} migration(s), the first being {missing[0]}: "
                     f"run `{command}` before the start"
                 )
+
+    async def _refuse_undeclared_poolers(self) -> None:
+        placements = [self.contexts[module.name].database.placement for module in self.modules]
+        for url in {url for one in placements if one.schema for url in (one.url, one.read_url)}:
+            try:
+                await refuse_undeclared_pooler(url, self.settings.database)
+            except NoSession as error:
+                raise RoleError(str(error)) from error
 
     async def _is_at_head(self, module: DiscoveredModule) -> bool:
         database = self.contexts[module.name].database

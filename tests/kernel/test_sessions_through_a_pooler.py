@@ -12,10 +12,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from kernel.app import Kernel
 from kernel.database import AsyncDBPool, BaseRepository, Database, PageRequest, new_metadata
-from kernel.database.errors import TransactionAborted
+from kernel.database.errors import RoleError, TransactionAborted
 from kernel.settings import DatabaseConfig
-from kernel.testing import query
+from kernel.testing import query, settings_for
 from tests.kernel.pgbouncer import PgBouncer, pgbouncer
 
 MODULES = ("apples", "pears")
@@ -162,3 +163,19 @@ async def test_a_cancelled_statement_leaves_the_server_connection_to_others(pool
     with pytest.raises(TimeoutError):
         await impatient()
     await use(pool.database("pears"), "pears", 1)
+
+
+async def test_roles_behind_a_pooler_that_the_settings_do_not_name_stop_the_start(
+    root: Path, server: URL, bouncer: PgBouncer
+) -> None:
+    variables = {
+        "ENVIRONMENT": "dev",
+        "AUTH_ENABLED": "false",
+        "DATABASE_URL": bouncer.url,
+        "DATABASE_DIRECT_URL": server.render_as_string(hide_password=False),
+        "DATABASE_ROLE_PER_MODULE": "true",
+    }
+    kernel = Kernel(settings_for(root, variables))
+    with pytest.raises(RoleError, match="set DATABASE_POOLER=transaction"):
+        async with kernel.running():
+            pass

@@ -61,6 +61,26 @@ async def connect_directly(url: URL, config: DatabaseConfig, variable: str) -> a
     return connection
 
 
+async def refuse_undeclared_pooler(url: URL, config: DatabaseConfig) -> None:
+    """Raise NoSession for a pooler in transaction mode that the settings do not name.
+
+    The role of one module would stay on a server connection that another module gets next.
+    """
+    try:
+        connection = await connect(url, config)
+        try:
+            is_session = await _is_session(connection, url, config)
+        finally:
+            connection.terminate()
+    except FAILURES as error:
+        raise NoSession(f"the database {place_of(url)} cannot be reached: {reason_of(error)}") from error
+    if not is_session:
+        raise NoSession(
+            f"{place_of(url)} is a connection pooler in transaction mode, in which one module would get connections "
+            "with the role of another: set DATABASE_POOLER=transaction"
+        )
+
+
 async def _is_session(connection: asyncpg.Connection, url: URL, config: DatabaseConfig) -> bool:
     if await _backend(connection) == connection.get_server_pid():
         return True  # PostgreSQL itself told the driver this number; a pooler tells one of its own
