@@ -2,14 +2,36 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json, to_json
-from sqlalchemy import ColumnElement, bindparam, tuple_
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Date,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    Interval,
+    LargeBinary,
+    Numeric,
+    String,
+    Time,
+    TypeDecorator,
+    Uuid,
+    bindparam,
+    tuple_,
+    type_coerce,
+)
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.types import NullType
 
 from kernel.database.models import UtcDateTime
 
@@ -34,7 +56,7 @@ class PageRequest(BaseModel):
     offset: int = Field(0, ge=0, le=1_000_000, description="Skip so many items; the answer has a total.")
     cursor: str | None = Field(
         None,
-        max_length=1000,
+        max_length=4000,
         json_schema_extra=_opaque,
         description="Continue after the page that gave this `next_cursor`; empty starts. Without a total, and as "
         "fast on the last page as on the first.",
@@ -55,28 +77,100 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None = Field(description="Where the next page starts; null on the last page.")
 
 
-_adapter = cache(TypeAdapter)
-# Where a column takes less than its Python type has.
-_KINDS: dict[Any, Any] = {UtcDateTime: AwareDatetime}
+class _SortKey:
+    """A column of an order, and how its values travel in a cursor.
+
+    Values of common types go as they are. Those of other types (Numeric, Enum, bytes, any TypeDecorator) go as the
+    driver gives them, around SQLAlchemy's conversion: it may round a value, or make an object of it.
+    """
+
+    def __init__(self, column: InstrumentedAttribute[Any]) -> None:
+        self.column = column
+        if column.property.columns[0].nullable:
+            raise TypeError(f"{column} may be NULL, which has no place in an order that pages can rely on")
+        stored = column.type
+        while isinstance(stored, TypeDecorator):
+            stored = stored.impl_instance
+        if not isinstance(stored, _SORTABLE):
+            raise TypeError(f"{column} has the type {column.type!r}, by which pages cannot be sorted")
+        self.is_exact = type(column.type) is UtcDateTime or (
+            isinstance(column.type, _EXACT) and not isinstance(column.type, Enum)
+        )
+        self._adapter: TypeAdapter[Any] | None = None
+        if self.is_exact:
+            kind = AwareDatetime if isinstance(column.type, UtcDateTime) else column.type.python_type
+            self._adapter = TypeAdapter(kind)
+        self.type = column.type if self.is_exact else NullType()
+        self.selected: ColumnElement[Any] = column.expression if self.is_exact else type_coerce(column, self.type)
+
+    def encode(self, value: Any) -> Any:
+        """Return the value as JSON holds it."""
+        if self.is_exact or isinstance(value, bool | int | float | str):
+            return value
+        name = next(name for name, (kind, _, _) in _RAW.items() if isinstance(value, kind))
+        return [name, _RAW[name][1](value)]
+
+    def decode(self, value: Any, *, on_sqlite: bool) -> Any:
+        """Return the value that `encode` was given. Raises ValueError for what it cannot have given."""
+        if self._adapter is not None:
+            return self._adapter.validate_python(value)
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):  # a name, a text
+            if value[0] in _RAW and (value[0] == "bytes" or not on_sqlite):
+                return _RAW[value[0]][2](value[1])
+        elif isinstance(value, bool | int | float | str):
+            return value
+        raise ValueError("not a value of a cursor")
+
+
+_MICROSECOND = timedelta(microseconds=1)
+_EXACT = (Integer, String, Date, DateTime, Time, Boolean, Uuid, Float)
+_SORTABLE = (*_EXACT, Numeric, Interval, LargeBinary)
+# What the drivers give and JSON has not: by name its type, and how it becomes text and comes back.
+_RAW: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
+    "bytes": (bytes, bytes.hex, bytes.fromhex),
+    "decimal": (Decimal, str, Decimal),
+    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
+    "date": (date, date.isoformat, date.fromisoformat),
+    "time": (time, time.isoformat, time.fromisoformat),
+    "timedelta": (
+        timedelta,
+        lambda value: str(value // _MICROSECOND),
+        lambda text: timedelta(microseconds=int(text)),
+    ),
+    "uuid": (UUID, str, UUID),
+}
+
+# Made once for each column that is sorted by: lists make their Sort at every request.
+_key_of = lru_cache(1000)(_SortKey)
 
 
 class Sort:
     """An order of rows: by columns that are never NULL, all in one direction.
 
-    The repository appends the primary key, so that the order is total and a page never repeats or skips a row.
+    The repository appends the primary key, so that the order is total and a page never repeats or skips a row. Columns
+    of another table need a `select()` that joins it, or a condition that does; an outer join makes them NULL.
     """
+
+    # The mapper of the rows, once it is known.
+    _home: object = None
 
     def __init__(self, *columns: InstrumentedAttribute[Any], descending: bool = False) -> None:
         self.columns = columns
+        self.keys = tuple(map(_key_of, columns))
         self.descending = descending
-        for column in columns:
-            if column.property.columns[0].nullable:
-                raise TypeError(f"{column} may be NULL, which has no place in an order that pages can rely on")
 
-    def then(self, *columns: InstrumentedAttribute[Any]) -> "Sort":
-        """This order, with ties broken by `columns`."""
-        missing = [column for column in columns if column.key not in {own.key for own in self.columns}]
-        return Sort(*self.columns, *missing, descending=self.descending)
+    def then(self, key: InstrumentedAttribute[Any]) -> "Sort":
+        """Return this order for the rows of a table, with ties broken by its primary key."""
+        return _total_order(self.columns, key, descending=self.descending)
+
+    def is_own(self, column: InstrumentedAttribute[Any]) -> bool:
+        """Whether a column is one of the rows' own table."""
+        return column.parent is self._home
+
+    @cached_property
+    def is_all_own(self) -> bool:
+        """Whether all columns are."""
+        return all(map(self.is_own, self.columns))
 
     def order_by(self) -> list[ColumnElement[Any]]:
         """The ORDER BY clause."""
@@ -84,12 +178,12 @@ class Sort:
 
     def after(self) -> ColumnElement[bool]:
         """The condition for rows behind a position, which comes as parameters: see `position`."""
-        names = zip(self.columns, self._parameters(), strict=True)
         row = tuple_(*self.columns)
-        position = tuple_(*(bindparam(name, type_=column.type) for column, name in names))
+        names = zip(self.keys, self._parameters(), strict=True)
+        position = tuple_(*(bindparam(name, type_=key.type) for key, name in names))
         return row < position if self.descending else row > position
 
-    def position(self, cursor: str) -> dict[str, Any]:
+    def position(self, cursor: str, *, on_sqlite: bool) -> dict[str, Any]:
         """The parameters of `after` for rows behind `cursor`. Raises InvalidCursor."""
         try:
             text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
@@ -97,20 +191,32 @@ class Sort:
             if signature != self.signature or len(values) != len(self.columns):
                 raise InvalidCursor
             # As the column's own type, so that a moment is compared as a moment on SQLite, too.
-            kinds = (_adapter(_KINDS.get(type(column.type), column.type.python_type)) for column in self.columns)
-            typed = (kind.validate_python(value) for kind, value in zip(kinds, values, strict=True))
+            typed = [key.decode(value, on_sqlite=on_sqlite) for key, value in zip(self.keys, values, strict=True)]
             return dict(zip(self._parameters(), typed, strict=True))
-        except (binascii.Error, ValueError, TypeError, ValidationError):
+        except (binascii.Error, ValueError, TypeError, ArithmeticError, ValidationError):
             raise InvalidCursor from None
 
     def encode(self, values: Sequence[Any]) -> str:
-        """A cursor that stands behind the row with these values."""
-        return base64.urlsafe_b64encode(to_json([self.signature, *values])).rstrip(b"=").decode()
+        """A cursor that stands behind the row with these values of the keys."""
+        encoded = [key.encode(value) for key, value in zip(self.keys, values, strict=True)]
+        text = to_json([self.signature, *encoded], inf_nan_mode="constants")
+        return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
 
     def _parameters(self) -> list[str]:
         return [f"kernel__after_{number}" for number in range(len(self.columns))]
 
-    @property
+    @cached_property
     def signature(self) -> str:
-        """The order in a word, for whoever must tell one from another."""
-        return f"{'-' if self.descending else ''}{','.join(column.key for column in self.columns)}"
+        """The order as text: equal for equal orders only. Columns of other tables go with the name of their class."""
+        names = (column.key if self.is_own(column) else f"{column.parent}.{column.key}" for column in self.columns)
+        return f"{'-' if self.descending else ''}{','.join(names)}"
+
+
+@lru_cache(1000)
+def _total_order(
+    columns: tuple[InstrumentedAttribute[Any], ...], key: InstrumentedAttribute[Any], *, descending: bool
+) -> Sort:
+    is_missing = not any(own.key == key.key and own.parent is key.parent for own in columns)
+    sort = Sort(*columns, *([key] if is_missing else []), descending=descending)
+    sort._home = key.parent
+    return sort

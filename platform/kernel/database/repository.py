@@ -1,6 +1,7 @@
 """The queries that every table needs. A module's repository derives from this and adds its own."""
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast, overload
 
 from pydantic import BaseModel
@@ -62,7 +63,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         if into is None:
             return await self.one(self.select().where(self._id == id_))
         if self._refines_select:
-            return await self.one(self.select().where(self._id == id_), into=into)
+            return await self.one(self.select().where(self._id == id_).order_by(None), into=into)
         statement = statements.by_id(self.model, into, self._seen)
         return _only(into, await self._rows(statement, {statements.ID: id_, **self._known}))
 
@@ -74,7 +75,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         self, ids: Iterable[IDType], *, into: type[Schema] | None = None
     ) -> list[ModelType] | list[Schema]:
         """Return those rows of `ids` that exist, ordered by primary key. The ids are one parameter of one statement."""
-        statement = self.select().where(any_of(self._id, ids)).order_by(self._id)
+        statement = self.select().where(any_of(self._id, ids)).order_by(None).order_by(self._id)
         return await (self.all(statement) if into is None else self.all(statement, into=into))
 
     @overload
@@ -88,18 +89,18 @@ class BaseRepository(Generic[ModelType, IDType]):
     ) -> list[ModelType] | list[Schema]:
         """Rows in `order` (by primary key without one)."""
         sort = (order or Sort()).then(self._id)
-        statement = self.select().order_by(*sort.order_by()).limit(limit).offset(offset)
+        statement = self.select().order_by(None).order_by(*sort.order_by()).limit(limit).offset(offset)
         return await (self.all(statement) if into is None else self.all(statement, into=into))
 
     async def count(self, *where: ColumnElement[bool]) -> int:
         """How many rows fulfil all of `where`."""
-        return int((await self._rows(_counting(self.select().where(*where))))[0][0])
+        return await self._count(where, [self._id])
 
     async def exists(self, id_: IDType) -> bool:
         """Whether there is a row with this primary key."""
         one: ColumnElement[int] = literal_column("1")
-        found = self.select().where(self._id == id_).with_only_columns(one, maintain_column_froms=True)
-        return bool(await self._rows(found))
+        found = self.select().where(self._id == id_).order_by(None)
+        return bool(await self._rows(found.with_only_columns(one, maintain_column_froms=True)))
 
     async def page(
         self, request: PageRequest, into: type[Schema], *where: ColumnElement[bool], order: Sort | None = None
@@ -110,10 +111,12 @@ class BaseRepository(Generic[ModelType, IDType]):
         """
         sort = (order or Sort()).then(self._id)
         names = tuple(into.model_fields)
-        unnamed = [column for column in sort.columns if column.key not in names]
+        hidden, places = _places(sort, names)
+        selected: list[Any] = [*statements.columns_of(self.model, into), *hidden]
         counts, continues = request.cursor is None, bool(request.cursor)
         place = {statements.LIMIT.key: request.limit + 1, **self._known}
-        place |= sort.position(request.cursor) if request.cursor else {}
+        if request.cursor:
+            place |= sort.position(request.cursor, on_sqlite=self.session.get_bind().dialect.name == "sqlite")
         if counts:
             place[statements.OFFSET.key] = request.offset
 
@@ -121,24 +124,25 @@ class BaseRepository(Generic[ModelType, IDType]):
             # Without the caller's values: others of this shape have their own.
             everything = self.select() if self._refines_select else _of(self.model, self._seen)
             found = everything.where(*where)
-            columns: list[Any] = [*statements.columns_of(self.model, into), *unnamed]
-            if counts:
-                columns.append(_counting(found).correlate(None).scalar_subquery())
+            columns = [*selected, self._counting(found, selected).scalar_subquery()] if counts else selected
             if continues:
                 found = found.where(sort.after())
-            statement = found.with_only_columns(*columns).order_by(*sort.order_by()).limit(statements.LIMIT)
+            statement = found.with_only_columns(*columns).order_by(None).order_by(*sort.order_by())
+            statement = statement.limit(statements.LIMIT)
             return statement.offset(statements.OFFSET) if counts else statement
 
         shape = (self.model, into, self._seen, sort.signature, counts, continues)
-        rows = await self._rows_of_shape(shape, where, build, place)
+        if sort.is_all_own:
+            rows = await self._rows_of_shape(shape, where, build, place)
+        else:  # an alias has no name that tells it from others
+            rows = await self._rows(build(), place)
         shown = rows[: request.limit]
         count: int | None = None
         if counts:
-            count = rows[0][-1] if rows else await self.count(*where) if request.offset else 0
+            count = rows[0][-1] if rows else await self._count(where, selected) if request.offset else 0
         next_cursor = None
         if len(rows) > len(shown):
-            last = dict(zip((*names, *(column.key for column in unnamed)), shown[-1], strict=False))
-            next_cursor = sort.encode([last[column.key] for column in sort.columns])
+            next_cursor = sort.encode([shown[-1][index] for index in places])
         return Page(items=[_to_schema(into, names, row) for row in shown], total=count, next_cursor=next_cursor)
 
     # Writing
@@ -303,6 +307,18 @@ class BaseRepository(Generic[ModelType, IDType]):
             parameters[statements.VERSIONS] = list(versions)
         return await session.fetch(build(of_version=versions is not None), parameters)
 
+    async def _count(self, where: Sequence[ColumnElement[bool]], columns: Sequence[Any]) -> int:
+        return int((await self._rows(self._counting(self.select().where(*where), columns)))[0][0])
+
+    def _counting(self, statement: Select[Any], columns: Sequence[Any]) -> Select[Any]:
+        """The number of rows of a statement that selects `columns`.
+
+        An overridden `select()` may have DISTINCT or GROUP BY: count(*) beside them counts something else.
+        """
+        if not self._refines_select:
+            return statement.with_only_columns(func.count(), maintain_column_froms=True).correlate(None)
+        return select(func.count()).select_from(statement.with_only_columns(*columns).order_by(None).subquery())
+
     @property
     def _direct_session(self) -> LazySession | None:
         """The session, if its statements may run on the driver."""
@@ -358,5 +374,15 @@ def _of(model: type[ModelType], only: statements.Condition) -> Select[ModelType]
     return select(model) if only is None else select(model).where(only)
 
 
-def _counting(statement: Select[Any]) -> Select[Any]:
-    return statement.with_only_columns(func.count(), maintain_column_froms=True)
+@lru_cache(1000)
+def _places(sort: Sort, names: tuple[str, ...]) -> tuple[list[ColumnElement[Any]], list[int]]:
+    """What to select beside the columns `names` so that each key of the order is selected, and where each then is."""
+    hidden: list[ColumnElement[Any]] = []
+    places: list[int] = []
+    for key in sort.keys:
+        if key.is_exact and sort.is_own(key.column) and key.column.key in names:
+            places.append(names.index(key.column.key))
+        else:
+            places.append(len(names) + len(hidden))
+            hidden.append(key.selected)
+    return hidden, places
