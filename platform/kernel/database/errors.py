@@ -96,8 +96,8 @@ class ReadOnlySession(Exception):
 
     def __init__(self) -> None:
         super().__init__(
-            "GET and HEAD requests have a read session, without a transaction. Write in a POST, PUT, PATCH or DELETE, "
-            "or open a transaction of your own with `async with database.transaction()`."
+            "GET and HEAD requests and WebSockets have a read session, without a transaction. Write in a POST, PUT, "
+            "PATCH or DELETE, or open a transaction of your own with `async with database.transaction()`."
         )
 
 

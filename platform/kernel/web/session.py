@@ -23,13 +23,15 @@ def database_of(connection: HTTPConnection) -> Database:
 
 
 def open_session(connection: HTTPConnection) -> AbstractAsyncContextManager[AsyncSession]:
-    """What `get_db` opens."""
+    """Open what `get_db` yields: a read session for safe methods and WebSockets, otherwise a transaction."""
     database = database_of(connection)
-    return database.read() if connection.scope.get("method") in _SAFE_METHODS else database.transaction()
+    # A WebSocket has no method, and may stay open for hours: a transaction would keep its connection all the while.
+    is_read = connection.scope.get("method") in _SAFE_METHODS or connection.scope["type"] == "websocket"
+    return database.read() if is_read else database.transaction()
 
 
 async def get_db(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
-    """A read session for GET and HEAD, else a transaction.
+    """A read session for GET, HEAD and WebSockets, else a transaction.
 
     Handlers never commit: the transaction ends when the handler has returned and before the answer goes out, so that
     a COMMIT that fails is never a success for the caller. Use it as `Session`; in tests, override it.
