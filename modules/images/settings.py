@@ -1,9 +1,13 @@
 """Where the bytes are kept, and how much of them an upload may bring."""
 
-from pydantic import Field, SecretStr, model_validator
+import re
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from kernel import ModuleSettings
 
+# A secret key may hold a slash, which the parser of URLs takes for the end of the host.
+_CREDENTIALS = re.compile(r"://[^@]*:[^@]*@")
 # What a multipart body has around the file: boundaries, headers, the caption.
 _FORM_OVERHEAD_BYTES = 64 << 10
 
@@ -36,6 +40,14 @@ class ImagesSettings(ModuleSettings):
     max_body_bytes: int = Field(
         default_factory=lambda data: data.get("max_upload_bytes", 10 << 20) + _FORM_OVERHEAD_BYTES, ge=0
     )
+
+    @field_validator("storage_url")
+    @classmethod
+    def _holds_no_secret(cls, value: str) -> str:
+        if _CREDENTIALS.search(value):
+            options = "IMAGES_STORAGE_OPTIONS__ACCESS_KEY_ID and IMAGES_STORAGE_OPTIONS__SECRET_ACCESS_KEY"
+            raise ValueError(f"may hold no user and password: give them as {options}")
+        return value
 
     @model_validator(mode="after")
     def _uploads_fit(self) -> "ImagesSettings":

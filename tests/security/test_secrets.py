@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
-from kernel.settings import Settings
+from kernel.settings import Settings, SettingsError
 from kernel.testing import settings_for
 from tests.faults.harness import KERNEL
 from tests.modules.images.pictures import picture
@@ -122,3 +123,29 @@ def test_errors_of_settings_survive_without_their_values(root: Path) -> None:
         assert SECRET not in repr(error)
         assert SECRET.encode() not in pickle.dumps(error.args)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def test_the_password_of_the_compose_file_is_refused_in_production(root: Path) -> None:
+    compose = yaml.safe_load((root / "compose.yaml").read_text())
+    password = compose["services"]["database"]["environment"]["POSTGRES_PASSWORD"]
+    production = {"ENVIRONMENT": "prod", "AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "api"}
+    with pytest.raises(SettingsError, match="DATABASE_URL: still holds an example secret"):
+        settings_for(root, {**production, "DATABASE_URL": f"postgresql://app:{password}@database/app"})
+
+
+@pytest.mark.parametrize(
+    "url", [f"s3://AKIA:{SECRET}@pictures", "s3://AKIA:hunter2/hunter2/hunter2@pictures", f"gs://:{SECRET}@pictures/a"]
+)
+def test_credentials_in_the_address_of_the_storage_are_refused_and_not_shown(root: Path, url: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        settings_for(root, {"IMAGES_STORAGE_URL": url})
+    [fault] = raised.value.faults
+    assert (fault.name, "IMAGES_STORAGE_OPTIONS__SECRET_ACCESS_KEY" in fault.problem) == ("IMAGES_STORAGE_URL", True)
+    assert "hunter2" not in str(raised.value)
+    assert "hunter2" not in run(root, "settings", {"IMAGES_STORAGE_URL": url})
+
+
+@pytest.mark.parametrize("url", ["s3://pictures", "abfss://pictures@account.dfs.core.windows.net/a", "data/images"])
+def test_an_address_of_the_storage_without_credentials_is_accepted(root: Path, url: str) -> None:
+    settings = settings_for(root, {"IMAGES_STORAGE_URL": url}).modules["images"]
+    assert settings.storage_url == url  # type: ignore[attr-defined]  # its own

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from kernel.http_client import HttpxRestClientPool
-from kernel.settings import AuthSettings
+from kernel.settings import AuthSettings, without_credentials
 from kernel.web.problems import Unavailable
 
 if TYPE_CHECKING:
@@ -75,7 +75,12 @@ class Keys:
                 self._fetched_at = time.monotonic()
             except Exception as error:  # noqa: BLE001  # whatever the network or the provider says
                 asked = self._settings.jwks_url or f"{self._settings.issuer} (AUTH_ISSUER)"
-                _log.error("the issuer's keys cannot be fetched", of=asked, reason=repr(error), known=len(self._keys))
+                _log.error(
+                    "the issuer's keys cannot be fetched",
+                    of=without_credentials(asked),
+                    reason=repr(error),
+                    known=len(self._keys),
+                )
             self._asked_at = time.monotonic()
 
     async def _address(self) -> str:

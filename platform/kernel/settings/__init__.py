@@ -1,14 +1,15 @@
 """Typed settings, read once at start, from layers that are checked as a whole."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pydantic_settings
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from kernel.settings.groups import CORE_GROUPS as _GROUPS
 from kernel.settings.groups import (
@@ -51,6 +52,7 @@ __all__ = [
     "StoreSettings",
     "TelemetrySettings",
     "find_root",
+    "without_credentials",
 ]
 
 Group = TypeVar("Group", bound=SettingsGroup)
@@ -87,7 +89,7 @@ RESERVED_NAMES = frozenset(
         "telemetry",
     }
 )
-# What examples, tutorials and our own env_files use where a secret belongs.
+# How the values begin that examples, tutorials, compose.yaml and env_files use in the place of a secret.
 _EXAMPLES = (
     "change-me",
     "changeme",
@@ -96,10 +98,18 @@ _EXAMPLES = (
     "secret",
     "postgres",
     "admin",
+    "minioadmin",
+    "guest",
+    "local-only",
     "test",
     "todo",
     "xxx",
 )
+# Which entries of a dictionary of secrets, or of a URL's query, are secrets; others are regions, buckets, endpoints.
+_SECRET_ENTRY = re.compile(r"key|secret|token|password|credential|sas|sig", re.IGNORECASE)
+# User and password of a URL, however they are written; and its query.
+_CREDENTIALS = re.compile(r"(?<=://)\S*@")
+_QUERY = re.compile(r"(?<=\?)\S+")
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -190,7 +200,7 @@ class Settings:
             layer = self.sources.origin(name)
             value = getattr(group, field_name)
             text = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
-            yield Setting(name, text, layer.place if layer else "default")
+            yield Setting(name, without_credentials(text), layer.place if layer else "default")
 
 
 def read_group(group: type[Group], sources: Sources, prefix: str) -> Group:
@@ -243,18 +253,46 @@ def _unsafe_secrets(group: SettingsGroup, sources: Sources, prefix: str) -> Iter
         return
     for field_name, field in type(group).model_fields.items():
         name = group.variable(field_name, prefix)
-        value = getattr(group, field_name)
-        if isinstance(value, SecretStr) and _is_example(value.get_secret_value()):
-            yield Fault(name, f"still holds an example secret, which is refused in {group.environment}")
-        elif "SecretStr" in str(field.annotation) and sources.is_given_empty(name):
+        if "SecretStr" in str(field.annotation) and sources.is_given_empty(name):
             yield Fault(
                 name, f"is empty, which is refused in {group.environment}: give the secret or drop the variable"
             )
+        for place, secret in _secrets(name, getattr(group, field_name)):
+            if _is_example(secret):
+                yield Fault(place, f"still holds an example secret, which is refused in {group.environment}")
+
+
+def _secrets(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Every secret in a value, however deep, with the variable that sets it."""
+    match value:
+        case SecretStr():
+            yield name, value.get_secret_value()
+        case BaseModel():
+            for field in type(value).model_fields:
+                yield from _secrets(f"{name}__{field.upper()}", getattr(value, field))
+        case Mapping():
+            for key, one in value.items():
+                if not isinstance(one, SecretStr) or _SECRET_ENTRY.search(str(key)):
+                    yield from _secrets(f"{name}__{str(key).upper()}", one)
+        case list() | tuple() | set() | frozenset():
+            for one in value:
+                yield from _secrets(name, one)
 
 
 def _is_example(secret: str) -> bool:
-    password = urlsplit(secret).password if "://" in secret else secret
-    return (password or "").strip("<>").lower().startswith(_EXAMPLES)
+    """Whether a secret, one of several secrets separated by commas, or the password in a URL is an example."""
+    if "://" in secret:
+        url = urlsplit(secret)
+        parts = [value for key, value in parse_qsl(url.query) if _SECRET_ENTRY.search(key)]
+        parts.append(unquote(url.password or ""))
+    else:
+        parts = secret.split(",")
+    return any(part.strip().strip("<>").lower().startswith(_EXAMPLES) for part in parts)
+
+
+def without_credentials(text: str) -> str:
+    """Return a text in which the credentials of URLs are masked: user and password, and the query."""
+    return _QUERY.sub("**********", _CREDENTIALS.sub("**********@", text)) if "://" in text else text
 
 
 def _misspelled(sources: Sources, plan: list[tuple[type[SettingsGroup], str]]) -> Iterator[Fault]:
