@@ -1,6 +1,8 @@
 """A log line says to which request, trace and module it belongs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +65,30 @@ async def test_what_belongs_to_no_module_names_none(tmp_path: Path, capsys: pyte
         lines = _lines(capsys)
     assert [line["event"] for line in lines] == ["request"]
     assert lines[0].keys().isdisjoint({"module", "trace_id"})
+
+
+_WARNING = """
+import io, warnings
+from kernel.observability.logs import configure_logging
+from kernel.settings import LogSettings
+
+configure_logging(LogSettings(format="json", level="INFO"))
+for number in range(1000):
+    warnings.warn(f"tag {number} is odd" + "." * 10_000, UserWarning)
+warnings.warn("another place", DeprecationWarning)
+text = io.StringIO()
+warnings.showwarning("to a file", UserWarning, "a.py", 1, text)
+assert "to a file" in text.getvalue()
+"""
+
+
+def test_a_warning_of_a_library_is_one_line_of_json_for_each_place_in_the_code() -> None:
+    """One file made a library of images write 116,398 lines that were no JSON."""
+    done = subprocess.run([sys.executable, "-c", _WARNING], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    first, second = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (first["logger"], first["level"], first["category"]) == ("py.warnings", "warning", "UserWarning")
+    assert first["event"].startswith("tag 0 is odd")
+    assert len(first["event"]) == 500
+    assert (second["event"], second["category"]) == ("another place", "DeprecationWarning")
+    assert second["at"] == "<string>:9"

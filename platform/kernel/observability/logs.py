@@ -2,13 +2,18 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 from kernel.settings import LogSettings
 
+_warnings = structlog.get_logger("py.warnings")
+
+# Of the text of a warning, which may hold data of a caller.
+_MOST_TEXT = 500
 _SECRET_NAMES = ("password", "secret", "token", "authorization", "cookie", "api_key")
 
 
@@ -51,6 +56,7 @@ def configure_logging(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level)
+    warnings.showwarning = _Warnings(warnings.showwarning)
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
@@ -71,6 +77,34 @@ def configure_logging(settings: LogSettings) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     for anxious in ("aio_pika", "aiormq", "nats"):  # a broker that is gone is an error to them, many times a second
         logging.getLogger(anxious).setLevel(logging.CRITICAL)
+
+
+class _Warnings:
+    """Writes the warnings of libraries to the log, one for each place in the code.
+
+    Python writes them to standard error, in no format, and again for each text: one file made a library of images
+    write 116,398 lines.
+    """
+
+    def __init__(self, to_file: Any) -> None:
+        """`to_file` writes a warning for a caller that names a file."""
+        self._to_file = to_file
+        self._seen: set[tuple[str, int, type[Warning]]] = set()
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if file is not None:
+            self._to_file(message, category, filename, lineno, file, line)
+        elif (place := (filename, lineno, category)) not in self._seen:
+            self._seen.add(place)
+            _warnings.warning(str(message)[:_MOST_TEXT], category=category.__name__, at=f"{filename}:{lineno}")
 
 
 def _place(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
