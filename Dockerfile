@@ -10,6 +10,7 @@ FROM python:3.11-slim
 WORKDIR /app
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1
 COPY --from=build /app/.venv .venv
+COPY pyproject.toml ./
 COPY env_files env_files
 COPY migrations migrations
 COPY modules modules

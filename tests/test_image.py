@@ -59,7 +59,11 @@ def test_what_the_build_installs_serves_without_any_development_tool(root: Path,
     for number, (name, rest) in enumerate(steps):
         if name == "COPY" and "--from" not in rest:
             source, target = rest.split()
-            shutil.copytree(root / source, app / target, ignore=shutil.ignore_patterns("__pycache__", ".env.local"))
+            ignored = shutil.ignore_patterns("__pycache__", ".env.local")
+            if (root / source).is_dir():
+                shutil.copytree(root / source, app / target, ignore=ignored)
+            else:
+                shutil.copy(root / source, app / target)
         if name == "RUN" and number < final:
             subprocess.run(shlex.split(rest.replace("/app", str(app))), cwd=app, env=environment, check=True)
     installed = {path.name.partition("-")[0] for path in (app / ".venv").glob("lib/python*/site-packages/*.dist-info")}

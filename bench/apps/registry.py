@@ -80,6 +80,8 @@ def environment(app: AppSpec, places: Places) -> dict[str, str]:
             "AUTH_ENABLED": "false",
             "CORS_ALLOW_ORIGINS": "https://example.com",
             "SERVER_HOST": "127.0.0.1",
+            # In production the relay has processes of its own, and a poll here would count as a request's statements.
+            "MESSAGING_RELAY": "false",
         }
     if app.on_sqlite:
         variables["DATABASE_URL"] = (

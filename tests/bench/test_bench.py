@@ -12,7 +12,7 @@ import pytest
 from bench import lua
 from bench.answers import comparable
 from bench.apps.lists import decode_cursor, encode_cursor
-from bench.apps.registry import APPS
+from bench.apps.registry import APPS, AppSpec, Places, environment
 from bench.data import EVENT_COLUMNS, EVENTS, POOL_START, event_rows, png
 from bench.inprocess import Pace, Turn
 from bench.load import run
@@ -22,6 +22,8 @@ from bench.served import Load
 from bench.servers import Generator
 from bench.statements import Statements, logged, sort_out
 from bench.targets import Figures, Spread, Target, judge, ratios
+from kernel.settings import Settings, Sources
+from modules.images.settings import ImagesSettings
 
 MACHINE = {
     "date": "2030-01-01T00:00:00+00:00", "commit": "abc", "cpu": "a processor", "cores": 2, "pinned": True,
@@ -68,6 +70,13 @@ def test_a_ping_or_an_unwanted_transaction_misses_the_target_of_one_statement() 
     for sent in (Statements(1, 0, 1), Statements(1, 2, 0), Statements(2, 0, 0)):
         assert [verdict.reached for verdict in judge({}, {}, {"read_one": {"ours": sent}}, [target])] == [False]
     assert judge({}, {}, {}, [target])[0].reached is None
+
+
+@pytest.mark.parametrize("app", [app for app in APPS.values() if app.is_ours], ids=lambda app: app.name)
+def test_no_relay_polls_beside_the_requests_whose_statements_are_counted(app: AppSpec, tmp_path: Path) -> None:
+    places = Places("postgresql://db/app", *[tmp_path] * 5)
+    settings = Settings.load(Sources.read(tmp_path, environment(app, places)), {"images": ImagesSettings})
+    assert not settings.messaging.relay
 
 
 def test_statements_are_read_from_the_log_once_each_and_sorted_by_what_they_are_for() -> None:

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
+from dotenv import dotenv_values
 
 KERNEL = Path(sys.executable).parent / "kernel"
 
@@ -101,7 +103,10 @@ def test_settings_are_shown_with_their_origin_and_without_secrets(root: Path, tm
     assert done.returncode == 0
     assert re.search(r"LOG_LEVEL\s*│ ERROR\s*│ environment", done.stdout)
     assert re.search(r"DATABASE_PASSWORD\s*│ \*+\s*│ .*secrets", done.stdout)
-    assert re.search(r"APPLICATION_TITLE\s*│ Modular monolith\s*│ env_files/.env", done.stdout)
+    for name, value in dotenv_values(root / "env_files" / ".env").items():
+        assert re.search(rf"{name}\s*│ {re.escape(str(value))}\s*│ env_files/.env", done.stdout)
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert re.search(rf"APPLICATION_VERSION\s*│ {re.escape(version)}\s*│ pyproject.toml", done.stdout)
     assert "hunter2" not in done.stdout
 
 

@@ -1,5 +1,6 @@
 """Layers, faults, secrets, and the table of what differs between LOCAL, DEV, UAT and PROD."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,30 @@ def test_the_environment_may_be_named_in_the_shared_file(tmp_path: Path) -> None
 def test_a_file_that_contradicts_the_environment_it_belongs_to_is_a_fault(tmp_path: Path) -> None:
     write(tmp_path, "env_files/.env.local", "ENVIRONMENT=prod")
     assert "env_files/.env.local" in faults(tmp_path, {})
+
+
+def test_the_version_is_that_of_the_project_unless_it_is_set(tmp_path: Path) -> None:
+    assert load(tmp_path).application.version == "0.0.0"
+    write(tmp_path, "pyproject.toml", '[project]\nname = "shop"\nversion = "2.3.4"\n')
+    settings = load(tmp_path)
+    shown = {one.name: one for one in settings.describe()}
+    assert (settings.application.version, shown["APPLICATION_VERSION"].origin) == ("2.3.4", "pyproject.toml")
+    assert load(tmp_path, {"APPLICATION_VERSION": "2.3.4+build"}).application.version == "2.3.4+build"
+
+
+@pytest.mark.parametrize("text", ["[project", "\udcff", "project = 1"])
+def test_a_project_file_that_cannot_be_read_is_a_fault(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(text.encode(errors="surrogateescape"))
+    assert "pyproject.toml: cannot be read" in faults(tmp_path, {})
+
+
+@pytest.mark.parametrize("environment", ["local", "dev", "uat", "prod"])
+def test_without_a_word_a_server_listens_on_loopback_in_every_environment(tmp_path: Path, environment: str) -> None:
+    """Also with the environment files of this project: where it serves others, the deployment says so."""
+    shutil.copytree(Path(__file__).parents[2] / "env_files", tmp_path / "env_files", ignore=lambda *_: [".env.local"])
+    settings = load(tmp_path, PRODUCTION | {"ENVIRONMENT": environment})
+    assert settings.server.host == "127.0.0.1"
+    assert load(tmp_path, PRODUCTION | {"SERVER_HOST": "0.0.0.0"}).server.host == "0.0.0.0"  # noqa: S104
 
 
 def test_an_empty_variable_counts_as_not_given(tmp_path: Path) -> None:

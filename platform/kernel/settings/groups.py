@@ -91,7 +91,8 @@ class ApplicationSettings(SettingsGroup):
     model_config = SettingsConfigDict(env_prefix="APPLICATION_")
 
     title: str = "Application"
-    version: str = "0.1.0"
+    # From the project's pyproject.toml, unless it is set.
+    version: str = "0.0.0"
     # Tracebacks in error answers.
     debug: bool = Field(default_factory=lambda data: data.get("environment") in {Environment.LOCAL, Environment.DEV})
     # None: all that are found in modules/.

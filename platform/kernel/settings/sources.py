@@ -1,12 +1,14 @@
-"""Where settings come from: four layers of named text, highest first.
+"""Where settings come from: five layers of named text, highest first.
 
 Environment variables, then secret files (`/mnt/secrets`), then `env_files/.env.{environment}`, then
-`env_files/.env`. pydantic-settings would put dotenv files above secrets and reads no nested secret files, so the
-layers are read here; turning their text into typed values is left to pydantic-settings.
+`env_files/.env`, then the version in `pyproject.toml`. pydantic-settings would put dotenv files above secrets and
+reads no nested secret files, so the layers are read here; turning their text into typed values is left to
+pydantic-settings.
 """
 
 import os
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -83,7 +85,8 @@ class Sources:
             faults.append(
                 Fault("ENVIRONMENT", f"{specific.place} is read because it is {environment}, but sets another")
             )
-        return cls(root, environment, (variables, secrets, specific, shared), tuple(faults))
+        project = _project_file(root, faults)
+        return cls(root, environment, (variables, secrets, specific, shared, project), tuple(faults))
 
     def origin(self, name: str) -> Layer | None:
         """The highest layer that gives `name` a value; an empty one counts as not given."""
@@ -134,6 +137,20 @@ def _read_secrets(folder: Path, prefix: str, values: dict[str, str], faults: lis
             faults.append(Fault(name, f"the secret file {path} is not UTF-8 text"))
         except OSError as error:
             faults.append(Fault(name, f"the secret file {path} cannot be read ({error.strerror})"))
+
+
+def _project_file(root: Path, faults: list[Fault]) -> Layer:
+    """Read the application's version from the project's `pyproject.toml`, if there is one."""
+    path = root / "pyproject.toml"
+    values: dict[str, str] = {}
+    try:
+        version = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {}).get("version")
+        values = {} if version is None else {"APPLICATION_VERSION": str(version)}
+    except FileNotFoundError:
+        values = {}
+    except (OSError, ValueError, AttributeError) as error:  # it is not UTF-8, not TOML, or `project` is no table
+        faults.append(Fault(path.name, f"cannot be read ({type(error).__name__})"))
+    return Layer(path.name, values)
 
 
 def _dotenv(root: Path, name: str | None, faults: list[Fault]) -> Layer:
