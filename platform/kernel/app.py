@@ -41,7 +41,7 @@ from kernel.remote.server import PREFIX, Internal
 from kernel.remote.tokens import Tokens
 from kernel.security.cache import AnswerCache, Cached, misplaced
 from kernel.security.idempotency import Keys, of_nobody
-from kernel.security.limits import Limits, Overall
+from kernel.security.limits import CallerShares, Limits, Overall
 from kernel.security.policy import NO_POLICY, document_scopes, guards_of, unguarded
 from kernel.security.principal import Authentication
 from kernel.security.store import SharedStore
@@ -332,6 +332,8 @@ class Application(FastAPI):
         self.is_traced = self._native_telemetry.enabled()
         compiles = settings.application.compiled_endpoints
         app: ASGIApp = Dispatcher(self, self.sites, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
+        share = max(1, settings.server.max_concurrent_requests * settings.server.caller_share_percent // 100)
+        app = CallerShares(app, self.kernel.limits, share, PREFIX)
         if limit := settings.rate_limit.overall:
             # Probes are not counted, nor are calls that another process of this application has signed.
             app = Overall(app, self.kernel.limits, limit, PROBES, PREFIX)

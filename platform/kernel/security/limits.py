@@ -5,6 +5,7 @@ It and Redis are imported where a limit is set.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -21,7 +22,8 @@ from kernel.security.principal import principal_of
 from kernel.security.store import SharedStore, StoreUnavailable
 from kernel.settings import RateLimitSettings
 from kernel.settings.security import check_limit
-from kernel.web.problems import Problem, TooManyRequests
+from kernel.web.dispatch import WITHOUT_BODY, close_unread
+from kernel.web.problems import RETRY_AFTER_SECONDS, Problem, TooManyRequests
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
@@ -52,7 +54,7 @@ class Limits:
 
     async def check(self, connection: HTTPConnection, kind: str, name: str, items: "Sequence[RateLimitItem]") -> None:
         """Count a request, and say in its answer how its caller stands. Raises TooManyRequests."""
-        caller = await self._caller(connection)
+        caller = await self.caller(connection)
         if caller is None:
             return
         headers = connection.scope.setdefault("kernel.headers", [])  # which the shell adds to the answer
@@ -70,8 +72,8 @@ class Limits:
                 detail = f"At most {item.amount} requests in {window} seconds. Try again in {count.seconds} seconds."
                 raise TooManyRequests(detail, headers={"Retry-After": str(count.seconds)})
 
-    async def _caller(self, connection: HTTPConnection) -> str | None:
-        """Who is counted: the principal, else the address; None for who is not."""
+    async def caller(self, connection: HTTPConnection) -> str | None:
+        """Return who is counted: the principal, else the address; None for an exempt address."""
         host = (connection.scope.get("client") or ("",))[0]
         try:
             address = ip_address(host)
@@ -199,3 +201,42 @@ class Overall:
 
     async def _count(self, scope: Scope) -> None:
         await self._limits.check(HTTPConnection(scope), "overall", "overall", self._items)
+
+
+class CallerShares:
+    """Pure ASGI: holds each caller to a share of the requests that a process may have in work.
+
+    Only requests that may have a body count: a caller can keep them in work for as long as it sends slowly. Without
+    a share, one caller with slow uploads fills the process, and every other caller is answered 503.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, share: int, free_below: str) -> None:
+        """`share` is the number of requests. Those below `free_below` do not count."""
+        self._app = app
+        self._limits = limits
+        self._share = share
+        self._free_below = f"{free_below}/"
+        self._in_work: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] != "http"
+            or scope["method"] in WITHOUT_BODY
+            or get_route_path(scope).startswith(self._free_below)
+        ):
+            await self._app(scope, receive, send)
+            return
+        caller = await self._limits.caller(HTTPConnection(scope))
+        if caller is None:
+            await self._app(scope, receive, send)
+            return
+        if self._in_work[caller] >= self._share:
+            detail = f"You have {self._share} requests with a body in work. Wait for one of them to end."
+            raise TooManyRequests(detail, headers={"Retry-After": RETRY_AFTER_SECONDS} | close_unread(scope))
+        self._in_work[caller] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._in_work[caller] -= 1
+            if not self._in_work[caller]:
+                del self._in_work[caller]

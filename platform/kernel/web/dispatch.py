@@ -34,7 +34,8 @@ from kernel.web.sockets import bounded
 PROBES = frozenset({"/health/live", "/health/ready", "/health/startup"})
 Guard = Callable[[HTTPConnection], Awaitable[object]]
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+# The body of such a request is not read.
+WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 _TOO_LARGE = "The body is too large: at most {limit:,} bytes."
 
 
@@ -93,7 +94,7 @@ class Dispatcher:
             # FastAPI replaces dependencies where it walks them itself.
             if not self._app.dependency_overrides:
                 endpoint, guards = routes.match(scope, path)
-                if guards and scope["method"] not in _WITHOUT_BODY:
+                if guards and scope["method"] not in WITHOUT_BODY:
                     await _ask(guards, scope)
         else:
             receive = bounded(receive, routes.max_body_bytes)
