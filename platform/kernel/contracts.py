@@ -39,6 +39,8 @@ class Contract:
         super().__init_subclass__()
         if Contract not in cls.__bases__:
             return  # an implementation may have whatever helpers it likes
+        if type(version) is not int or version < 1:
+            raise TypeError(f"the version of {cls.__name__} must be a whole number from 1, not {version!r}")
         cls.contract_version = version
         for name, method in methods_of(cls).items():
             if not inspect.iscoroutinefunction(method):

@@ -78,6 +78,10 @@ class RequestPrice(RequestBody):
     cents: int
 
 
+class FreePrice(BaseModel):
+    cents: bool
+
+
 class ComputedPrice(BaseModel):
     euros: int
 
@@ -394,6 +398,7 @@ CASES = [
     Case(PriceAndMore, StrictPrice, "words is sent, but not accepted", '{"cents": 1}'),
     Case(Price, StrictPrice, None, '{"cents": 1}'),
     Case(RequestPrice, Price, None, '{"cents": 1}'),
+    Case(FreePrice, RequestPrice, "cents must pass the validator RequestBody._has_its_type", '{"cents": true}'),
     Case(PriceAndMore, RequestPrice, "words is sent, but not accepted", '{"cents": 1}'),
     Case(Price, CheckedPrice, "cents must pass the validator CheckedPrice._is_positive", '{"cents": 0}'),
     Case(CheckedPrice, Price, None, '{"cents": 1}'),

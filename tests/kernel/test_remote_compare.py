@@ -201,6 +201,12 @@ def test_places_of_arguments_matter_to_callers_of_the_same_code_only() -> None:
     ]
 
 
+@pytest.mark.parametrize("version", [0, -1, "2", True, 1.5])
+def test_a_version_of_a_contract_that_is_no_whole_number_from_1_is_refused(version: Any) -> None:
+    with pytest.raises(TypeError, match="must be a whole number from 1"):
+        described(int, int, version=version)
+
+
 def test_a_version_and_safety() -> None:
     plain, raised = described(int, int), described(int, int, version=2)
     [found] = differences("Prices", plain, raised)

@@ -180,6 +180,19 @@ async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishe
         assert problem == (f"ContractsDiffer: {said}" if said else "")
 
 
+async def test_a_message_that_cannot_be_described_degrades_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "migrations" / "post"
+    folder.mkdir(parents=True)
+    (folder / "0001_first.py").write_text(FROM_MODELS.format(module="post"))
+    callback = MESSAGE.replace("cents: int", "cents: Callable[[], int]")
+    files = SUBSCRIBER | {"prices/contract.py": f"{CONTRACT}from collections.abc import Callable\n{callback}"}
+    caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
+    async with asyncio.timeout(60), two_sides(tmp_path, caller=caller, files=files) as sides:
+        failed, degraded, problem = (await findings(sides))["prices.contract"]
+        assert (failed, degraded) == (True, True)
+        assert "Cannot generate a JsonSchema" in problem
+
+
 async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: Path) -> None:
     more = {"safe": True, "arguments": {}, "result": {}}
     with structlog.testing.capture_logs() as logs:

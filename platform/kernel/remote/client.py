@@ -115,8 +115,8 @@ class Peer:
 
     async def compare(self) -> None:
         """Look now; `check` says what was found."""
-        mine = {one.name: one.described for one in self.wires} | {one.name: one.described for one in self.messages}
         try:
+            mine = {one.name: one.described for one in self.wires} | {one.name: one.described for one in self.messages}
             answer = await self.ask("", DESCRIBED.dump_json(mine), key="compare", at_most=_COMPARE_SECONDS)
             _must_be_200(answer, self.module)
             found = compare(mine, DESCRIBED.validate_json(answer.content))
