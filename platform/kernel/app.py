@@ -28,11 +28,14 @@ from kernel.discovery import (
     contracts_of,
     discover,
     handled_messages,
+    messages_of,
     subscribers_elsewhere,
 )
 from kernel.http_client import HttpxRestClientPool, UpstreamFailed
 from kernel.manifest import ModuleContext
-from kernel.messaging.exchange import Correspondent, Exchange
+from kernel.messaging.exchange import WITHOUT_SUBSCRIBERS, Elsewhere, Exchange
+from kernel.messaging.inbound import Correspondent
+from kernel.messaging.watch import DeliveryWatch
 from kernel.observability.health import Check, Degraded
 from kernel.observability.meter import Meter
 from kernel.observability.tracing import Tracing
@@ -46,7 +49,17 @@ from kernel.security.policy import NO_POLICY, document_scopes, guards_of, unguar
 from kernel.security.principal import Authentication
 from kernel.security.store import SharedStore
 from kernel.security.tokens import BearerTokens
-from kernel.settings import ApplicationSettings, Environment, Settings, SettingsError, Sources, find_root, read_group
+from kernel.settings import (
+    ApplicationSettings,
+    Environment,
+    Fault,
+    MessagingSettings,
+    Settings,
+    SettingsError,
+    Sources,
+    find_root,
+    read_group,
+)
 from kernel.web.compression import Compression
 from kernel.web.dispatch import PROBES, Dispatcher, Site
 from kernel.web.docs import add_docs
@@ -82,14 +95,16 @@ def load_project(sources: Sources | None = None, elsewhere: Collection[str] = ()
     sources = sources or Sources.read(find_root())
     try:
         enabled = read_group(ApplicationSettings, sources, "APPLICATION_").enabled_modules
+        subscribers = read_group(MessagingSettings, sources, "MESSAGING_").subscribers
     except SettingsError:  # reported below, together with everything else
-        enabled = None
+        enabled, subscribers = None, ()
     addressed = {
         folder.name
         for folder in (sources.root / "modules").glob("*")
         if sources.origin(f"{folder.name.upper()}_URL") and folder.name not in (enabled or ())
     }
-    elsewhere = {*elsewhere, *addressed}
+    unread = {name for name in subscribers if not (sources.root / "modules" / name / "module.py").is_file()}
+    elsewhere = {*elsewhere, *addressed, *unread}
     modules = discover(sources.root, enabled, elsewhere)
     types = {module.name: module.settings_type for module in modules}
     return Project(Settings.load(sources, types, elsewhere), modules)
@@ -178,8 +193,14 @@ class Kernel:
             [self._correspondent(module) for module in self.modules],
             settings.messaging,
             settings.database,
-            subscribers_elsewhere(settings.root, self.contexts),
+            self._elsewhere(),
             self.tracing,
+        )
+        told_by = {
+            name.partition(".")[0] for name in self.exchange.handlers if name.partition(".")[0] not in self.contexts
+        }
+        self.watch = DeliveryWatch(
+            self.exchange, settings, {peer.module: peer for peer in self.peers if peer.module in told_by}
         )
         self.meter = Meter() if settings.telemetry.metrics else None
         # What is open from before the modules' start to after their end, beside them.
@@ -199,11 +220,15 @@ class Kernel:
         """
         async with AsyncExitStack() as stack:
             try:
+                self._refuse()
                 await self._open(stack)
                 for peer in self.peers:
                     await stack.enter_async_context(peer.comparing(self.settings.internal.compare_seconds))
-                if self.settings.messaging.relay if relays is None else relays:
+                relays = self.settings.messaging.relay if relays is None else relays
+                if relays:
                     await stack.enter_async_context(self.exchange.running())
+                if self.exchange.is_used:
+                    await stack.enter_async_context(self.watch.running(relays=relays))
             except BaseException as error:
                 self.start_error = error
                 raise
@@ -213,6 +238,37 @@ class Kernel:
                 yield
             finally:
                 self.is_started = False
+
+    def _refuse(self) -> None:
+        """Raise SettingsError for settings with which the application would start and not do what is wanted of it."""
+        faults = []
+        names = [
+            message.message_name()
+            for module in self.modules
+            if module.outbox is not None
+            for message in messages_of(self.settings.root, module.name)
+        ]
+        if lost := self.exchange.lost(names):
+            if self.settings.messaging.is_local:
+                _log.warning("messages without a subscriber", messages=lost, advice=WITHOUT_SUBSCRIBERS)
+            else:
+                faults = [Fault(name, WITHOUT_SUBSCRIBERS) for name in lost]
+        is_told = self.settings.application.enabled_modules is not None
+        used = {name for module in self.modules for name in module.manifest.depends_on} | {
+            *self.exchange.elsewhere.modules
+        }
+        read = [name for name in self.settings.elsewhere if name not in self.exchange.elsewhere.unread]
+        if read and not is_told and not used & {*self.settings.elsewhere}:
+            variables = ", ".join(f"{name.upper()}_URL" for name in read)
+            here = ",".join(module.name for module in self.modules) or "none"
+            problem = (
+                f"is missing. {variables} says that {', '.join(read)} runs in another process, which leaves {here} for "
+                f"this one, where nothing uses {', '.join(read)}. Name the modules of this process: ENABLED_MODULES="
+                f"{','.join([read[0], *(module.name for module in self.modules)])}, or ENABLED_MODULES={here}"
+            )
+            faults.append(Fault("ENABLED_MODULES", problem))
+        if faults:
+            raise SettingsError(faults)
 
     async def _open(self, stack: AsyncExitStack) -> None:
         stack.push_async_callback(self.pool.close)
@@ -257,7 +313,27 @@ class Kernel:
                 checks[f"{module.name}.{component}"] = partial(check, context)
         if self.exchange.broker is not None:
             checks["broker"] = self.exchange.check_broker
+        if self.exchange.is_used:
+            checks["messages"] = self.watch.check
         return checks | {f"{peer.module}.contract": peer.check for peer in self.peers}
+
+    def _elsewhere(self) -> Elsewhere:
+        """What is known of the modules in other processes that could subscribe to messages of this one."""
+        root, publishers = self.settings.root, [module.name for module in self.modules if module.outbox is not None]
+        subscribers = {
+            name: found
+            for name, found in subscribers_elsewhere(root, self.contexts).items()
+            if name.partition(".")[0] in publishers
+        }
+        unread = [name for name in self.settings.elsewhere if not (root / "modules" / name / "module.py").is_file()]
+        wanted = {one.partition(".")[0] for found in subscribers.values() for one in found} | {*unread}
+        peers = {peer.module: peer for peer in self.peers}
+        modules = {
+            name: peers.get(name) or Peer(name, url, (), self.http, self.tokens, self.settings.http_client)
+            for name, url in self.settings.elsewhere.items()
+            if name in wanted and publishers
+        }
+        return Elsewhere(subscribers, modules, tuple(unread if publishers else ()))
 
     async def _check_http_client(self) -> None:
         self.http.get_client()
@@ -466,6 +542,8 @@ def create_app(
         kernel.ports,
         kernel.settings,
         kernel.tokens,
+        kernel.exchange.inbound,
+        kernel.watch,
     )
     mount = Mount(PREFIX, internal)
     app.router.routes.append(mount)

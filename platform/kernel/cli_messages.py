@@ -34,12 +34,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
     from kernel.messaging.operations import backlog  # noqa: PLC0415
 
     rows = [row for part in _on_all(lambda outbox: backlog(outbox, with_completed=True)) for row in part]
-    served = load_kernel().exchange.targets
+    exchange = load_kernel().exchange
+    served = exchange.targets
     shown = [
         {
             "module": row.module, "subscriber": row.subscriber, "state": row.state.value, "messages": row.messages,
             "attempts": row.attempts, "oldest_seconds": round(row.oldest_seconds, 1),
-            "delivered_here": row.subscriber in served,
+            "delivered_here": row.subscriber in served, "delivered_by": exchange.way_of(row.subscriber),
         }
         for row in rows
     ]  # fmt: skip
@@ -106,6 +107,22 @@ def purge(
         return
     kernel = load_kernel()
     typer.echo(f"Removed: {asyncio.run(_closing(kernel, kernel.exchange.purge()))}")
+
+
+@app.command()
+def move(
+    subscriber: Annotated[str, typer.Argument(help="The name that no handler has any more: `events.old_name`.")],
+    to: Annotated[str, typer.Argument(help="The handler that took its place: `events.new_name`.")],
+) -> None:
+    """Give all that waits for a handler that was renamed to the one that took its place."""
+    from kernel.messaging.operations import move as give  # noqa: PLC0415
+
+    targets = load_kernel().exchange.targets
+    if subscriber in targets:
+        fail(f"{subscriber} is there, and gets its messages. Only what waits for a handler that is gone is moved.")
+    if to not in targets:
+        fail(f"There is no subscriber {to}. There are: {', '.join(sorted(targets)) or 'none'}.")
+    typer.echo(f"Moved: {sum(_on_all(lambda outbox: give(outbox, subscriber, to)))}")
 
 
 def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = None) -> list[Result]:

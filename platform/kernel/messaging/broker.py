@@ -106,6 +106,11 @@ class Broker:
             self._doubted.set()
             raise BrokerUnavailable(f"The broker has not confirmed a message {name}: {error!r}") from error
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The kind of the broker, and the prefix: what a publisher and its subscribers must have in common."""
+        return self._kind, self._prefix
+
     def is_connected(self) -> bool:
         """Whether there is a connection, as far as we know."""
         return self._link is not None

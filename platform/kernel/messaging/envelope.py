@@ -3,8 +3,8 @@
 import json
 import secrets
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from structlog.contextvars import get_contextvars
 
 from kernel.messaging.message import Message
@@ -57,12 +57,15 @@ class Envelope:
 
     @classmethod
     def from_json(cls, body: bytes) -> "Envelope":
-        """Raises ValueError for what is no envelope."""
+        """Read an envelope. Fields that a newer version added are ignored. Raises ValueError for anything else."""
         try:
-            values: dict[str, Any] = json.loads(body)
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"not a message of ours: {error}") from None
+            return _ENVELOPE.validate_json(body)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise ValueError(f"not a message of ours: {wrong}") from None
+
+
+_ENVELOPE = TypeAdapter(Envelope)
 
 
 def _written(message: Message) -> str:

@@ -3,30 +3,33 @@
 import asyncio
 import random
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from sqlalchemy import ColumnElement, Table, and_, delete, select
+from sqlalchemy import ColumnElement, and_, delete, select
 from sqlalchemy.engine import URL
-from starlette.requests import HTTPConnection
 
 from kernel.database import Database
 from kernel.database.listening import listen
 from kernel.messaging.broker import Broker, BrokerUnavailable
-from kernel.messaging.envelope import Envelope
+from kernel.messaging.envelope import Envelope, PublishError
 from kernel.messaging.handlers import Handler, HandlerError
+from kernel.messaging.inbound import Correspondent, Inbound, Posted
 from kernel.messaging.message import Message
-from kernel.messaging.outages import Failed, Outage, is_outage
+from kernel.messaging.outages import Outage
 from kernel.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox, Wanted
 from kernel.messaging.relay import Relay, Target
 from kernel.messaging.tables import State, clock
 from kernel.observability.health import Degraded
 from kernel.observability.tracing import Tracing
 from kernel.settings import DatabaseConfig, MessagingSettings
+
+if TYPE_CHECKING:
+    from kernel.remote.client import Peer
 
 _log = structlog.get_logger("kernel.messaging")
 
@@ -36,17 +39,23 @@ _DAY_SECONDS = 86_400.0
 _SEND_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class Correspondent:
-    """A module as one that tells and is told."""
+WITHOUT_SUBSCRIBERS = (
+    "has no subscriber that this process knows of, and would be lost. If a module outside of this code base "
+    "subscribes, set MESSAGING_SUBSCRIBERS=<module> and <MODULE>_URL=<its address>, or MESSAGING_BROKER_URL. If none "
+    "does, name the message in MESSAGING_WITHOUT_SUBSCRIBERS"
+)
 
-    name: str
-    database: Database
-    handlers: Sequence[Handler]
-    outbox: Table | None
-    inbox: Table | None
-    # Through which its handlers reach what the kernel gives a module.
-    connection: HTTPConnection
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What is known of the modules that run in other processes."""
+
+    # Their handlers in this code base, by the message's name: `images.image_deleted: [events.forget_image]`.
+    subscribers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    # Those with an address.
+    modules: Mapping[str, "Peer"] = field(default_factory=dict)
+    # Those of them whose handlers this code base does not have: each gets every message, and handles what it wants.
+    unread: Sequence[str] = ()
 
 
 class Exchange:
@@ -57,16 +66,20 @@ class Exchange:
         modules: Sequence[Correspondent],
         settings: MessagingSettings,
         database: DatabaseConfig,
-        elsewhere: Mapping[str, Sequence[str]],
+        elsewhere: Elsewhere,
         tracing: Tracing | None = None,
     ) -> None:
-        """`elsewhere` are the subscribers that run in other processes, by the message's name, as far as is known."""
+        """`elsewhere` is what is known of the modules in other processes."""
         self._settings, self._config, self._tracing = settings, database, tracing
         self._modules = {module.name: module for module in modules}
-        self._elsewhere = {name: whom for name, whom in elsewhere.items() if name.partition(".")[0] in self._modules}
-        self._handlers: dict[str, list[Handler]] = {}
+        self.elsewhere = elsewhere
+        # By the message's name.
+        self.handlers: dict[str, list[Handler]] = {}
         self.outboxes: dict[str, Outbox] = {}
         self.targets: dict[str, Target] = {}
+        # Why the last delivery to a module elsewhere met an outage; None where it was answered.
+        self.outages: dict[str, str | None] = {}
+        self.inbound = Inbound(modules, settings.handler_timeout_seconds, tracing)
         names: dict[str, type[Message]] = {}
         for module in modules:
             if module.outbox is not None:
@@ -84,11 +97,11 @@ class Exchange:
                 if names.setdefault(name, message) is not message:
                     first, second = (f"{one.__module__}.{one.__name__}" for one in (names[name], message))
                     raise HandlerError(f"{first} and {second} have one name on the wire, {name}: rename one of them")
-                self._handlers.setdefault(name, []).append(handler)
+                self.handlers.setdefault(name, []).append(handler)
                 wanted = Wanted(name, message.message_version)
                 # SQLite has one writer: what waits for it would only use up the time that a handler has.
                 on_sqlite = module.database.writer.dialect.name == "sqlite"
-                deliver = partial(self._deliver, module, handler)
+                deliver = partial(self._deliver, handler)
                 self.targets[handler.name] = Target(wanted, deliver, at_once=1 if on_sqlite else sys.maxsize)
         self.broker: Broker | None = None
         if settings.broker_url is not None:
@@ -98,21 +111,68 @@ class Exchange:
                 send_timeout_seconds=min(_SEND_SECONDS, settings.handler_timeout_seconds),
                 lease_seconds=settings.handler_timeout_seconds,
             )
-            self.targets[BROKER] = Target(Wanted(), partial(self._send, self.broker), self.broker.is_connected)
             for module in modules:
                 self._receive(self.broker, module)
+        self.targets |= dict(self._targets_elsewhere())
+
+    def _targets_elsewhere(self) -> Iterator[tuple[str, Target]]:
+        """The subscribers in other processes that can be reached: all by the broker, else those with an address.
+
+        With a broker, rows that were written before it was configured go to it, too.
+        """
+        by_name = [(name, one) for name, found in self.elsewhere.subscribers.items() for one in found]
+        if self.broker is not None:
+            sent = partial(Target, deliver=partial(self._send, self.broker), is_open=self.broker.is_connected)
+            yield BROKER, sent(Wanted())
+            yield from ((one, sent(Wanted(name))) for name, one in by_name)
+            yield from ((module, sent(Wanted())) for module in self.elsewhere.modules)
+            return
+        for name, one in by_name:
+            module, _, function = one.partition(".")
+            if module in self.elsewhere.modules:
+                yield one, Target(Wanted(name), partial(self._post, self.elsewhere.modules[module], function))
+        for module, peer in self.elsewhere.modules.items():
+            yield module, Target(Wanted(), partial(self._post, peer, None))
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a module here publishes, or has handlers."""
+        return bool(self.outboxes or self.handlers)
 
     def subscribers_of(self, name: str) -> Iterator[str]:
-        """Whom a message of this name is for: a row each."""
-        yield from (handler.name for handler in self._handlers.get(name, ()))
+        """Yield the subscribers of a message that is published, each of which gets a row.
+
+        Raises PublishError for a message without any, outside of LOCAL and unless the settings say that it has none.
+        """
+        found = self.subscribers(name)
+        if not found and name not in self._settings.without_subscribers and not self._settings.is_local:
+            raise PublishError(f"{name} {WITHOUT_SUBSCRIBERS}.")
+        yield from found
+
+    def lost(self, names: Iterable[str]) -> list[str]:
+        """Return those of these messages that have no subscriber, although the settings do not say so."""
+        told = self._settings.without_subscribers
+        return [name for name in names if name not in told and not any(self.subscribers(name))]
+
+    def subscribers(self, name: str) -> list[str]:
+        """Return the subscribers of a message: handlers, modules elsewhere, the broker."""
+        here = [handler.name for handler in self.handlers.get(name, ())]
         if self.broker is not None:
-            yield BROKER
-        else:
-            yield from self._elsewhere.get(name, ())
+            return [*here, BROKER]
+        return [*here, *self.elsewhere.subscribers.get(name, ()), *self.elsewhere.unread]
+
+    def way_of(self, subscriber: str) -> str:
+        """Say how messages get to a subscriber, for people."""
+        if subscriber not in self.targets:
+            return "nothing here"
+        module = subscriber.partition(".")[0]
+        if any(one.name == subscriber for found in self.handlers.values() for one in found):
+            return "this process"
+        return "the broker" if self.broker is not None else self.elsewhere.modules[module].url
 
     def handlers_of(self, name: str) -> list[Callable[[Envelope], Awaitable[None]]]:
         """What the modules here do with a message of this name."""
-        return [partial(self._handle, self._modules[one.module], one) for one in self._handlers.get(name, ())]
+        return [partial(self.inbound.handle, one) for one in self.handlers.get(name, ())]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -121,13 +181,7 @@ class Exchange:
             if self.broker is not None:
                 stack.push_async_callback(self.broker.stop)
                 await self.broker.start()
-            if self._elsewhere and self.broker is None:
-                _log.warning(
-                    "messages wait for modules that do not run here: where they share a database, `kernel relay` with "
-                    "all modules delivers them, elsewhere MESSAGING_BROKER_URL",
-                    subscribers=sorted(name for names in self._elsewhere.values() for name in names),
-                )
-            routes = {outbox: self._targets_of(outbox) for outbox in self.outboxes.values()}
+            routes = {outbox: self.targets_of(outbox) for outbox in self.outboxes.values()}
             relay = Relay(routes, self._settings, self._tracing)
             await stack.enter_async_context(relay.running(self._purge_now_and_then, *self._listeners()))
             yield
@@ -149,32 +203,20 @@ class Exchange:
                 _log.warning("old messages could not be purged", module=module.name, reason=repr(error))
         return purged
 
-    async def _deliver(self, module: Correspondent, handler: Handler, delivery: Delivery) -> None:
-        await self._handle_in_time(
-            module, handler, delivery.envelope, self._settings.handler_timeout_seconds, is_first=delivery.attempt == 1
-        )
+    async def _deliver(self, handler: Handler, delivery: Delivery) -> None:
+        await self.inbound.handle_in_time(handler, delivery.envelope, is_first=delivery.attempt == 1)
 
-    async def _handle_in_time(
-        self, module: Correspondent, handler: Handler, envelope: Envelope, seconds: float, *, is_first: bool
-    ) -> None:
-        """Handle a message within so many seconds. Raises Outage, Failed, and what the handler raises."""
-        limit = asyncio.timeout(seconds)
+    async def _post(self, peer: "Peer", function: str | None, delivery: Delivery) -> None:
+        """Have another process handle it. Raises Outage and Failed."""
+        posted = Posted(envelope=delivery.envelope, seconds=self._settings.handler_timeout_seconds)
+        outage = None
         try:
-            async with limit:
-                await self._handle(module, handler, envelope, is_first=is_first)
-        except Exception as error:
-            if limit.expired():
-                why = f"it was not done within {seconds:g} s (MESSAGING_HANDLER_TIMEOUT_SECONDS)"
-                raise Failed(why) from error
-            if await is_outage(error, module.database):
-                raise Outage(f"{type(error).__name__}: {error}") from error
+            await peer.deliver(function, posted.model_dump_json().encode(), posted.answered_within_seconds)
+        except Outage as error:
+            outage = str(error)
             raise
-
-    async def _handle(
-        self, module: Correspondent, handler: Handler, envelope: Envelope, *, is_first: bool = False
-    ) -> None:
-        assert module.inbox is not None  # noqa: S101  # for the type checker: discovery has seen to it
-        await handler.handle(envelope, module.database, module.inbox, module.connection, is_first=is_first)
+        finally:
+            self.outages[peer.module] = outage
 
     async def check_broker(self) -> None:
         """Raises Degraded if the broker does not answer: what it is to carry waits meanwhile."""
@@ -204,7 +246,7 @@ class Exchange:
         except ValueError as error:
             _log.error("what a broker brought is dropped", module=outbox.module, reason=str(error), body=body[:2000])
             return
-        whom = [one.name for one in self._handlers.get(envelope.name, ()) if one.module == outbox.module]
+        whom = [one.name for one in self.handlers.get(envelope.name, ()) if one.module == outbox.module]
         if not whom:
             _log.warning("nobody subscribes to it any more", module=outbox.module, message=envelope.name)
             return
@@ -215,13 +257,20 @@ class Exchange:
         envelope = delivery.envelope
         await broker.send(envelope.to_json(), envelope.name, envelope.id)
 
-    def _targets_of(self, outbox: Outbox) -> dict[str, Target]:
-        """Who gets something from this outbox: those who are told by its module; itself, what a broker brought."""
-        handlers = [one for of_name in self._handlers.values() for one in of_name]
+    def targets_of(self, outbox: Outbox) -> dict[str, Target]:
+        """The targets of an outbox: the subscribers of its module, and its own handlers, for what a broker brought."""
+        handlers = [one for found in self.handlers.values() for one in found]
         names = [
             one.name for one in handlers if outbox.module in {one.module, one.message.message_name().partition(".")[0]}
         ]
-        return {name: self.targets[name] for name in (*names, BROKER) if name in self.targets}
+        of_others = [
+            one
+            for name, found in self.elsewhere.subscribers.items()
+            for one in found
+            if name.partition(".")[0] == outbox.module
+        ]
+        wanted = (*names, *of_others, *self.elsewhere.modules, BROKER)
+        return {name: self.targets[name] for name in wanted if name in self.targets}
 
     def _listeners(self) -> Iterator[Callable[[], Any]]:
         """One for each database in which there is an outbox."""

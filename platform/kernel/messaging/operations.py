@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, exists, func, or_, select, update
 
 from kernel.database import any_of
 from kernel.messaging.outbox import Outbox
@@ -49,6 +49,47 @@ async def backlog(outbox: Outbox, *, with_completed: bool = False) -> list[Backl
         Backlog(outbox.module, row[0], State(row[1]), row[2], int(row[4]), (row[5] - row[3]).total_seconds())
         for row in rows
     ]
+
+
+class Waiting(NamedTuple):
+    """The messages that wait for one subscriber."""
+
+    subscriber: str
+    messages: int
+    # How many are due for longer than was asked.
+    overdue: int
+    # How many a relay has taken, or will try again later: a sign that there is one.
+    in_work: int
+
+
+async def waiting(outbox: Outbox, overdue_seconds: float) -> list[Waiting]:
+    """Count what waits in an outbox, by subscriber."""
+    columns = outbox.table.c
+    is_overdue, is_taken = columns.due_at < clock(-overdue_seconds), columns.due_at >= clock()
+    statement = (
+        select(
+            columns.subscriber,
+            func.count(),
+            func.count().filter(is_overdue),
+            func.count().filter(is_taken),
+        )
+        .where(columns.finished_at.is_(None))
+        .group_by(columns.subscriber)
+        .order_by(columns.subscriber)
+    )
+    async with outbox.database.read() as session:
+        return [Waiting(*row) for row in (await session.execute(statement)).all()]
+
+
+async def move(outbox: Outbox, subscriber: str, to: str) -> int:
+    """Give what waits for a handler to the one that took its place; return how many messages."""
+    columns, same = outbox.table.c, outbox.table.alias("same")
+    has_it = exists().where(same.c.message_id == columns.message_id, same.c.subscriber == to)
+    moved = update(outbox.table).where(columns.subscriber == subscriber, columns.state != State.COMPLETED, ~has_it)
+    async with outbox.database.transaction() as session:
+        found = (await session.scalars(moved.values(subscriber=to).returning(columns.id))).all()
+    outbox.is_due.set()
+    return len(found)
 
 
 async def find(outbox: Outbox, states: Iterable[State], ids: Sequence[int] = ()) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from structlog.contextvars import get_contextvars
 
 from kernel.contracts import CallRule, Contract, ContractBroken, ContractError, ContractUnavailable
-from kernel.http_client import OUTAGES, HttpxRestClientPool
+from kernel.http_client import OUTAGES, CircuitOpen, HttpxRestClientPool
 from kernel.messaging.message import Message
+from kernel.messaging.outages import Failed, Outage
 from kernel.observability.health import Degraded
 from kernel.remote import deadline
 from kernel.remote.compare import compare
@@ -24,6 +25,8 @@ from kernel.remote.wire import DESCRIBED, WireContract, WireMessage, WireMethod
 from kernel.settings import HttpClientSettings
 
 _COMPARE_SECONDS = 3.0
+# The status of a message that is newer than the process to which it was posted.
+NOT_YET = 409
 
 _log = structlog.get_logger("kernel.remote")
 
@@ -65,25 +68,75 @@ class Peer:
     ) -> httpx2.Response:
         """Post to the other process, signed. With a `key` the pool may try again. Raises ContractUnavailable."""
         path = f"{self.module}/{method}".rstrip("/")
-        url = f"{self.url}/internal/contracts/{path}"
         seconds = deadline.seconds_left(self._call_seconds if at_most is None else at_most)
         if seconds <= 0:
             raise ContractUnavailable(f"{path} was not asked: whoever waits for it has waited too long.")
+        try:
+            return await self._post(f"contracts/{path}", path, body, seconds, key)
+        except httpx2.HTTPError as error:
+            url = f"{self.url}/internal/contracts/{path}"
+            raise ContractUnavailable(f"{path} does not answer at {url}: {error!r}") from error
+
+    async def deliver(self, function: str | None, body: bytes, seconds: float) -> None:
+        """Have one handler of the module, or all of them, handle a posted message; return when that is done.
+
+        Raises Outage where trying again can help. Raises Failed for any other answer, and where the connection broke
+        before one: a message that ends the process that handles it must not be posted for ever.
+        """
+        path = "/".join(filter(None, ("messages", self.module, function)))
+        try:
+            answer = await self._post(path, path, body, seconds, reads_for=seconds)
+        except (httpx2.ConnectError, httpx2.TimeoutException, CircuitOpen) as error:
+            raise Outage(f"{self.module} does not answer at {self.url}: {error!r}") from error
+        except httpx2.HTTPError as error:
+            raise Failed(f"{self.module} at {self.url} ended the connection without an answer: {error!r}") from error
+        if answer.status_code != 204:
+            kind = Outage if answer.status_code in (*OUTAGES, NOT_YET) else Failed
+            raise kind(f"{_detail(answer)} (answered with {answer.status_code} by {answer.url})")
+
+    async def subscribed(self, body: bytes) -> bytes:
+        """Tell the module what subscribes to its messages here; return what it answers. Raises ContractUnavailable."""
+        path = f"subscriptions/{self.module}"
+        try:
+            answer = await self._post(path, path, body, _COMPARE_SECONDS)
+        except httpx2.HTTPError as error:
+            raise ContractUnavailable(f"{self.module} does not answer at {self.url}: {error!r}") from error
+        _must_be_200(answer, path)
+        return answer.content
+
+    async def _post(
+        self,
+        path: str,
+        subject: str,
+        body: bytes,
+        seconds: float,
+        key: str | None = None,
+        reads_for: float | None = None,
+    ) -> httpx2.Response:
+        """Post below /internal with a token for `subject`. Raises httpx2.HTTPError.
+
+        `reads_for`: how long to wait for the first byte, instead of HTTP_CLIENT_READ_TIMEOUT_SECONDS.
+        """
         ends_at = time.time() + seconds
+        client = self._http.get_client()
 
         def sign(request: httpx2.Request) -> None:
-            token = self._tokens.sign(self.module, path, body, ends_at)
+            token = self._tokens.sign(self.module, subject, body, ends_at)
             if token is not None:
                 request.headers["Authorization"] = f"Bearer {token}"
 
         # Each try is signed anew: the other side refuses a token that came before.
         extensions = {"total_timeout": seconds, "sign": sign}
-        try:
-            return await self._http.get_client().post(
-                url, content=body, headers=_headers(ends_at, key), extensions=extensions
-            )
-        except httpx2.HTTPError as error:
-            raise ContractUnavailable(f"{path} does not answer at {url}: {error!r}") from error
+        timeout = client.timeout
+        if reads_for is not None:
+            timeout = httpx2.Timeout(connect=timeout.connect, read=reads_for, write=timeout.write, pool=timeout.pool)
+        return await client.post(
+            f"{self.url}/internal/{path}",
+            content=body,
+            headers=_headers(ends_at, key),
+            extensions=extensions,
+            timeout=timeout,
+        )
 
     async def check(self) -> None:
         """Raise what the last comparison found.
@@ -186,11 +239,15 @@ def _declared(wire: WireContract, answer: httpx2.Response) -> ContractError | No
 def _must_be_200(answer: httpx2.Response, what: str) -> None:
     if answer.status_code == 200:
         return
+    kind = ContractUnavailable if answer.status_code in OUTAGES else ContractBroken
+    raise kind(f"{what} was answered with {answer.status_code} by {answer.url}: {_detail(answer)}")
+
+
+def _detail(answer: httpx2.Response) -> str:
     try:
-        detail = answer.json()["detail"]
+        detail = str(answer.json()["detail"])
     except (ValueError, KeyError, TypeError):
         detail = answer.reason_phrase
     if answer.status_code == 401:
         detail += " Have both sides the same INTERNAL_SECRET, or keys that fit, and the same time?"
-    kind = ContractUnavailable if answer.status_code in OUTAGES else ContractBroken
-    raise kind(f"{what} was answered with {answer.status_code} by {answer.url}: {detail}")
+    return detail

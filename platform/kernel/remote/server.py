@@ -1,4 +1,4 @@
-"""/internal: the contracts that this process provides, for those of other processes who can sign what they ask."""
+"""/internal: the contracts and message handlers of this process, for other processes that sign what they ask."""
 
 import json
 import math
@@ -16,7 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from kernel.contracts import Contract, ContractError
+from kernel.messaging.inbound import Inbound, NoSuchHandler, NotYet
 from kernel.messaging.message import Message
+from kernel.messaging.outages import Failed, Outage
+from kernel.messaging.watch import Asked, DeliveryWatch
+from kernel.remote.client import NOT_YET
 from kernel.remote.compare import compare
 from kernel.remote.deadline import HEADER, DeadlinePassed, until
 from kernel.remote.openapi import document
@@ -42,8 +46,11 @@ class Internal:
         ports: Mapping[type[Contract], Contract],
         settings: Settings,
         tokens: Tokens,
+        inbound: Inbound,
+        watch: DeliveryWatch,
     ) -> None:
         self._provided, self._published, self._ports, self._tokens = provided, published, ports, tokens
+        self._inbound, self._watch = inbound, watch
         self._title = settings.application.title
         self._leeway = settings.internal.clock_leeway_seconds
         self._told: set[str] = set()
@@ -76,7 +83,7 @@ class Internal:
     async def _answer(self, request: Request) -> Response:
         path = get_route_path(request.scope).strip("/")
         parts = path.split("/")
-        module, subject = (parts[1], "/".join(parts[1:])) if path.startswith("contracts/") else ("internal", path)
+        module, subject = _audience(parts)
         try:
             claims = self._tokens.authenticate(_token(request), module, subject)
             body = await request.body()
@@ -90,6 +97,13 @@ class Internal:
                 return await self._call(module, method, body, request)
             case "POST", ["contracts", _]:
                 return self._compare(module, body)
+            case "POST", ["messages", _, *function] if len(function) <= 1:
+                return await self._take(module, function[0] if function else None, body)
+            case "POST", ["subscriptions", _]:
+                try:
+                    return JSONResponse(self._watch.answer(module, Asked.model_validate_json(body)))
+                except ValidationError as error:
+                    raise _invalid(error) from None
             case "GET", ["contracts"]:
                 return JSONResponse(self._described)
             case "GET", ["openapi.json"]:
@@ -116,6 +130,22 @@ class Internal:
             return _declared(error, request)
         content = method.result.dump_json(result, by_alias=True, warnings="error")
         return Response(content, media_type="application/json")
+
+    async def _take(self, module: str, function: str | None, body: bytes) -> Response:
+        """Handle a message; 204 says that its transaction has committed. The others: see Peer.deliver."""
+        try:
+            await self._inbound.accept(module, function, body)
+        except NoSuchHandler as error:
+            raise NotFound(str(error)) from None
+        except ValidationError as error:
+            raise _invalid(error) from None
+        except NotYet as error:
+            raise HTTPException(NOT_YET, str(error)) from None
+        except Outage as error:
+            raise HTTPException(503, str(error)) from None
+        except Failed as error:
+            raise HTTPException(500, str(error)) from None
+        return Response(status_code=204)
 
     def _compare(self, module: str, body: bytes) -> Response:
         """Answer with what this process provides and publishes, and log how the caller's descriptions differ."""
@@ -145,6 +175,16 @@ class Internal:
         if deadline <= time.time():
             raise HTTPException(504, "The call came after its deadline.")
         return deadline
+
+
+def _audience(parts: list[str]) -> tuple[str, str]:
+    """The module for which a token must be, and what the token must be for, by the path."""
+    match parts:
+        case ["contracts", module, *_]:
+            return module, "/".join(parts[1:])
+        case ["messages" | "subscriptions", module, *_]:
+            return module, "/".join(parts)
+    return "internal", "/".join(parts)
 
 
 def _token(request: Request) -> str:

@@ -176,6 +176,10 @@ class Settings:
                 faults += error.faults
         faults += _misspelled(sources, [(group, prefix) for _, group, prefix in plan])
         addresses = dict(_addresses(sources, elsewhere, built.get("internal"), faults))
+        for name in getattr(built.get("messaging"), "subscribers", ()):
+            if sources.origin(f"{name.upper()}_URL") is None:
+                problem = f"names {name}: say where it runs ({name.upper()}_URL=http://...)"
+                faults.append(Fault("MESSAGING_SUBSCRIBERS", problem))
         if faults:
             raise SettingsError(dict.fromkeys(faults))
         own = {name: built.pop(f"modules.{name}") for name in modules}

@@ -3,7 +3,8 @@
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from kernel.settings.groups import SettingsGroup
+from kernel.settings.groups import Names, SettingsGroup
+from kernel.settings.sources import Environment
 
 
 class MessagingSettings(SettingsGroup):
@@ -17,6 +18,11 @@ class MessagingSettings(SettingsGroup):
     broker_url: SecretStr | None = None
     # What the names of streams, exchanges and queues begin with: another one for each application on a broker.
     broker_prefix: str = Field("messages", pattern=r"^[a-z0-9_]+$")
+    # Modules outside of this code base that subscribe to messages of this process. Each needs its <NAME>_URL.
+    subscribers: Names = ()
+    # Messages that have no subscriber, by name (images.image_deleted). Without a word the start refuses them: outside
+    # of LOCAL they would be lost without a sign.
+    without_subscribers: Names = ()
     # The largest message, as JSON with all that goes along. A broker and the other processes must take as much
     # (INTERNAL_MAX_BODY_BYTES; NATS: max_payload).
     max_message_bytes: int = Field(1_000_000, gt=0)
@@ -48,6 +54,11 @@ class MessagingSettings(SettingsGroup):
         if value is not None and value.get_secret_value().partition("://")[0] not in schemes:
             raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}")
         return value
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the application runs on a developer's machine."""
+        return self.environment is Environment.LOCAL
 
     @property
     def lease_seconds(self) -> float:

@@ -1,5 +1,6 @@
 """What can be told, and what nobody could read as it was."""
 
+import json
 import math
 from typing import Any
 
@@ -48,6 +49,12 @@ def test_what_a_broker_carries_is_what_was_sent() -> None:
     for body in (b"", b"[]", b"{}", b"\xff", b'{"id": 1}'):
         with pytest.raises(ValueError, match="not a message of ours"):
             Envelope.from_json(body)
+
+
+def test_a_field_that_a_newer_version_added_is_ignored() -> None:
+    envelope = Envelope.of(Paid(to="you"))
+    newer = json.loads(envelope.to_json()) | {"priority": 1}
+    assert Envelope.from_json(json.dumps(newer).encode()) == envelope
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,20 @@ DO $$ BEGIN EXECUTE (
 """
 
 
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Server(Process):
     """`kernel serve` on a free port."""
 
-    def __init__(self, root: Path, log: Path, variables: dict[str, str], modules: str | None = None) -> None:
-        with closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+    def __init__(
+        self, root: Path, log: Path, variables: dict[str, str], modules: str | None = None, port: int | None = None
+    ) -> None:
+        self.port = free_port() if port is None else port
         chosen = [] if modules is None else [f"--modules={modules}"]
         super().__init__(root, log, variables, "serve", "--host=127.0.0.1", f"--port={self.port}", *chosen)
 
@@ -123,8 +130,6 @@ class Deployment:
     events: Server
     images: Server
     network: Network | None
-    # What neither of two processes could deliver: from the one's outbox to the other's handlers.
-    relay: Process | None
     database: URL | Path
 
     def empty(self) -> None:
@@ -142,8 +147,6 @@ class Deployment:
         if self.network is not None:
             self.images.stop()
             self.network.stop()
-        if self.relay is not None:
-            self.relay.stop()
 
 
 def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart: bool) -> Deployment:
@@ -173,14 +176,16 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
     if not apart:
         one = Server(root, folder / "log", variables)
         one.wait_until_ready()
-        return Deployment(one, one, None, None, database)
-    relay = Process(root, folder / "relay.log", variables, "relay")
-    images = Server(root, folder / "images.log", variables, "images")
+        return Deployment(one, one, None, database)
+    events_port = free_port()
+    there = variables | {"EVENTS_URL": f"http://127.0.0.1:{events_port}"}
+    images = Server(root, folder / "images.log", there, "images")
     network = Network(images.port)
-    events = Server(root, folder / "events.log", variables | {"IMAGES_URL": network.url}, "events,health")
+    here = variables | {"IMAGES_URL": network.url}
+    events = Server(root, folder / "events.log", here, "events,health", events_port)
     images.wait_until_ready()
     events.wait_until_ready()
-    return Deployment(events, images, network, relay, database)
+    return Deployment(events, images, network, database)
 
 
 def _empty_sqlite(file: Path) -> None:
