@@ -153,9 +153,8 @@ class DeliveryWatch:
                 Asked(subscribers=subscribers, broker=broker).model_dump_json().encode()
             )
             self._of_others[publisher] = PROBLEMS.validate_json(answer)
-        except (ContractUnavailable, ValueError) as error:
-            why = f"Whether {publisher} delivers its messages to this process is not known: {error}."
-            self._of_others[publisher] = dict.fromkeys(subscribers, why)
+        except (ContractUnavailable, ValueError):
+            self._of_others.pop(publisher, None)  # the check of its contracts says that it does not answer
 
     async def _undelivered(self) -> Problems:
         exchange = self._exchange
