@@ -329,7 +329,7 @@ class Kernel:
         wanted = {one.partition(".")[0] for found in subscribers.values() for one in found} | {*unread}
         peers = {peer.module: peer for peer in self.peers}
         modules = {
-            name: peers.get(name) or Peer(name, url, (), self.http, self.tokens, self.settings.http_client)
+            name: peers.get(name) or Peer(name, url, (), (), self.http, self.tokens, self.settings.http_client)
             for name, url in self.settings.elsewhere.items()
             if name in wanted and publishers
         }

@@ -57,6 +57,11 @@ class Elsewhere:
     # Those of them whose handlers this code base does not have: each gets every message, and handles what it wants.
     unread: Sequence[str] = ()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any subscriber is, or could be, in another process."""
+        return bool(self.subscribers or self.modules)
+
 
 class Exchange:
     """The outboxes of the modules here, and the targets of their messages."""

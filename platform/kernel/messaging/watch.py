@@ -74,6 +74,10 @@ class DeliveryWatch:
     async def running(self, *, relays: bool) -> AsyncIterator[None]:
         """Look during the block. `relays`: whether this process delivers."""
         self._relays = relays
+        await self._look_here()
+        if not self._publishers and not self._exchange.elsewhere.is_known and relays:
+            yield  # all modules are here: what was left waiting was seen now
+            return
         is_over = asyncio.Event()
         task = asyncio.create_task(self._keep_looking(is_over))
         try:
@@ -86,12 +90,19 @@ class DeliveryWatch:
                 one.cancel()
 
     async def look(self) -> None:
-        """Look now."""
+        """Look now, here and at the publishers elsewhere."""
+        await self._look_here()
+        await asyncio.gather(*(self._ask(name) for name in self._publishers))
+        self._log_new()
+
+    async def _look_here(self) -> None:
         try:
             self._own = await self._undelivered()
         except Exception as error:  # noqa: BLE001  # the database's own check tells of it
             _log.debug("waiting messages could not be read", reason=repr(error))
-        await asyncio.gather(*(self._ask(name) for name in self._publishers))
+        self._log_new()
+
+    def _log_new(self) -> None:
         found = self.problems()
         for subscriber, problem in found.items():
             if self._told.get(subscriber) != problem:
