@@ -75,8 +75,9 @@ class DeliveryWatch:
         """Look during the block. `relays`: whether this process delivers."""
         self._relays = relays
         await self._look_here()
-        if not self._publishers and not self._exchange.elsewhere.is_known and relays:
-            yield  # all modules are here: what was left waiting was seen now
+        is_alone = not self._publishers and not self._exchange.elsewhere.is_known and relays
+        if is_alone and not self._own:
+            yield  # all modules are here, and nothing that waited before the start has lost its handler
             return
         is_over = asyncio.Event()
         task = asyncio.create_task(self._keep_looking(is_over))
