@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement, and_, delete, select
@@ -18,7 +18,7 @@ from kernel.database.listening import listen
 from kernel.messaging.broker import Broker, BrokerUnavailable
 from kernel.messaging.envelope import Envelope, PublishError
 from kernel.messaging.handlers import Handler, HandlerError
-from kernel.messaging.inbound import Correspondent, Inbound, Posted
+from kernel.messaging.inbound import Correspondent, Inbound, Posted, RemoteModule
 from kernel.messaging.message import Message
 from kernel.messaging.outages import Outage
 from kernel.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox, Wanted
@@ -27,9 +27,6 @@ from kernel.messaging.tables import State, clock
 from kernel.observability.health import Degraded
 from kernel.observability.tracing import Tracing
 from kernel.settings import DatabaseConfig, MessagingSettings
-
-if TYPE_CHECKING:
-    from kernel.remote.client import Peer
 
 _log = structlog.get_logger("kernel.messaging")
 
@@ -53,7 +50,7 @@ class Elsewhere:
     # Their handlers in this code base, by the message's name: `images.image_deleted: [events.forget_image]`.
     subscribers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     # Those with an address.
-    modules: Mapping[str, "Peer"] = field(default_factory=dict)
+    modules: Mapping[str, RemoteModule] = field(default_factory=dict)
     # Those of them whose handlers this code base does not have: each gets every message, and handles what it wants.
     unread: Sequence[str] = ()
 
@@ -211,7 +208,7 @@ class Exchange:
     async def _deliver(self, handler: Handler, delivery: Delivery) -> None:
         await self.inbound.handle_in_time(handler, delivery.envelope, is_first=delivery.attempt == 1)
 
-    async def _post(self, peer: "Peer", function: str | None, delivery: Delivery) -> None:
+    async def _post(self, peer: RemoteModule, function: str | None, delivery: Delivery) -> None:
         """Have another process handle it. Raises Outage and Failed."""
         posted = Posted(envelope=delivery.envelope, seconds=self._settings.handler_timeout_seconds)
         outage = None

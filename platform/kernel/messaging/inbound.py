@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 from pydantic import BaseModel, Field
@@ -54,6 +55,19 @@ class Posted(BaseModel):
     def answered_within_seconds(self) -> float:
         """How long the publisher waits for the answer."""
         return self.seconds * _ANSWER_FACTOR
+
+
+class RemoteModule(Protocol):
+    """A module in another process, as kernel.remote reaches it."""
+
+    module: str
+    url: str
+
+    async def deliver(self, function: str | None, body: bytes, seconds: float) -> None:
+        """Have one handler of the module, or all of them, handle a posted message. Raises Outage and Failed."""
+
+    async def subscribed(self, body: bytes) -> bytes:
+        """Tell the module what subscribes to its messages here; return its answer. Raises ContractUnavailable."""
 
 
 class NoSuchHandler(Exception):

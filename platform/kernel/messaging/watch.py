@@ -4,20 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import BaseModel, TypeAdapter
 
 from kernel.contracts import ContractUnavailable
 from kernel.messaging.exchange import Exchange
+from kernel.messaging.inbound import RemoteModule
 from kernel.messaging.operations import Waiting, waiting
 from kernel.messaging.outbox import BROKER
 from kernel.observability.health import Degraded
 from kernel.settings import Settings
-
-if TYPE_CHECKING:
-    from kernel.remote.client import Peer
 
 _log = structlog.get_logger("kernel.messaging")
 
@@ -45,7 +42,7 @@ class Asked(BaseModel):
 class DeliveryWatch:
     """Looks now and again whether the messages of this process, and those for it, can be delivered."""
 
-    def __init__(self, exchange: Exchange, settings: Settings, publishers: Mapping[str, "Peer"]) -> None:
+    def __init__(self, exchange: Exchange, settings: Settings, publishers: Mapping[str, RemoteModule]) -> None:
         """`publishers` are the modules elsewhere to whose messages this process subscribes."""
         self._exchange, self._publishers = exchange, publishers
         self._settings = settings.messaging
