@@ -34,7 +34,7 @@ def check(
 ) -> None:
     """Look at every wall between the modules. 0: they stand; 1: findings; 2: it could not look."""
     from walls import check as judge  # noqa: PLC0415
-    from walls import findings, guarded, ledger  # noqa: PLC0415
+    from walls import findings, ledger  # noqa: PLC0415
     from walls.project import Project  # noqa: PLC0415
 
     root = _root()
@@ -45,7 +45,6 @@ def check(
     try:
         project = Project(root)
         found = judge.check(project)
-        found = found or list(guarded.check(root))
         if baseline:
             could_not = [one for one in found if one.rule == findings.COULD_NOT_CHECK]
             debts, found = ledger.write(project, [one for one in found if one not in could_not])

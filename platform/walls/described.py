@@ -1,23 +1,11 @@
-"""Descriptions of the contracts as pydantic evaluates them, from a process that imports them.
+"""Descriptions of the contracts as pydantic evaluates them, from a process that imports them."""
 
-The process ends after each description, so that the contracts of two projects, or of one project before and after a
-change, never meet in one interpreter.
-"""
-
-import multiprocessing
-import os
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_LONGEST_SECONDS = 60.0
-_STARTS = multiprocessing.get_all_start_methods()
-# A server that has imported the kernel forks for each description; elsewhere every description imports it anew.
-_PROCESSES: Any = multiprocessing.get_context("forkserver" if "forkserver" in _STARTS else "spawn")
-_PROCESSES.set_forkserver_preload(["__main__", "kernel.discovery", "kernel.remote.wire", "walls.described"])
+from walls.imported import ImportProcessError, begin
 
 
 @dataclass(frozen=True)
@@ -33,29 +21,15 @@ def describe(root: Path, modules: Collection[str]) -> dict[str, Contracts]:
     """Import the contracts of these modules of the project in another process and describe them."""
     if not modules:
         return {}
-    answer, there = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=_describe, args=(str(root), sorted(modules), there), daemon=True)
-    process.start()
-    there.close()
-    problem = f"importing the contracts took longer than {_LONGEST_SECONDS:g} s"
     try:
-        if answer.poll(_LONGEST_SECONDS):
-            found: dict[str, Contracts] = answer.recv()
-            return found
-    except EOFError:
-        process.join(_LONGEST_SECONDS)
-        problem = f"importing the contracts ended the process with exit code {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()
-        answer.close()
-    return {name: Contracts(problem=problem) for name in modules}
+        found: dict[str, Contracts] = begin(_describe, root, sorted(modules))()
+    except ImportProcessError as error:
+        return {name: Contracts(problem=str(error)) for name in modules}
+    return found
 
 
-def _describe(root: str, modules: list[str], answer: Connection) -> None:
-    os.dup2(2, 1)  # what a contract prints is no part of a report
-    sys.path[:0] = [root, str(Path(root, "platform"))]
-    answer.send({name: _of_module(Path(root), name) for name in modules})
+def _describe(root: Path, modules: list[str]) -> dict[str, Contracts]:
+    return {name: _of_module(root, name) for name in modules}
 
 
 def _of_module(root: Path, name: str) -> Contracts:

@@ -2,12 +2,13 @@
 
 import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from walls.findings import COULD_NOT_CHECK, Finding
+from walls.imported import Facts, begin_facts
 from walls.sources import Source, argument, constant, read
 
 # The layers of a module, top to bottom; names on one layer do not know each other. As in importlinter.ini.
@@ -63,8 +64,17 @@ def module_of(dotted: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[0] == "modules" else None
 
 
+def module_at(path: str) -> str | None:
+    """The module to which a file belongs, also one of its migrations or tests."""
+    for folder in FOLDERS:
+        name, _, rest = path.removeprefix(f"{folder}/").partition("/")
+        if path.startswith(f"{folder}/") and rest:
+            return name
+    return None
+
+
 class Project:
-    """Everything that is judged, read once. Nothing of it is imported.
+    """Everything that is judged, read once. What only an import shows is in `facts`, from a process of its own.
 
     What cannot be read is among the `problems`: a wall that does not see a file does not hold there.
     """
@@ -77,11 +87,28 @@ class Project:
         # By module; what tests and migrations belong to no module is under "".
         self.tests: dict[str, list[Source]] = {}
         self.migrations: dict[str, list[Source]] = {}
+        # Files of SQL: module, path and text.
+        self.sql: list[tuple[str, str, str]] = []
         self._read()
+
+    @cached_property
+    def import_process(self) -> Callable[[], Facts]:
+        """The import of the project, which begins when this is read. Call it to wait for the facts."""
+        return begin_facts(self.root)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What only an import shows: see `walls.imported`."""
+        return self.import_process()
 
     @cached_property
     def strings(self) -> dict[tuple[str, str], list[str]]:
         """What names stand for, by file and name, as far as somebody has asked: see `walls.strings`."""
+        return {}
+
+    @cached_property
+    def callees(self) -> dict[str, list[tuple[ast.Call, str]]]:
+        """What each call of a file calls, by its path: see `walls.callees`."""
         return {}
 
     @cached_property
@@ -141,6 +168,12 @@ class Project:
         self.kernel = list(self._sources(self.root / "platform" / "kernel", "kernel"))
         self.tests = self._by_module("tests", "tests/modules")
         self.migrations = self._by_module("migrations", "migrations")
+        for path in sorted(path for top in ("modules", "migrations") for path in (self.root / top).rglob("*.sql")):
+            if owner := module_at(self._relative(path)):
+                try:
+                    self.sql.append((owner, self._relative(path), path.read_text("utf-8")))
+                except (OSError, ValueError) as error:
+                    self._unreadable(path, error)
 
     def _by_module(self, top: str, home: str) -> dict[str, list[Source]]:
         found: dict[str, list[Source]] = {}

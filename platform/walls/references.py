@@ -1,34 +1,76 @@
-"""What a file names of other modules' tables through SQLAlchemy: foreign keys, relationships, tables and schemas."""
+"""What a file names of other modules' tables by calls of SQLAlchemy and Alembic that run later than its import.
+
+Foreign keys, relationships and tables of models are read from their metadata instead: see `walls.metadata`.
+"""
 
 import ast
-import re
 from collections.abc import Iterator
 
+from walls.callees import ANY, called, callee
 from walls.owned import Owned
-from walls.project import module_of
-from walls.sources import Source, argument, constant, last_name, line_of
+from walls.project import Project
+from walls.sources import Source, argument, constant, line_of
 from walls.strings import Strings
 
 _SCHEMA_KEYWORDS = frozenset({"schema", "referent_schema", "source_schema", "schema_name"})
+_DATABASE = ("sqlalchemy.", "alembic.")
 
-# Methods of inspectors, batches and metadata, whatever they are called on.
-_OF_SCHEMAS = frozenset(
-    {"get_columns", "get_table_names", "get_indexes", "get_foreign_keys", "has_table", "reflect", "to_metadata",
-     "create_table", "add_column", "create_foreign_key", "batch_alter_table", "drop_table", "alter_column"}
-)  # fmt: skip
-_TRANSLATED = "schema_translate_map"
-_DATABASE = ("sqlalchemy", "alembic")
-_JOINS = frozenset({"primaryjoin", "secondaryjoin", "foreign_keys", "remote_side", "order_by"})
+# Methods of inspectors, metadata and batches: the places of the table and of the schema among their arguments.
+_INSPECTING: dict[str, tuple[int | None, int | None]] = {
+    **dict.fromkeys(
+        (
+            "get_columns", "get_pk_constraint", "get_foreign_keys", "get_indexes", "get_unique_constraints",
+            "get_check_constraints", "get_table_comment", "get_table_options", "has_table",
+        ),
+        (0, 1),
+    ),
+    "has_index": (0, 2),
+    "has_sequence": (None, 1),
+    **dict.fromkeys(
+        (
+            "get_table_names", "get_view_names", "get_materialized_view_names", "get_sequence_names",
+            "get_temp_table_names", "get_multi_columns", "get_multi_foreign_keys", "get_multi_indexes",
+            "get_multi_pk_constraint", "get_sorted_table_and_fkc_names", "get_enums", "has_schema",
+        ),
+        (None, 0),
+    ),
+    "get_view_definition": (0, 1),
+    "reflect": (None, 1),
+    "to_metadata": (None, 1),
+    "prepare": (None, None),
+}  # fmt: skip
+# Alembic's operations: the places of tables among their arguments. For constraints and indexes a name comes first.
+_OPERATIONS: dict[str, slice] = {
+    **dict.fromkeys(
+        (
+            "add_column", "alter_column", "batch_alter_table", "bulk_insert", "create_table", "create_table_comment",
+            "drop_column", "drop_table", "drop_table_comment",
+        ),
+        slice(0, 1),
+    ),
+    "rename_table": slice(0, 2),
+    "create_foreign_key": slice(1, 3),
+    **dict.fromkeys(
+        (
+            "create_check_constraint", "create_exclude_constraint", "create_index", "create_primary_key",
+            "create_unique_constraint", "drop_constraint", "drop_index",
+        ),
+        slice(1, 2),
+    ),
+}  # fmt: skip
+_OF_COLUMNS = frozenset({"add_column", "alter_column", "drop_column"})
+_COLUMN_KEYWORDS = frozenset({"column", "column_name"})
+_TABLE_KEYWORDS = frozenset({"table_name", "source_table", "referent_table", "old_table_name", "new_table_name"})
 
-# The line, the other module, and what is named of it.
-Reference = tuple[int, str, str]
+# The line, the other module, and what is named of it; without a module, a sentence.
+Reference = tuple[int, str | None, str]
 
 
-def references(owned: Owned, module: str, source: Source, strings: Strings) -> Iterator[Reference]:
+def references(project: Project, owned: Owned, module: str, source: Source, strings: Strings) -> Iterator[Reference]:
     """Whatever a file of `module` names of others."""
-    seen = _References(owned, module, source, strings)
-    for call in source.calls:
-        for other, what in seen.of_call(call):
+    seen = _References(project, owned, module, source, strings)
+    for call, name in called(project, source):
+        for other, what in seen.of_call(call, name):
             yield call.lineno, other, what
     for node in source.nodes:
         for other, what in seen.of_node(node):
@@ -36,112 +78,88 @@ def references(owned: Owned, module: str, source: Source, strings: Strings) -> I
 
 
 class _References:
-    def __init__(self, owned: Owned, module: str, source: Source, strings: Strings) -> None:
+    def __init__(self, project: Project, owned: Owned, module: str, source: Source, strings: Strings) -> None:
+        self._project = project
         self._owned = owned
         self._module = module
         self._source = source
         self._strings = strings
 
-    def of_call(self, call: ast.Call) -> Iterator[tuple[str, str]]:  # one case for each kind of call
-        match last_name(call.func):
-            case "ForeignKey":
-                yield from self._column(argument(call, "column", 0))
-            case "ForeignKeyConstraint":
-                for target in getattr(argument(call, "refcolumns", 1), "elts", ()):
-                    yield from self._column(target)
-            case "relationship" | "Relationship":
-                for node in (argument(call, "argument", 0), argument(call, "secondary", 1)):
-                    yield from self._related(node.body if isinstance(node, ast.Lambda) else node)
-                yield from self._joined(call)
-            case "CreateSchema" | "DropSchema" if (node := argument(call, "name", 0)) is not None:
-                yield from self._schemas(node)
-            case "Table" | "table" if (self._source.named(call.func) or "").startswith("sqlalchemy"):
-                schema = next(iter(self._strings.of(argument(call, "schema"))), None)
-                for name in self._strings.of(argument(call, "name", 0)):
-                    yield from self._table(name, schema)
-                return  # its schema is said
-        yield from self._options_of(call)
+    def of_call(self, call: ast.Call, name: str) -> Iterator[tuple[str | None, str]]:
+        home, _, last = name.rpartition(".")
+        if name.startswith(_DATABASE):
+            yield from self._of_library(call, home, last)
+        if home.startswith(ANY) and (last in _INSPECTING or last in _OPERATIONS):
+            yield from self._options(call)
+        if home.startswith(ANY) and last in _INSPECTING:
+            table, schema = _INSPECTING[last]
+            for place, keyword, of in ((table, "table_name", self._tables), (schema, "schema", self._schemas)):
+                yield from of(argument(call, keyword, place)) if place is not None else ()
+            for one in self._source.elements(argument(call, "only", 3) or call) if last == "reflect" else ():
+                yield from self._tables(one)
+        if last in _OPERATIONS and (home == "alembic.op" or self._source.path.startswith("migrations/")):
+            for node in _named_tables(call, last):
+                yield from self._tables(node)
 
-    def _options_of(self, call: ast.Call) -> Iterator[tuple[str, str]]:
-        """The schemas among its keywords. Others have a `schema`, too: a call of pydantic, a line of a log."""
-        if (self._source.named(call.func) or "").startswith(_DATABASE) or last_name(call.func) in _OF_SCHEMAS:
-            for one in call.keywords:
-                if one.arg in _SCHEMA_KEYWORDS:
-                    yield from self._schemas(one.value)
-                elif one.arg is None:
-                    yield from self._in_options(one.value)
+    def _of_library(self, call: ast.Call, home: str, last: str) -> Iterator[tuple[str | None, str]]:
+        yield from self._options(call)
+        match last:
+            case "CreateSchema" | "DropSchema":
+                yield from self._schemas(argument(call, "name", 0))
+            case "Table" | "table" | "TableClause":
+                schemas = self._strings.of(argument(call, "schema"))
+                for name in () if schemas else self._strings.of(argument(call, "name", 0)):
+                    yield from self._table(name)
+            case "listen" | "listens_for" if call.args and home == "sqlalchemy.event":
+                target = callee(self._project, self._source, call.args[0])
+                if target.startswith(("sqlalchemy.", "kernel.")):
+                    yield None, f"This listens to {target}, which every module shares, and so sees others' rows."
+            case "automap_base" | "DeferredReflection":
+                yield None, f"{last} takes its tables from the database at run time, where no check sees them."
+        # `func.right.do_it()` is a function of the schema `right`; `func.right(...)` is PostgreSQL's own.
+        if home.startswith("sqlalchemy.func."):
+            yield from self._schemas(ast.Constant(home.rpartition(".")[2]))
 
-    def of_node(self, node: ast.AST) -> Iterator[tuple[str, str]]:
+    def of_node(self, node: ast.AST) -> Iterator[tuple[str | None, str]]:
         match node:
-            case ast.AnnAssign(value=ast.Call(func=func)) if last_name(func) == "relationship":
-                for name in _names_in(node.annotation):
-                    yield from self._entity(name)
+            case ast.keyword(arg="schema_translate_map") | ast.Constant(value="schema_translate_map"):
+                yield None, "This translates schemas, which only the kernel does."
             case (
-                ast.Assign(targets=[ast.Name(id="__table_args__")], value=value)
-                | ast.AnnAssign(target=ast.Name(id="__table_args__"), value=ast.expr() as value)
+                ast.Subscript(value=ast.Attribute(attr="tables"))
+                | ast.Call(func=ast.Attribute(value=ast.Attribute(attr="tables"), attr="get"), args=[_, *_])
             ):
-                yield from self._in_options(value)
-            case ast.FunctionDef(name="__table_args__", body=[*_, ast.Return(value=ast.expr() as value)]):
-                yield from self._in_options(value)
-            case ast.Dict(keys=keys, values=values):  # execution options
-                for value in (value for key, value in zip(keys, values, strict=True) if constant(key) == _TRANSLATED):
-                    yield from self._translated(value)
-            case ast.Subscript(value=ast.Attribute(value=metadata, attr="tables")) if last_name(metadata) == "metadata":
-                for text in self._strings.of(node.slice):
-                    yield from self._column(ast.Constant(f"{text}.*"))
-            case ast.keyword(arg=name, value=value) if name == _TRANSLATED:
-                yield from self._translated(value)
+                key = node.slice if isinstance(node, ast.Subscript) else node.args[0]
+                for text in self._strings.of(key):
+                    *schema, name = text.split(".")
+                    yield from self._table(name, schema[-1] if schema else None)
 
-    def _in_options(self, node: ast.expr) -> Iterator[tuple[str, str]]:
-        """The `schema` of a table's options: elsewhere a key of that name is anything."""
-        node = getattr(self._source.definitions.get(getattr(node, "id", "")), "value", node)
-        for each in ast.walk(node):
-            if isinstance(each, ast.Dict):
-                for key, value in zip(each.keys, each.values, strict=True):
-                    yield from self._schemas(value) if constant(key) == "schema" else ()
+    def _options(self, call: ast.Call) -> Iterator[tuple[str | None, str]]:
+        """The schemas and tables among a call's keywords."""
+        for one in call.keywords:
+            if one.arg in _SCHEMA_KEYWORDS:
+                yield from self._schemas(one.value)
+            elif one.arg is None:
+                options = getattr(self._source.definitions.get(getattr(one.value, "id", "")), "value", one.value)
+                for key, value in zip(getattr(options, "keys", ()), getattr(options, "values", ()), strict=False):
+                    yield from self._schemas(value) if constant(key) in _SCHEMA_KEYWORDS else ()
 
-    def _joined(self, call: ast.Call) -> Iterator[tuple[str, str]]:
-        """The entities in the conditions of a relationship that are texts."""
-        for value in (one.value for one in call.keywords if one.arg in _JOINS):
-            for name in (name for text in self._strings.of(value) for name in re.findall(r"\b(\w+)\.\w+", text)):
-                yield from self._entity(name)
-
-    def _column(self, node: ast.expr | None) -> Iterator[tuple[str, str]]:
+    def _tables(self, node: ast.expr | None) -> Iterator[tuple[str, str]]:
         for text in self._strings.of(node):
-            *path, _ = text.split(".")
-            if path:
-                yield from self._table(path[-1], path[-2] if len(path) > 1 else None)
+            yield from self._table(text)
 
-    def _related(self, node: ast.expr | None) -> Iterator[tuple[str, str]]:
-        for text in self._strings.of(node):
-            yield from self._entity(text)
-            yield from self._table(text, None)
-
-    def _table(self, name: str, schema: str | None) -> Iterator[tuple[str, str]]:
+    def _table(self, name: str, schema: str | None = None) -> Iterator[tuple[str, str]]:
         if other := self._owned.owner(self._module, name, schema):
             yield other, f"the table {name}"
 
-    def _entity(self, text: str) -> Iterator[tuple[str, str]]:
-        name = text.rpartition(".")[2]
-        own = self._owned.entities.get(self._module, set())
-        for other, entities in self._owned.entities.items():
-            if other != self._module and name in entities and name not in own and module_of(text) != self._module:
-                yield other, f"the entity {name}"
-
-    def _schemas(self, node: ast.expr) -> Iterator[tuple[str, str]]:
+    def _schemas(self, node: ast.expr | None) -> Iterator[tuple[str, str]]:
         for schema in self._strings.of(node):
             if other := self._owned.owner(self._module, None, schema):
                 yield other, f"the schema {schema}"
 
-    def _translated(self, node: ast.expr) -> Iterator[tuple[str, str]]:
-        for value in node.values if isinstance(node, ast.Dict) else ():
-            yield from self._schemas(value)
 
-
-def _names_in(annotation: ast.AST) -> Iterator[str]:
-    """The names in an annotation, also in one that is a string."""
-    for node in ast.walk(annotation):
-        if isinstance(node, ast.Name):
-            yield node.id
-        elif (text := constant(node)) is not None:
-            yield from re.findall(r"[\w.]+", text)
+def _named_tables(call: ast.Call, name: str) -> list[ast.expr]:
+    """The arguments of an operation that are tables."""
+    named = [one.value for one in call.keywords if one.arg in _TABLE_KEYWORDS]
+    if name in _OF_COLUMNS and len(call.args) == 1 and not _COLUMN_KEYWORDS & {one.arg for one in call.keywords}:
+        return named  # of a batch, which has said its table: what comes first is the column
+    return [*call.args[_OPERATIONS[name]], *named]

@@ -80,18 +80,66 @@ def tables(text: str, *, is_sql: bool = True) -> set[Named]:
     return set(_by_tokens(text)) if is_sql else set()
 
 
-def changes_role(text: str) -> bool:
-    """Whether a statement takes another role, which would undo the wall in the database."""
-    words = [token.text.upper() for token in _tokens(text)]
-    # A statement's first words: `UPDATE lefts SET role = 1` is about a column.
-    starts = [place for place in range(len(words)) if not place or words[place - 1] == ";"]
-    pairs = {tuple(words[start : start + 2]) for start in starts}
-    triples = {tuple(words[start : start + 3]) for start in starts}
-    return bool(
-        pairs & {("SET", "ROLE"), ("RESET", "ROLE")}
-        or triples & {("SET", "LOCAL", "ROLE"), ("SET", "SESSION", "ROLE"), ("SET", "SESSION", "AUTHORIZATION")}
-        or any(words[place : place + 3] == ["SET_CONFIG", "(", "ROLE"] for place in range(len(words)))
-    )
+def forbidden(text: str, module: str) -> Iterator[str]:
+    """What no module may do, whichever table it names: take a role, leave its schema, attach a database file."""
+    words = [word.lower() for word in _words(_tokens(text))]
+    joined = " ".join(words)
+    starts = [
+        place for place in range(len(words)) if not place or words[place - 1] in {";", "begin", "then", "else", "loop"}
+    ]
+    for start in starts:
+        first = tuple(words[start : start + 4])
+        if _ROLE.match(" ".join(first)) or _is_role_granted(words[start:]):
+            yield "takes or grants a role, and with it the rights of another module."
+        if first[:1] == ("attach",):
+            yield "attaches another database file."
+    if re.search(r"set_config \( role\b", joined):
+        yield "takes or grants a role, and with it the rights of another module."
+    if any(not _own_path(path, module) for path in _paths(words)):
+        yield "changes the search path, and with it what every name without a schema means."
+    for token in _tokens(text):
+        is_body = token.token_type in _STRINGS or (token.token_type == TokenType.STRING and is_statement(token.text))
+        if is_body and token.text != text:
+            yield from forbidden(token.text, module)
+
+
+_ROLE = re.compile(
+    r"(?:set|reset) role\b|set (?:local|session) role\b|(?:set|reset) session authorization\b"
+    r"|alter (?:role|user|group)\b|create (?:role|user|group)\b(?! mapping)|alter default privileges\b|security label\b"
+)
+_PATH_ITEM = re.compile(r"[\w$\"]+$")
+
+
+def _is_role_granted(words: list[str]) -> bool:
+    """Whether a statement is `GRANT role TO role`: rights on an object have an ON."""
+    end = words.index(";") if ";" in words else len(words)
+    return words[:1] == ["grant"] and "to" in words[:end] and "on" not in words[: words.index("to")]
+
+
+def _paths(words: list[str]) -> Iterator[list[str]]:
+    """Each search path that is set: the schemas, as far as they are written out."""
+    for place, word in enumerate(words):
+        before, after = words[max(place - 3, 0) : place], words[place + 1 :]
+        if word == "search_path" and "set" in before and after[:1] and after[0] in {"to", "="}:
+            yield list(_listed(after[1:]))
+        elif word == "schema" and before[-1:] and ("set" in before[-2:]) and "table" not in words[:place]:
+            yield list(_listed(after))
+        elif word == "set_config" and after[:1] == ["("] and after[1:3] == ["search_path", ","]:
+            yield [part for one in after[3:4] for part in one.split(",")]
+        elif word == "set_config" and after[:1] == ["("] and (after[1:2] or [""])[0] in {":", "$", "%", "?"}:
+            yield [":"]
+
+
+def _listed(words: list[str]) -> Iterator[str]:
+    """The schemas of `a, b` at the start of the words."""
+    for place in range(0, len(words), 2):
+        yield from words[place].split(",")
+        if words[place + 1 : place + 2] != [","]:
+            return
+
+
+def _own_path(schemas: list[str], module: str) -> bool:
+    return all(one.strip(" \"'") in {module, "pg_catalog", "pg_temp", "information_schema"} for one in schemas)
 
 
 def _named(tree: exp.Expr, text: str) -> Iterator[Named]:

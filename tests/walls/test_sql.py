@@ -2,7 +2,7 @@
 
 import pytest
 
-from walls.sql import Named, changes_role, is_statement, tables
+from walls.sql import Named, forbidden, is_statement, tables
 
 RIGHT = Named("right", "rights")
 BARE = Named(None, "rights")
@@ -147,13 +147,13 @@ def test_many_comments_take_no_longer() -> None:
     ],
 )
 def test_another_role_is_seen(sql: str) -> None:
-    assert changes_role(sql)
+    assert list(forbidden(sql, "left"))
 
 
 def test_a_column_named_role_is_none() -> None:
-    assert not changes_role("UPDATE lefts SET a = 1 WHERE role = 'x'")
+    assert not list(forbidden("UPDATE lefts SET a = 1 WHERE role = 'x'", "left"))
 
 
 @pytest.mark.parametrize("sql", ["UPDATE lefts SET role = :role", "UPDATE lefts SET a = 1; UPDATE lefts SET role = 2"])
 def test_a_column_named_role_may_be_set(sql: str) -> None:
-    assert not changes_role(sql)
+    assert not list(forbidden(sql, "left"))

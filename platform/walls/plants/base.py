@@ -46,8 +46,12 @@ from modules.NAME.models import Name
     "storage.py": '"""Bytes."""\n\nimport obstore\n\nfrom modules.NAME.settings import Settings\n',
     "models.py": '''"""The table of NAME."""
 
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, MetaData, Table
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from typing import Any
+
+from sqlalchemy import (
+    DDL, Column, Enum, ForeignKey, ForeignKeyConstraint, MetaData, Sequence, Table, event, text
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from kernel.database import BigId, new_metadata
 

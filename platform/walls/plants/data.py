@@ -5,6 +5,7 @@ from walls.plants import Plant, plant
 MODELS = "modules/left/models.py"
 REPOSITORY = "modules/left/repository.py"
 MIGRATION = "migrations/left/0001_first.py"
+_LAST = '    op.drop_table("lefts")'
 
 
 def sql(name: str, code: str) -> Plant:
@@ -14,33 +15,69 @@ def sql(name: str, code: str) -> Plant:
 
 def step(name: str, code: str) -> Plant:
     """A step of a migration."""
-    return plant(name, MIGRATION, f"def step() -> None:\n    {code}\n")
+    return plant(name, MIGRATION, (_LAST, f"{_LAST}\n    {code}"))
 
+
+_KEY = "\n    id: Mapped[int] = mapped_column(primary_key=True)\n"
+
+
+def entity(name: str, body: str, before: str = "") -> Plant:
+    """One more entity, with these lines in its class."""
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    return plant(name, MODELS, f'{before}\n\nclass A(Base):\n    __tablename__ = "a"{_KEY}{lines}')
+
+
+_RIGHT_ID = "right_id: Mapped[int] = mapped_column({})"
 
 OWN_TABLES = [
-    plant("a foreign key", MODELS, 'X = mapped_column(ForeignKey("rights.id"))'),
-    plant("a foreign key with the schema", MODELS, 'X = mapped_column(ForeignKey("right.rights.id"))'),
-    plant("a foreign key whose name is a constant", MODELS, 'TARGET = "rights.id"\nX = ForeignKey(TARGET)'),
-    plant("a foreign key of several columns", MODELS, 'X = ForeignKeyConstraint(["a"], ["rights.id"])'),
-    plant("under SQLAlchemy's full name", MODELS, 'import sqlalchemy as sa\nX = sa.ForeignKey("rights.id")'),
-    plant("a relationship", MODELS, 'X = relationship("Right")'),
-    plant("a relationship by its path", MODELS, 'X = relationship("modules.right.models.Right")'),
-    plant("a relationship in a lambda", MODELS, 'X = relationship(lambda: "Right")'),
-    plant(
-        "a relationship by its annotation",
-        MODELS,
-        'class A(Base):\n    __abstract__ = True\n    r: Mapped["Right"] = relationship()\n',
+    entity("a foreign key", _RIGHT_ID.format('ForeignKey("rights.id")')),
+    entity("a foreign key with the schema", _RIGHT_ID.format('ForeignKey("right.rights.id")')),
+    entity("a foreign key whose name is a constant", _RIGHT_ID.format("ForeignKey(TARGET)"), 'TARGET = "rights.id"'),
+    entity(
+        "a foreign key of several columns",
+        'a: Mapped[int]\n__table_args__ = (ForeignKeyConstraint(["a"], ["rights.id"]),)',
     ),
-    plant("a relationship's secondary", MODELS, 'X = relationship("Left", secondary="rights")'),
+    entity("under SQLAlchemy's full name", _RIGHT_ID.format('sa.ForeignKey("rights.id")'), "import sqlalchemy as sa"),
+    entity("under another name", _RIGHT_ID.format('FK("rights.id")'), "from sqlalchemy import ForeignKey as FK"),
+    entity(
+        "a foreign key from a partial",
+        _RIGHT_ID.format('to_right("rights.id")'),
+        "from functools import partial\n\nto_right = partial(ForeignKey, use_alter=True)",
+    ),
+    entity(
+        "a foreign key from a helper",
+        _RIGHT_ID.format('to("rights")'),
+        'def to(table: str) -> ForeignKey:\n    return ForeignKey(f"{table}.id")',
+    ),
+    plant(
+        "foreign keys from a loop",
+        MODELS,
+        'for name in ("right", "left"):\n'
+        '    Table(f"to_{name}", Base.metadata, Column("x", ForeignKey(f"{name}s.id"), primary_key=True))\n',
+    ),
+    entity("a relationship", 'right: Mapped["Right"] = relationship()'),
+    entity("a relationship by its path", 'right: Mapped[Any] = relationship("modules.right.models.Right")'),
+    entity("a relationship in a lambda", 'right: Mapped[Any] = relationship(lambda: "Right")'),
+    entity("a relationship's secondary", 'lefts: Mapped[list["Left"]] = relationship(secondary="rights")'),
     plant("another's table", MODELS, 'X = Table("rights", MetaData())'),
     plant("another's table in its schema", MODELS, 'X = Table("anything", MetaData(), schema="right")'),
+    entity("metadata of another's schema", "", 'Base.metadata.schema = "right"'),
+    entity("table arguments", '__table_args__ = {"schema": "right"}'),
+    entity("an enum in another's schema", 'c: Mapped[str] = mapped_column(Enum("a", name="c", schema="right"))'),
+    entity("a sequence of another", 'n: Mapped[int] = mapped_column(Sequence("n", schema="right"))'),
+    entity(
+        "a default that reads another's table",
+        'n: Mapped[int] = mapped_column(server_default=text("(SELECT max(id) FROM right.rights)"))',
+    ),
+    entity("a default of Python's side", 'n: Mapped[int] = mapped_column(default=text("(SELECT 1 FROM rights)"))'),
+    entity("a column that is a query", 'n = column_property(text("(SELECT 1 FROM rights)"))'),
+    plant(
+        "a listener that runs when the tables are made",
+        MODELS,
+        'event.listen(Base.metadata, "after_create", DDL("GRANT SELECT ON right.rights TO x"))',
+    ),
     plant("a light table", REPOSITORY, 'from sqlalchemy import table\nX = table("rights")'),
     plant("metadata of another's schema", MODELS, 'X = MetaData(schema="right")'),
-    plant(
-        "table arguments",
-        MODELS,
-        'class A(Base):\n    __abstract__ = True\n    __table_args__ = {"schema": "right"}\n',
-    ),
     plant("a translated schema", REPOSITORY, 'X = {"schema_translate_map": {None: "right"}}'),
     plant(
         "a translated schema, by keyword",
@@ -58,7 +95,7 @@ OWN_TABLES = [
     sql("a function of another's schema", "SELECT right.do_it(1)"),
     sql("vacuum and analyze", "VACUUM ANALYZE rights"),
     plant("with percent, by name", REPOSITORY, 'X = "SELECT * FROM %(t)s" % {"t": "rights"}'),
-    plant("a join in words", MODELS, 'X = relationship("Left", primaryjoin="Left.id == Right.id")'),
+    entity("a join in words", 'x: Mapped["Left"] = relationship(primaryjoin="Left.id == Right.id")'),
     sql("quoted names", 'SELECT * FROM "right"."rights"'),
     sql("a join", "SELECT * FROM lefts l JOIN rights r ON r.id = l.id"),
     sql("a list of tables", "SELECT * FROM lefts, rights"),
@@ -136,7 +173,7 @@ OWN_TABLES = [
     ),
     plant("a table of the metadata", REPOSITORY, 'X = Left.metadata.tables["right.rights"]'),
     plant("a schema made", REPOSITORY, 'from sqlalchemy.schema import CreateSchema\nX = CreateSchema("right")'),
-    plant("options in a constant", MODELS, 'O = {"schema": "right"}\n\nclass A(Base):\n    __table_args__ = O\n'),
+    entity("options in a constant", "__table_args__ = O", 'O = {"schema": "right"}'),
     plant(
         "in an attribute",
         REPOSITORY,
@@ -159,22 +196,24 @@ ONE_METADATA = [
     plant(
         "another's base",
         MODELS,
-        'from modules.right.models import Base as Theirs\n\nclass A(Theirs):\n    __tablename__ = "a"\n',
+        'from modules.right.models import Base as Theirs\n\nclass A(Theirs):\n    __tablename__ = "a"' + _KEY,
         "contract-only",
     ),
     Plant(
         "a base in the kernel",
         {
-            MODELS: 'from kernel.fields import Shared\n\nclass A(Shared):\n    __tablename__ = "a"\n',
-            "platform/kernel/fields.py": "from sqlalchemy.orm import DeclarativeBase as D\n\nclass Shared(D): ...\n",
+            MODELS: 'from kernel.extra import Shared\n\nclass A(Shared):\n    __tablename__ = "a"' + _KEY,
+            "platform/kernel/extra.py": "from sqlalchemy.orm import DeclarativeBase as D\n\nclass Shared(D): ...\n",
         },
+        also=frozenset({"kernel-clean"}),
     ),
     Plant(
         "a base made by a function",
         {
-            MODELS: 'from kernel.fields import Shared\n\nclass A(Shared):\n    __tablename__ = "a"\n',
-            "platform/kernel/fields.py": "from sqlalchemy.orm import declarative_base\n\nShared = declarative_base()\n",
+            MODELS: 'from kernel.extra import Shared\n\nclass A(Shared):\n    __tablename__ = "a"' + _KEY,
+            "platform/kernel/extra.py": "from sqlalchemy.orm import declarative_base\n\nShared = declarative_base()\n",
         },
+        also=frozenset({"kernel-clean"}),
     ),
     plant("plain metadata", MODELS, ("metadata = new_metadata()", "metadata = MetaData()")),
     plant("no metadata", MODELS, ("    metadata = new_metadata()\n", "")),
@@ -182,9 +221,10 @@ ONE_METADATA = [
     Plant(
         "metadata of the kernel",
         {
-            MODELS: ("metadata = new_metadata()", "metadata = kernel.fields.shared"),
-            "platform/kernel/fields.py": "from sqlalchemy import MetaData\n\nshared = MetaData()\n",
+            MODELS: ("metadata = new_metadata()", "import kernel.extra\n    metadata = kernel.extra.shared"),
+            "platform/kernel/extra.py": "from sqlalchemy import MetaData\n\nshared = MetaData()\n",
         },
+        also=frozenset({"kernel-clean"}),
     ),
     plant(
         "a table of the kernel",
@@ -194,9 +234,19 @@ ONE_METADATA = [
     plant(
         "a base made by a function here",
         MODELS,
-        "from sqlalchemy.orm import declarative_base\n\nB = declarative_base()",
+        "from sqlalchemy.orm import declarative_base\n\nclass A(declarative_base()):\n    __tablename__ = 'a'" + _KEY,
     ),
-    plant("a registry", MODELS, "from sqlalchemy.orm import registry\n\nB = registry().generate_base()"),
+    plant(
+        "a registry",
+        MODELS,
+        "from sqlalchemy.orm import registry\n\n@registry().mapped\nclass A:\n    __tablename__ = 'a'" + _KEY,
+    ),
+    plant(
+        "a class that is mapped by hand",
+        MODELS,
+        "from sqlalchemy.orm import registry\n\nclass A: ...\n\n"
+        "registry().map_imperatively(A, Table('a', Base.metadata, Column('id', Enum('a'), primary_key=True)))",
+    ),
     plant(
         "a base in a repository",
         REPOSITORY,
@@ -209,13 +259,13 @@ INNOCENT_ONE_METADATA = [
     plant(
         "a mixin of the kernel",
         MODELS,
-        'from kernel.database import Timestamps as T\n\nclass A(T, Base):\n    __tablename__ = "a"\n',
+        'from kernel.database import Timestamps as T\n\nclass A(T, Base):\n    __tablename__ = "a"' + _KEY,
     ),
     plant("an entity on another of one's own", MODELS, "class Special(Left):\n    pass\n"),
     plant(
         "an abstract base between",
         MODELS,
-        'class Between(Base):\n    __abstract__ = True\n\nclass A(Between):\n    __tablename__ = "a"\n',
+        'class Between(Base):\n    __abstract__ = True\n\nclass A(Between):\n    __tablename__ = "a"' + _KEY,
     ),
     plant("a class called Base elsewhere", "modules/left/service.py", "class Base:\n    pass\n"),
     plant("a mixin with columns", MODELS, "class Mixin:\n    x: Mapped[int] = mapped_column()\n"),

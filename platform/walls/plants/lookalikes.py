@@ -1,7 +1,7 @@
 """What only looks like another module's tables: the innocents of own-tables."""
 
 from walls.plants import Plant, plant
-from walls.plants.data import MIGRATION, MODELS, REPOSITORY, sql, step
+from walls.plants.data import MIGRATION, MODELS, REPOSITORY, entity, sql, step
 
 # The tables of messages, which every module declares by the same names.
 _MESSAGES = (
@@ -10,27 +10,27 @@ _MESSAGES = (
     'class Inbox(InboxTable, Base):\n    __tablename__ = "inbox"\n'
 )
 
+_MINE = 'class Mine(Base):\n    __tablename__ = "rights"\n    id: Mapped[int] = mapped_column(primary_key=True)\n'
+
 INNOCENT_OWN_TABLES = [
-    plant("one's own foreign key", MODELS, 'X = mapped_column(ForeignKey("lefts.id"))'),
-    plant("one's own foreign key, with the schema", MODELS, 'X = mapped_column(ForeignKey("left.lefts.id"))'),
-    plant("one's own relationship", MODELS, 'X = relationship("Left")'),
-    plant(
-        "a table of the same name",
-        MODELS,
-        'class Mine(Base):\n    __tablename__ = "rights"\n    id: Mapped[int]\n',
+    entity(
+        "one's own foreign key and relationship",
+        'left_id: Mapped[int] = mapped_column(ForeignKey("lefts.id"))\nleft: Mapped["Left"] = relationship()',
     ),
+    plant("a table of the same name", MODELS, _MINE),
     Plant(
         "SQL on one's own table of the same name",
         {
             REPOSITORY: 'X = text("SELECT * FROM rights")',
-            MODELS: 'class Mine(Base):\n    __tablename__ = "rights"\n    id: Mapped[int]\n',
+            MODELS: _MINE,
         },
     ),
     plant("an association table", MODELS, 'X = Table("rights", Base.metadata)'),
     plant(
         "an entity of the same name",
         MODELS,
-        'class Right(Base):\n    __tablename__ = "own"\n\nX = relationship("Right")',
+        'class Right(Base):\n    __tablename__ = "own"\n    id: Mapped[int] = mapped_column(primary_key=True)\n'
+        '    up_id: Mapped[int] = mapped_column(ForeignKey("own.id"))\n    up: Mapped["Right"] = relationship()\n',
     ),
     sql("one's own table", "SELECT * FROM lefts"),
     sql("one's own schema", "SELECT * FROM left.lefts"),

@@ -1,0 +1,69 @@
+"""Models, migrations and routers are judged by what the libraries say of them once they are imported."""
+
+from pathlib import Path
+
+import pytest
+
+from walls import bases, guarded, tables
+from walls.findings import COULD_NOT_CHECK, Finding
+from walls.plants import Plant, base, plant
+from walls.project import Project
+from walls.prove import planted
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A project of two modules, in which nothing is found."""
+    for path, text in {"modules/__init__.py": "", **base.base()}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def judged(copy: Path) -> list[Finding]:
+    project = Project(copy)
+    problem = [Finding("modules", 0, COULD_NOT_CHECK, why, "") for why in [project.facts.get("problem")] if why]
+    return [*problem, *tables.check(project), *bases.check(project), *guarded.check(project)]
+
+
+def test_nothing_is_found_in_a_clean_project(copy: Path) -> None:
+    assert judged(copy) == []
+
+
+UNIMPORTABLE = {
+    "models that raise": ('raise LookupError("no such table")', "LookupError: no such table"),
+    "models that end the process": ("import os\nos._exit(7)", "ended the process with exit code 7"),
+    "models that exit": ("raise SystemExit(3)", "SystemExit: 3"),
+    "models with a mapping that cannot be": (
+        'class A(Base):\n    __tablename__ = "a"\n',
+        "could not assemble any primary key columns",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNIMPORTABLE)
+def test_models_that_cannot_be_imported_are_a_finding_with_its_reason(copy: Path, case: str) -> None:
+    code, reason = UNIMPORTABLE[case]
+    with planted(copy, plant("", "modules/left/models.py", code)):
+        found = judged(copy)
+    assert any(one.rule == COULD_NOT_CHECK and reason in one.why for one in found), found
+
+
+STATEMENTS_OF_MIGRATIONS = {
+    "a text file": 'op.execute(__import__("pathlib").Path(__file__).with_name("more.sql").read_text())',
+    "a name that is computed": 'op.execute("DROP TABLE " + "".join(chr(n) for n in b"rights"))',
+    "a loop": 'for side in ("right",):\n        op.drop_column(f"{side}s", "id")',
+    "a connection": 'op.get_bind().execute(sa.text("".join(["DELETE FROM ", "rig", "hts"])))',
+    "after a query for rows": 'list(op.get_bind().execute(sa.text("SELECT 1")))\n    op.drop_table("rig" + "hts")',
+    "a table that is reflected by name": 'sa.Table("rights", sa.MetaData(), sa.Column("id")).drop(op.get_bind())',
+}
+
+
+@pytest.mark.parametrize("case", STATEMENTS_OF_MIGRATIONS)
+def test_what_a_migration_sends_is_found_however_it_is_written(copy: Path, case: str) -> None:
+    last = '    op.drop_table("lefts")'
+    changed = f"{last}\n    {STATEMENTS_OF_MIGRATIONS[case]}"
+    files = {"migrations/left/0001_first.py": (last, changed), "migrations/left/more.sql": "TRUNCATE rights"}
+    with planted(copy, Plant("", files)):
+        found = judged(copy)
+    assert ("migrations/left/0001_first.py", "own-tables") in {(one.path, one.rule) for one in found}
