@@ -63,7 +63,8 @@ from kernel.settings import (
 from kernel.web.compression import Compression
 from kernel.web.dispatch import PROBES, Dispatcher, Site
 from kernel.web.docs import add_docs
-from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer, document_problems
+from kernel.web.openapi import ANY_FAILURE, document_problems
+from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer
 from kernel.web.routes import rest_of, router_for, speaks_websocket, unknown_kinds
 from kernel.web.shell import Shell
 from kernel.web.sockets import SocketErrors
@@ -512,6 +513,7 @@ def create_app(
         openapi_url="/openapi.json" if application.shows_docs else None,
         docs_url=None,
         redoc_url=None,
+        responses=ANY_FAILURE,
         lifespan=lifespan,
         telemetry=None if kernel.tracing is None else kernel.tracing.of_requests,
         exception_handlers=HANDLERS | dict.fromkeys((ContractUnavailable, UpstreamFailed), _on_contract_unavailable),

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kernel.remote.wire import WireContract
-from kernel.web.problems import document_problems
+from kernel.web.openapi import document_problems
 
 
 def document(title: str, contracts: Iterable[tuple[str, WireContract]]) -> dict[str, Any]:

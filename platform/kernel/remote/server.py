@@ -30,6 +30,7 @@ from kernel.settings import Settings
 from kernel.web.access_log import shortened
 from kernel.web.dispatch import close_unread
 from kernel.web.problems import MEDIA_TYPE, BadRequest, NotFound, answer
+from kernel.web.validation import few
 
 PREFIX = "/internal"
 
@@ -193,7 +194,7 @@ def _token(request: Request) -> str:
 
 
 def _invalid(error: ValidationError) -> RequestValidationError:
-    details = error.errors(include_url=False, include_input=False)
+    details = few(error).errors(include_url=False, include_input=False)
     return RequestValidationError([{**detail, "loc": ("body", *detail["loc"])} for detail in details])
 
 

@@ -1,10 +1,25 @@
 """Compression of answers that are worth it."""
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipResponder, IdentityResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.web.replay import kept
+
+
+_PART = re.compile(r"\s*([^\s;]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.[0-9]{0,3})?)\s*)?")
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Return whether `Accept-Encoding` takes gzip (RFC 9110, section 12.5.3): by its name, else by `*`, above q=0.
+
+    A part that is malformed counts as absent.
+    """
+    parts = [match for one in accept_encoding.split(",") if (match := _PART.fullmatch(one)) is not None]
+    weights = {match[1].lower(): float(match[2] or 1) for match in parts}
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
 
 
 class Compression:
@@ -42,7 +57,7 @@ class Compression:
     def _responder(self, scope: Scope, send: Send) -> IdentityResponder:
         responder = (
             GZipResponder(self._app, self._minimum_bytes, self._level)
-            if "gzip" in Headers(scope=scope).get("accept-encoding", "")
+            if accepts_gzip(",".join(Headers(scope=scope).getlist("accept-encoding")))
             else IdentityResponder(self._app, self._minimum_bytes)  # says that others get it compressed
         )
         responder.send = send

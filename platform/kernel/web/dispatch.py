@@ -28,6 +28,7 @@ from kernel.web.endpoint import Endpoint, NotCompiled
 from kernel.web.problems import ContentTooLarge
 from kernel.web.routes import is_plain, rest_of
 from kernel.web.sockets import bounded
+from kernel.web.validation import bound_errors
 
 # What an orchestrator asks. Answered also when there are too many requests: who restarts us because we are busy makes
 # it worse.
@@ -172,9 +173,10 @@ class _Routes:
         of modules it would take the start seconds.
         """
         found: dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None, Sequence[Guard]]]] = {}
-        if not is_plain(self._router):
-            return found
-        for route in iter_route_contexts(self._router.routes):
+        routes = list(iter_route_contexts(self._router.routes))
+        for route in routes:
+            bound_errors(getattr(route, "dependant", None), getattr(route, "body_field", None))
+        for route in routes if is_plain(self._router) else ():
             kind = type(route.original_route)
             if issubclass(kind, WebSocketRoute):
                 continue

@@ -1,5 +1,6 @@
 """Errors as problem details (RFC 9457): one shape for every failure, and never a word of what the caller sent."""
 
+import json
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ import structlog
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel, Field
+from pydantic_core import to_jsonable_python
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.exceptions import HTTPException
@@ -26,6 +28,7 @@ from kernel.database.errors import (
 )
 from kernel.database.paging import InvalidCursor
 from kernel.web.replay import Replay, on_replay
+from kernel.web.validation import MOST_ERRORS
 
 _log = structlog.get_logger("kernel.errors")
 
@@ -41,13 +44,19 @@ class FieldProblem(BaseModel):
     code: str = Field(description="A stable name for the kind of fault.")
 
 
+# RFC 9457 has text here. What a handler gives to FastAPI's HTTPException may be any JSON, and clients read it here.
+Detail = str | int | float | bool | list[Any] | dict[str, Any] | None
+
+
 class ProblemDetails(BaseModel):
     """An error, as RFC 9457 describes it."""
 
     type: str = "about:blank"
     title: str = Field(description="The status in words.")
     status: int
-    detail: str | None = Field(None, description="What went wrong this time and what to do.")
+    detail: Detail = Field(
+        None, description="What went wrong this time and what to do: text, unless the handler gave more structure."
+    )
     request_id: str | None = Field(None, description="Quote this when you ask for help.")
     errors: list[FieldProblem] | None = None
     traceback: list[str] | None = Field(None, description="Only while debugging.")
@@ -160,6 +169,7 @@ def found(thing: Thing | None, what: str) -> Thing:
     return thing
 
 
+_MOST_FIELD = 100
 INVALID = "The request is not valid: see errors."
 _VIOLATIONS: dict[Violation, tuple[int, str]] = {
     "unique": (409, "Something with the same key exists already."),
@@ -170,10 +180,15 @@ _VIOLATIONS: dict[Violation, tuple[int, str]] = {
 }
 
 
+def phrase_of(status: int) -> str:
+    """Return the status in words: "Error" for one that RFC 9110 and its successors do not name (499)."""
+    return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
+
+
 def answer(
     request: HTTPConnection,
     status: int,
-    detail: str | None = None,
+    detail: object = None,
     *,
     errors: Sequence[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
@@ -182,17 +197,28 @@ def answer(
     """A response with problem details."""
     if status in {204, 304}:
         return Response(status_code=status, headers=headers)
-    title = HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
+    title = phrase_of(status)
     shows_traceback = error is not None and getattr(request.scope.get("app"), "debug", False)
     body = ProblemDetails(
         title=title,
         status=status,
-        detail=None if detail == title else detail,
+        detail=None if detail == title else _as_json(detail),
         request_id=request.scope.get("request_id"),
         errors=list(errors) or None,
         traceback=traceback.format_exception(error) if shows_traceback else None,
     )
     return Response(body.model_dump_json(exclude_none=True), status, headers, media_type=MEDIA_TYPE)
+
+
+def _as_json(detail: object) -> Any:
+    """Return what a handler gave as JSON: models become objects, and what JSON has no form for becomes text."""
+    try:
+        plain = to_jsonable_python(detail, bytes_mode="base64", serialize_unknown=True)
+        text = json.dumps(plain, ensure_ascii=False)
+    except (ValueError, TypeError):  # it contains itself, or keys that are no text
+        text = json.dumps(str(detail), ensure_ascii=False)
+    # Half a surrogate pair, which JSON may hold and UTF-8 may not, becomes a question mark.
+    return json.loads(text.encode(errors="replace"), parse_constant=lambda _: None)
 
 
 async def on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -216,7 +242,10 @@ async def on_invalid_request(
     expected = _expected_media_type(request)
     if expected is not None and any(detail["loc"][:1] == ("body",) for detail in error.errors()):
         return answer(request, 415, f"Send the body as {expected}.", headers={"Accept": expected})
-    return answer(request, 422, INVALID, errors=[_field_problem(detail) for detail in error.errors()])
+    # Each value has at most so many; a request may have several values.
+    return answer(
+        request, 422, INVALID, errors=[_field_problem(detail) for detail in error.errors()[: MOST_ERRORS + 1]]
+    )
 
 
 def _expected_media_type(request: Request) -> str | None:
@@ -233,14 +262,20 @@ def _expected_media_type(request: Request) -> str | None:
 
 def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:
     """One of pydantic's errors without its input. The name of an unknown field is input, too."""
-    where = [str(part) for part in detail["loc"]]
+    where = [_cut(str(part)) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
         return FieldProblem(field=".".join(where[:-1]), message="A field is not known here", code=detail["type"])
     if detail["type"] == "json_invalid":
         return FieldProblem(field="body", message="The body is not valid JSON", code=detail["type"])
-    if detail["type"] == "value_error" and "ctx" in detail:
-        return FieldProblem(field=".".join(where), message=str(detail["ctx"]["error"]), code="invalid")
+    if detail["type"] == "value_error":
+        message = str(detail["ctx"]["error"]) if "ctx" in detail else detail["msg"].removeprefix("Value error, ")
+        return FieldProblem(field=".".join(where), message=message, code="invalid")
     return FieldProblem(field=".".join(where), message=detail["msg"], code=detail["type"])
+
+
+def _cut(field: str) -> str:
+    """The names of a dictionary's values are the caller's own, and as long as a body may be."""
+    return field if len(field) <= _MOST_FIELD else f"{field[:_MOST_FIELD]}..."
 
 
 async def on_database_error(request: Request, error: DBAPIError) -> Response:
@@ -312,32 +347,5 @@ HANDLERS: dict[Any, Any] = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route that may answer with these problems; `document_problems` adds their form."""
-    return {status: {"description": HTTPStatus(status).phrase} for status in statuses}
-
-
-def document_problems(schema: dict[str, Any]) -> dict[str, Any]:
-    """Make an OpenAPI document tell the truth: problem details instead of FastAPI's own validation errors.
-
-    Every operation may fail in ways that no route declares (500, 503, 400 for a foreign host), hence `default`.
-    """
-    components = schema.setdefault("components", {}).setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):
-        components.pop(name, None)
-    model = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-    components |= model.pop("$defs", {}) | {"ProblemDetails": model}
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
-    for operations in schema.get("paths", {}).values():
-        for method, operation in operations.items():
-            responses: dict[str, Any] = operation["responses"]
-            if method == "get" and any(one["name"] == "if-none-match" for one in operation.get("parameters", ())):
-                responses.setdefault("304", {"description": HTTPStatus(304).phrase})
-            if "security" in operation:
-                responses |= {status: responses.get(status) or {} for status in ("401", "403")}
-            if "requestBody" in operation:
-                responses.setdefault("413", {"description": HTTPStatus(413).phrase})
-                responses.setdefault("415", {"description": HTTPStatus(415).phrase})
-            for status in [status for status in responses if status >= "400"]:
-                responses[status] = {"description": HTTPStatus(int(status)).phrase, "content": content}
-            responses["default"] = {"description": "Any other failure", "content": content}
-    return schema
+    """The `responses=` of a route that may answer with these problems; the OpenAPI document adds their form."""
+    return {status: {"description": phrase_of(status)} for status in statuses}

@@ -1,0 +1,80 @@
+"""At most so many errors of one request: a megabyte of unknown fields must not become an answer of nine.
+
+Pydantic makes a dictionary for each error, which for 100,000 of them stops the event loop for half a second. It writes
+them as JSON in a tenth of that, of which the first few are read back. `_type_adapter` is FastAPI's own; its version is
+locked, and `tests/kernel/test_problems.py` fails when it changes.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi._compat import ModelField
+from fastapi.dependencies.models import Dependant
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+MOST_ERRORS = 100
+TOO_MANY = "too_many_errors"
+
+
+def few(error: ValidationError) -> ValidationError:
+    """Return the error itself, or one of its first MOST_ERRORS and a last that says how many there were."""
+    count = error.error_count()
+    if count <= MOST_ERRORS:
+        return error
+    found = [
+        InitErrorDetails(type=PydanticCustomError(one["type"], one["msg"]), loc=tuple(one["loc"]), input=None)
+        for one in _first(error.json(include_url=False, include_input=False, include_context=False))
+    ]
+    message: Any = f"There are {count:,} errors; the first {MOST_ERRORS} are listed"
+    found.append(InitErrorDetails(type=PydanticCustomError(TOO_MANY, message), loc=(), input=None))
+    return ValidationError.from_exception_data(error.title, found)
+
+
+def bound_errors(dependant: Dependant | None, body_field: ModelField | None) -> None:
+    """Bound the errors of each value that a route and its dependencies read."""
+    fields = list(_fields(dependant)) if dependant is not None else []
+    for field in fields if body_field is None else (*fields, body_field):
+        adapter: Any = field._type_adapter
+        if not isinstance(adapter, _Bounded):
+            bounded: Any = _Bounded(adapter)
+            field._type_adapter = bounded
+
+
+class _Bounded:
+    """A TypeAdapter whose validation raises few errors."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+
+    def validate_python(self, value: Any, **options: Any) -> Any:
+        try:
+            return self._adapter.validate_python(value, **options)
+        except ValidationError as error:
+            raise few(error) from None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+
+def _first(text: str) -> Iterator[Any]:
+    """The first elements of a JSON array, without reading the rest of it."""
+    decoder, at = json.JSONDecoder(), 1
+    for _ in range(MOST_ERRORS):
+        found, at = decoder.raw_decode(text, at)
+        yield found
+        at += 1  # the comma
+
+
+def _fields(dependant: Dependant) -> Iterator[ModelField]:
+    for fields in (
+        dependant.path_params,
+        dependant.query_params,
+        dependant.header_params,
+        dependant.cookie_params,
+        dependant.body_params,
+    ):
+        yield from fields
+    for one in dependant.dependencies:
+        yield from _fields(one)
