@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -43,6 +44,9 @@ Send = Callable[[], Awaitable[httpx2.Response]]
 Around = Callable[[httpx2.Request, Send], Awaitable[httpx2.Response]]
 Before = Callable[[str], Awaitable[None]]
 
+
+# The timeouts and the deadline of the call that is under way, for the requests that its `Auth` makes: they have none.
+_bounds: ContextVar[dict[str, Any]] = ContextVar("bounds")
 
 # What the client raises where an upstream gives no answer.
 UpstreamFailed = httpx2.TransportError
@@ -154,10 +158,16 @@ class _Client(httpx2.AsyncClient):
         if self._before is not None and "sign" not in request.extensions:  # a contract call has obeyed the rule already
             await self._before(f"{request.method} {request.url.host}")
         total = float(request.extensions.get("total_timeout", self._total_timeout))
-        request.extensions = {**request.extensions, "total_timeout": total, "deadline": time.monotonic() + total}
-        if self._around is None:
-            return await super().send(request, **options)
-        return await self._around(request, partial(super().send, request, **options))
+        bounds = {"timeout": self.timeout.as_dict()} | request.extensions
+        bounds |= {"total_timeout": total, "deadline": time.monotonic() + total}
+        request.extensions = bounds
+        before = _bounds.set({name: bounds[name] for name in ("timeout", "total_timeout", "deadline")})
+        try:
+            if self._around is None:
+                return await super().send(request, **options)
+            return await self._around(request, partial(super().send, request, **options))
+        finally:
+            _bounds.reset(before)
 
 
 class _RetryingTransport(httpx2.AsyncBaseTransport):
@@ -171,6 +181,8 @@ class _RetryingTransport(httpx2.AsyncBaseTransport):
         self._circuits = circuits
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if "deadline" not in request.extensions:
+            request.extensions = {**request.extensions, **_bounds.get()}
         deadline: float = request.extensions["deadline"]
         async with _until(deadline, request):
             circuit, epoch = await self._admitted(request)

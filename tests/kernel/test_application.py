@@ -267,6 +267,21 @@ async def test_large_answers_are_compressed_for_who_can_read_that(root: Path) ->
         assert small["vary"] == "Origin"
 
 
+@pytest.mark.parametrize(
+    ("accepted", "is_compressed"),
+    [
+        ("gzip;q=0", False), ("gzip; q=0.000, *", False), ("*;q=0", False), ("br", False), ("", False),
+        ("notgzip", False), ("gzip;q=nonsense", False), ("identity;q=1, *;q=0", False), ("gzip;q=0.001", True),
+        ("GZIP ; Q=1.0", True), ("*", True), ("br, gzip;q=0.5", True), ("x-gzip", True),
+    ],
+)  # fmt: skip
+async def test_the_weight_of_gzip_decides(root: Path, accepted: str, is_compressed: bool) -> None:
+    async with running_project(root, FILES) as (_, client):
+        answer = await client.get(f"{BASE}/large", headers={"accept-encoding": accepted})
+    assert (answer.headers.get("content-encoding") == "gzip") == is_compressed
+    assert answer.json()[-1] == 1999
+
+
 async def test_a_stream_is_compressed_as_it_comes(root: Path) -> None:
     async with running_project(root, FILES) as (_, client):
         answer = await client.get(f"{BASE}/stream")

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -772,3 +772,44 @@ async def test_calls_that_timed_out_leave_their_http2_connection_usable(tmp_path
             )
         good = await asyncio.gather(*(client.get(f"{server.url}/good") for _ in range(20)))
     assert {(response.status_code, response.http_version) for response in good} == {(200, "HTTP/2")}
+
+
+# Requests that the caller's `Auth` makes
+
+
+class TokenFirst(httpx2.Auth):
+    """Asks for a token before the call itself, as OAuth 2 does."""
+
+    requires_response_body = True
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        answer = yield httpx2.Request("POST", f"{self._url}/token")
+        request.headers["authorization"] = f"Bearer {answer.text}"
+        yield request
+
+
+async def test_an_auth_may_make_a_request_of_its_own(pool: Callable[..., HttpxRestClientPool]) -> None:
+    async def handler(call: Call) -> Reply:
+        return Reply(body=b"key") if call.path == "/token" else Reply(body=call.headers["authorization"].encode())
+
+    async with HttpServer(handler) as server, pool() as open_pool:
+        answer = await open_pool.get_client().get(server.url, auth=TokenFirst(server.url))
+    assert answer.text == "Bearer key"
+    assert [call.path for call in server.calls] == ["/token", "/"]
+
+
+async def test_the_request_of_an_auth_shares_the_deadline_of_the_call(pool: Callable[..., HttpxRestClientPool]) -> None:
+    async with HttpServer(always(Hang())) as server, pool(read_timeout_seconds=20) as open_pool:
+        began_at = time.monotonic()
+        with pytest.raises(httpx2.ReadTimeout):
+            await open_pool.get_client().get(server.url, auth=TokenFirst(server.url), extensions={"total_timeout": 0.3})
+    assert time.monotonic() - began_at < 5
+
+
+async def test_a_request_that_was_made_without_the_client_is_bounded(pool: Callable[..., HttpxRestClientPool]) -> None:
+    async with HttpServer(always(Hang())) as server, pool(read_timeout_seconds=0.3) as open_pool:
+        with pytest.raises(httpx2.ReadTimeout):
+            await open_pool.get_client().send(httpx2.Request("GET", server.url))

@@ -5,7 +5,7 @@ import hmac
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,32 @@ async def test_to_those_who_sign_it_says_what_is_missing_and_what_is_wrong(calle
     assert [error["field"] for error in answer.json()["errors"]] == ["body.thing", "body"]
     large = b" " * (1 << 20) + b"{}"
     assert (await callee.post(OF, content=large, headers=signed(body=large))).status_code == 413
+
+
+ODD: list[Any] = [None, 7, "x", [], {}, [[]], {"$ref": "#"}, {"$ref": 7}, {"$ref": "#/nowhere"}]
+
+
+def broken(part: Any, depth: int = 4) -> Iterator[Any]:
+    """Every description that differs from a good one in one place, where something odd is."""
+    yield from ODD
+    if isinstance(part, dict) and depth:
+        for name, value in part.items():
+            yield from ({**part, name: one} for one in broken(value, depth - 1))
+            yield {key: one for key, one in part.items() if key != name}
+
+
+async def test_a_malformed_description_that_is_signed_is_refused(callee: httpx2.AsyncClient) -> None:
+    listed = await callee.get("/internal/contracts", headers=signed(module="internal", subject="contracts", body=b""))
+    described = listed.json()["prices"]
+    name = next(iter(described))
+    described[name]["fingerprint"] = "another"
+    statuses = set()
+    for one in [*broken(described), *({name: {"fingerprint": "x", "description": odd}} for odd in ODD)]:
+        body = json.dumps(one).encode()
+        headers = signed(subject="prices", body=body)
+        answer = await callee.post("/internal/contracts/prices", content=body, headers=headers)
+        statuses.add(answer.status_code)
+    assert statuses == {200, 400, 422}
 
 
 @pytest.mark.parametrize("headers", [dict, lambda: forged(body=None), lambda: signed(subject="prices/largest")])
