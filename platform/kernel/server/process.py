@@ -150,6 +150,8 @@ class Server(uvicorn.Server):
             sock.close()
         for connection in list(state.connections):
             connection.shutdown()
+            if isinstance(connection, Connection):
+                connection.end_stream()
         give_up_at = time.monotonic() + settings.graceful_shutdown_timeout_seconds
         while time.monotonic() < give_up_at:
             if self.force_exit or not (state.tasks or state.websockets or state.connections):

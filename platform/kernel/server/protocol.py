@@ -233,6 +233,20 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
 
+    def end_stream(self) -> None:
+        """The drain is over: end a stream of server-sent events, whose reader connects again, to another process.
+
+        Its handler gets `http.disconnect`. Other answers that are sent in parts have an end of their own.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or "kernel.is_endless" not in cycle.scope:
+            return
+        if cycle.chunked_encoding:
+            self.transport.write(b"0\r\n\r\n")
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self.transport.close()
+
     def cut(self) -> None:
         """The process can wait no longer: say so where nothing has been said yet, and close."""
         self._reading = _BODY

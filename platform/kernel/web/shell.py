@@ -148,9 +148,11 @@ class Shell:
         return answer(HTTPConnection(scope), 403, _FOREIGN_PAGE)
 
     def _complete(self, headers: list[tuple[bytes, bytes]], scope: Scope) -> None:
-        for name, _ in headers:
+        for name, value in headers:
             if name == b"content-security-policy":
                 break
+            if name == b"content-type" and value.startswith(b"text/event-stream"):
+                scope["kernel.is_endless"] = True  # the server ends it when it stops
         else:
             headers.append(_DEFAULT_POLICY)
         headers.extend(self._headers)
