@@ -11,7 +11,7 @@ from bench.apps.schemas import EventQuery
 from bench.apps.tables import Event
 
 # Word for word as the index has it.
-SEARCH_VECTOR = "to_tsvector('simple', title || ' ' || description || ' ' || location)"
+SEARCH_VECTOR = "to_tsvector('simple', normalize(title || ' ' || description || ' ' || location))"
 
 
 def encode_cursor(date: dt.date, time: dt.time, id_: int) -> str:

@@ -6,12 +6,12 @@ from sqlalchemy import Index, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel import IdempotencyTable
-from kernel.database import BigId, Timestamps, Versioned, new_metadata
+from kernel.database import BigId, Timestamps, Versioned, new_metadata, search_vector
 from kernel.messaging import InboxTable, OutboxTable
 
-# What a search looks at. The query must say it exactly as the index does, or PostgreSQL will not use the index.
+# What a search looks at: in the query, and in the index that serves it.
 SEARCHED_TEXT = "title || ' ' || description || ' ' || location"
-SEARCH_VECTOR = f"to_tsvector('simple', {SEARCHED_TEXT})"
+_SEARCH_VECTOR = text(search_vector(SEARCHED_TEXT))
 
 
 class Base(DeclarativeBase):
@@ -46,7 +46,7 @@ class Event(Timestamps, Versioned, Base):
         Index(None, "title", "id"),
         Index(None, "created_at", "id"),
         Index(None, "image_id"),
-        Index("ix_events_search", text(SEARCH_VECTOR), postgresql_using="gin", info={"by_hand": True}).ddl_if(
+        Index("ix_events_search", _SEARCH_VECTOR, postgresql_using="gin", info={"by_hand": True}).ddl_if(
             dialect="postgresql"
         ),
     )

@@ -1,14 +1,13 @@
 """Every query that events asks of the database."""
 
-import re
 from collections.abc import Iterator
 
-from sqlalchemy import ColumnElement, bindparam, func, literal_column, or_, update
+from sqlalchemy import ColumnElement, bindparam, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
-from kernel.database import BaseRepository, Page, Sort, utc_now
-from modules.events.models import SEARCH_VECTOR, SEARCHED_TEXT, Event
+from kernel.database import BaseRepository, Page, Sort, has_words, utc_now
+from modules.events.models import SEARCHED_TEXT, Event
 from modules.events.schemas import EventIn, EventOut, EventQuery, EventSort
 
 _OWN = Event.owner == bindparam("caller", type_=Event.owner.type)
@@ -49,8 +48,8 @@ class EventRepository(BaseRepository[Event, int]):
         )
 
     def _filters(self, query: EventQuery) -> Iterator[ColumnElement[bool]]:
-        if query.q:
-            yield from self._with_words(re.findall(r"\w+", query.q.lower()))
+        if query.q and (words := has_words(SEARCHED_TEXT, query.q)) is not None:
+            yield words
         if query.location is not None:
             yield Event.location == query.location
         if query.date_from is not None:
@@ -59,17 +58,6 @@ class EventRepository(BaseRepository[Event, int]):
             yield Event.date <= query.date_to
         if query.upcoming:
             yield Event.date >= utc_now().date()
-
-    def _with_words(self, words: list[str]) -> Iterator[ColumnElement[bool]]:
-        """PostgreSQL finds words by how they begin, through the index; SQLite looks for them anywhere in the text."""
-        if not words:
-            return
-        if self.session.get_bind().dialect.name == "postgresql":
-            wanted = func.to_tsquery(literal_column("'simple'"), " & ".join(f"{word}:*" for word in words))
-            yield literal_column(SEARCH_VECTOR).op("@@", is_comparison=True)(wanted)
-        else:
-            for word in words:
-                yield func.lower(literal_column(SEARCHED_TEXT)).contains(word, autoescape=True)
 
 
 def _order(sort: EventSort) -> Sort:

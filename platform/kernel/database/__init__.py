@@ -6,6 +6,7 @@ from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, ne
 from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
 from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit
 from kernel.database.repository import BaseRepository
+from kernel.database.search import has_words, search_vector
 from kernel.database.server_session import place_of
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "Versioned",
     "after_commit",
     "any_of",
+    "has_words",
     "new_metadata",
     "place_of",
+    "search_vector",
     "utc_now",
 ]

@@ -23,6 +23,7 @@ from kernel.database.errors import (
     out_of_range,
 )
 from kernel.database.roles import quoted
+from kernel.database.search import add_to_sqlite
 from kernel.database.writes import begin_anew, note_failure, note_write
 from kernel.settings import DatabaseConfig
 
@@ -103,6 +104,7 @@ def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEng
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
+        add_to_sqlite(connection)
 
     def begin(connection: Connection) -> None:
         # Without IMMEDIATE two transactions that read and then write overwrite each other or fail half way.

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from kernel.app import Application
-from kernel.database import AsyncDBPool, PageRequest
+from kernel.database import AsyncDBPool, PageRequest, has_words
 from kernel.database.direct import Direct
 from kernel.database.session import ReadSession
 from kernel.settings import DatabaseConfig
@@ -161,6 +161,39 @@ async def test_a_search_finds_words_in_title_description_and_location(client: ht
     assert await titles(client, q="absent") == []
     for harmless in ("'", "%", "_", "&|!():*", "\\", "a' OR '1'='1", "  "):
         assert (await client.get(URL_, params={"q": harmless})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("title", "queries"),
+    [
+        ("AC/DC live", ["AC/DC", "ac/dc", "live AC/DC", "ac"]),
+        ("Learn Node.js", ["Node.js", "node.js!", "node"]),
+        ("A run of 10.5 km", ["10.5 km", "10.5", "(km)", "run, km"]),
+        ("Open 24/7", ["24/7", "open 24/7"]),
+        ("An e-mail course", ["e-mail", "E-MAIL", "course"]),
+        ("हिन्दी संगीत", ["हिन्दी", "संगीत", "हिन्दी संगीत"]),
+        ("தமிழ் இசை", ["தமிழ்", "இசை"]),
+        ("Über den Wolken", ["über", "ÜBER", "Über"]),
+        ("Концерт в Москве", ["концерт", "КОНЦЕРТ", "москве"]),
+        ("Αθήνα τη νύχτα", ["αθήνα", "ΑΘΉΝΑ"]),
+        ("Caf\u00e9 concert", ["cafe\u0301", "caf\u00e9", "CAFE\u0301"]),
+        ("Cafe\u0301 concert", ["cafe\u0301", "caf\u00e9"]),
+        ("C++ and R&D", ["C++", "r&d"]),
+    ],
+)
+async def test_a_search_finds_words_as_people_write_them(
+    client: httpx2.AsyncClient, title: str, queries: list[str]
+) -> None:
+    await create(client, title=title)
+    await create(client, title="Another thing")
+    for query in queries:
+        assert await titles(client, q=query) == [title], query
+
+
+async def test_a_search_with_many_words_has_the_statement_of_a_search_with_one(application: Application) -> None:
+    dialect = application.kernel.pool.database("events").writer.dialect
+    texts = {str(has_words("title", query).compile(dialect=dialect)) for query in ("a", "a b c d", "24/7 'x' \\")}
+    assert len(texts) == 1
 
 
 async def test_lists_are_filtered_by_dates_place_and_what_is_upcoming(client: httpx2.AsyncClient) -> None:
