@@ -240,16 +240,19 @@ class Kernel:
             finally:
                 self.is_started = False
 
-    def _refuse(self) -> None:
-        """Raise SettingsError for settings with which the application would start and not do what is wanted of it."""
-        faults = []
-        names = [
+    def published(self) -> list[str]:
+        """The names of the messages that the modules here declare and can publish. Raises DiscoveryError."""
+        return [
             message.message_name()
             for module in self.modules
             if module.outbox is not None
             for message in messages_of(self.settings.root, module.name)
         ]
-        if lost := self.exchange.lost(names):
+
+    def _refuse(self) -> None:
+        """Raise SettingsError for settings with which the application would start and not do what is wanted of it."""
+        faults = []
+        if lost := self.exchange.lost(self.published()):
             if self.settings.messaging.is_local:
                 _log.warning("messages without a subscriber", messages=lost, advice=WITHOUT_SUBSCRIBERS)
             else:

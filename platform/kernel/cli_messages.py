@@ -44,7 +44,28 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
         }
         for row in rows
     ]  # fmt: skip
-    _show(shown, as_json=as_json, otherwise="No messages.")
+    _show(shown + _on_broker(), as_json=as_json, otherwise="No messages.")
+
+
+def _on_broker() -> list[dict[str, Any]]:
+    """What waits on the broker, in the form of `status`."""
+    from kernel.messaging.broker import BrokerUnavailable  # noqa: PLC0415
+
+    kernel = load_kernel()
+    try:
+        found = asyncio.run(kernel.exchange.on_broker(kernel.published()))
+    except BrokerUnavailable as error:
+        typer.echo(f"What waits on the broker is not known. {error}", err=True)
+        return []
+    return [
+        {
+            "module": one.name.partition(".")[0], "subscriber": f"{one.group or 'no group yet'} ({one.name})",
+            "state": "on the broker", "messages": one.messages, "attempts": 0, "oldest_seconds": None,
+            "delivered_here": one.group in kernel.contexts, "delivered_by": "the broker",
+        }
+        for one in found
+        if one.messages
+    ]  # fmt: skip
 
 
 @app.command()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kernel.messaging.broker import Broker, BrokerUnavailable
-from kernel.messaging.brokers.link import Refused
+from kernel.messaging.brokers.link import OnBroker, Refused
 from tests.brokers.servers import Nats, Redis, Server
 from tests.brokers.taker import NAME, Taker, until
 
@@ -56,6 +56,22 @@ async def test_a_group_gets_all_its_names_and_no_other(new_broker: NewBroker) ->
     await until(lambda: len(taker) == 2 and len(other) == 1)
     assert set(taker.taken) == {b"deleted", b"stored"}
     assert set(other.taken) == {b"seen"}
+
+
+async def test_what_waits_on_the_broker_can_be_counted(new_broker: NewBroker) -> None:
+    publisher = new_broker()
+    await publisher.start()
+    await publisher.send(b"early", NAME, "1")
+    assert await publisher.backlog([NAME, "images.image_seen"], ["events"]) == [OnBroker(NAME, None, 1)]
+    subscriber, taker = new_broker(), Taker()
+    subscriber.receive("events", {NAME}, taker)
+    await subscriber.start()
+    await until(lambda: len(taker) == 1)
+    await subscriber.stop()
+    for number in (2, 3):
+        await publisher.send(f"late {number}".encode(), NAME, str(number))
+    found = await publisher.backlog([NAME], ["events", "billing"])
+    assert [(one.group, one.messages) for one in found if one.messages] == [("events", 2)]
 
 
 async def test_each_group_gets_each_message_and_its_processes_share_them(new_broker: NewBroker) -> None:

@@ -60,6 +60,19 @@ async def test_what_one_tells_arrives_at_the_other_once(tmp_path: Path, server: 
         assert {row["message_id"] for row in kept} == {row["message_id"] for row in await rows(here, "shop", "outbox")}
 
 
+async def test_what_waited_before_a_broker_was_configured_goes_to_it(
+    tmp_path: Path, server: Server, prefix: str
+) -> None:
+    async with apart(tmp_path, server, prefix) as (here, there):
+        outbox = here.exchange.outboxes["shop"]
+        waited = Envelope(id="1" * 32, name="shop.order_placed", version=1, key=None, payload='{"number": 7}')
+        async with outbox.database.transaction() as session:
+            await outbox.add(session, waited, ["mail.write_letter"])
+        [letter] = await until(lambda: rows(there, "mail", "letters"))
+        assert letter["number"] == 7
+        assert {row["state"] for row in await rows(here, "shop", "outbox")} <= {"completed", "processing"}
+
+
 async def test_a_message_that_comes_twice_counts_once(tmp_path: Path, server: Server, prefix: str) -> None:
     async with apart(tmp_path, server, prefix) as (here, there):
         await place(here, 1)

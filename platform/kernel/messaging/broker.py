@@ -8,7 +8,7 @@ from importlib import import_module
 
 import structlog
 
-from kernel.messaging.brokers.link import Link, Refused, Subscription
+from kernel.messaging.brokers.link import Link, OnBroker, Refused, Subscription
 from kernel.messaging.outages import Outage
 from kernel.patience import heard
 
@@ -124,6 +124,15 @@ class Broker:
         except Exception as error:
             self._doubted.set()
             raise BrokerUnavailable(f"The broker does not answer: {error!r}") from error
+
+    async def backlog(self, names: Collection[str], groups: Collection[str]) -> list[OnBroker]:
+        """Count what waits on the broker, by group. Raises BrokerUnavailable."""
+        link = self._connected()
+        try:
+            async with asyncio.timeout(self._send_timeout):
+                return await link.backlog(names, groups)
+        except Exception as error:
+            raise BrokerUnavailable(f"The broker does not tell what waits there: {error!r}") from error
 
     def _connected(self) -> Link:
         if self._link is None:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL
 from kernel.database import Database
 from kernel.database.listening import listen
 from kernel.messaging.broker import Broker, BrokerUnavailable
+from kernel.messaging.brokers.link import OnBroker
 from kernel.messaging.envelope import Envelope, PublishError
 from kernel.messaging.handlers import Handler, HandlerError
 from kernel.messaging.inbound import Correspondent, Inbound, Posted, RemoteModule
@@ -227,6 +228,24 @@ class Exchange:
                 await self.broker.check()
         except BrokerUnavailable as error:
             raise Degraded(str(error)) from error
+
+    async def on_broker(self, published: Iterable[str]) -> list[OnBroker]:
+        """Count what waits on the broker of the messages `published` here and of those handled here.
+
+        Raises BrokerUnavailable. Without a broker nothing waits there. For a process that does not deliver.
+        """
+        if self.broker is None:
+            return []
+        names = {*published, *self.handlers, *self.elsewhere.subscribers}
+        subscribers = [one for found in self.elsewhere.subscribers.values() for one in found]
+        groups = {one.partition(".")[0] for one in subscribers} | {*self._modules}
+        assert self._settings.broker_url is not None  # noqa: S101  # for the type checker: there is a broker
+        looking = Broker(self._settings.broker_url.get_secret_value(), prefix=self._settings.broker_prefix)
+        await looking.start()
+        try:
+            return await looking.backlog(sorted(names), sorted(groups))
+        finally:
+            await looking.stop()
 
     def _receive(self, broker: Broker, module: Correspondent) -> None:
         """Have the broker bring what the module subscribes to and what no module here tells. Raises HandlerError."""

@@ -3,11 +3,11 @@
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -29,6 +29,16 @@ class Subscription:
     group: str
     names: Sequence[str]
     take: Take
+
+
+class OnBroker(NamedTuple):
+    """Messages on the broker that a group has not acknowledged."""
+
+    # The message's name; RabbitMQ keeps all names of a group in one queue: "*".
+    name: str
+    # None: no group has ever subscribed to them.
+    group: str | None
+    messages: int
 
 
 class Link(ABC):
@@ -60,6 +70,10 @@ class Link(ABC):
     @abstractmethod
     async def tend(self) -> None:
         """See that all we need is still on the broker, and move or remove what has become due there."""
+
+    @abstractmethod
+    async def backlog(self, names: Collection[str], groups: Collection[str]) -> list[OnBroker]:
+        """Count what waits on the broker: messages of these names; on RabbitMQ, in the queues of these groups."""
 
     @abstractmethod
     async def _disconnect(self) -> None:

@@ -9,7 +9,7 @@ acknowledgements of every consumer of the subject, and the messages behind them 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from nats.errors import ConnectionClosedError, Error, MaxPayloadError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType
 from nats.js.errors import NotFoundError
 
-from kernel.messaging.brokers.link import Link, Refused
+from kernel.messaging.brokers.link import Link, OnBroker, Refused
 
 # A message that arrives meanwhile is given at once.
 _FETCH_SECONDS = 5.0
@@ -138,6 +138,19 @@ class Opened(Link):
         while page := await self._jetstream.consumers_info(self._prefix, offset=len(consumers)):
             consumers += page
         return consumers
+
+    async def backlog(self, names: Collection[str], groups: Collection[str]) -> list[OnBroker]:
+        found = []
+        consumers = await self._consumers()
+        stored = (await self._jetstream.stream_info(self._prefix, subjects_filter=f"{self._prefix}.>")).state.subjects
+        for name in names:
+            readers = [one for one in consumers if one.config.filter_subject == self._subject(name)]
+            for one in readers:
+                group = str(one.config.durable_name).removesuffix(_durable("", name))
+                found.append(OnBroker(name, group, (one.num_pending or 0) + (one.num_ack_pending or 0)))
+            if not readers and (many := (stored or {}).get(self._subject(name))):
+                found.append(OnBroker(name, None, many))
+        return found
 
     async def _stop_receiving(self) -> None:
         # FastStream's own way leaves tasks running where the connection is closed already (it cannot unsubscribe), and

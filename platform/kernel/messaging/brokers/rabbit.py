@@ -1,14 +1,15 @@
 """RabbitMQ: one topic exchange, a durable queue for each group, and one for each name that nobody takes yet."""
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from aio_pika.exceptions import ChannelPreconditionFailed, PublishError
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed, PublishError
 from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 
-from kernel.messaging.brokers.link import Link, Refused
+from kernel.messaging.brokers.link import Link, OnBroker, Refused
 
 
 class Opened(Link):
@@ -62,6 +63,22 @@ class Opened(Link):
     async def tend(self) -> None:
         for subscription in self._subscriptions:
             await self._pings.declare_queue(f"{self._prefix}.{subscription.group}", passive=True, robust=False)
+
+    async def backlog(self, names: Collection[str], groups: Collection[str]) -> list[OnBroker]:
+        """Without what a process has taken and not yet acknowledged: RabbitMQ does not tell."""
+        queues: list[tuple[str, str | None, str]] = [("*", group, f"{self._prefix}.{group}") for group in groups]
+        queues += [(name, None, f"{self._prefix}.waiting.{name}") for name in names]
+        found = []
+        for name, group, queue in queues:
+            channel = await self._connection.channel()
+            try:
+                declared = await channel.declare_queue(queue, passive=True, robust=False)
+                found.append(OnBroker(name, group, declared.declaration_result.message_count or 0))
+            except ChannelNotFoundEntity:
+                continue
+            finally:
+                await channel.close()
+        return found
 
     async def _disconnect(self) -> None:
         await self._connection.close()

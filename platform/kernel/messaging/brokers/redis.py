@@ -5,13 +5,14 @@ acknowledged is claimed by whichever process sees it idle for a lease.
 """
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import structlog
 from faststream.redis import RedisBroker, StreamSub
 from redis.exceptions import ResponseError
 
-from kernel.messaging.brokers.link import Link
+from kernel.messaging.brokers.link import Link, OnBroker
 
 _log = structlog.get_logger("kernel.messaging")
 
@@ -66,6 +67,22 @@ class Opened(Link):
                 done.append(pending["min"] or group["last-delivered-id"])
             oldest = min(done, key=lambda entry: tuple(map(int, entry.split(b"-"))))
             await self._client.xtrim(stream, minid=oldest, approximate=True)
+
+    async def backlog(self, names: Collection[str], groups: Collection[str]) -> list[OnBroker]:
+        found = []
+        for name in names:
+            stream = self._stream(name)
+            if not await self._client.exists(stream):
+                continue
+            of_stream = await self._client.xinfo_groups(stream)
+            for group in of_stream:
+                lag = group.get("lag")  # Redis 7, and unknown there after entries were deleted
+                if lag is None:
+                    lag = len(await self._client.xrange(stream, b"(" + group["last-delivered-id"]))
+                found.append(OnBroker(name, group["name"].decode(), lag + group["pending"]))
+            if not of_stream:
+                found.append(OnBroker(name, None, await self._client.xlen(stream)))
+        return found
 
     async def _disconnect(self) -> None:
         await self._client.aclose()
