@@ -12,10 +12,16 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kernel import Unprocessable, UnsupportedMediaType
+import structlog
+
+from kernel import Unavailable, Unprocessable, UnsupportedMediaType
 from modules.images.settings import ImagesSettings
 
+_log = structlog.get_logger("modules.images")
+
 _SCRIPT = Path(__file__).with_name("imaging.py")
+_READY = b"ready"
+_START_SECONDS = 20
 _BROKEN = "cannot be decoded: it is damaged or cut short"
 
 
@@ -36,7 +42,7 @@ class Decoder:
         self._idle: list[Process] = []
 
     async def decode(self, data: bytes) -> Decoded:
-        """Measure a picture and make its thumbnail. Raises UnsupportedMediaType and Unprocessable."""
+        """Measure a picture and make its thumbnail. Raises a Problem."""
         process = await self._child()
         try:
             async with asyncio.timeout(self._settings.max_decode_seconds):
@@ -47,6 +53,7 @@ class Decoder:
             raise Unprocessable("file", problem) from None
         except (OSError, EOFError, ValueError):  # the child has ended: a decoder crashed
             await _kill(process)
+            _log.warning("a decoder crashed", exit_code=process.returncode, size_bytes=len(data))
             raise Unprocessable("file", f"The image {_BROKEN}") from None
         except BaseException:  # the request was cancelled
             await _kill(process)
@@ -67,15 +74,31 @@ class Decoder:
             await _kill(self._idle.pop())
 
     async def _child(self) -> Process:
+        """A child that is ready. Raises Unavailable."""
         while self._idle:
             process = self._idle.pop()
             if process.returncode is None:
                 return process
+        try:
+            return await self._start()
+        except (OSError, EOFError, TimeoutError) as error:
+            _log.exception("no process that decodes pictures can be started", reason=repr(error))
+            raise Unavailable("Pictures cannot be decoded at the moment. Try again shortly.") from error
+
+    async def _start(self) -> Process:
         # -I: neither the working directory nor the environment decides what the child imports.
         command = (sys.executable, "-I", str(_SCRIPT), str(self._settings.max_decode_memory_bytes))
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
         )
+        try:
+            assert process.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
+            async with asyncio.timeout(_START_SECONDS):
+                await process.stdout.readexactly(len(_READY))
+        except BaseException:
+            await _kill(process)
+            raise
+        return process
 
     async def _ask(self, process: Process, data: bytes) -> tuple[dict[str, Any], bytes]:
         assert process.stdin is not None  # noqa: S101  # for the type checker: both are pipes

@@ -144,8 +144,10 @@ def _limit_memory(to_bytes: int) -> None:
 
 
 def _serve(max_memory_bytes: int) -> None:
-    """Answer the parent's questions until it closes the pipe: JSON and a thumbnail for each picture."""
+    """Say that the process is ready, and answer with JSON and a thumbnail for each picture until the pipe is closed."""
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(b"ready")
+    answers.flush()
     while head := questions.read(24):
         size, max_pixels, thumbnail_pixels = struct.unpack(">QQQ", head)
         answer: dict[str, object] = {"is_last": False}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
-from kernel import Unprocessable, UnsupportedMediaType
+from kernel import Unavailable, Unprocessable, UnsupportedMediaType
 from modules.images.decoding import Decoder
 from modules.images.settings import ImagesSettings
 from tests.modules.images.pictures import flat_png, flat_webp, picture, swelling_webp
@@ -154,8 +155,22 @@ async def test_a_decoder_that_crashes_costs_its_picture_alone(decoder: Decoder) 
     decoding = asyncio.create_task(refusal(decoder, picture()))
     await asyncio.sleep(0)
     os.kill(child, signal.SIGKILL)
-    assert "cannot be decoded" in await decoding
+    with capture_logs() as logs:
+        assert "cannot be decoded" in await decoding
+    assert [(entry["event"], entry["exit_code"]) for entry in logs] == [("a decoder crashed", -signal.SIGKILL)]
     assert (await decoder.decode(picture())).width == 64
+
+
+async def test_a_child_that_cannot_start_is_an_outage_and_not_a_damaged_picture(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "imaging.py"
+    script.write_text("import a_library_that_is_not_installed")
+    monkeypatch.setattr("modules.images.decoding._SCRIPT", script)
+    with capture_logs() as logs, pytest.raises(Unavailable):
+        await decoder.decode(picture())
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    assert children() == []
 
 
 async def test_a_cancelled_request_ends_its_child(decoder: Decoder) -> None:
