@@ -65,40 +65,9 @@ def test_a_module_made_by_following_the_readme_works_and_passes_the_checks(root:
     run(copy, sys.executable, "-c", TRY)
 
 
-@pytest.mark.timeout(240)
-def test_without_events_and_images_a_base_remains_that_starts_checks_and_passes(root: Path, tmp_path: Path) -> None:
-    copy = copy_of(root, tmp_path / "copy")
-    for module in ("events", "images"):
-        for folder in ("modules", "migrations", "tests/modules"):
-            shutil.rmtree(copy / folder / module)
-    for folder in ("bench", "tests/bench", "tests/security"):
-        shutil.rmtree(copy / folder)
-    run(copy, BIN / "ruff", "check", ".")
-    run(copy, BIN / "kernel", "owners", "--write")
-    run(copy, BIN / "kernel", "contracts", "lock")
-    run(copy, BIN / "kernel", "check")
-    run(copy, BIN / "mypy", "--cache-dir", copy / ".mypy_cache")
-    run(copy, BIN / "kernel", "migrate")
-    assert [row for row in run(copy, BIN / "kernel", "modules").splitlines() if "platform-team" in row]
-    names = ("settings", "discovery", "application", "database", "endpoint")
-    kernel = [f"tests/kernel/test_{name}.py" for name in names]
-    passed = run(copy, BIN / "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", *kernel, "tests/modules")
-    assert re.search(r"\d+ passed", passed)
-
-
 def test_every_link_and_path_in_the_readme_exists(root: Path) -> None:
     readme = (root / "README.md").read_text()
     for link in re.findall(r"\]\(([^)]+)\)", readme):
         assert (root / link).exists(), link
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z]+)", readme)) <= targets
-
-
-def test_what_the_readme_shows_of_the_modules_is_what_runs(root: Path) -> None:
-    readme = (root / "README.md").read_text()
-    chapter = readme.partition("## Asking and telling")[2].partition("\n## ")[0]
-    shown = re.findall(r"```python\n# (modules/\S+)\n(.*?)```", chapter, re.DOTALL)
-    assert len(shown) == 4
-    for path, content in shown:
-        for part in content.split("...\n"):
-            assert part in (root / path).read_text(), f"{path} has no longer: {part}"
