@@ -1,12 +1,12 @@
 # Two stages: one installs, with the same script as `make`; the other has only what runs.
-FROM python:3.11-slim AS build
+FROM python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7 AS build
 WORKDIR /app
 COPY bin bin
 COPY requirements requirements
 COPY platform platform
 RUN bin/install /app/.venv runtime
 
-FROM python:3.11-slim
+FROM python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7
 WORKDIR /app
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1
 COPY --from=build /app/.venv .venv
