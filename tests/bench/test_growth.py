@@ -138,7 +138,6 @@ async def test_many_modules_are_routed_as_fastapi_alone_would_route_them(tmp_pat
                 for method, asked in (
                     ("GET", path),
                     ("POST", path),
-                    ("HEAD", path),
                     ("GET", f"{path}/"),
                     ("GET", f"{path}?unknown=1"),
                     ("GET", path.replace("/7/", "/seven/")),
@@ -147,6 +146,8 @@ async def test_many_modules_are_routed_as_fastapi_alone_would_route_them(tmp_pat
                     ("GET", path.replace("feature_0", "feature_9")),
                 ):
                     assert await routed(ours, method, asked) == await routed(theirs, method, asked), (method, asked)
+                status, _, _, body = await routed(ours, "HEAD", path)
+                assert (status, body) == (200, "")  # FastAPI alone would refuse it
         described, expected = ours.openapi()["paths"], theirs.openapi()["paths"]
     assert list(described) == list(expected)
     for path, operations in expected.items():
@@ -163,7 +164,8 @@ async def routed(app: FastAPI, method: str, path: str) -> tuple[int, str, str, s
     """What says where a request went: status, where else to go, what else to do, and an answer that is no error."""
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
         answer = await client.request(method, path)
-    allowed = ", ".join(sorted(answer.headers.get("allow", "").split(", ")))
+    methods = set(answer.headers.get("allow", "").split(", "))
+    allowed = ", ".join(sorted(methods - {"HEAD"}))  # which we serve wherever GET is
     # FastAPI alone repeats the host that the caller named; ours stays here, whoever that was.
     place = answer.headers.get("location", "").removeprefix("http://test")
     body = answer.text if answer.status_code == 200 else ""

@@ -20,7 +20,7 @@ FILES = {
     "talk/router.py": """
 from typing import Annotated
 from fastapi import APIRouter, HTTPException, WebSocket
-from kernel import Principal, Unavailable, public, requires
+from kernel import Principal, Unavailable, limited, public, requires
 import asyncio
 
 router = APIRouter()
@@ -55,6 +55,10 @@ async def late(websocket: WebSocket, kind: str) -> None:
     if kind == "busy":
         raise Unavailable("Try later.")
     raise HTTPException(409, "Somebody else was first.") if kind == "conflict" else RuntimeError("boom")
+
+@router.websocket("/limited", dependencies=[public, limited("1/hour")])
+async def seldom(websocket: WebSocket) -> None:
+    await websocket.accept()
 
 @router.websocket("/silent", dependencies=[public])
 async def silent(websocket: WebSocket) -> None:
@@ -210,6 +214,12 @@ async def test_an_error_after_the_accept_closes_with_its_code(
 ) -> None:
     async with connecting(served, f"{TALK}/late/{kind}") as socket:
         assert await closed(socket) == (code, reason)
+
+
+async def test_a_rate_limit_holds_for_a_websocket(served: Served) -> None:
+    async with connecting(served, f"{TALK}/limited") as socket:
+        assert await closed(socket) == (1000, "")
+    assert (await refused(served, f"{TALK}/limited"))["status"] == 429
 
 
 async def test_a_handler_that_does_nothing_refuses(served: Served) -> None:
