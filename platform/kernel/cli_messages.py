@@ -35,12 +35,12 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
     rows = [row for part in _on_all(lambda outbox: backlog(outbox, with_completed=True)) for row in part]
     exchange = load_kernel().exchange
-    served = exchange.targets
     shown = [
         {
             "module": row.module, "subscriber": row.subscriber, "state": row.state.value, "messages": row.messages,
             "attempts": row.attempts, "oldest_seconds": round(row.oldest_seconds, 1),
-            "delivered_here": row.subscriber in served, "delivered_by": exchange.way_of(row.subscriber),
+            "delivered_here": exchange.reads(row.subscriber, row.newest),
+            "delivered_by": exchange.way_of(row.subscriber),
         }
         for row in rows
     ]  # fmt: skip

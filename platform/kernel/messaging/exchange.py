@@ -164,6 +164,11 @@ class Exchange:
             return [*here, BROKER]
         return [*here, *self.elsewhere.subscribers.get(name, ()), *self.elsewhere.unread]
 
+    def reads(self, subscriber: str, version: int) -> bool:
+        """Return whether a subscriber is served here and its code can read messages of a version."""
+        target = self.targets.get(subscriber)
+        return target is not None and (target.wanted.newest is None or version <= target.wanted.newest)
+
     def way_of(self, subscriber: str) -> str:
         """Say how messages get to a subscriber, for people."""
         if subscriber not in self.targets:

@@ -23,6 +23,8 @@ class Backlog(NamedTuple):
     attempts: int
     # The age of the oldest, by the database's clock.
     oldest_seconds: float
+    # The newest version among them.
+    newest: int
 
 
 async def backlog(outbox: Outbox, *, with_completed: bool = False) -> list[Backlog]:
@@ -36,6 +38,7 @@ async def backlog(outbox: Outbox, *, with_completed: bool = False) -> list[Backl
             func.min(columns.created_at, type_=columns.created_at.type),
             func.sum(columns.attempts),
             clock(),
+            func.max(columns.version),
         )
         .group_by(columns.subscriber, columns.state)
         .order_by(columns.subscriber, columns.state)
@@ -46,7 +49,7 @@ async def backlog(outbox: Outbox, *, with_completed: bool = False) -> list[Backl
     async with outbox.database.read() as session:
         rows = (await session.execute(statement)).all()
     return [
-        Backlog(outbox.module, row[0], State(row[1]), row[2], int(row[4]), (row[5] - row[3]).total_seconds())
+        Backlog(outbox.module, row[0], State(row[1]), row[2], int(row[4]), (row[5] - row[3]).total_seconds(), row[6])
         for row in rows
     ]
 
@@ -60,6 +63,8 @@ class Waiting(NamedTuple):
     overdue: int
     # How many a relay has taken, or will try again later: a sign that there is one.
     in_work: int
+    # The newest version among them.
+    newest: int
 
 
 async def waiting(outbox: Outbox, overdue_seconds: float) -> list[Waiting]:
@@ -72,6 +77,7 @@ async def waiting(outbox: Outbox, overdue_seconds: float) -> list[Waiting]:
             func.count(),
             func.count().filter(is_overdue),
             func.count().filter(is_taken),
+            func.max(columns.version),
         )
         .where(columns.finished_at.is_(None))
         .group_by(columns.subscriber)

@@ -175,7 +175,15 @@ class DeliveryWatch:
         for outbox in exchange.outboxes.values():
             served = exchange.targets_of(outbox) if self._relays else ()
             for one in await waiting(outbox, overdue):
-                if one.subscriber not in served and (problem := self._why_it_waits(outbox.module, one)) is not None:
+                problem = None
+                if one.subscriber not in served:
+                    problem = self._why_it_waits(outbox.module, one)
+                elif one.overdue and not exchange.reads(one.subscriber, one.newest):
+                    problem = (
+                        f"{one.messages} message(s) of {outbox.module} wait for {one.subscriber}, some in version "
+                        f"{one.newest}, which the code of this process cannot read: deploy the newer code here, too."
+                    )
+                if problem is not None:
                     found[one.subscriber] = problem
         for module, outage in exchange.outages.items():
             if outage is not None:

@@ -9,9 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from kernel.app import Kernel
 from kernel.messaging.operations import backlog, find, forget, retry
 from kernel.messaging.tables import State
+from kernel.observability.health import Degraded
 from tests.kernel.messaging.shop import place, rows, running_shop, shop_kernel, write_shop
 from tests.kernel.messaging.test_outbox import WHOM, put, take
 from tests.kernel.messaging.test_telling import URL, until
@@ -31,6 +34,27 @@ async def test_the_backlog_tells_who_waits_and_how_long(tmp_path: Path, empty_ur
         assert (found[State.PROCESSING].messages, found[State.PROCESSING].attempts) == (1, 1)
         assert 0 <= found[State.PROCESSING].oldest_seconds < 60
         assert State.COMPLETED in {row.state for row in await backlog(outbox, with_completed=True)}
+
+
+async def test_messages_in_a_newer_version_are_not_delivered_here(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None)
+        [row] = await backlog(outbox)
+        assert (row.newest, kernel.exchange.reads(row.subscriber, row.newest)) == (1, True)
+        await put(kernel, None, version=2)
+        [row] = await backlog(outbox)
+        assert (row.newest, kernel.exchange.reads(row.subscriber, row.newest)) == (2, False)
+        assert not kernel.exchange.reads("gone.handler", 1)
+
+
+async def test_messages_in_a_newer_version_that_wait_for_long_degrade_readiness(tmp_path: Path) -> None:
+    async with running_shop(tmp_path, f"sqlite:///{tmp_path / 'data'}", MESSAGING_POLL_SECONDS="0.01") as (app, _):
+        await put(app.kernel, None, version=2)
+        async with asyncio.timeout(30):
+            while not app.kernel.watch.problems():
+                await app.kernel.watch.look()
+        with pytest.raises(Degraded, match=r"wait for mail.write_letter, some in version 2, which the code"):
+            await app.kernel.watch.check()
 
 
 async def test_what_was_abandoned_begins_anew_when_asked(tmp_path: Path, empty_url: str) -> None:
