@@ -30,8 +30,8 @@ class BaseRepository(Generic[ModelType, IDType]):
 
     Where a method takes `into`, naming a pydantic schema makes it a projection: only the schema's columns are
     selected, and the rows become the schema without an entity in between; such statements run on the driver itself
-    where the session allows it (kernel.database.direct). Without it the method returns entities, which are for
-    changing things.
+    where the session allows it (kernel.database.direct). A field that names a relationship takes one more statement,
+    for all rows together. Without `into` the method returns entities, which are for changing things.
 
     Nothing here commits: whoever opened the session does.
     """
@@ -65,7 +65,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         if self._refines_select:
             return await self.one(self.select().where(self._id == id_).order_by(None), into=into)
         statement = statements.by_id(self.model, into, self._seen)
-        return _only(into, await self._rows(statement, {statements.ID: id_, **self._known}))
+        return await self._one(into, await self._rows(statement, {statements.ID: id_, **self._known}))
 
     @overload
     async def get_many(self, ids: Iterable[IDType]) -> list[ModelType]: ...
@@ -110,9 +110,9 @@ class BaseRepository(Generic[ModelType, IDType]):
         By offset the total comes in the same statement; only behind the last row it takes a second one.
         """
         sort = (order or Sort()).then(self._id)
-        names = tuple(into.model_fields)
-        hidden, places = _places(sort, names)
-        selected: list[Any] = [*statements.columns_of(self.model, into), *hidden]
+        columns_of_schema = statements.columns_of(self.model, into)
+        hidden, places = _places(sort, columns_of_schema)
+        selected: list[Any] = [*columns_of_schema, *hidden]
         counts, continues = request.cursor is None, bool(request.cursor)
         place = {statements.LIMIT.key: request.limit + 1, **self._known}
         if request.cursor:
@@ -143,7 +143,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         next_cursor = None
         if len(rows) > len(shown):
             next_cursor = sort.encode([shown[-1][index] for index in places])
-        return Page(items=[_to_schema(into, names, row) for row in shown], total=count, next_cursor=next_cursor)
+        return Page(items=await self._schemas(into, shown), total=count, next_cursor=next_cursor)
 
     # Writing
 
@@ -163,7 +163,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         if rows is None:
             statement = insert(self.model).values(**values).returning(*statements.columns_of(self.model, into))
             rows = list((await self.session.execute(statement)).all())
-        return _to_schema(into, tuple(into.model_fields), rows[0])
+        return (await self._schemas(into, rows))[0]
 
     async def create_many(self, rows: Sequence[Mapping[str, Any]]) -> list[ModelType]:
         """Insert many rows: on PostgreSQL in one statement, on SQLite, which is in this process, in one each."""
@@ -208,7 +208,7 @@ class BaseRepository(Generic[ModelType, IDType]):
                 returned = statements.columns_of(self.model, into)
                 result = await self.session.execute(self._change(id_, versions, values).returning(*returned))
                 rows = list(result.all())
-            changed = _only(into, rows)
+            changed = await self._one(into, rows)
         if changed is None:
             await self._refuse(id_, versions)
         return changed
@@ -244,7 +244,9 @@ class BaseRepository(Generic[ModelType, IDType]):
         """The only row, or None. Raises sqlalchemy.exc.MultipleResultsFound."""
         if into is None:
             return (await self.session.execute(statement)).scalar_one_or_none()
-        return _only(into, await self._rows(statement.with_only_columns(*statements.columns_of(self.model, into))))
+        return await self._one(
+            into, await self._rows(statement.with_only_columns(*statements.columns_of(self.model, into)))
+        )
 
     @overload
     async def all(self, statement: Select[ModelType]) -> list[ModelType]: ...
@@ -256,9 +258,41 @@ class BaseRepository(Generic[ModelType, IDType]):
         """All rows. Give the statement an order and a limit."""
         if into is None:
             return list((await self.session.scalars(statement)).all())
-        names = tuple(into.model_fields)
         rows = await self._rows(statement.with_only_columns(*statements.columns_of(self.model, into)))
-        return [_to_schema(into, names, row) for row in rows]
+        return await self._schemas(into, rows)
+
+    async def _one(self, into: type[Schema], rows: Rows) -> Schema | None:
+        """Return the one row as a schema, or None. Raises sqlalchemy.exc.MultipleResultsFound."""
+        if len(rows) > 1:
+            raise MultipleResultsFound("Multiple rows were found when one or none was required")
+        names, relations = statements.layout_of(self.model, into)
+        if rows and not relations:  # the usual case, without another coroutine
+            return _to_schema(into, names, rows[0])
+        return (await self._schemas(into, rows))[0] if rows else None
+
+    async def _schemas(self, into: type[Schema], rows: Sequence[Sequence[Any]]) -> list[Schema]:
+        """Return rows as schemas, with what their relations name: one more statement for each relation."""
+        names, relations = statements.layout_of(self.model, into)
+        if not relations or not rows:
+            return [_to_schema(into, names, row) for row in rows]
+        found: list[dict[str, Any]] = [dict(zip(names, row, strict=False)) for row in rows]
+        for place, relation in enumerate(relations, len(names)):
+            related = await self._related(relation, {row[place] for row in rows} - {None})
+            for values, row in zip(found, rows, strict=True):
+                own = related.get(row[place], [])
+                values[relation.field] = own if relation.is_list else next(iter(own), None)
+        return [into.model_validate(values, by_name=True) for values in found]
+
+    async def _related(self, relation: statements.Relation, keys: set[Any]) -> dict[Any, list[BaseModel]]:
+        """Return the related rows of all `keys`, as schemas by key."""
+        repository = BaseRepository[Any, Any](relation.model, self.session)
+        columns = (*statements.columns_of(relation.model, relation.schema), relation.remote)
+        statement = repository.select().where(any_of(relation.remote, keys)).order_by(*relation.order)
+        rows = await self._rows(statement.with_only_columns(*columns))
+        related: dict[Any, list[BaseModel]] = {}
+        for row, schema in zip(rows, await repository._schemas(relation.schema, rows), strict=True):
+            related.setdefault(row[len(columns) - 1], []).append(schema)
+        return related
 
     async def _rows(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> Rows:
         """The rows of a statement, by the shortest way that the session allows."""
@@ -359,13 +393,6 @@ class BaseRepository(Generic[ModelType, IDType]):
         return update(self.model).where(*self._row(id_, versions)).values({**values, **counted})
 
 
-def _only(schema: type[Schema], rows: Rows) -> Schema | None:
-    """The one row as a schema, or None. Raises sqlalchemy.exc.MultipleResultsFound."""
-    if len(rows) > 1:
-        raise MultipleResultsFound("Multiple rows were found when one or none was required")
-    return _to_schema(schema, tuple(schema.model_fields), rows[0]) if rows else None
-
-
 def _to_schema(schema: type[Schema], names: tuple[str, ...], row: Sequence[Any]) -> Schema:
     return schema.model_validate(dict(zip(names, row, strict=False)), by_name=True)
 
@@ -375,14 +402,15 @@ def _of(model: type[ModelType], only: statements.Condition) -> Select[ModelType]
 
 
 @lru_cache(1000)
-def _places(sort: Sort, names: tuple[str, ...]) -> tuple[list[ColumnElement[Any]], list[int]]:
-    """What to select beside the columns `names` so that each key of the order is selected, and where each then is."""
+def _places(sort: Sort, columns: tuple[InstrumentedAttribute[Any], ...]) -> tuple[list[ColumnElement[Any]], list[int]]:
+    """What to select beside `columns` so that each key of the order is selected, and where each of them then is."""
+    own = {column.key: place for place, column in enumerate(columns)}
     hidden: list[ColumnElement[Any]] = []
     places: list[int] = []
     for key in sort.keys:
-        if key.is_exact and sort.is_own(key.column) and key.column.key in names:
-            places.append(names.index(key.column.key))
+        if key.is_exact and sort.is_own(key.column) and key.column.key in own:
+            places.append(own[key.column.key])
         else:
-            places.append(len(names) + len(hidden))
+            places.append(len(columns) + len(hidden))
             hidden.append(key.selected)
     return hidden, places
