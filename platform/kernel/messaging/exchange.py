@@ -125,7 +125,8 @@ class Exchange:
         """
         by_name = [(name, one) for name, found in self.elsewhere.subscribers.items() for one in found]
         if self.broker is not None:
-            sent = partial(Target, deliver=partial(self._send, self.broker), is_open=self.broker.is_connected)
+            send = partial(self._send, self.broker)
+            sent = partial(Target, deliver=send, is_open=self.broker.is_connected, sends=True)
             yield BROKER, sent(Wanted())
             yield from ((one, sent(Wanted(name))) for name, one in by_name)
             yield from ((module, sent(Wanted())) for module in self.elsewhere.modules)
@@ -133,9 +134,10 @@ class Exchange:
         for name, one in by_name:
             module, _, function = one.partition(".")
             if module in self.elsewhere.modules:
-                yield one, Target(Wanted(name), partial(self._post, self.elsewhere.modules[module], function))
+                post = partial(self._post, self.elsewhere.modules[module], function)
+                yield one, Target(Wanted(name), post, sends=True)
         for module, peer in self.elsewhere.modules.items():
-            yield module, Target(Wanted(), partial(self._post, peer, None))
+            yield module, Target(Wanted(), partial(self._post, peer, None), sends=True)
 
     @property
     def is_used(self) -> bool:

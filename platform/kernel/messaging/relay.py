@@ -17,7 +17,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from kernel.messaging.outages import Failed, Outage
-from kernel.messaging.outbox import BROKER, Delivery, Limits, Outbox, Wanted
+from kernel.messaging.outbox import Delivery, Limits, Outbox, Wanted
 from kernel.messaging.tables import State
 from kernel.observability.tracing import Tracing
 from kernel.settings import MessagingSettings
@@ -45,6 +45,8 @@ class Target:
     is_open: Callable[[], bool] = lambda: True
     # How many may be under way together, whatever place there is.
     at_once: int = sys.maxsize
+    # Whether the message leaves this process: to a broker, or to another process.
+    sends: bool = False
 
 
 @dataclass
@@ -198,11 +200,11 @@ class Relay:
 
     async def _attempt(self, outbox: Outbox, delivery: Delivery, target: Target) -> bool:
         """Whether it was delivered; what else became of it is noted."""
-        who = outbox.module if delivery.subscriber == BROKER else delivery.subscriber.partition(".")[0]
+        who = outbox.module if target.sends else delivery.subscriber.partition(".")[0]
         with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id, module=who):
             started_at = time.perf_counter()
             try:
-                with self._traced(delivery):
+                with self._traced(delivery, target):
                     await target.deliver(delivery)
             except (Exception, asyncio.CancelledError) as error:  # a handler may fail in any way
                 if _is_cancelled():
@@ -218,10 +220,10 @@ class Relay:
             _log.debug("message delivered", **_described(delivery), seconds=seconds, is_ours=is_ours)
             return True
 
-    def _traced(self, delivery: Delivery) -> AbstractContextManager[None]:
+    def _traced(self, delivery: Delivery, target: Target) -> AbstractContextManager[None]:
         if self._tracing is None:
             return nullcontext()
-        verb = "send" if delivery.subscriber == BROKER else "process"
+        verb = "send" if target.sends else "process"
         envelope = delivery.envelope
         return self._tracing.message(verb, envelope.name, delivery.subscriber, envelope.context)
 

@@ -172,9 +172,11 @@ class DeliveryWatch:
             for name, subscribers in exchange.elsewhere.subscribers.items():
                 found |= {one: _no_way(name, one) for one in subscribers if one not in exchange.targets}
         overdue = _OVERDUE_POLLS * self._settings.poll_seconds
+        expected = set()
         for outbox in exchange.outboxes.values():
             served = exchange.targets_of(outbox) if self._relays else ()
             for one in await waiting(outbox, overdue):
+                expected.add(one.subscriber.partition(".")[0])
                 problem = None
                 if one.subscriber not in served:
                     problem = self._why_it_waits(outbox.module, one)
@@ -186,7 +188,7 @@ class DeliveryWatch:
                 if problem is not None:
                     found[one.subscriber] = problem
         for module, outage in exchange.outages.items():
-            if outage is not None:
+            if outage is not None and module in expected:
                 found[module] = f"Messages wait for {module}: {outage}."
         return found
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 from kernel.app import Kernel
 from kernel.messaging.operations import backlog, find, forget, retry
@@ -76,6 +77,17 @@ async def test_what_waits_for_somebody_who_is_gone_can_be_dropped(tmp_path: Path
         outbox = await put(kernel, None)
         assert await forget(outbox, "gone.handler") == 2
         assert [row["subscriber"] for row in await rows(kernel, "shop", "outbox")] == [WHOM]
+
+
+async def test_what_waits_for_a_handler_that_is_gone_is_reported_at_the_start(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        await put(kernel, None, subscriber="mail.old_name")
+    with structlog.testing.capture_logs() as logs:
+        async with running_shop(tmp_path, empty_url) as (app, _client):
+            [found] = [log["reason"] for log in logs if log["event"] == "messages are not delivered"]
+            assert found.startswith("1 message(s) of shop wait for mail.old_name: mail has no handler old_name.")
+            with pytest.raises(Degraded, match=r"kernel messages move mail\.old_name"):
+                await app.kernel.health_checks()["messages"]()
 
 
 async def test_only_what_was_completed_long_ago_is_purged(tmp_path: Path, empty_url: str) -> None:
