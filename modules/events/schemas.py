@@ -9,9 +9,23 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from kernel.database import PageRequest
 from kernel.fields import Day, Id, IsLocalTime, LocalTime, NoNul, Omittable, RequestBody
 
-Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), NoNul]
-Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=10_000), NoNul]
-Location = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200), NoNul]
+Title = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+    Field(examples=["Summer concert"]),
+    NoNul,
+]
+Description = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=10_000),
+    Field(examples=["Songs of three centuries, in the open air."]),
+    NoNul,
+]
+Location = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=200), Field(examples=["Town hall"]), NoNul
+]
+# An example that every database accepts: no image, instead of one that may not exist.
+ImageId = Annotated[Id | None, Field(examples=[None])]
 
 
 class EventIn(RequestBody):
@@ -22,7 +36,7 @@ class EventIn(RequestBody):
     date: Day
     time: LocalTime = Field(description="Local to the place, without a zone.")
     location: Location = ""
-    image_id: Id | None = None
+    image_id: ImageId = None
     is_draft: bool = Field(False, description="Seen by you alone.")
 
 
@@ -34,7 +48,7 @@ class EventPatch(RequestBody):
     date: Day = Omittable
     time: LocalTime = Omittable
     location: Location = Omittable
-    image_id: Id | None = Omittable
+    image_id: ImageId = Omittable
     is_draft: bool = Omittable
 
 

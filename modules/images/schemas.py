@@ -22,7 +22,9 @@ FORM_TYPES = {
     }
 }
 
-Caption = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), NoNul]
+Caption = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=500), Field(examples=["The town hall at night"]), NoNul
+]
 
 
 class ImageIn(RequestBody):

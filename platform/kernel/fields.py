@@ -44,7 +44,8 @@ class _NoNul:
             text = text["schema"]
         needs_more = text.get("strip_whitespace") and text.get("min_length")
         pattern = r"^[^\u0000]*[^\s\u0000][^\u0000]*$" if needs_more else r"^[^\u0000]*$"
-        return {**handler(schema), "pattern": pattern}
+        # Without an example, documentation tools make text from the pattern, which is line noise.
+        return {"examples": ["text"], **handler(schema), "pattern": pattern}
 
 
 # pydantic would take "0" for the first day of 1970 and "60" for a minute past midnight.
@@ -63,9 +64,12 @@ def _local_time(value: object) -> object:
 
 
 NoNul = _NoNul()
-"""For text: PostgreSQL cannot store NUL. Put it last: `Annotated[str, StringConstraints(max_length=200), NoNul]`."""
+"""For text: PostgreSQL cannot store NUL. Put it last: `Annotated[str, StringConstraints(max_length=200), NoNul]`.
 
-Day = Annotated[date, BeforeValidator(_day)]
+Documentation tools show "text" as an example; `Field(examples=["Summer concert"])` before it gives a better one.
+"""
+
+Day = Annotated[date, BeforeValidator(_day), Field(examples=["2030-12-31"])]
 """A day of the calendar."""
 
 # What JSON Schema calls `time` has a zone.
