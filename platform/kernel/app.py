@@ -412,8 +412,12 @@ class Application(FastAPI):
         self.is_traced = self._native_telemetry.enabled()
         compiles = settings.application.compiled_endpoints
         app: ASGIApp = Dispatcher(self, self.sites, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
-        share = max(1, settings.server.max_concurrent_requests * settings.server.caller_share_percent // 100)
-        app = CallerShares(app, self.kernel.limits, share, PREFIX)
+        percent = settings.server.caller_share_percent
+        requests, websockets = (
+            max(1, most * percent // 100)
+            for most in (settings.server.max_concurrent_requests, settings.server.max_websockets)
+        )
+        app = CallerShares(app, self.kernel.limits, requests, websockets, PREFIX)
         if limit := settings.rate_limit.overall:
             # Probes are not counted, nor are calls that another process of this application has signed.
             app = Overall(app, self.kernel.limits, limit, PROBES, PREFIX)

@@ -204,39 +204,43 @@ class Overall:
 
 
 class CallerShares:
-    """Pure ASGI: holds each caller to a share of the requests that a process may have in work.
+    """Pure ASGI: holds each caller to a share of the requests and of the WebSockets that a process may have.
 
-    Only requests that may have a body count: a caller can keep them in work for as long as it sends slowly. Without
-    a share, one caller with slow uploads fills the process, and every other caller is answered 503.
+    Of requests only those that may have a body count: a caller can keep them in work for as long as it sends slowly.
+    Without a share, one caller with slow uploads fills the process, and every other caller is answered 503.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, share: int, free_below: str) -> None:
-        """`share` is the number of requests. Those below `free_below` do not count."""
+    def __init__(self, app: ASGIApp, limits: Limits, requests: int, websockets: int, free_below: str) -> None:
+        """`requests` and `websockets` are the shares. Nothing below `free_below` counts."""
         self._app = app
         self._limits = limits
-        self._share = share
+        self._shares = {
+            "http": (requests, f"You have {requests} requests with a body in work. Wait for one of them to end."),
+            "websocket": (websockets, f"You have {websockets} WebSockets open. Close one of them."),
+        }
         self._free_below = f"{free_below}/"
-        self._in_work: Counter[str] = Counter()
+        self._taken: Counter[tuple[str, str]] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] != "http"
-            or scope["method"] in WITHOUT_BODY
-            or get_route_path(scope).startswith(self._free_below)
-        ):
-            await self._app(scope, receive, send)
-            return
-        caller = await self._limits.caller(HTTPConnection(scope))
+        kind = scope["type"]
+        caller = None
+        if self._counts(scope):
+            caller = await self._limits.caller(HTTPConnection(scope))
         if caller is None:
             await self._app(scope, receive, send)
             return
-        if self._in_work[caller] >= self._share:
-            detail = f"You have {self._share} requests with a body in work. Wait for one of them to end."
+        share, detail = self._shares[kind]
+        if self._taken[kind, caller] >= share:
             raise TooManyRequests(detail, headers={"Retry-After": RETRY_AFTER_SECONDS} | close_unread(scope))
-        self._in_work[caller] += 1
+        self._taken[kind, caller] += 1
         try:
             await self._app(scope, receive, send)
         finally:
-            self._in_work[caller] -= 1
-            if not self._in_work[caller]:
-                del self._in_work[caller]
+            self._taken[kind, caller] -= 1
+            if not self._taken[kind, caller]:
+                del self._taken[kind, caller]
+
+    def _counts(self, scope: Scope) -> bool:
+        if scope["type"] not in self._shares or (scope["type"] == "http" and scope["method"] in WITHOUT_BODY):
+            return False
+        return not get_route_path(scope).startswith(self._free_below)

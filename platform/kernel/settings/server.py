@@ -33,8 +33,8 @@ class ServerSettings(SettingsGroup):
     max_concurrent_requests: int = Field(1000, ge=1)
     # Open WebSockets in each process; one more is answered 503. They do not count as requests in work.
     max_websockets: int = Field(1000, ge=1)
-    # How many percent of them a single caller may hold with requests that have a body, at least one; one more is
-    # answered 429. A caller is counted as for rate limits.
+    # How many percent of them a single caller may hold with requests that have a body, and of max_websockets, at least
+    # one; one more is answered 429. A caller is counted as for rate limits.
     caller_share_percent: int = Field(25, ge=1, le=100)
     # The request line and all headers of a request together.
     max_header_bytes: int = Field(64 << 10, ge=4096)

@@ -85,6 +85,7 @@ SETTINGS = {
     "CORS_ALLOW_ORIGINS": PAGE,
     "SERVER_MAX_WEBSOCKETS": "2",
     "SERVER_MAX_CONCURRENT_REQUESTS": "2",
+    "SERVER_CALLER_SHARE_PERCENT": "100",
     "SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS": "5",
 }
 
@@ -243,6 +244,22 @@ async def test_open_websockets_have_a_bound_of_their_own(served: Served) -> None
         assert caught.value.response.status_code == 503
         async with httpx2.AsyncClient() as client:  # two requests at a time may be in work
             assert (await client.get(f"{served.url}/health")).status_code in {401, 200}
+
+
+async def test_a_caller_has_a_share_of_the_open_websockets(tmp_path: Path) -> None:
+    shares = {"SERVER_MAX_WEBSOCKETS": "4", "SERVER_CALLER_SHARE_PERCENT": "50"}
+    here = project(tmp_path, f"sqlite:///{tmp_path / 'data'}", FILES, **SETTINGS | shares)
+    first, second = {"x_forwarded_for": "192.0.2.1"}, {"x_forwarded_for": "192.0.2.2"}
+    with here.process():
+        await until_serving(here.port)
+        async with connecting(here, f"{TALK}/echo", **first), connecting(here, f"{TALK}/echo", **first):
+            problem = await refused(here, f"{TALK}/echo", **first)
+            assert (problem["status"], problem["detail"]) == (429, "You have 2 WebSockets open. Close one of them.")
+            async with connecting(here, f"{TALK}/echo", **second) as socket:
+                await socket.send("hello")
+                assert await socket.recv() == "hello"
+        async with connecting(here, f"{TALK}/module", **first) as socket:
+            assert await socket.recv() == "talk", "a closed WebSocket holds no share"
 
 
 async def test_websockets_are_counted_and_logged(served: Served) -> None:
