@@ -162,6 +162,8 @@ async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishe
 ) -> None:
     async def between(call: Call, forward: Forward) -> Reply | Drop:
         answer = await forward(call)
+        if call.path != "/internal/contracts/prices":
+            return answer
         assert isinstance(answer, Reply)
         told = json.loads(answer.body)
         assert told["PriceChanged"]["description"]["version"] == 1
