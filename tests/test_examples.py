@@ -10,11 +10,12 @@ from tests.test_readme import BIN, copy_of, run
 # What remains and looks at the modules of this repository. The other tests make projects of their own.
 _LOOK_AT_THE_REPOSITORY = (
     *(f"tests/kernel/test_{name}.py" for name in ("settings", "discovery", "application", "database", "endpoint")),
-    "tests/kernel/test_command.py",
+    "tests/kernel/test_command.py::test_settings_are_shown_with_their_origin_and_without_secrets",
     "tests/boundaries/test_size.py",
     "tests/deploy",
     "tests/modules",
     "tests/test_image.py",
+    "tests/test_openapi_examples.py",
     "tests/test_readme.py",
 )
 # They install a whole environment or follow the README, which takes minutes and does not depend on the examples.
