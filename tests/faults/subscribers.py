@@ -20,7 +20,6 @@ Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 _NOWHERE = "http://127.0.0.1:9"
 _AT_ONCE = 20
 _MOST_BATCHES = 30
-_BROKER_DIES_EVERY = 3
 
 # Widens both windows to 0 to 100 ms, refuses one message in ten in each of them, and notes how far each one came.
 _SLOW_AND_UNWILLING = """
@@ -70,8 +69,8 @@ async def by_redis(folder: Path, database_url: str, quick: bool) -> list[Result]
 
 
 async def _killed(kind: type[Server], name: str, folder: Path, database_url: str, quick: bool) -> Result:
-    """Kill -9 of one of two subscribers, in each window in turn; every third time the broker dies beside it."""
-    kills = 3 if quick else 15
+    """Kill -9 of one of two subscribers, in each window in turn; now and then the broker dies beside it."""
+    kills, broker_dies_every = (2, 2) if quick else (15, 3)
     require(kind)
     data = folder / "broker"
     data.mkdir()
@@ -95,7 +94,7 @@ async def _killed(kind: type[Server], name: str, folder: Path, database_url: str
                         break
                 end(victim)
                 hit += Counter(_last_stages(subscriber, victim))
-                if turn % _BROKER_DIES_EVERY == _BROKER_DIES_EVERY - 1:
+                if turn % broker_dies_every == broker_dies_every - 1:
                     server.kill()
                     await asyncio.to_thread(server.start)
                 processes[turn % 2] = _start(stack, subscriber)

@@ -8,6 +8,7 @@ from tests.faults import subscribers
 from tests.faults.harness import assert_all_hold
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("scenario", subscribers.ON_BOTH, ids=lambda one: one.__name__)
 async def test_a_subscriber_that_dies_loses_and_doubles_nothing(
     tmp_path: Path, empty_url: str, scenario: subscribers.Scenario
