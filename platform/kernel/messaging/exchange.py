@@ -304,7 +304,7 @@ class Exchange:
         """One for each database in which there is an outbox."""
         by_url: dict[URL, list[Outbox]] = {}
         for outbox in self.outboxes.values():
-            by_url.setdefault(outbox.database.placement.url, []).append(outbox)
+            by_url.setdefault(outbox.database.placement.direct_url, []).append(outbox)
         for url, outboxes in by_url.items():
             if url.get_backend_name() == "postgresql" and self._settings.listen:
                 heard = partial(self._heard, outboxes)
