@@ -149,6 +149,9 @@ def _check(histories: "list[History]") -> None:
     if problems:
         fail("\n".join(problems))
     typer.echo("Every database is at its newest migration and agrees with the models.")
+    for history in histories:
+        for part in history.not_compared():
+            typer.echo(f"{history.module}: not compared: {part}")
 
 
 @app.command()

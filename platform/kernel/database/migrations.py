@@ -18,6 +18,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.runtime.plugins import Plugin
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from filelock import AsyncFileLock, Timeout
@@ -26,6 +27,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from kernel.database.alembic_environment import constraints, enums
+from kernel.database.alembic_environment.rendering import render_item
 from kernel.database.errors import FAILURES, MigrationError, code_of, reason_of
 from kernel.database.pool import Placement
 from kernel.database.revisions import check_history
@@ -38,6 +41,9 @@ _ENVIRONMENT = Path(__file__).parent / "alembic_environment"
 _POLL_SECONDS = 0.2
 _CANNOT_WAIT_LONGER = "another process has been migrating {module} for more than {seconds:g} s"
 _VERSIONS = "alembic_version"
+PLUGINS = (constraints.PLUGIN, enums.PLUGIN)
+for _module in (constraints, enums):
+    Plugin.setup_plugin_from_module(_module, _module.PLUGIN)
 # The lock is a transaction's, which stays open and idle as long as the migrations take. A session's would stay on the
 # server connection of a pooler after we are gone. It has no snapshot, so it holds back neither VACUUM nor CREATE INDEX
 # CONCURRENTLY; those who wait for the lock have no transaction.
@@ -104,6 +110,12 @@ class History:
         async with self._connected() as connection:
             return [str(change) for change in await connection(self._compare)]
 
+    def not_compared(self) -> list[str]:
+        """What `drift` cannot see in this database, in words."""
+        if self.placement.schema is not None or not (names := sorted(enums.enums_of(self.metadata))):
+            return []
+        return [f"the labels of {', '.join(names)}, as SQLite has no enum types: compare on PostgreSQL (DATABASE_URL)"]
+
     async def write(self, message: str) -> Path:
         """Write the revision that turns the tables into the models. Raises MigrationError if nothing differs."""
         if missing := await self.pending() if self._exists() else []:
@@ -113,7 +125,10 @@ class History:
         number = max((int(one) for one in numbers if one.isdecimal()), default=0) + 1
         async with self._alone(), self._connected(changes=True) as connection:
             if not await connection(self._compare):
-                raise MigrationError(f"the tables of {self.module} are as its models say: there is nothing to migrate")
+                but = "".join(f". Not compared: {one}" for one in self.not_compared())
+                raise MigrationError(
+                    f"the tables of {self.module} are as its models say: there is nothing to migrate{but}"
+                )
             written = await connection(
                 lambda sync: self._run(sync, command.revision, message, autogenerate=True, rev_id=f"{number:04d}")
             )
@@ -138,8 +153,21 @@ class History:
         config.set_main_option("version_locations", _escaped(self.folder))
         config.set_main_option("path_separator", "newline")
         config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
-        config.attributes |= {"metadata": self.metadata, "include_object": self._is_compared}
+        config.attributes["options"] = self._options()
         return config
+
+    def _options(self) -> dict[str, Any]:
+        """How Alembic compares the models with the tables, and writes what differs."""
+        return {
+            "target_metadata": self.metadata,
+            "include_object": self._is_compared,
+            "compare_type": True,
+            "compare_server_default": True,
+            "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", *PLUGINS],
+            "render_item": render_item,
+            # SQLite cannot alter a column; batch operations rebuild the table there and are plain ALTERs elsewhere.
+            "render_as_batch": True,
+        }
 
     def _protect_versions(self, connection: Connection) -> None:
         """Let the role that serves read which migrations are applied, and not change it."""
@@ -152,10 +180,11 @@ class History:
         config = self._alembic()
         config.attributes["connection"] = connection
         try:
-            with _without_index_warnings():
+            with _without_needless_warnings():
                 return alembic_command(config, *args, **options)
         except CommandError as error:
-            raise MigrationError(f"migrations of {self.module}: {error}") from error
+            newer = ". Newer code has migrated this database: deploy that" if "Can't locate" in str(error) else ""
+            raise MigrationError(f"migrations of {self.module}: {error}{newer}") from error
         except FAILURES as error:
             raise MigrationError(f"{self._line_of(error)}: {reason_of(error)}{_advice(error, self.module)}") from error
 
@@ -167,9 +196,9 @@ class History:
         return f"the migrations of {self.module}"
 
     def _compare(self, connection: Connection) -> list[Any]:
-        options = {"compare_type": True, "target_metadata": self.metadata, "include_object": self._is_compared}
-        with _without_index_warnings():
-            return list(compare_metadata(MigrationContext.configure(connection, opts=options), self.metadata))
+        context = MigrationContext.configure(connection, opts=self._options())
+        with _without_needless_warnings():
+            return list(compare_metadata(context, self.metadata))
 
     def _is_compared(self, _item: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
         """Leave out indexes that Alembic cannot compare: `Index(..., info={"by_hand": True})`, written by hand."""
@@ -190,6 +219,8 @@ class History:
                     await self._be_in_schema(connection, self.placement.schema, changes=changes)
                 yield connection.run_sync
                 await connection.commit()
+        except FAILURES as error:
+            raise MigrationError(f"the database of {self.module}: {reason_of(error)}") from error
         finally:
             await engine.dispose()
 
@@ -301,6 +332,8 @@ class History:
             raise MigrationError(f"the migrations of {self.module} cannot run: {error}") from error
         try:
             yield connection
+        except FAILURES as error:
+            raise MigrationError(f"the migrations of {self.module} cannot run: {reason_of(error)}") from error
         finally:
             connection.terminate()
 
@@ -367,9 +400,10 @@ def _tables_of(file: Path) -> set[str]:
 
 
 @contextmanager
-def _without_index_warnings() -> Iterator[None]:
-    """On SQLite, Alembic warns of each index that is meant for PostgreSQL alone."""
+def _without_needless_warnings() -> Iterator[None]:
+    """Alembic warns of each index that is meant for PostgreSQL alone, and of computed columns, which we compare."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Computed default on .* cannot be modified")
         warnings.filterwarnings("ignore", "autogenerate skipping metadata-specified expression-based index")
         yield
 
