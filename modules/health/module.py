@@ -10,8 +10,7 @@ from modules.health.settings import HealthSettings
 
 @asynccontextmanager
 async def _monitor(context: ModuleContext) -> AsyncIterator[HealthMonitor]:
-    assert isinstance(context.settings, HealthSettings)  # noqa: S101  # for the type checker: it is in settings.py
-    monitor = HealthMonitor(context.database, context.settings)
+    monitor = HealthMonitor(context.database, context.get(HealthSettings))
     yield monitor
     await monitor.written()
 

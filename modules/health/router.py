@@ -3,9 +3,9 @@
 import time
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 
-from kernel import TheKernel, Unavailable, module_state, problems, public, requires, with_session
+from kernel import TheKernel, Unavailable, from_module, problems, public, requires, with_session
 from kernel.database import Page
 from kernel.observability.health import Finding
 from kernel.settings import Environment
@@ -16,7 +16,7 @@ from modules.health.service import HealthMonitor
 
 router = APIRouter(prefix="/health")
 
-Monitor = Annotated[HealthMonitor, Depends(module_state)]
+Monitor = Annotated[HealthMonitor, from_module(HealthMonitor)]
 Incidents = Annotated[IncidentRepository, with_session(IncidentRepository)]
 
 _LOADED_AT = time.monotonic()

@@ -24,7 +24,7 @@ def sweep(
     than = datetime.now(UTC) - timedelta(hours=older_than_hours)
 
     async def work(context: ModuleContext) -> Swept:
-        service: ImageService = context.state
+        service = context.get(ImageService)
         return await service.sweep(than, delete=delete)
 
     try:
@@ -43,7 +43,7 @@ def own() -> None:
     """Record this database as the only one whose images are in the storage, also where another one is recorded."""
 
     async def work(context: ModuleContext) -> list[str]:
-        service: ImageService = context.state
+        service = context.get(ImageService)
         return await service.become_only_owner()
 
     replaced = in_module("images", work)

@@ -13,9 +13,9 @@ from modules.images.storage import ImageStorage
 
 @asynccontextmanager
 async def _open(context: ModuleContext) -> AsyncIterator[ImageService]:
-    assert isinstance(context.settings, ImagesSettings)  # noqa: S101  # for the type checker: it is in settings.py
-    storage = ImageStorage.open(context.settings, context.root, context.calls.before)
-    service = ImageService(storage, context.settings, context.database)
+    settings = context.get(ImagesSettings)
+    storage = ImageStorage.open(settings, context.root, context.calls.before)
+    service = ImageService(storage, settings, context.database)
     try:
         yield service
     finally:
@@ -23,11 +23,10 @@ async def _open(context: ModuleContext) -> AsyncIterator[ImageService]:
 
 
 async def _check_storage(context: ModuleContext) -> None:
-    service: ImageService = context.state
-    await service.storage.check()
+    await context.get(ImageService).storage.check()
     # A database that is away has a check of its own, and an owner is recorded once it is back.
     with suppress(DatabaseUnavailable):
-        await service.record_owner()
+        await context.get(ImageService).record_owner()
 
 
 module = Module(

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Collection
+from typing import TypedDict, Unpack
 
 from sqlalchemy import bindparam, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,6 +13,19 @@ from modules.images.models import Image, StorageIdentity
 from modules.images.schemas import ImageOut, ImageQuery, ImageSort
 
 _OWN = Image.owner == bindparam("caller", type_=Image.owner.type)
+
+
+class NewImage(TypedDict):
+    """The columns of a new image."""
+
+    caption: str
+    content_type: str
+    width: int
+    height: int
+    size_bytes: int
+    sha256: str
+    content_key: str
+    thumbnail_key: str
 
 
 class ImageRepository(BaseRepository[Image, int]):
@@ -35,7 +49,7 @@ class ImageRepository(BaseRepository[Image, int]):
         """A page of all images. Raises InvalidCursor."""
         return await self.page(query, ImageOut, order=Sort(Image.created_at, descending=query.sort is ImageSort.NEWEST))
 
-    async def add(self, **columns: str | int) -> ImageOut:
+    async def add(self, **columns: Unpack[NewImage]) -> ImageOut:
         """A new image of the caller's."""
         return await self.create(into=ImageOut, owner=self.caller.key, **columns)
 

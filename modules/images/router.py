@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Form, Header, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from kernel import (
@@ -11,8 +11,8 @@ from kernel import (
     RangeNotSatisfiable,
     for_caller,
     found,
+    from_module,
     idempotent,
-    module_state,
     problems,
     requires,
 )
@@ -29,7 +29,7 @@ router = APIRouter()
 ImageId = Annotated[Id, Path()]
 Seen = Annotated[ImageRepository, for_caller(ImageRepository, "images:read")]
 Changed = Annotated[ImageRepository, for_caller(ImageRepository, "images:write")]
-Service = Annotated[ImageService, Depends(module_state)]
+Service = Annotated[ImageService, from_module(ImageService)]
 IfNoneMatch = Annotated[str | None, Header()]
 
 # The bytes of an image never change, but it may be deleted: ask again each time, and get 304.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kernel.contracts import use as use
     from kernel.manifest import Module as Module
     from kernel.manifest import ModuleContext as ModuleContext
+    from kernel.manifest import from_module as from_module
     from kernel.manifest import module_settings as module_settings
     from kernel.manifest import module_state as module_state
     from kernel.messaging.handlers import subscribe as subscribe
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Kernel": "app", "TheKernel": "app", "create_app": "app", "load_settings": "app",
     "Contract": "contracts", "ContractError": "contracts", "safe": "contracts", "use": "contracts",
-    "Module": "manifest", "ModuleContext": "manifest", "module_settings": "manifest", "module_state": "manifest",
+    "Module": "manifest", "ModuleContext": "manifest", "from_module": "manifest",
+    "module_settings": "manifest", "module_state": "manifest",
     "Message": "messaging.message", "upcast": "messaging.message",
     "publish": "messaging.outbox", "subscribe": "messaging.handlers",
     "Principal": "security.principal", "limited": "security.limits",

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, ClassVar, TypeVar, dataclass_transform, get_type_hints
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform, get_type_hints
 
 import structlog
 from fastapi import Depends
@@ -25,6 +25,7 @@ _log = structlog.get_logger("kernel.contracts")
 _KERNEL, _STANDARD_LIBRARY = str(Path(__file__).parent), str(Path(os.__file__).parent)
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+AContract = TypeVar("AContract", bound="Contract")
 
 
 class Contract:
@@ -138,8 +139,11 @@ def safe(method: Method) -> Method:
     return method
 
 
-def use(contract: type[Contract]) -> Any:
-    """A dependency on another module's contract: `ImagesPort = Annotated[Images, use(Images)]`."""
+def use(contract: type[AContract]) -> AContract:
+    """A dependency on another module's contract: `ImagesPort = Annotated[Images, use(Images)]`.
+
+    For the type checker it is the contract, so that `images: Images = use(Other)` is an error.
+    """
 
     async def port(connection: HTTPConnection) -> Contract:
         ports: Mapping[type[Contract], Contract] = connection.app.state.ports
@@ -148,7 +152,8 @@ def use(contract: type[Contract]) -> Any:
             raise ContractBroken(f"No enabled module provides {contract.__name__}: add {owner} to ENABLED_MODULES.")
         return ports[contract]
 
-    return Depends(port)
+    dependency: Any = Depends(port)
+    return cast(AContract, dependency)
 
 
 def local_port(

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
@@ -14,6 +15,8 @@ from kernel.database import Database
 from kernel.http_client import HttpxRestClientPool
 from kernel.security.idempotency import Keys
 from kernel.settings import ModuleSettings
+
+Thing = TypeVar("Thing")
 
 
 @dataclass
@@ -31,8 +34,18 @@ class ModuleContext:
     calls: CallRule
     # The idempotency keys of its requests, if it has a table for them.
     keys: Keys | None = None
-    # What the module's own lifespan yielded: an object store, a cache.
-    state: Any = None
+    # What the module's own lifespan yielded: an object store, a cache. `get` gives it with its type.
+    state: object = None
+
+    def get(self, kind: type[Thing]) -> Thing:
+        """Return what the module's lifespan yielded, or its settings, whichever is of this type. Raises TypeError."""
+        for thing in (self.state, self.settings):
+            if isinstance(thing, kind):
+                return thing
+        raise TypeError(
+            f"modules/{self.name} has no {kind.__name__}: its lifespan yielded {type(self.state).__name__}, and its "
+            f"settings are {type(self.settings).__name__}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +70,19 @@ def module_context(connection: HTTPConnection) -> ModuleContext:
     """A dependency: the context of the module that is asked."""
     context: ModuleContext = connection.scope["kernel.module"]
     return context
+
+
+def from_module(kind: type[Thing]) -> Thing:
+    """A dependency: what the module's lifespan yielded, or its settings, by type: `from_module(ImageService)`.
+
+    For the type checker it is a `kind`.
+    """
+
+    async def found(connection: HTTPConnection) -> Thing:
+        return module_context(connection).get(kind)
+
+    dependency: Any = Depends(found)
+    return cast(Thing, dependency)
 
 
 async def module_state(connection: HTTPConnection) -> Any:

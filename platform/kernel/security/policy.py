@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from fastapi import APIRouter, Depends
 from fastapi.dependencies.models import Dependant
@@ -62,7 +62,7 @@ def requires(*scopes: str) -> Any:
 Made = TypeVar("Made")
 
 
-def for_caller(make: Callable[[AsyncSession, Principal], Made], *scopes: str) -> Any:
+def for_caller(make: Callable[[AsyncSession, Principal], Made], *scopes: str) -> Made:
     """A policy, and what is made from the session and the caller: `for_caller(EventRepository, "events:read")`.
 
     So a repository knows for whom it looks, and no route can forget to tell it.
@@ -72,7 +72,8 @@ def for_caller(make: Callable[[AsyncSession, Principal], Made], *scopes: str) ->
     async def made(caller: Annotated[Principal, Depends(guard)], session: Session) -> Made:
         return make(session, caller)
 
-    return Depends(made)
+    dependency: Any = Depends(made)
+    return cast(Made, dependency)
 
 
 async def anybody() -> None:

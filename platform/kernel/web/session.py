@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -46,7 +46,7 @@ Session = Annotated[AsyncSession, Depends(get_db, scope="function")]
 Made = TypeVar("Made")
 
 
-def with_session(make: Callable[[AsyncSession], Made]) -> Any:
+def with_session(make: Callable[[AsyncSession], Made]) -> Made:
     """A dependency on what is made from the request's session: `with_session(EventRepository)`.
 
     `Depends(EventRepository)` would do the same in a thread, for every request: FastAPI takes a class to block.
@@ -55,4 +55,5 @@ def with_session(make: Callable[[AsyncSession], Made]) -> Any:
     async def made(session: Session) -> Made:
         return make(session)
 
-    return Depends(made)
+    dependency: Any = Depends(made)
+    return cast(Made, dependency)
