@@ -30,14 +30,16 @@ _ALONE = frozenset({"TRUNCATE", "VACUUM", "ANALYZE"})
 # A function whose text argument names a table or a sequence, and a cast that does.
 _NAMING = re.compile(
     r"(nextval|setval|currval|to_regclass|pg_\w*relation\w*|pg_table_size|pg_indexes_size|pg_get_serial_sequence"
-    r"|regclass|has_\w+_privilege|dblink\w*)$",
+    r"|regclass|has_\w+_privilege|table_to_xml\w*|schema_to_xml\w*)$",
     re.IGNORECASE,
 )
+# A function that runs the statements among its arguments.
+_RUNNING = re.compile(r"(query_to_xml\w*|dblink\w*|cron_schedule\w*)$", re.IGNORECASE)
 # What a table's name follows.
 _BEFORE_TABLE = frozenset(
     {
         "FROM", "JOIN", "INTO", "UPDATE", "TABLE", "ON", "TRUNCATE", "REFERENCES", "ONLY", "COPY", "USING", "VIEW",
-        "VACUUM", "ANALYZE", "LOCK",
+        "VACUUM", "ANALYZE", "LOCK", "INHERIT",
     }
 )  # fmt: skip
 # Names in PL/pgSQL that are no tables: CTEs; what is declared, a loop's, a parameter; and aliases.
@@ -187,7 +189,7 @@ def _is_own(node: exp.Expr) -> bool:
     """Whether a table without a schema is what the statement makes, a type or an index, or an alias that is locked."""
     top = node.parent if isinstance(node.parent, exp.Schema | exp.UserDefinedFunction) else node
     around = top.parent
-    if isinstance(around, exp.Drop | exp.Comment):
+    if isinstance(around, exp.Drop | exp.Comment | exp.Alter):
         return str(around.args.get("kind")).upper() not in {"TABLE", "VIEW", "COLUMN"}
     return isinstance(around, exp.Lock) or (isinstance(around, exp.Create) and around.this is top)
 
@@ -206,6 +208,8 @@ def _in_text(node: exp.Expr, whole: str) -> Iterator[Named]:
     if isinstance(around, exp.Anonymous) and name.lower() == "set_config":
         first = around.expressions[0]
         yield from _schemas(text) if first is not node and first.name.lower() == "search_path" else ()
+    elif _RUNNING.search(name):
+        yield from _by_tokens(text) if is_statement(text) else ()
     elif _NAMING.search(name):
         yield from _path(text, name)
 
@@ -252,7 +256,9 @@ def _by_tokens(text: str, outer: frozenset[str] = frozenset()) -> Iterator[Named
             word, before = words[place], words[place - 1].upper() if place else ""
             after = words[place + 1] if place + 1 < len(words) else ""
             is_table = before in _BEFORE_TABLE and not _is_value(words[: place - 1], before)
-            if after == "." and place + 2 < len(words):
+            if special := _special(words, place):
+                yield special
+            elif after == "." and place + 2 < len(words):
                 if is_table or word not in own:
                     yield Named(word, words[place + 2])
             elif is_table and word not in (variables if before == "USING" else ctes):
@@ -260,6 +266,15 @@ def _by_tokens(text: str, outer: frozenset[str] = frozenset()) -> Iterator[Named
                     yield Named(None, word)
             elif is_path or before == "SCHEMA":
                 yield Named(word, None)
+
+
+def _special(words: list[str], place: int) -> Named | None:
+    """What a name is where no table's would stand: the table of a type or of a sequence's column, or a role."""
+    word, before, after = words[place], words[max(place - 2, 0) : place], words[place + 1 : place + 5]
+    is_column = before == ["owned", "by"] and after[:1] == ["."]
+    if is_column or after[:2] in (["%", "rowtype"], ["%", "type"]) or after[2:] in (["%", "type"],):
+        return Named(None, word)
+    return Named(word, None) if before in (["owned", "by"], ["owner", "to"]) else None
 
 
 def _by_string(words: list[str], place: int) -> Iterator[Named]:
@@ -270,13 +285,18 @@ def _by_string(words: list[str], place: int) -> Iterator[Named]:
     elif function := next((word for word in near if _NAMING.fullmatch(word)), None):
         yield from _path(words[place], function)
     elif "execute" in words[max(place - 3, 0) : place] and is_statement(words[place]):
+        filling = iter(words[place + 2 :: 2])  # the arguments of format(), as far as they are written out
+        yield from _by_tokens(re.sub("%[IsL]", lambda _: next(filling, "unknown_"), words[place]))
+    elif words[max(place - 1, 0) : place] == ["do"]:
         yield from _by_tokens(words[place])
 
 
 def _is_value(words: list[str], before: str) -> bool:
     """Whether what follows is no table, as after SELECT ... INTO (a variable) and IS DISTINCT FROM."""
     last = words[-1] if words else ""
-    return (before == "FROM" and last == "distinct") or (before == "INTO" and last not in {"insert", "merge", ""})
+    return (before == "FROM" and last == "distinct") or (
+        before == "INTO" and last not in {"insert", "merge", "replace", ""}
+    )
 
 
 def _words(tokens: list[Token]) -> list[str]:
