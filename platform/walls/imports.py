@@ -6,9 +6,10 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import NamedTuple
 
+from walls.callees import called, callee
 from walls.findings import Finding
 from walls.project import Project, module_of, part_of
-from walls.sources import Source, argument
+from walls.sources import Source, argument, constant
 from walls.strings import Strings
 
 # Functions that take the name of something to import, or of something to replace there.
@@ -20,16 +21,26 @@ _BY_NAME = frozenset(
         "importlib.__import__",
         "importlib.util.find_spec",
         "importlib.reload",
+        "importlib.resources.files",
+        "pkgutil.get_data",
+        "pkgutil.get_loader",
         "pkgutil.resolve_name",
         "runpy.run_module",
+        "runpy.run_path",
         "sys.modules.get",
         "pydoc.locate",
+        "unittest.mock.patch",
     }
 )
-# Methods that do the same, whatever they belong to: of pytest's monkeypatch, of unittest.mock.
+# Functions that run a text as Python.
+_RUNNING = frozenset({"exec", "eval", "compile", "builtins.exec", "builtins.eval", "builtins.compile"})
+# Methods that do the same, whatever they belong to: pytest's monkeypatch, unittest.mock, pydantic's ImportString.
 _METHODS_BY_NAME = frozenset(
-    {"setattr", "delattr", "patch", "object", "multiple", "dict", "importorskip", "import_module", "import_string"}
-)
+    {
+        "setattr", "delattr", "patch", "object", "multiple", "dict", "importorskip", "import_module", "import_string",
+        "validate_python",
+    }
+)  # fmt: skip
 
 _ASK = "Ask through its contract.py; if that lacks something, its owner can add it."
 
@@ -95,8 +106,8 @@ def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]
         if test := project.tests_by_name.get(found.source or "") or project.tests_by_name.get(found.name):
             yield from ((one.name, found.line, "reaches") for one in test.imports)
     strings = Strings(project, source)
-    for call in source.calls:
-        yield from ((name, call.lineno, "names") for name in _by_name(source, strings, call))
+    for call, called_name in called(project, source):
+        yield from ((name, call.lineno, "names") for name in _by_name(project, source, strings, call, called_name))
     if isinstance(plugins := source.definitions.get("pytest_plugins"), ast.Assign):
         texts = [text for node in ast.walk(plugins.value) for text in strings.of(node)]
         yield from ((text, plugins.lineno, "names") for text in texts if text.startswith("modules."))
@@ -111,23 +122,35 @@ def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]
                 yield from () if is_local else [(dotted, node.lineno, "reaches")]
 
 
-def _by_name(source: Source, strings: Strings, call: ast.Call) -> Iterator[str]:
+def _by_name(project: Project, source: Source, strings: Strings, call: ast.Call, name: str) -> Iterator[str]:
     """What a call imports, or replaces, by its name; a name that starts with dots is taken from `package`."""
-    name = source.named(call.func) or ""
-    if name.startswith(f"{source.dotted}."):  # perhaps another name for it: load = importlib.import_module
-        statement = source.definitions.get(name.rpartition(".")[2])
-        name = source.named(getattr(statement, "value", None)) or name
-    method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
-    if name not in _BY_NAME and method not in _METHODS_BY_NAME and not name.endswith(".mock.patch"):
+    arguments = [*call.args[:2], *(one.value for one in call.keywords)]
+    if name == "functools.partial" and call.args:
+        name, arguments = callee(project, source, call.args[0]), call.args[1:]
+    if name in _RUNNING:
+        yield from (found for node in call.args[:1] for text in strings.of(node) for found in _imported_by(text))
+    elif name in _BY_NAME or ("." in name and name.rpartition(".")[2] in _METHODS_BY_NAME):
+        for text in (text for node in arguments for text in strings.of(node)):
+            if text.startswith("modules."):
+                yield text.replace(":", ".")
+            elif text.startswith("modules/"):  # a path
+                yield text.removesuffix(".py").replace("/", ".")
+            elif text.startswith("."):
+                for package in strings.of(argument(call, "package", 1)):
+                    up = len(text) - len(text.lstrip("."))
+                    start = package.split(".")
+                    yield ".".join([*start[: len(start) - up + 1], text.lstrip(".")])
+
+
+def _imported_by(text: str) -> Iterator[str]:
+    """What a piece of Python imports, also by `__import__`."""
+    try:
+        source = Source("", "", text)
+    except (SyntaxError, ValueError):
         return
-    for text in (text for node in [*call.args[:2], *(one.value for one in call.keywords)] for text in strings.of(node)):
-        if text.startswith("modules."):
-            yield text
-        elif text.startswith("."):
-            for package in strings.of(argument(call, "package", 1)):
-                up = len(text) - len(text.lstrip("."))
-                start = package.split(".")
-                yield ".".join([*start[: len(start) - up + 1], text.lstrip(".")])
+    yield from (one.name for one in source.imports)
+    named = [constant(one) for call in source.calls for one in call.args[:1]]
+    yield from (one for one in named if one and one.startswith("modules."))
 
 
 def _declared(project: Project, uses: list[Use]) -> Iterator[Finding]:

@@ -62,6 +62,8 @@ _OF_COLUMNS = frozenset({"add_column", "alter_column", "drop_column"})
 _COLUMN_KEYWORDS = frozenset({"column", "column_name"})
 _TABLE_KEYWORDS = frozenset({"table_name", "source_table", "referent_table", "old_table_name", "new_table_name"})
 
+_REFLECTED = "This takes its tables from the database at run time, where no check sees them."
+
 # The line, the other module, and what is named of it; without a module, a sentence.
 Reference = tuple[int, str | None, str]
 
@@ -114,8 +116,8 @@ class _References:
                 target = callee(self._project, self._source, call.args[0])
                 if target.startswith(("sqlalchemy.", "kernel.")):
                     yield None, f"This listens to {target}, which every module shares, and so sees others' rows."
-            case "automap_base" | "DeferredReflection":
-                yield None, f"{last} takes its tables from the database at run time, where no check sees them."
+            case "automap_base":
+                yield None, _REFLECTED
         # `func.right.do_it()` is a function of the schema `right`; `func.right(...)` is PostgreSQL's own.
         if home.startswith("sqlalchemy.func."):
             yield from self._schemas(ast.Constant(home.rpartition(".")[2]))
@@ -124,6 +126,10 @@ class _References:
         match node:
             case ast.keyword(arg="schema_translate_map") | ast.Constant(value="schema_translate_map"):
                 yield None, "This translates schemas, which only the kernel does."
+            case ast.ClassDef(bases=bases) if any(
+                (self._source.named(base) or "").endswith(".DeferredReflection") for base in bases
+            ):
+                yield None, _REFLECTED
             case (
                 ast.Subscript(value=ast.Attribute(attr="tables"))
                 | ast.Call(func=ast.Attribute(value=ast.Attribute(attr="tables"), attr="get"), args=[_, *_])

@@ -81,7 +81,9 @@ class Source:
         return found
 
     @cached_property
-    def assigned(self) -> dict[str, list[tuple[ast.expr, bool]]]:
+    def assigned(  # noqa: C901, PLR0912  # one case for each kind of statement
+        self,
+    ) -> dict[str, list[tuple[ast.expr, bool]]]:
         """What each name of the file is made of, in order, wherever it is assigned; whether it is added to it.
 
         A default is what its parameter may be, and `self.name` goes by `name`.
@@ -92,14 +94,21 @@ class Source:
                 case ast.Assign(targets=targets, value=value):
                     for target in targets:
                         found.setdefault(_own_name(target), []).append((value, False))
+                        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                            for one, part in zip(target.elts, value.elts, strict=False):
+                                found.setdefault(_own_name(one), []).append((part, False))
                 case (
                     ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value)
                 ):
                     found.setdefault(_own_name(target), []).append((value, False))
                 case ast.AugAssign(target=target, op=ast.Add(), value=value):
                     found.setdefault(_own_name(target), []).append((value, True))
-                case ast.For(target=target, iter=several):
-                    found.setdefault(_own_name(target), []).extend((one, False) for one in self.elements(several))
+                case ast.For(target=target, iter=several) | ast.comprehension(target=target, iter=several):
+                    for name in {_own_name(one) for one in ast.walk(target)}:
+                        found.setdefault(name, []).extend((one, False) for one in self.elements(several))
+                case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in self.functions:
+                    for parameter, value in _bound(self.functions[name], node):
+                        found.setdefault(parameter, []).append((value, False))
                 case ast.arguments(
                     posonlyargs=first, args=args, defaults=defaults, kwonlyargs=others, kw_defaults=more
                 ):
@@ -110,11 +119,46 @@ class Source:
         found.pop("", None)
         return found
 
+    @cached_property
+    def functions(self) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+        """The functions and methods of the file by their names, wherever they stand."""
+        return {one.name: one for one in self.nodes if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+    def container(self, node: ast.expr) -> ast.expr:
+        """What a name of this file stands for, if that is a list, tuple, set or dictionary that is written out."""
+        if not isinstance(node, ast.Name):
+            return node
+        value: ast.expr = getattr(self.definitions.get(node.id), "value", None) or node
+        return value if value is not node else next((v for v, _ in self._containers.get(node.id, ())), node)
+
+    @cached_property
+    def _containers(self) -> dict[str, list[tuple[ast.expr, bool]]]:
+        found: dict[str, list[tuple[ast.expr, bool]]] = {}
+        for node in self.nodes:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.List | ast.Tuple | ast.Set | ast.Dict):
+                found.setdefault(_own_name(node.targets[0]), []).append((node.value, False))
+        return found
+
     def elements(self, node: ast.expr) -> list[ast.expr]:
-        """The elements of a list, tuple or set that is written out, here or where its name is defined in this file."""
-        if isinstance(node, ast.Name):
-            node = getattr(self.definitions.get(node.id), "value", node)
-        return node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else []
+        """The elements of a container that is written out, here or where its name is defined in this file.
+
+        Of a dictionary the values; also through `enumerate`, `sorted`, `items()` and a comprehension.
+        """
+        match self.container(node):
+            case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements):
+                return elements
+            case ast.Dict(values=values):
+                return values
+            case ast.Call(func=ast.Attribute(value=value, attr="values" | "items")):
+                return self.elements(value)
+            case ast.Call(func=ast.Name(id=name), args=[*_, several]) if name in _PASSING:
+                return self.elements(several)
+            case (
+                ast.GeneratorExp(elt=ast.Name(id=name), generators=[one])
+                | ast.ListComp(elt=ast.Name(id=name), generators=[one])
+            ) if _own_name(one.target) == name:
+                return self.elements(one.iter)
+        return []
 
     @cached_property
     def calls(self) -> list[ast.Call]:
@@ -163,7 +207,19 @@ def read(path: str, dotted: str, text: bytes) -> Source:
     return Source(path, dotted, text)
 
 
-def _own_name(target: ast.expr) -> str:
+_PASSING = frozenset({"enumerate", "sorted", "reversed", "list", "tuple", "set", "iter", "map", "filter"})
+
+
+def _bound(function: ast.FunctionDef | ast.AsyncFunctionDef, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
+    """The parameters of a function with what a call passes for them."""
+    names = [one.arg for one in [*function.args.posonlyargs, *function.args.args]]
+    is_method = names[:1] in (["self"], ["cls"]) and isinstance(call.func, ast.Attribute)
+    yield from zip(names[is_method:], (one for one in call.args if not isinstance(one, ast.Starred)), strict=False)
+    known = {*names, *(one.arg for one in function.args.kwonlyargs)}
+    yield from ((one.arg, one.value) for one in call.keywords if one.arg in known)
+
+
+def _own_name(target: ast.AST) -> str:
     return last_name(target) if isinstance(target, ast.Name) or is_own(target) else ""
 
 

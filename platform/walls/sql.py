@@ -262,8 +262,7 @@ def _by_tokens(text: str, outer: frozenset[str] = frozenset()) -> Iterator[Named
                 if is_table or word not in own:
                     yield Named(word, words[place + 2])
             elif is_table and word not in (variables if before == "USING" else ctes):
-                if after != "(" or before in {"INTO", "ON", "REFERENCES"}:
-                    yield Named(None, word)
+                yield from [Named(None, word)] if after != "(" or before in {"INTO", "ON", "REFERENCES"} else []
             elif is_path or before == "SCHEMA":
                 yield Named(word, None)
 
@@ -272,7 +271,7 @@ def _special(words: list[str], place: int) -> Named | None:
     """What a name is where no table's would stand: the table of a type or of a sequence's column, or a role."""
     word, before, after = words[place], words[max(place - 2, 0) : place], words[place + 1 : place + 5]
     is_column = before == ["owned", "by"] and after[:1] == ["."]
-    if is_column or after[:2] in (["%", "rowtype"], ["%", "type"]) or after[2:] in (["%", "type"],):
+    if is_column or after[:2] in (["%", "rowtype"], ["%", "type"]) or after[2:] == ["%", "type"]:
         return Named(None, word)
     return Named(word, None) if before in (["owned", "by"], ["owner", "to"]) else None
 

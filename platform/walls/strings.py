@@ -38,7 +38,7 @@ class Strings:
         """
         return [] if node is None else list(dict.fromkeys(self._of(node)))[:_MOST]
 
-    def _of(self, node: ast.AST) -> Iterator[str]:  # noqa: C901, PLR0912  # one case for each kind of expression
+    def _of(self, node: ast.AST) -> Iterator[str]:  # noqa: C901, PLR0912, PLR0915  # one case for each kind of expression
         match node:
             case ast.Constant(value=str(value)):
                 yield value
@@ -67,14 +67,34 @@ class Strings:
                     yield from self._of(value)
             case ast.NamedExpr(value=value):
                 yield from self._of(value)
+            case (
+                ast.Subscript(value=value, slice=key)
+                | ast.Call(func=ast.Attribute(value=value, attr="get"), args=[key, *_])
+            ):
+                yield from (text for one in self._kept(value, key) for text in self._of(one))
+            case ast.Call(func=ast.Attribute(value=ast.Constant(value=bytes(encoded)), attr="decode")):
+                yield encoded.decode(errors="replace")
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="str"), attr="join"), args=[glue, several]):
+                yield from self._of(ast.Call(ast.Attribute(glue, "join"), [several], []))
+            case ast.Call(func=ast.Attribute(value=value, attr="format_map"), args=[ast.Dict() as values]):
+                keywords = [
+                    ast.keyword(constant(key), one) for key, one in zip(values.keys, values.values, strict=True)
+                ]
+                yield from self._of(ast.Call(ast.Attribute(value, "format"), [], keywords))
+            case ast.Call(
+                func=ast.Attribute(value=ast.Call(func=made, args=[template]), attr="substitute" | "safe_substitute")
+            ) if self._source.named(made) == "string.Template":
+                yield from (_substituted(text, self._keywords(node)) for text in self.of(template))
+            case ast.Call(func=ast.Name(id=name), args=[]) if returned := self._returned(name):
+                yield from (text for one in returned for text in self._of(one))
             case ast.Call(func=ast.Attribute(value=value, attr="format")):
                 for template in self.of(value):
                     yield from self._formatted(template, node)
             case ast.Call(func=ast.Attribute(value=value, attr="join"), args=[several]) if (
                 parts := self._source.elements(several)
             ):
-                for glue in self.of(value):
-                    yield from self._joined([item for part in parts for item in ([glue], self._known(part))][1:])
+                for joint in self.of(value):
+                    yield from self._joined([item for part in parts for item in ([joint], self._known(part))][1:])
             case ast.Call(func=ast.Attribute(value=value, attr=name)) if name in _SHAPING:
                 yield from (_SHAPING[name](text) for text in self.of(value))
             case ast.Call(func=ast.Attribute(value=value, attr="replace"), args=[old, new]):
@@ -86,8 +106,31 @@ class Strings:
                 yield from self._variable(name)
             case ast.Attribute(attr=name) if is_own(node):
                 yield from self._assigned(name)
-            case ast.Attribute():
-                yield from self._elsewhere(self._source.named(node))
+            case ast.Attribute(value=value, attr=attr):
+                found = self._elsewhere(self._source.named(node))
+                yield from found or (self.of(value) if attr == "value" else [])
+
+    def _kept(self, container: ast.expr, key: ast.expr) -> list[ast.expr]:
+        """What a container keeps under a key; everything, where the key is not written out."""
+        container = self._source.container(container)
+        place = ast.literal_eval(key) if isinstance(key, ast.Constant | ast.UnaryOp) else None
+        if isinstance(container, ast.Dict):
+            pairs = zip(container.keys, container.values, strict=True)
+            return [value for one, value in pairs if place is None or constant(one) in {place, None}]
+        elements = container.elts if isinstance(container, ast.List | ast.Tuple) else []
+        return elements[place:][:1] if isinstance(place, int) else elements
+
+    def _returned(self, name: str) -> list[ast.expr]:
+        """What a function of this file may return."""
+        function = self._source.functions.get(name) or getattr(self._source.definitions.get(name), "value", None)
+        if function is None:
+            function = next(
+                (one for one, _ in self._source.assigned.get(name, ()) if isinstance(one, ast.Lambda)), None
+            )
+        if isinstance(function, ast.Lambda):
+            return [function.body]
+        nodes = ast.walk(function) if isinstance(function, ast.FunctionDef) else ()
+        return [one.value for one in nodes if isinstance(one, ast.Return) and one.value is not None]
 
     def _known(self, node: ast.AST) -> list[str]:
         return self.of(node) or [UNKNOWN]
@@ -104,7 +147,7 @@ class Strings:
         yield from self._joined(parts)
 
     def _formatted(self, template: str, call: ast.Call) -> Iterator[str]:
-        named = {keyword.arg: self._known(keyword.value)[0] for keyword in call.keywords if keyword.arg}
+        named = self._keywords(call)
         placed = [self._known(arg)[0] for arg in call.args]
         places = count()
 
@@ -113,6 +156,9 @@ class Strings:
             return placed[int(key)] if key.isdecimal() and int(key) < len(placed) else named.get(key, UNKNOWN)
 
         yield re.sub(r"\{(\w*)[^{}]*\}", fill, template)
+
+    def _keywords(self, call: ast.Call) -> dict[str, str]:
+        return {keyword.arg: self._known(keyword.value)[0] for keyword in call.keywords if keyword.arg}
 
     def _variable(self, name: str) -> Iterator[str]:
         if name in {"__name__", "__package__"}:
@@ -156,6 +202,11 @@ class Strings:
             return []
         there, value = Strings(self._project, home[0]), class_value(home[1], name)
         return there._once(f"{home[1].name}.{name}", lambda: there.of(value))
+
+
+def _substituted(template: str, values: dict[str, str]) -> str:
+    """A `string.Template` with its values."""
+    return re.sub(r"\$\{?(\w+)\}?", lambda match: values.get(match[1], UNKNOWN), template)
 
 
 def _terms(node: ast.expr) -> Iterator[ast.expr]:
