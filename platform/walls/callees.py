@@ -31,13 +31,21 @@ def callee(project: Project, source: Source, node: ast.AST, steps: int = 0) -> s
         case ast.Name(id=name) if name in source.names:
             found = _followed(project, source.names[name], steps)
         case ast.Name(id=name):
-            values = [value for value, is_added in source.assigned.get(name, ()) if not is_added]
-            names = [callee(project, source, one, steps + 1) for one in values[:_MOST_STEPS] if _is_name(one)]
-            defined = f"{source.dotted}.{name}" if name in source.definitions else ANY if values else name
-            found = next((one for one in names if not one.startswith(ANY)), defined)
+            found = _assigned(project, source, name)
         case _:
             found = ANY
     return found
+
+
+def _assigned(project: Project, source: Source, name: str) -> str:
+    """What a name of a file stands for, looked up once: names may be made of each other."""
+    known, key = project.aliases, (source.path, name)
+    if key not in known:
+        values = [value for value, is_added in source.assigned.get(name, ()) if not is_added]
+        known[key] = f"{source.dotted}.{name}" if name in source.definitions else ANY if values else name
+        names = (callee(project, source, one) for one in values if _is_name(one))
+        known[key] = next((one for one in names if not one.startswith(ANY)), known[key])
+    return known[key]
 
 
 def _is_name(node: ast.expr) -> bool:

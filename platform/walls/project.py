@@ -107,6 +107,11 @@ class Project:
         return {}
 
     @cached_property
+    def aliases(self) -> dict[tuple[str, str], str]:
+        """What a name of a file stands for, by the file's path and the name: see `walls.callees`."""
+        return {}
+
+    @cached_property
     def callees(self) -> dict[str, list[tuple[ast.Call, str]]]:
         """What each call of a file calls, by its path: see `walls.callees`."""
         return {}

@@ -86,7 +86,7 @@ class Strings:
             ) if self._source.named(made) == "string.Template":
                 yield from (_substituted(text, self._keywords(node)) for text in self.of(template))
             case ast.Call(func=ast.Name(id=name), args=[]) if returned := self._returned(name):
-                yield from (text for one in returned for text in self._of(one))
+                yield from self._once(f"{name}()", lambda: [text for one in returned for text in self._of(one)])
             case ast.Call(func=ast.Attribute(value=value, attr="format")):
                 for template in self.of(value):
                     yield from self._formatted(template, node)

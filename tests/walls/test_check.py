@@ -126,6 +126,10 @@ ODD = {
     "many placeholders": in_a_function(f"x = '{'{}' * 200}'.format(*Left)"),
     "a class derived from itself": in_a_function('class A(A):\n        __tablename__ = "a"'),
     "names that are sums of each other": in_a_function(*(f"{name} = '' + {' + '.join(NAMES)}" for name in NAMES)),
+    "names that stand for each other": in_a_function(*(f"{a} = {b}" for a in NAMES for b in NAMES), "name_1()"),
+    "functions that pass each other their parameters": in_a_function(
+        *(f"def {name}(a): {'; '.join(f'{other}(a.x)' for other in NAMES)}" for name in NAMES), "name_1(text('x'))"
+    ),
     "names that double": in_a_function("A0 = 'ab'", *(f"A{n + 1} = A{n} + A{n}" for n in range(60))),
     "an editor's files": Plant(
         "", dict.fromkeys(["modules/left/.#x.py", "modules/left/._x.py"], "import modules.right(")
