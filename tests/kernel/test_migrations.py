@@ -141,6 +141,7 @@ async def test_a_database_that_is_one_migration_behind_is_told_so_and_catches_up
                 pass
         await history.upgrade()
         assert await history.pending() == []
+        app = create_app(app.kernel.settings)
         async with app.router.lifespan_context(app):
             assert app.kernel.is_started
 
@@ -339,6 +340,7 @@ async def test_a_serving_login_that_finds_a_migration_missing_says_so(
             pass
     for history in kernel.histories():
         await history.upgrade()
+    app = create_app(app.kernel.settings)
     async with app.router.lifespan_context(app):
         assert app.kernel.is_started
 
