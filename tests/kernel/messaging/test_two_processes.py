@@ -19,10 +19,10 @@ from sqlalchemy.engine import URL
 
 from kernel.app import Kernel
 from kernel.testing import settings_for
+from tests.faults.harness import free_port
 from tests.kernel.messaging.apart import SECRET
 from tests.kernel.messaging.shop import FILES, rows, write_shop
 from tests.kernel.project import imported_alone
-from tests.modules.events.processes import free_port
 
 # The handler ends its process once, after the commit of the third order and before the answer.
 KILLS_ITSELF = (
