@@ -18,7 +18,6 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from kernel.app import Application
 from kernel.server.connections import report_connections
 from kernel.server.protocol import Connection, State
-from kernel.server.websockets import WebSocketConnection
 from kernel.settings import ServerSettings
 
 _log = logging.getLogger("kernel.server")
@@ -95,8 +94,8 @@ class Server(uvicorn.Server):
         state.now = time.monotonic()
         if counter % _LOOK_EVERY == 0:
             for connection in list(state.connections):
-                if isinstance(connection, Connection | WebSocketConnection):
-                    connection.look(state.now - self._looked_at)
+                watched: Any = connection  # a Connection, or a WebSocketConnection, which only some applications import
+                watched.look(state.now - self._looked_at)
             self._looked_at = state.now
             if self._beat is not None:
                 self._beat()
@@ -230,7 +229,7 @@ def _config(app: Application, settings: ServerSettings) -> uvicorn.Config:
         app,
         http=Connection,
         # A message is bounded like a body; the dispatcher knows the bound of each module.
-        ws=WebSocketConnection if app.speaks_websocket else "none",
+        ws="kernel.server.websockets:WebSocketConnection" if app.speaks_websocket else "none",
         ws_max_size=max((one.settings.max_body_bytes for one in app.kernel.contexts.values()), default=1),
         lifespan="on",
         log_config=None,
