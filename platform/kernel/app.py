@@ -264,11 +264,11 @@ class Kernel:
         read = [name for name in self.settings.elsewhere if name not in self.exchange.elsewhere.unread]
         if read and not is_told and not used & {*self.settings.elsewhere}:
             variables = ", ".join(f"{name.upper()}_URL" for name in read)
-            here = ",".join(module.name for module in self.modules) or "none"
+            here = [module.name for module in self.modules]
             problem = (
-                f"is missing. {variables} says that {', '.join(read)} runs in another process, which leaves {here} for "
-                f"this one, where nothing uses {', '.join(read)}. Name the modules of this process: ENABLED_MODULES="
-                f"{','.join([read[0], *(module.name for module in self.modules)])}, or ENABLED_MODULES={here}"
+                f"is missing. By {variables} these modules run in other processes: {', '.join(read)}. Nothing in the "
+                f"rest ({', '.join(here) or 'none'}) uses them. Name the modules of this process, for instance "
+                f"ENABLED_MODULES={','.join([read[0], *here])}; if the rest is all: ENABLED_MODULES={','.join(here)}"
             )
             faults.append(Fault("ENABLED_MODULES", problem))
         if faults:
