@@ -25,6 +25,7 @@ from kernel.database.roles import Role
 from kernel.database.session import LazySession
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
+from tests.walls.hostile.unreadable import UNREADABLE
 
 MODULES = ("events", "images")
 
@@ -126,6 +127,17 @@ async def test_a_module_can_use_its_own_tables_and_sequences(pool: AsyncDBPool, 
     # A table that was made after the roles, with an identity.
     async with pool.database("images").transaction() as session:
         await session.execute(sa.text("INSERT INTO images.secrets (words) VALUES ('hush')"))
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+async def test_sql_that_no_check_can_read_is_refused_by_the_role(pool: AsyncDBPool, case: str) -> None:
+    sql = eval(UNREADABLE[case]).replace("right.rights", "images.secrets")  # noqa: S307  # a text of this repository
+    assert sql == "SELECT 1 FROM images.secrets"
+    async with pool.database("images").read() as session:
+        await session.execute(sa.text(sql))
+    with pytest.raises(DBAPIError, match="permission denied for schema images"):
+        async with pool.database("events").read() as session:
+            await session.execute(sa.text(sql))
 
 
 @pytest.mark.parametrize(

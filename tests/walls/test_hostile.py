@@ -1,10 +1,13 @@
 """What the checks find of the hostile set, and that nothing valid is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.walls.hostile import imports as by_name
 from tests.walls.hostile import python
 from tests.walls.hostile import sql as texts
+from tests.walls.hostile.unreadable import UNREADABLE
 from walls import imports, sql, tables
 from walls.plants import base
 from walls.project import Project
@@ -48,7 +51,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     files = {"modules/__init__.py": "", **base.base()}
     del files["modules/left/repository.py"]
     files["modules/left/repository/__init__.py"] = files["modules/left/service.py"] = '"""Forms."""\n'
-    for kind, forms in {"hostile": python.REPOSITORY, "valid": python.VALID_REPOSITORY}.items():
+    unreadable = [f"session.execute(text({one}))" for one in UNREADABLE.values()]
+    repositories = {"hostile": python.REPOSITORY, "valid": python.VALID_REPOSITORY, "unreadable": unreadable}
+    for kind, forms in repositories.items():
         files |= {f"modules/left/repository/{kind}_{n}.py": repository(form) for n, form in enumerate(forms)}
     for kind, forms in {"hostile": python.MIGRATIONS, "valid": python.VALID_MIGRATIONS}.items():
         files |= {f"migrations/left/{kind}_{n}.py": _MIGRATION.format(form) for n, form in enumerate(forms)}
@@ -80,6 +85,13 @@ def test_valid_python_is_not_refused(found: set[str], number: int) -> None:
 @pytest.mark.parametrize("number", range(len(python.VALID_MIGRATIONS)))
 def test_a_valid_migration_is_not_refused(found: set[str], number: int) -> None:
     assert f"migrations/left/valid_{number}.py" not in found, python.VALID_MIGRATIONS[number]
+
+
+@pytest.mark.parametrize("number", range(len(UNREADABLE)))
+def test_what_reading_cannot_see_is_what_the_documentation_lists(found: set[str], number: int) -> None:
+    assert f"modules/left/repository/unreadable_{number}.py" not in found
+    page = (Path(__file__).parents[2] / "docs/boundaries.md").read_text()
+    assert list(UNREADABLE)[number] in " ".join(page.split())
 
 
 def test_a_file_of_sql_is_read(found: set[str]) -> None:
