@@ -601,6 +601,21 @@ async def test_open_websockets_hold_no_connection_between_their_messages(
     assert await drained(app.kernel.pool.database("things")) == 0
 
 
+# Stop and start
+
+
+async def test_a_pool_that_was_closed_can_be_used_and_closed_again(pool: AsyncDBPool, words: Database) -> None:
+    for number in range(2):
+        async with words.transaction() as session:
+            await Words(session).create(into=WordOut, text=f"word {number}")
+        async with words.read() as session:
+            assert await Words(session).count() == number + 1
+        used = pool.database("words").writer.sync_engine.pool
+        await pool.close()
+        assert used.checkedin() == 0, "the connections of the database are the pool's, and closed with it"  # type: ignore[attr-defined]  # of queue pools
+        assert words is pool.database("words")
+
+
 # Calls that leave the process
 
 

@@ -83,6 +83,16 @@ class BoundedPool(AsyncAdaptedQueuePool):
         connection = await greenlet_spawn(self._invoke_creator, None)
         connection.terminate()
 
+    def recreate(self) -> "BoundedPool":
+        """Return an empty pool like this one; SQLAlchemy goes on with it after `dispose`."""
+        fresh = super().recreate()
+        assert isinstance(fresh, BoundedPool)  # noqa: S101  # for the type checker
+        fresh.ping_after, fresh.attempt_ping_after = self.ping_after, self.attempt_ping_after
+        fresh.ping_timeout, fresh.overflow_lingers = self.ping_timeout, self.overflow_lingers
+        if self._pulse is not None:
+            fresh.follow_pulse()
+        return fresh
+
     def dispose(self) -> None:
         if self._pulse is not None:
             self._pulse.stop()

@@ -275,10 +275,7 @@ class AsyncDBPool:
 
     async def close(self) -> None:
         """Close every connection. The pool can be used again afterwards."""
-        engines = list(self._engines.values())
-        self._engines.clear()
-        self._databases.clear()
-        for engine in engines:
+        for engine in self._engines.values():
             await engine.dispose()
 
     def _placement(self, module: str | None) -> Placement:
