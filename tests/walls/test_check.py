@@ -56,7 +56,7 @@ def test_a_finding_says_where_why_and_what_to_do_instead(copy: Path) -> None:
 
 
 def test_a_finding_of_a_layer_names_both_layers_and_where_an_enum_belongs(copy: Path) -> None:
-    with planted(copy, plant("", "modules/left/models.py", "from modules.left.schemas import Kind")):
+    with planted(copy, plant("", "modules/left/models.py", "from modules.left.schemas import Out")):
         done = check(copy)
     _, why, instead = done.stdout.splitlines()[:3]
     layers = "models.py and schemas.py are one layer, and do not import each other."
