@@ -126,7 +126,11 @@ INNOCENT_CONTRACT_ONLY = [
         _TEST,
         'def test_a(monkeypatch):\n    monkeypatch.setattr("modules.left.service.words", 1)\n',
     ),
-    plant("a library of that name", _SERVICE, "from xml.dom import minidom as right\nX = right.models"),
+    plant(
+        "a library of that name",
+        _SERVICE,
+        "from xml.dom import minidom as right\n\ndef f():\n    return right.models\n",
+    ),
 ]
 
 DECLARED = [
