@@ -26,8 +26,16 @@ _ROLE = "kernel.role"
 # The same, of a connection on which SQLAlchemy is running a statement.
 BUSY = "kernel.busy"
 _ALL_IN_USE = "all connections of the database pool are in use"
-# What is raised where there is to be a connection: by the driver, or by SQLAlchemy around its errors.
-_NO_CONNECTION = (OSError, TimeoutError, EmulatedDBAPIException, asyncpg.PostgresError, asyncpg.InterfaceError)
+# What is raised where there is to be a connection: by the driver, or by SQLAlchemy around its errors. asyncpg takes the
+# end of a connection that comes just then for a mistake of its own.
+_NO_CONNECTION = (
+    OSError,
+    TimeoutError,
+    EmulatedDBAPIException,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 # How long a check waits in line. Most of its second is for the answer, which is late where all are busy.
 _CHECK_WAITS_SECONDS = 0.25
 

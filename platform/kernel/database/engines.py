@@ -70,7 +70,8 @@ def driver_arguments(config: DatabaseConfig) -> dict[str, Any]:
     }
     if config.pooler == "transaction":
         # Without caches asyncpg and SQLAlchemy prepare statements without names, which other clients could have taken.
-        arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+        no_names = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+        arguments |= {"connection_class": PooledConnection, **no_names}
     return arguments
 
 
@@ -143,16 +144,19 @@ class TruthfulConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
     PostgreSQL does so when a statement of the transaction has failed; asyncpg reports it as a success.
     """
 
-    async def set_type_codec(self, *args: Any, **options: Any) -> None:
-        # It asks the server in several steps, between which a pooler would change the server connection.
-        async with self.transaction():
-            await super().set_type_codec(*args, **options)
-
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
         tag: str = await super().execute(query, *args, **options)
         if tag == "ROLLBACK" and query.startswith("COMMIT"):
             raise asyncpg.InFailedSQLTransactionError("a statement of the transaction failed: it was rolled back")
         return tag
+
+
+class PooledConnection(TruthfulConnection):
+    """A connection through a pooler that may change the server connection after each transaction."""
+
+    async def set_type_codec(self, *args: Any, **options: Any) -> None:
+        async with self.transaction():  # it asks the server in several steps
+            await super().set_type_codec(*args, **options)
 
 
 def _listen(engine: AsyncEngine) -> None:
