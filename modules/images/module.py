@@ -1,5 +1,6 @@
 """The manifest of images."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -9,6 +10,9 @@ from modules.images.contract import Images
 from modules.images.service import ImageAnswers, ImageService
 from modules.images.settings import ImagesSettings
 from modules.images.storage import ImageStorage
+
+# How long the readiness check may wait for the database, which has a check of its own.
+_RECORD_SECONDS = 0.25
 
 
 @asynccontextmanager
@@ -24,9 +28,10 @@ async def _open(context: ModuleContext) -> AsyncIterator[ImageService]:
 
 async def _check_storage(context: ModuleContext) -> None:
     await context.get(ImageService).storage.check()
-    # A database that is away has a check of its own, and an owner is recorded once it is back.
-    with suppress(DatabaseUnavailable):
-        await context.get(ImageService).record_owner()
+    # A database that is away or busy has a check of its own, and the owner is recorded once it answers.
+    with suppress(DatabaseUnavailable, TimeoutError):
+        async with asyncio.timeout(_RECORD_SECONDS):
+            await context.get(ImageService).record_owner()
 
 
 module = Module(

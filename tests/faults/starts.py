@@ -52,7 +52,7 @@ async def failed_starts(folder: Path, database_url: str, quick: bool) -> list[Re
             Fault("tables that are missing", "run `kernel migrate`", {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}),
             Fault("a database one migration behind", "the tables of work lack 1 migration(s), the first being 0002",
                   {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}, is_behind=True),
-            Fault("a database that refuses", "the database of work cannot be reached (ConnectionRefusedError)",
+            Fault("a database that refuses", "/a cannot be reached: [Errno 111] Connection refused",
                   {"DATABASE_URL": f"postgresql://a@127.0.0.1:{free_port()}/a"}),
             Fault("a module that fails half way", "RuntimeError: the bucket is gone (modules/failing/module.py:8)",
                   {"FAILING_FAILS": "true"}, opens=True),

@@ -373,7 +373,8 @@ async def test_what_needs_sqlalchemy_goes_through_it(database: Database) -> None
         assert woken(session)
     async with database.read() as session:
         # IN has as many parameters as values.
-        assert len(await BaseRepository[Note, int](Note, session).get_many([1, 2, 3], into=NoteOut)) == 1
+        notes = BaseRepository[Note, int](Note, session)
+        assert len(await notes.all(notes.select().where(Note.id.in_([1, 2, 3])), into=NoteOut)) == 1
         assert woken(session)
 
 

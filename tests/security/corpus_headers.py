@@ -27,7 +27,8 @@ def headers() -> Iterator[Input]:
         '"1",' * 900,
     )
     for tag in (*tags, f'"{SECRET}"', '"9999999999"', '"\u0663"', "\udcff"):
-        yield ask(f"If-None-Match: {tag[:20]!a}", "200|304|400", "GET", f"{EVENTS}/1", {"If-None-Match": tag})
+        expected = "422" if tag.count(",") > 20 else "200|304|400"
+        yield ask(f"If-None-Match: {tag[:20]!a}", expected, "GET", f"{EVENTS}/1", {"If-None-Match": tag})
         change = {"If-Match": tag, "Content-Type": JSON}
         yield ask(f"If-Match: {tag[:20]!a}", "200|412|400|422", "PATCH", f"{EVENTS}/1", change, b'{"location": "x"}')
         keyed = {"Idempotency-Key": tag, "Content-Type": JSON}

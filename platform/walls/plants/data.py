@@ -77,7 +77,7 @@ OWN_TABLES = [
         'event.listen(Base.metadata, "after_create", DDL("GRANT SELECT ON right.rights TO x"))',
     ),
     plant("a light table", REPOSITORY, 'from sqlalchemy import table\nX = table("rights")'),
-    plant("metadata of another's schema", MODELS, 'X = MetaData(schema="right")'),
+    plant("loose metadata of another's schema", MODELS, 'X = MetaData(schema="right")'),
     plant("a translated schema", REPOSITORY, 'X = {"schema_translate_map": {None: "right"}}'),
     plant(
         "a translated schema, by keyword",

@@ -267,7 +267,8 @@ async def test_a_message_whose_subscribers_are_said_does_not_stop_the_start(
 
 
 def test_a_subscriber_without_an_address_stops_the_start(stripped: Path) -> None:
-    with pytest.raises(SettingsError, match=r"MESSAGING_SUBSCRIBERS: names mail: say where it runs \(MAIL_URL=http"):
+    expected = r"MESSAGING_SUBSCRIBERS: names mail: say where it runs \(MAIL_URL=http"
+    with imported_alone(), pytest.raises(SettingsError, match=expected):
         project_for(stripped, {"MESSAGING_SUBSCRIBERS": "mail"})
 
 

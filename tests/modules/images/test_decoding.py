@@ -42,8 +42,10 @@ async def opened(**settings: float) -> AsyncIterator[Decoder]:
 
 
 def children() -> list[int]:
+    """The processes of this one that decode; other tests may have left servers running."""
     here = os.getpid()
-    return [int(pid) for pid in Path(f"/proc/{here}/task/{here}/children").read_text().split()]
+    found = Path(f"/proc/{here}/task/{here}/children").read_text().split()
+    return [int(pid) for pid in found if b"imaging.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def memory_bytes(pid: int) -> int:
