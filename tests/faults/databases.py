@@ -157,13 +157,15 @@ def _faults(folder: Path, proxy: FaultProxy) -> list[Fault]:
     async def freeze() -> None:
         frozen[:] = _pids(folder / "pg")
         for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):  # it has ended since it was listed
+                os.kill(pid, signal.SIGSTOP)
 
     async def thaw() -> None:
         nonlocal stopped
         stopped += sum(_state(pid) == "T" for pid in frozen)
         for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     async def swallow() -> None:
         await proxy.set("swallow")
