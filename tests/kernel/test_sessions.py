@@ -237,8 +237,11 @@ async def test_a_session_that_is_used_by_several_tasks_at_once_gives_everything_
 async def test_a_second_task_cannot_meet_the_answer_of_the_first(words: Database) -> None:
     async with words.read() as session:
         await session.execute(sa.select(Word))
-        first = asyncio.create_task(session.execute(slow(words, 0.5)))
-        await asyncio.sleep(0.1)
+        first = asyncio.create_task(session.execute(slow(words, 2)))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+            if in_use(words):
+                break
         with pytest.raises((ConcurrentUse, InvalidRequestError)):
             await session.execute(sa.select(Word))
         await first
@@ -320,6 +323,16 @@ async def test_a_cancelled_statement_is_cancelled(words: Database) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await drained(words) == 0
+
+
+@pytest.mark.parametrize("pool", ["sqlite"], indirect=True)
+async def test_a_cancelled_statement_of_sqlite_is_broken_off(pool: AsyncDBPool, words: Database) -> None:
+    """The statement would take minutes, and its thread would keep the file and a processor."""
+    with pytest.raises(TimeoutError):
+        async with words.read() as session, asyncio.timeout(0.2):
+            await session.execute(slow(words, 600))
+    async with asyncio.timeout(4):
+        await pool.close()
 
 
 async def test_a_read_session_goes_on_after_a_timeout(words: Database) -> None:

@@ -38,6 +38,8 @@ _NO_CONNECTION = (
 )
 # How long a check waits in line. Most of its second is for the answer, which is late where all are busy.
 _CHECK_WAITS_SECONDS = 0.25
+# How long a stop waits for connections that were given up while they were busy.
+_CLOSING_SECONDS = 5
 
 Result = TypeVar("Result")
 
@@ -335,11 +337,16 @@ class BoundedPool(AsyncAdaptedQueuePool):
             # aiosqlite's thread ends after its statement. SQLAlchemy would wait for it here, and for ever if a second
             # cancellation (anyio repeats them) stops the thread meanwhile.
             try:
-                self._in_background(driver.close)
+                self._in_background(partial(_interrupt, driver))
             except RuntimeError:  # there is no loop any more
                 driver.stop()
         else:
             super()._close_connection(connection, terminate=terminate)
+
+    async def closed(self) -> None:
+        """Wait until the connections that were given up are closed."""
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=_CLOSING_SECONDS)
 
     def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         loop = asyncio.get_running_loop()
@@ -381,6 +388,13 @@ def _close_busy(record: ConnectionPoolEntry) -> None:
         if hasattr(driver, "terminate"):  # of asyncpg, whose polite end would wait for the answer
             driver.terminate()
         record.invalidate()
+
+
+async def _interrupt(driver: Any) -> None:
+    """Break off aiosqlite's statement, whose caller has gone, and close the connection."""
+    with suppress(ValueError):  # it is closed already
+        await driver.interrupt()
+    await driver.close()
 
 
 def _unreachable(error: BaseException) -> DatabaseUnavailable:

@@ -276,7 +276,10 @@ class AsyncDBPool:
     async def close(self) -> None:
         """Close every connection. The pool can be used again afterwards."""
         for engine in self._engines.values():
+            pool = engine.sync_engine.pool
             await engine.dispose()
+            if isinstance(pool, BoundedPool):
+                await pool.closed()
 
     def _placement(self, module: str | None) -> Placement:
         return Placement.of(module, self._config, self._modules.get(module or ""), self._root)
