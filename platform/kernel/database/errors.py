@@ -141,7 +141,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_stale_plan(error: BaseException) -> bool:
-    """Whether a statement was prepared for a table that has changed since."""
+    """Return True if a statement was prepared for a table that has changed since."""
     own = error.driver_exception if isinstance(error, EmulatedDBAPIException) else error
     return isinstance(own, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
 

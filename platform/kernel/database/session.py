@@ -69,17 +69,17 @@ class LazySession(AsyncSession):
 
     @property
     def is_over(self) -> bool:
-        """Whether the session has ended."""
+        """Return True after the end of the session."""
         return self._lease.is_over
 
     @property
     def uses_orm(self) -> bool:
-        """Whether the ORM is in use, which may hold changes that it has not flushed."""
+        """Return True if the ORM is in use, which may hold changes that it has not flushed."""
         return "sync_session" in self.__dict__
 
     @property
     def runs_directly(self) -> bool:
-        """Whether statements may run on the driver."""
+        """Return True if statements may run on the driver."""
         return self._direct is not None and not self.uses_orm
 
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:

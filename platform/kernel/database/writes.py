@@ -1,4 +1,4 @@
-"""What a transaction has done so far: written or locked, which the text of its statements tells, or failed."""
+"""Tells from the text of its statements if a transaction has written or locked, and notes if one has failed."""
 
 import re
 from functools import lru_cache
