@@ -332,7 +332,10 @@ async def deaf(folder: Path, database_url: str, quick: bool) -> list[Result]:
                 after += await delays(here, range(10 * turn + 1, 10 * turn + 2))
 
                 async def listens() -> bool:
-                    seen = await here.rows("shop", "SELECT 1 FROM pg_stat_activity WHERE query ~ '^LISTEN'")
+                    seen = await here.rows(
+                        "shop",
+                        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^LISTEN'",
+                    )
                     return bool(seen)
 
                 await until(listens)
