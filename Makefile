@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check prove newest audit format migrate migration bench claims growth walls messages faults lock clean venv
+.PHONY: help run test check prove newest audit format changelog migrate migration bench claims growth walls messages faults lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -49,6 +49,9 @@ format: venv ## Format the code, mend what the linter can, and write CODEOWNERS
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/kernel owners --write
+
+changelog: venv ## Print the changes since the last release; with VERSION, move them to CHANGELOG.md   [VERSION=1.0.0]
+	@$(BIN)/towncrier build $(if $(VERSION),--version '$(VERSION)' --yes,--version Unreleased --draft)
 
 migrate: venv ## Bring every module's database to its newest migration
 	@$(BIN)/kernel migrate
