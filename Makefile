@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check prove newest audit format changelog migrate migration bench claims growth walls messages faults lock clean venv
+.PHONY: help run test check prove newest audit format docs changelog migrate migration bench claims growth walls messages faults lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -50,6 +50,9 @@ format: venv ## Format the code, mend what the linter can, and write CODEOWNERS
 	$(BIN)/ruff format .
 	$(BIN)/kernel owners --write
 
+docs: .venv-docs/.installed ## Build the documentation into site/; a broken link is an error
+	.venv-docs/bin/zensical build --clean --strict
+
 changelog: venv ## Print the changes since the last release; with VERSION, move them to CHANGELOG.md   [VERSION=1.0.0]
 	@$(BIN)/towncrier build $(if $(VERSION),--version '$(VERSION)' --yes,--version Unreleased --draft)
 
@@ -86,14 +89,20 @@ lock: venv ## Resolve the dependencies anew and write requirements/*.txt   [UPGR
 	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml -o requirements/runtime.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml --group dev \
 		-c requirements/runtime.txt -c requirements/uv.txt -o requirements/dev.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) --group docs -o requirements/docs.txt
 
 venv: $(STAMP) ## Install the locked dependencies into .venv (the other targets do it when needed)
 
 clean: ## Remove the virtual environment, caches and local data
-	rm -rf $(VENV) .venv-newest data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-docs site data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements/dev.txt requirements/uv.txt platform/pyproject.toml bin/install
 	@test -n "$(PYTHON)" || { echo "No Python of at least 3.11 was found. Install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
 	@PYTHON='$(PYTHON)' bin/install $(VENV) dev
+	@touch $@
+
+.venv-docs/.installed: requirements/docs.txt
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes -r $<
 	@touch $@

@@ -28,7 +28,7 @@ asyncio.run(main())
 
 def copy_of(root: Path, target: Path) -> Path:
     """The files of the repository, without what git ignores; and what mypy has found out about the same files."""
-    ignored = shutil.ignore_patterns(".git", ".venv", "data", "__pycache__", ".*_cache", "*.egg-info", ".env.local")
+    ignored = shutil.ignore_patterns(".git", ".venv*", "data", "__pycache__", ".*_cache", "*.egg-info", ".env.local")
     copy = Path(shutil.copytree(root, target, ignore=ignored))
     if (known := root / ".mypy_cache").exists():
         shutil.copytree(known, copy / ".mypy_cache")
