@@ -31,6 +31,7 @@ check: venv ## Lint, formatting, types and the walls between modules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@test ! -d bench || $(BIN)/mypy -p bench
+	$(BIN)/lint-imports --config platform/importlinter.ini --no-cache
 	$(BIN)/kernel check $(if $(GITHUB_ACTIONS),--format github)
 
 prove: venv ## Plant every kind of violation in a copy, and see the walls find each

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as Shown
 from sqlalchemy import Table
 
-from kernel.messaging.envelope import Envelope
+from kernel.ext.messaging.envelope import Envelope
 from kernel.testing import create_database, postgresql_server
 from tests.faults.harness import Shop, percentiles, shop
 from tests.faults.messages import as_seconds, delays

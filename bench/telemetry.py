@@ -21,8 +21,8 @@ from bench.claims.processes import ROOT, answering, environment, free_port
 from bench.claims.reporting import interleaved, markdown, say
 from bench.scenarios import Recipe
 from bench.worker import Caller, Prepared
-from kernel.app import Application
-from kernel.server import application
+from kernel.application import Application
+from kernel.ext.server import application
 from kernel.testing import project_for
 
 # What costs nothing of this process's time, and says which requests it has had.

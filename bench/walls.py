@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bench.claims.processes import KERNEL, ROOT
 from bench.claims.reporting import say
-from walls.plants.base import files_of
-from walls.prove import copied
+from kernel.ext.boundaries.self_test import copied
+from kernel.ext.boundaries.violations.base import files_of
 
 # In seconds.
 _AIM_HERE = 2

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from pydantic import Field, StringConstraints
 
-from kernel.app import Application
+from kernel.application import Application
 from kernel.fields import NoNul, RequestBody
 
 _READABLE = re.compile(r"[\w .,:'@/-]+")

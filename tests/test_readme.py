@@ -12,7 +12,7 @@ import pytest
 BIN = Path(sys.executable).parent
 TRY = """
 import asyncio, httpx2
-from kernel.app import create_app
+from kernel.application import create_app
 
 async def main():
     app = create_app()

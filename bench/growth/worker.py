@@ -127,8 +127,8 @@ def _bare() -> Starlette:
     """A plain FastAPI with the routers of the project's modules."""
     from fastapi import FastAPI  # noqa: PLC0415
 
-    from kernel.app import load_settings  # noqa: PLC0415
-    from kernel.discovery import discover  # noqa: PLC0415
+    from kernel.application import load_settings  # noqa: PLC0415
+    from kernel.modules.discovery import discover  # noqa: PLC0415
 
     app = FastAPI()
     for module in discover(load_settings().root):
@@ -146,7 +146,7 @@ def main(project: str, kind: str) -> None:
     if kind == "bare":
         app = _bare()
     else:
-        from kernel.server import application  # noqa: PLC0415
+        from kernel.ext.server import application  # noqa: PLC0415
 
         app = application()
     uvloop.run(_work(app, answers))

@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel import IdempotencyTable
 from kernel.database import BigId, Timestamps, Versioned, new_metadata, search_vector
-from kernel.messaging import InboxTable, OutboxTable
+from kernel.ext.messaging import InboxTable, OutboxTable
 
 # What a search looks at: in the query, and in the index that serves it.
 SEARCHED_TEXT = "title || ' ' || description || ' ' || location"

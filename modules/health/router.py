@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 
 from kernel import TheKernel, Unavailable, from_module, problems, public, requires, with_session
 from kernel.database import Page
-from kernel.observability.health import Finding
+from kernel.health import Finding
 from kernel.settings import Environment
 from kernel.web.problems import FieldProblem
 from modules.health.repository import IncidentRepository

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from kernel.database import Database, utc_now
-from kernel.observability.health import Check, Finding, run_checks
+from kernel.health import Check, Finding, run_checks
 from modules.health.repository import IncidentRepository
 from modules.health.settings import HealthSettings
 

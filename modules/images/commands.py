@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from kernel import ModuleContext
-from kernel.console import fail, in_module
+from kernel.cli.console import fail, in_module
 from modules.images.service import ForeignStorage, ImageService, Swept
 
 app = typer.Typer(help="Look after the bytes of images.", no_args_is_help=True)

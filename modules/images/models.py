@@ -5,7 +5,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel import IdempotencyTable
 from kernel.database import BigId, Timestamps, Versioned, new_metadata
-from kernel.messaging import OutboxTable
+from kernel.ext.messaging import OutboxTable
 
 
 class Base(DeclarativeBase):

@@ -13,7 +13,7 @@ from bench.growth import last_path, write_project
 from bench.growth.imports import idle_groups, self_times
 from bench.growth.starts import Start, measure_starts
 from bench.growth.worker import call
-from kernel.app import create_app
+from kernel.application import create_app
 from kernel.testing import settings_for
 from tests.kernel.project import imported_alone
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kernel.messaging.broker import Broker
+from kernel.ext.messaging.brokers.broker import Broker
 from tests.brokers.servers import Nats, NewestNats, RabbitMQ, Redis, Server, require
 
 KINDS: dict[str, type[Server]] = {"nats": Nats, "newest nats": NewestNats, "rabbitmq": RabbitMQ, "redis": Redis}

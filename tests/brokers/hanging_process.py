@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from kernel.messaging.broker import Broker
+from kernel.ext.messaging.brokers.broker import Broker
 
 
 async def main(url: str, prefix: str, group: str, name: str) -> None:

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from kernel.messaging.broker import Broker, BrokerUnavailable
+from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
 
 NAME = "images.image_deleted"
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kernel.messaging.broker import Broker, BrokerUnavailable
-from kernel.messaging.brokers.link import OnBroker, Refused
+from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
+from kernel.ext.messaging.brokers.connection import OnBroker, Refused
 from tests.brokers.servers import Nats, Redis, Server
 from tests.brokers.taker import NAME, Taker, until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.messaging.broker import Broker, BrokerUnavailable
+from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
 from tests.brokers.servers import Server, free_port
 from tests.brokers.taker import NAME, Taker, until, until_answering
 
@@ -237,7 +237,7 @@ def _forward_to(port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWrit
 
 
 async def test_nothing_is_loaded_where_no_broker_is_configured() -> None:
-    program = "import sys, kernel.app, kernel.messaging.broker; print('faststream' in sys.modules)"
+    program = "import sys, kernel.application, kernel.ext.messaging.brokers.broker; print('faststream' in sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=subprocess.PIPE)
     output, _ = await process.communicate()
     assert output.strip() == b"False"

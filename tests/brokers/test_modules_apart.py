@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kernel.app import Kernel
-from kernel.messaging.envelope import Envelope
-from kernel.messaging.handlers import HandlerError
-from kernel.observability.health import run_checks
+from kernel.application import Kernel
+from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.handlers import HandlerError
+from kernel.health import run_checks
 from kernel.testing import settings_for
 from tests.brokers.servers import Server
 from tests.kernel.messaging.shop import FILES, place, rows, write_shop

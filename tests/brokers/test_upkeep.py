@@ -10,7 +10,7 @@ import pytest
 from nats.js import JetStreamContext
 from redis.asyncio import Redis
 
-from kernel.messaging.broker import Broker
+from kernel.ext.messaging.brokers.broker import Broker
 from tests.brokers.servers import Server
 from tests.brokers.taker import NAME, Taker, until
 

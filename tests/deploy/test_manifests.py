@@ -14,8 +14,8 @@ import pytest
 import yaml
 from sqlalchemy.engine import make_url
 
-from kernel.app import Project, create_app
-from kernel.server.metrics import add_metrics
+from kernel.application import Project, create_app
+from kernel.ext.telemetry.prometheus import add_metrics
 from kernel.settings import CORE_GROUPS, Environment
 from kernel.settings.sources import DEFAULT_SECRETS_DIR
 from kernel.testing import settings_for

@@ -17,7 +17,7 @@ import httpx2
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from kernel.app import Kernel
+from kernel.application import Kernel
 from kernel.testing import query
 from tests.kernel.messaging.shop import shop_kernel, write_shop
 
@@ -29,9 +29,9 @@ LEASE_SECONDS = HANDLER_TIMEOUT_SECONDS * 1.5
 # Runs the command with one place in the kernel replaced by something that ends or stops the process there.
 PATCHED = """
 import os, signal, sys
-from kernel.messaging.outbox import Outbox
+from kernel.ext.messaging.outbox import Outbox
 {patch}
-from kernel.cli import main
+from kernel.cli.main import main
 sys.argv = ["kernel", *sys.argv[1:]]
 main()
 """

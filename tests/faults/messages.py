@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 from sqlalchemy.engine import URL, make_url
 
-from kernel.messaging.outbox import Limits, Outbox, Wanted
+from kernel.ext.messaging.outbox import Limits, Outbox, Wanted
 from tests.faults.harness import (
     LEASE_SECONDS,
     Result,

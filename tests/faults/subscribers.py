@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from kernel.app import Kernel
+from kernel.application import Kernel
 from kernel.testing import settings_for
 from tests.brokers.servers import Nats, NewestNats, RabbitMQ, Redis, Server, require
 from tests.faults.harness import Result, Shop, end, until
@@ -24,8 +24,8 @@ _MOST_BATCHES = 30
 # Widens both windows to 0 to 100 ms, refuses one message in ten in each of them, and notes how far each one came.
 _SLOW_AND_UNWILLING = """
 import asyncio, json, random
-from kernel.messaging.broker import Broker
-from kernel.messaging.brokers.link import Link
+from kernel.ext.messaging.brokers.broker import Broker
+from kernel.ext.messaging.brokers.connection import Link
 notes = open(f"taken.{os.getpid()}.log", "a", buffering=1)
 start, deliver = Broker.start, Link._deliver
 async def start_and_tell(self):

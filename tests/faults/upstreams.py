@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import trustme
 
-from kernel.http_client import CircuitOpen, HttpxRestClientPool
+from kernel.http_client.client import CircuitOpen, HttpxRestClientPool
 from kernel.settings import HttpClientSettings
 from tests.faults.harness import Result, percentiles, until_serving
 from tests.faults.prober import probing

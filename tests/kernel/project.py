@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 
-from kernel.app import Application, create_app
+from kernel.application import Application, create_app
 from kernel.testing import settings_for
 from kernel.testing.booting import talking_to
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from kernel.observability.logs import configure_logging
+from kernel.logging import configure_logging
 from kernel.settings import LogSettings
 from kernel.web import access_log
 

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from kernel.app import create_app
+from kernel.application import create_app
 from kernel.testing import query, settings_for
 from tests.faults.harness import until
 from tests.kernel.project import MANIFEST, MODELS, imported_alone, running_project, write_migration, write_project

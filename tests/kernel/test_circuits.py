@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 import httpx2
 import pytest
 
-from kernel import circuits
-from kernel.circuits import Circuit
-from kernel.http_client import CircuitOpen, HttpxRestClientPool
+from kernel.http_client import circuit_breaker as circuits
+from kernel.http_client.circuit_breaker import Circuit
+from kernel.http_client.client import CircuitOpen, HttpxRestClientPool
 from kernel.settings import HttpClientSettings
 from tests.kernel.https_server import Call, HttpServer, Reply
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel import Session, get_db
-from kernel.app import Application, create_app
+from kernel.application import Application, create_app
 from kernel.database import AsyncDBPool, BaseRepository, Database, DatabaseUnavailable, after_commit
 from kernel.database.errors import PoolExhausted
 from kernel.settings import DatabaseConfig, ModuleSettings

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from kernel.database import AsyncDBPool, DatabaseUnavailable
-from kernel.database.listening import listen
+from kernel.ext.messaging.listen import listen
 from kernel.settings import DatabaseConfig, ModuleSettings, Settings, SettingsError, Sources
 from tests.kernel.tls_proxy import TlsProxy, server_context, tls_proxy
 

@@ -35,9 +35,9 @@ from kernel.database import (
     Versioned,
     new_metadata,
 )
-from kernel.database.direct import Rows
 from kernel.database.errors import ConcurrentUse, TransactionAborted, violation_of
 from kernel.database.session import LazySession
+from kernel.ext.fast.driver import Rows
 from kernel.settings import DatabaseConfig
 from kernel.testing import query
 

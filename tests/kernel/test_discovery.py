@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.discovery import DiscoveredModule, DiscoveryError, discover
+from kernel.modules.discovery import DiscoveredModule, DiscoveryError, discover
 from tests.kernel.project import MANIFEST, imported_alone, write_project
 
 ROUTER = "from fastapi import APIRouter\n\nrouter = APIRouter()\n"

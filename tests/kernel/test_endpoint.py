@@ -8,9 +8,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from kernel.app import Application
+from kernel.application import Application
+from kernel.ext.fast.endpoint import Endpoint
 from kernel.web.dispatch import Dispatcher
-from kernel.web.endpoint import Endpoint
 from tests.kernel.project import MODELS, running_project, write_migration
 
 BASE = "/api/v1/probe"

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 import trustme
 
-from kernel.http_client import HttpxRestClientPool
+from kernel.http_client.client import HttpxRestClientPool
 from kernel.settings import HttpClientSettings
 from tests.kernel.https_server import Call, Drop, Handler, Hang, HttpServer, Reply, tls_context
 

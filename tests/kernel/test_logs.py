@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.observability.logs import configure_logging
+from kernel.logging import configure_logging
 from kernel.settings import LogSettings
 from tests.kernel.project import running_project
 
@@ -69,7 +69,7 @@ async def test_what_belongs_to_no_module_names_none(tmp_path: Path, capsys: pyte
 
 _WARNING = """
 import io, warnings
-from kernel.observability.logs import configure_logging
+from kernel.logging import configure_logging
 from kernel.settings import LogSettings
 
 configure_logging(LogSettings(format="json", level="INFO"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-from kernel.app import Kernel
+from kernel.application import Kernel
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
 from kernel.testing import query, settings_for

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from kernel.app import Kernel, create_app
+from kernel.application import Kernel, create_app
 from kernel.database import roles
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
-from kernel.app import Kernel
+from kernel.application import Kernel
 from kernel.database.errors import MigrationError
-from kernel.database.listening import listen
 from kernel.database.migrations import History
 from kernel.database.server_session import NoSession, connect, connect_directly
+from kernel.ext.messaging.listen import listen
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
 from tests.kernel.pgbouncer import PgBouncer, pgbouncer

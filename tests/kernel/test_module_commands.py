@@ -10,7 +10,7 @@ from tests.kernel.test_command import run
 
 _COMMANDS = """
 import typer
-from kernel.console import in_module
+from kernel.cli.console import in_module
 
 app = typer.Typer(help="What is done to things.")
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from kernel.database import AsyncDBPool, BaseRepository, Database, PageRequest, Sort, new_metadata
-from kernel.database.direct import Direct, Rows, Statement
+from kernel.ext.fast.driver import Direct, Rows, Statement
 from kernel.settings import DatabaseConfig
 
 

@@ -14,7 +14,7 @@ import jwt
 import pytest
 from structlog.testing import capture_logs
 
-from kernel.remote.tokens import Refused, Seen, Tokens
+from kernel.ext.remote.signing import Refused, Seen, Tokens
 from kernel.settings import InternalSettings
 from kernel.testing.booting import talking_to
 from tests.kernel.https_server import Call, Drop, Reply
@@ -293,7 +293,7 @@ def test_what_came_is_remembered_for_as_long_as_it_could_come_again(
     monkeypatch: pytest.MonkeyPatch, first: float
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("kernel.remote.tokens.time.monotonic", lambda: now)
+    monkeypatch.setattr("kernel.ext.remote.signing.time.monotonic", lambda: now)
     seen = Seen(1)
     assert seen.is_new("another")
     now += first
@@ -307,7 +307,7 @@ def test_what_came_is_remembered_for_as_long_as_it_could_come_again(
 
 
 def test_more_than_can_be_remembered_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.remote.tokens._MOST_REMEMBERED", 3)
+    monkeypatch.setattr("kernel.ext.remote.signing._MOST_REMEMBERED", 3)
     seen = Seen(60)
     assert all(seen.is_new(str(number)) for number in range(3))
     with pytest.raises(Refused, match="too many calls"):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from kernel.contracts import CallInTransaction, ContractBroken, ContractUnavailable
-from kernel.remote.deadline import until
+from kernel.ext.remote.deadline import until
+from kernel.modules.contracts import CallInTransaction, ContractBroken, ContractUnavailable
 from tests.kernel.https_server import Call, Drop, Reply
 from tests.kernel.two_sides import Forward, Sides, two_sides
 

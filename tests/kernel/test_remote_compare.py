@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
-from kernel.contracts import Contract, safe
-from kernel.messaging.message import Message
-from kernel.remote import compare as comparing
-from kernel.remote.compare import Difference, Effect, compare, message_differences, stored_differences
-from kernel.remote.wire import WireContract, WireMessage
+from kernel.ext.messaging.message import Message
+from kernel.ext.remote import compare as comparing
+from kernel.ext.remote.compatibility import Difference, Effect, compare, message_differences, stored_differences
+from kernel.ext.remote.wire import WireContract, WireMessage
+from kernel.modules.contracts import Contract, safe
 from tests.kernel.shape_cases import CASES, Case, DefaultPrice, Price, PriceAndMore, Red, RedOrBlue, shown
 
 

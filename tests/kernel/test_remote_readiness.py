@@ -10,9 +10,9 @@ import pytest
 import structlog
 
 from kernel import Message
-from kernel.observability.health import Degraded, run_checks
-from kernel.remote.client import ContractsDiffer
-from kernel.remote.wire import WireMessage
+from kernel.ext.remote.client import ContractsDiffer
+from kernel.ext.remote.wire import WireMessage
+from kernel.health import Degraded, run_checks
 from kernel.testing.booting import talking_to
 from tests.kernel.https_server import Call, Drop, Hang, Reply
 from tests.kernel.project import FROM_MODELS
@@ -114,7 +114,7 @@ SUBSCRIBER = {
     "post/models.py": """
 from sqlalchemy.orm import DeclarativeBase
 from kernel.database import new_metadata
-from kernel.messaging import InboxTable
+from kernel.ext.messaging import InboxTable
 
 class Base(DeclarativeBase):
     metadata = new_metadata()
@@ -275,7 +275,7 @@ async def test_it_recovers_by_itself(tmp_path: Path) -> None:
 
 async def test_a_start_does_not_wait_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is it ready before it has looked, once."""
-    monkeypatch.setattr("kernel.remote.client._COMPARE_SECONDS", 0.3)
+    monkeypatch.setattr("kernel.ext.remote.client._COMPARE_SECONDS", 0.3)
     looked = asyncio.Event()
 
     async def between(call: Call, forward: Forward) -> Any:

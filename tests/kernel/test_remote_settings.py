@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kernel.app import Kernel
-from kernel.discovery import DiscoveryError
+from kernel.application import Kernel
+from kernel.modules.discovery import DiscoveryError
 from kernel.settings import SettingsError
 from kernel.testing import project_for
 from tests.kernel.keys import key_pair

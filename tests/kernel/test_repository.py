@@ -26,8 +26,8 @@ from kernel.database import (
     Versioned,
     new_metadata,
 )
-from kernel.database.direct import Direct, Rows, Statement
 from kernel.database.errors import NotAllowed
+from kernel.ext.fast.driver import Direct, Rows, Statement
 from kernel.settings import DatabaseConfig
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.app import Kernel
+from kernel.application import Kernel
 from kernel.database import DatabaseUnavailable
 from kernel.database.revisions import is_at_head
 from kernel.testing import settings_for

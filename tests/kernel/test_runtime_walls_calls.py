@@ -16,10 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel import Contract, safe
-from kernel.contracts import CallInTransaction, CallRule, local_port
 from kernel.database import AsyncDBPool, BaseRepository, Database, Versioned, after_commit, new_metadata
 from kernel.database.session import LazySession, open_sessions
 from kernel.database.writes import what_it_writes
+from kernel.modules.contracts import CallInTransaction, CallRule, local_port
 from kernel.settings import ApplicationSettings, DatabaseConfig, Environment
 from kernel.testing import query
 

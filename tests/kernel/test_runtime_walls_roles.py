@@ -18,11 +18,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel.app import create_app
+from kernel.application import create_app
 from kernel.database import AsyncDBPool, BaseRepository, Database, DatabaseUnavailable, new_metadata, roles
 from kernel.database.errors import RoleError
-from kernel.database.roles import Role
 from kernel.database.session import LazySession
+from kernel.ext.roles.roles import Role
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
 from tests.walls.hostile.unreadable import UNREADABLE

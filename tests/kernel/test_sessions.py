@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel.app import Application
+from kernel.application import Application
 from kernel.database import AsyncDBPool, BaseRepository, Database, DatabaseUnavailable, after_commit, new_metadata
 from kernel.database.errors import ConcurrentUse, SessionClosed, StalePlan, TransactionAborted
 from kernel.database.session import open_sessions
@@ -408,7 +408,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 from kernel import Session
-from kernel.manifest import module_context
+from kernel.modules.manifest import module_context
 from modules.things.models import Thing
 
 router = APIRouter()

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel.app import Kernel
+from kernel.application import Kernel
 from kernel.database import AsyncDBPool, BaseRepository, Database, PageRequest, new_metadata
 from kernel.database.errors import RoleError, TransactionAborted
 from kernel.settings import DatabaseConfig

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from kernel.contracts import Contract, ContractError, ContractUnavailable
-from kernel.discovery import DiscoveryError, contracts_of
+from kernel.modules.contracts import Contract, ContractError, ContractUnavailable
+from kernel.modules.discovery import DiscoveryError, contracts_of
 from kernel.testing import Fake, FakeMisused, Fakes, booted
 from kernel.testing.booting import Dependencies
 from tests.kernel.project import MANIFEST, imported_alone, write_project

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from kernel.app import Application, create_app
+from kernel.application import Application, create_app
 from kernel.testing import project_for
 from kernel.testing.booting import talking_to
 from tests.kernel.https_server import Call, Drop, HttpServer, Reply
@@ -84,7 +84,7 @@ class Prices(Contract):
 SERVICE = """
 import asyncio
 from structlog.contextvars import get_contextvars
-from kernel.remote.deadline import seconds_left
+from kernel.ext.remote.deadline import seconds_left
 from modules.prices.contract import Price, Prices, SoldOut, TooMany
 
 DONE = []

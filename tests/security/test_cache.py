@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from kernel.app import Application
-from kernel.discovery import DiscoveryError
+from kernel.application import Application
+from kernel.modules.discovery import DiscoveryError
 from kernel.testing import Callers
 from tests.kernel.project import running_project
 

@@ -14,10 +14,10 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from kernel.security.cache import AnswerCache
-from kernel.security.store import SharedStore, StoreUnavailable
+from kernel.ext.cache.cache import AnswerCache
+from kernel.ext.store.store import SharedStore, StoreUnavailable
 from kernel.settings import StoreSettings
-from kernel.web.replay import Answer
+from kernel.web.recorder import Answer
 from tests.brokers.servers import Redis
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving
 from tests.kernel.messaging.shop import FILES, running_shop, write_shop

@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from kernel.app import Application
+from kernel.application import Application
 from kernel.testing.booting import talking_to
 from tests.modules.images.pictures import picture
 

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from kernel.app import Application, create_app
+from kernel.application import Application, create_app
 from kernel.database import utc_now
-from kernel.discovery import DiscoveryError
+from kernel.modules.discovery import DiscoveryError
 from kernel.testing import Callers, settings_for
 from kernel.testing.booting import talking_to
 from tests.kernel.project import MODELS, imported_alone, running_project, write_migration, write_project

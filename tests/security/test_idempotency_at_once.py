@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 
-from kernel.app import Application
+from kernel.application import Application
 from tests.faults.harness import end, free_port, until_serving
 from tests.security.serving import served
 from tests.security.test_idempotency import CONCERT, EVENTS, KEY, rows
@@ -20,9 +20,9 @@ AT_ONCE = 50
 # Ends the process where the event is committed and its answer not yet kept.
 ENDS_BEFORE_THE_ANSWER = """
 import os, signal, sys
-from kernel.security.idempotency import Keys
+from kernel.ext.idempotency.idempotency import Keys
 Keys.answer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from kernel.cli import main
+from kernel.cli.main import main
 sys.argv = ["kernel", "serve"]
 main()
 """

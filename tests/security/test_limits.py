@@ -11,10 +11,10 @@ import httpx2
 import pytest
 from limits import parse
 
-from kernel.app import Application
-from kernel.discovery import DiscoveryError
-from kernel.security.counts import Counts
-from kernel.security.limits import hit
+from kernel.application import Application
+from kernel.ext.rate_limit.memory_counter import Counts
+from kernel.ext.rate_limit.rate_limit import hit
+from kernel.modules.discovery import DiscoveryError
 from kernel.settings import SettingsError
 from kernel.testing import Callers
 from tests.kernel.project import running_project
@@ -308,5 +308,5 @@ async def test_who_was_refused_is_told_the_first_moment_at_which_there_is_room(m
 
 
 def test_who_sets_no_limit_loads_neither_the_library_nor_redis() -> None:
-    code = "import sys, kernel.app; print({'limits', 'redis'} & set(sys.modules))"
+    code = "import sys, kernel.application; print({'limits', 'redis'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from kernel import Principal, public, requires
-from kernel.app import Application, create_app, load_project
-from kernel.discovery import DiscoveryError
-from kernel.security.policy import policies, unguarded
+from kernel.application import Application, create_app, load_project
+from kernel.auth.policy import policies, unguarded
+from kernel.modules.discovery import DiscoveryError
 from kernel.settings.sources import Layer, Sources
 from kernel.testing import Callers
 from tests.kernel.project import MANIFEST, imported_alone, write_project

@@ -14,9 +14,9 @@ from starlette.routing import BaseRoute, Host, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from kernel import public, requires
-from kernel.app import Application, create_app, load_project
-from kernel.discovery import DiscoveryError
-from kernel.security.policy import policies, unguarded
+from kernel.application import Application, create_app, load_project
+from kernel.auth.policy import policies, unguarded
+from kernel.modules.discovery import DiscoveryError
 from kernel.settings.sources import Layer, Sources
 from kernel.testing.booting import talking_to
 from kernel.web.routes import unknown_kinds

@@ -9,7 +9,7 @@ from socket import create_connection, socket
 import httpx2
 import pytest
 
-from kernel.app import Application
+from kernel.application import Application
 from kernel.testing import Callers
 from tests.kernel.project import running_project
 from tests.modules.images.pictures import picture

@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from kernel.security import keys
+from kernel.auth import jwks as keys
 from kernel.testing import booted
 from tests.kernel.https_server import Drop, Hang, Reply
 from tests.security.provider import AUDIENCE, CONFIGURATION, KEYS, Provider

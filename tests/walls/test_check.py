@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from walls.check import RULES
-from walls.plants import Plant, plant
-from walls.prove import INNOCENTS, VIOLATIONS, ProofError, copied, planted
+from kernel.ext.boundaries.check import RULES
+from kernel.ext.boundaries.self_test import INNOCENTS, VIOLATIONS, ProofError, copied, planted
+from kernel.ext.boundaries.violations import Plant, plant
 
 BIN = Path(sys.executable).parent
 
@@ -241,7 +241,8 @@ def environment(copy: Path) -> dict[str, str]:
 def judged(copy: Path, rule: str, one: Plant, *, violation: bool) -> str:
     """What the proof says of one plant."""
     script = (
-        "import sys, json\nfrom pathlib import Path\nfrom walls import prove\nfrom walls.plants import plant\n"
+        "import sys, json\nfrom pathlib import Path\nfrom kernel.ext.boundaries import self_test as prove\n"
+        "from kernel.ext.boundaries.violations import plant\n"
         f"one = {one!r}\nprove.RULES = ({rule!r},)\n"
         f"prove.VIOLATIONS = {{{rule!r}: [one] if {violation} else []}}\n"
         f"prove.INNOCENTS = {{{rule!r}: [] if {violation} else [one]}}\n"
@@ -279,7 +280,7 @@ def test_the_proof_itself_can_fail(copy: Path, rule: str, code: str, violation: 
 def test_nothing_is_proven_in_a_copy_that_is_not_clean(copy: Path) -> None:
     with planted(copy, plant("x", "modules/left/service.py", "import modules.right.models")):
         done = subprocess.run(
-            [sys.executable, "-m", "walls.prove", copy, "0", "1"],
+            [sys.executable, "-m", "kernel.ext.boundaries.self_test", copy, "0", "1"],
             cwd=copy,
             env=environment(copy),
             capture_output=True,

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from kernel.ext.boundaries import imports, sql, tables
+from kernel.ext.boundaries.project import Project
+from kernel.ext.boundaries.violations import base
 from tests.walls.hostile import imports as by_name
 from tests.walls.hostile import python
 from tests.walls.hostile import sql as texts
 from tests.walls.hostile.unreadable import UNREADABLE
-from walls import imports, sql, tables
-from walls.plants import base
-from walls.project import Project
 
 OWNERS = {"rights": "right"}
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from walls.layers import between
-from walls.project import LAYERS
+from kernel.ext.boundaries.layers import between
+from kernel.ext.boundaries.project import LAYERS
 
 ONE_LAYER_DOWN = (
     "Move an enum or a value that both use one layer down: into contract.py if other modules use it, otherwise "

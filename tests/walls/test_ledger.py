@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from walls import ledger
-from walls.findings import Finding
-from walls.project import Project
+from kernel.ext.boundaries import ledger
+from kernel.ext.boundaries.findings import Finding
+from kernel.ext.boundaries.project import Project
 
 
 def finding(line: int = 1, why: str = "It reaches too far.", path: str = "modules/left/service.py") -> Finding:
@@ -98,5 +98,5 @@ def test_it_may_not_have_grown_since_the_revision_that_is_named(project: Project
 
 def test_a_broken_ledger_says_so(project: Project) -> None:
     (project.root / ledger.FILE).write_text("<<<<<<< HEAD")
-    with pytest.raises(ledger.LedgerError, match=r"walls\.ledger\.json cannot be read"):
+    with pytest.raises(ledger.LedgerError, match=r"boundaries\.ledger\.json cannot be read"):
         ledger.apply(project.root, [])

@@ -12,10 +12,10 @@ from importlinter import ContractCheck
 from importlinter.contracts.forbidden import ForbiddenContract
 from packaging.requirements import Requirement
 
-from walls import linter
-from walls.findings import COULD_NOT_CHECK
-from walls.project import Project
-from walls.sources import Source
+from kernel.ext.boundaries import linter
+from kernel.ext.boundaries.findings import COULD_NOT_CHECK
+from kernel.ext.boundaries.project import Project
+from kernel.ext.boundaries.sources import Source
 
 # The distributions of each package that can be imported; to ask takes a second.
 DISTRIBUTIONS = packages_distributions()
@@ -37,7 +37,7 @@ def private_names(root: Path, folder: str) -> Iterator[str]:
 
 
 def test_the_boundary_checks_use_no_private_name(root: Path) -> None:
-    assert set(private_names(root, "platform/walls")) == set()
+    assert set(private_names(root, "platform/kernel/ext/boundaries")) == set()
 
 
 def test_a_library_of_which_the_kernel_uses_a_private_name_has_an_upper_bound(root: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from kernel.contracts import Contract
-from kernel.messaging.message import Message
-from kernel.remote.wire import WireContract, WireMessage
-from walls import lock
-from walls.project import Project
+from kernel.ext.boundaries import lock
+from kernel.ext.boundaries.project import Project
+from kernel.ext.messaging.message import Message
+from kernel.ext.remote.wire import WireContract, WireMessage
+from kernel.modules.contracts import Contract
 
 Make = Callable[..., Project]
 Describe = Callable[[str], Mapping[str, Any]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from walls import lock, owners
-from walls.project import Project
+from kernel.ext.boundaries import lock, owners
+from kernel.ext.boundaries.project import Project
 
 CONTRACT = """from kernel import Contract, Message
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from walls import bases, guarded, tables
-from walls.findings import COULD_NOT_CHECK, Finding
-from walls.plants import Plant, base, plant
-from walls.project import Project
-from walls.prove import planted
+from kernel.ext.boundaries import bases, guarded, tables
+from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
+from kernel.ext.boundaries.project import Project
+from kernel.ext.boundaries.self_test import planted
+from kernel.ext.boundaries.violations import Plant, base, plant
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from walls import owners
-from walls.project import Project
+from kernel.ext.boundaries import owners
+from kernel.ext.boundaries.project import Project
 
 Make = Callable[[str], Project]
 

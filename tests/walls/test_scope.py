@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from walls.commands import PytestCommand, run
-from walls.git import Git, GitError
-from walls.scope import ScopeError, Selection, select
+from kernel.ext.boundaries.commands import PytestCommand, run
+from kernel.ext.boundaries.git import Git, GitError
+from kernel.ext.boundaries.scope import ScopeError, Selection, select
 
 CONTRACT = '''"""What others may ask."""
 
@@ -31,7 +31,7 @@ FILES = {
     "pyproject.toml": "[project]\nname = 'shop'\n",
     "README.md": "A shop.\n",
     "docs/walls.md": "Walls.\n",
-    "platform/kernel/app.py": "",
+    "platform/kernel/application.py": "",
     "modules/__init__.py": "",
     "modules/images/module.py": "from kernel import Module\n\nmodule = Module(owner='media')\n",
     "modules/images/contract.py": CONTRACT,
@@ -119,7 +119,7 @@ def folders(selection: Selection) -> list[str]:
         ("modules/images/contract.lock.json", ["boundaries", "images"]),
         (".github/CODEOWNERS", ["boundaries"]),
         ("CODEOWNERS", ["boundaries"]),
-        ("walls.ledger.json", ["boundaries"]),
+        ("boundaries.ledger.json", ["boundaries"]),
     ],
 )
 def test_a_file_of_a_module_selects_the_module(shop: Path, path: str, selected: list[str]) -> None:
@@ -130,7 +130,7 @@ def test_a_file_of_a_module_selects_the_module(shop: Path, path: str, selected: 
 @pytest.mark.parametrize(
     "path",
     [
-        "platform/kernel/app.py",
+        "platform/kernel/application.py",
         "platform/kernel/new.py",
         "pyproject.toml",
         "importlinter.ini",
@@ -323,7 +323,7 @@ def test_dependencies_that_cannot_be_read_count_as_all(shop: Path, manifest: str
 
 
 def test_a_named_module_runs_and_other_changes_do_not_matter(shop: Path) -> None:
-    write(shop, "platform/kernel/app.py", "A = 1\n")
+    write(shop, "platform/kernel/application.py", "A = 1\n")
     write(shop, "modules/health/router.py", "A = 1\n")
     assert folders(select(shop, ["images"], by_change=False)) == ["boundaries", "images"]
     write(shop, "modules/images/contract.py", "")
@@ -510,7 +510,7 @@ def test_a_whole_without_such_failures_says_nothing_of_them(shop: Path, capfd: p
     printed = capfd.readouterr().out
     assert "1 failed, 4 passed" in printed
     assert "would have skipped" not in printed
-    write(shop, "platform/kernel/app.py", "A = 1\n")  # everything is selected
+    write(shop, "platform/kernel/application.py", "A = 1\n")  # everything is selected
     assert kernel_test(shop, whole=True) == 1
     assert "would have skipped" not in capfd.readouterr().out
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from walls.sql import Named, forbidden, is_statement, tables
+from kernel.ext.boundaries.sql import Named, forbidden, is_statement, tables
 
 RIGHT = Named("right", "rights")
 BARE = Named(None, "rights")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from walls import values
-from walls.findings import Finding
-from walls.project import Project
+from kernel.ext.boundaries import values
+from kernel.ext.boundaries.findings import Finding
+from kernel.ext.boundaries.project import Project
 
 Check = Callable[..., list[Finding]]
 

@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from walls import wire
+from kernel.ext.boundaries import wire
 
 # One of each, by the names that the rule knows.
 EXAMPLES: Mapping[str, tuple[Any, Any]] = {

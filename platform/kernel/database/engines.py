@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import PoolResetState, StaticPool
 from sqlalchemy.util import await_only
 
-from kernel.database.bounded_pool import BUSY, BoundedPool
 from kernel.database.errors import (
     ConcurrentUse,
     DatabaseUnavailable,
@@ -22,9 +21,10 @@ from kernel.database.errors import (
     is_stale_plan,
     out_of_range,
 )
-from kernel.database.roles import quoted
 from kernel.database.search import add_to_sqlite
 from kernel.database.writes import begin_anew, note_failure, note_write
+from kernel.ext.pool.bounded_pool import BUSY, BoundedPool
+from kernel.ext.roles.roles import quoted
 from kernel.settings import DatabaseConfig
 
 # A writer of SQLite holds the whole file, so a second connection for writing could only wait inside SQLite, where

@@ -32,8 +32,8 @@ from kernel.database.alembic_environment.rendering import render_item
 from kernel.database.errors import FAILURES, MigrationError, code_of, reason_of
 from kernel.database.pool import Placement
 from kernel.database.revisions import check_history
-from kernel.database.roles import MAY_SET, Role, quoted
 from kernel.database.server_session import NoSession, connect_directly, place_of
+from kernel.ext.roles.roles import MAY_SET, Role, quoted
 from kernel.settings import DatabaseConfig
 
 _log = structlog.get_logger("kernel.migrations")

@@ -12,14 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from kernel.database.bounded_pool import BoundedPool
-from kernel.database.direct import Direct, Rows
 from kernel.database.engines import is_file, postgresql_engine, sqlite_engine
 from kernel.database.errors import PoolExhausted
-from kernel.database.roles import Role, role_name
 from kernel.database.server_session import place_of
 from kernel.database.session import Action, ReadSession, Runnable, WriteSession, enter, leave
-from kernel.database.tenants import Tenant, TenantEngine
+from kernel.ext.fast.driver import Direct, Rows
+from kernel.ext.pool.bounded_pool import BoundedPool
+from kernel.ext.pool.quota import Tenant, TenantEngine
+from kernel.ext.roles.roles import Role, role_name
 from kernel.settings import DatabaseConfig, ModuleSettings
 
 
@@ -78,7 +78,7 @@ class Database:
         `pooled_by_transaction`: a pooler may change the server connection after each transaction.
         """
         self.placement = placement
-        # The module's (kernel.messaging), if it has one.
+        # The module's (kernel.ext.messaging), if it has one.
         self.outbox: object = None
         self._engines = (writer, reader)
         # The module's share of the writer's pool, if it is limited.

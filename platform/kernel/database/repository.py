@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
 from kernel.database import statements
-from kernel.database.direct import Rows
 from kernel.database.errors import NotAllowed, ReadOnlySession, StaleVersion
 from kernel.database.membership import any_of
 from kernel.database.paging import Page, PageRequest, Sort
 from kernel.database.session import LazySession, ReadSession
+from kernel.ext.fast.driver import Rows
 
 ModelType = TypeVar("ModelType", bound=DeclarativeBase)
 IDType = TypeVar("IDType")
@@ -30,7 +30,7 @@ class BaseRepository(Generic[ModelType, IDType]):
 
     Where a method takes `into`, naming a pydantic schema makes it a projection: only the schema's columns are
     selected, and the rows become the schema without an entity in between; such statements run on the driver itself
-    where the session allows it (kernel.database.direct). A field that names a relationship takes one more statement,
+    where the session allows it (kernel.ext.fast.driver). A field that names a relationship takes one more statement,
     for all rows together. Without `into` the method returns entities, which are for changing things.
 
     Nothing here commits: whoever opened the session does.

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from kernel.database.errors import MigrationError
 from kernel.database.pool import Database
-from kernel.revision_files import Revision, conflicts, heads, read_revisions
+from kernel.database.revision_files import Revision, conflicts, heads, read_revisions
 
 _APPLIED = Table("alembic_version", MetaData(), Column("version_num", String(32)))
 

@@ -17,8 +17,6 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.util import greenlet_spawn
 
-from kernel.database.bounded_pool import BoundedPool
-from kernel.database.direct import Direct, Rows, Statement, Values
 from kernel.database.errors import (
     ConcurrentUse,
     DatabaseUnavailable,
@@ -28,8 +26,10 @@ from kernel.database.errors import (
     TransactionAborted,
 )
 from kernel.database.lease import Lease, SessionEngine
-from kernel.database.tenants import TenantEngine
 from kernel.database.writes import failure_on, written_on
+from kernel.ext.fast.driver import Direct, Rows, Statement, Values
+from kernel.ext.pool.bounded_pool import BoundedPool
+from kernel.ext.pool.quota import TenantEngine
 
 # What AsyncSession's constructor sets; whatever needs the ORM goes through one of these.
 _MADE_LATE = frozenset({"sync_session", "_proxied", "_async_bind", "_async_binds"})
@@ -57,7 +57,7 @@ class LazySession(AsyncSession):
         self._lease = Lease()
         self.before_commit: list[Action] = []
         self.after_commit: list[Action] = []
-        # The outbox of the module (kernel.messaging), which stores what is published in this session.
+        # The outbox of the module (kernel.ext.messaging), which stores what is published in this session.
         self.outbox: object = None
 
     def __getattr__(self, name: str) -> Any:

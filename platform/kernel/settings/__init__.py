@@ -11,6 +11,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pydantic_settings
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from kernel.ext.messaging.settings import MessagingSettings
+from kernel.ext.remote.settings import InternalSettings
+from kernel.ext.server.settings import ServerSettings
+from kernel.ext.telemetry.settings import TelemetrySettings
+from kernel.settings.auth import AuthSettings, IdempotencySettings, RateLimitSettings, StoreSettings
 from kernel.settings.groups import CORE_GROUPS as _GROUPS
 from kernel.settings.groups import (
     ApplicationSettings,
@@ -23,12 +28,7 @@ from kernel.settings.groups import (
     address,
     reading,
 )
-from kernel.settings.internal import InternalSettings
-from kernel.settings.messaging import MessagingSettings
-from kernel.settings.security import AuthSettings, IdempotencySettings, RateLimitSettings, StoreSettings
-from kernel.settings.server import ServerSettings
 from kernel.settings.sources import Environment, Fault, SettingsError, Sources
-from kernel.settings.telemetry import TelemetrySettings
 
 __all__ = [
     "ApplicationSettings",

@@ -97,7 +97,7 @@ class ApplicationSettings(SettingsGroup):
     debug: bool = Field(default_factory=lambda data: data.get("environment") in {Environment.LOCAL, Environment.DEV})
     # None: all that are found in modules/.
     enabled_modules: Names | None = Field(None, validation_alias="ENABLED_MODULES")
-    # Put the dependencies of a route in order once instead of at every request (kernel/web/endpoint.py).
+    # Put the dependencies of a route in order once instead of at every request (kernel/ext/fast/endpoint.py).
     compiled_endpoints: bool = True
     # Asking another module inside a transaction that has written is an error; where off, a warning once.
     strict_contract_calls: bool = Field(default_factory=lambda data: data.get("environment") is Environment.LOCAL)
@@ -180,7 +180,7 @@ class DatabaseConfig(SettingsGroup):
     pool_pre_ping: bool = True
     # After so long a pause the driver's connections are asked, too: what a firewall dropped gives no answer at all.
     pool_ping_after_idle_seconds: float = Field(30, ge=0)
-    # Run compiled statements on the driver itself where the ORM is not needed (kernel/database/direct.py).
+    # Run compiled statements on the driver itself where the ORM is not needed (kernel/ext/fast/driver.py).
     direct_statements: bool = True
     # PostgreSQL: each module's sessions run under a role of its own, with rights in its own schema only. The roles must
     # be there (`kernel roles --apply`); in local the start makes them.
@@ -194,7 +194,7 @@ class DatabaseConfig(SettingsGroup):
     # asyncpg would wait 60 s to connect and for ever on a command. A lost packet is sent again after a second. The
     # default is the `connect_timeout` in DATABASE_URL, or else 2.
     connect_timeout_seconds: float = Field(default_factory=_connect_timeout, gt=0)
-    # For slow statements: that a database does not answer at all shows within two seconds (kernel/database/pulse.py).
+    # For slow statements: that a database does not answer at all shows within two seconds (see ext/pool/watchdog.py).
     command_timeout_seconds: float = Field(30, gt=0)
     # SQLite: how long a writer waits for another process's write.
     busy_timeout_seconds: float = Field(5, ge=0)

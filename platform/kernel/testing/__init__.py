@@ -3,10 +3,10 @@
 `pytest_plugins = ["kernel.testing"]` in a project's tests/conftest.py brings the fixtures: see docs/testing.md.
 """
 
+from kernel.ext.messaging.testing import Messages
 from kernel.testing.booting import Booted, booted, project_for, settings_for
 from kernel.testing.callers import Callers
 from kernel.testing.fakes import Fake, FakeMethod, FakeMisused, Fakes
-from kernel.testing.messages import Messages
 from kernel.testing.postgresql import create_database, pgserver, postgresql_server, query
 
 __all__ = [

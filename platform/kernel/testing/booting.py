@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 import httpx2
 
-from kernel.app import Application, Project, create_app, load_project
-from kernel.discovery import contracts_of, discover
+from kernel.application import Application, Project, create_app, load_project
+from kernel.modules.discovery import contracts_of, discover
 from kernel.settings import Environment, Settings
 from kernel.settings.sources import Layer, Sources
 from kernel.testing.fakes import Fakes

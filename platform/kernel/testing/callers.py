@@ -2,9 +2,9 @@
 
 from starlette.requests import HTTPConnection
 
-from kernel.app import Application
-from kernel.security.principal import Principal
-from kernel.security.tokens import unauthorized
+from kernel.application import Application
+from kernel.auth.bearer import unauthorized
+from kernel.auth.principal import Principal
 
 
 class Callers:
@@ -21,7 +21,7 @@ class Callers:
         return {"Authorization": value}
 
     async def identify(self, connection: HTTPConnection) -> Principal | None:
-        """See kernel.security.principal."""
+        """See kernel.auth.principal."""
         sent = connection.headers.get("authorization")
         if sent is not None and sent not in self._known:
             raise unauthorized("invalid_token", "No caller of this test.")

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from pydantic import TypeAdapter
 
-from kernel.contracts import CallRule, Contract, ContractUnavailable, home_of, is_declared, methods_of
+from kernel.modules.contracts import CallRule, Contract, ContractUnavailable, home_of, is_declared, methods_of
 
 # A fake is asked as late or as early as the module would be.
 _RULE = CallRule(is_strict=True)

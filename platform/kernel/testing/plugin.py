@@ -17,13 +17,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from kernel.app import Application, Kernel, Project, create_app
-from kernel.database import roles
+from kernel.application import Application, Kernel, Project, create_app
+from kernel.ext.messaging.testing import Messages
+from kernel.ext.roles import roles
 from kernel.settings import Settings, find_root
 from kernel.testing.booting import Choice, talking_to
 from kernel.testing.callers import Callers
 from kernel.testing.fakes import Fakes
-from kernel.testing.messages import Messages
 from kernel.testing.postgresql import MIGRATING, SERVING, create_database, postgresql_server, query
 
 Migrated = Callable[[Choice, str], str]

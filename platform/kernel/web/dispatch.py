@@ -24,7 +24,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from kernel.web.endpoint import Endpoint, NotCompiled
+from kernel.ext.fast.endpoint import Endpoint, NotCompiled
 from kernel.web.problems import ContentTooLarge
 from kernel.web.routes import is_plain, rest_of
 from kernel.web.sockets import bounded

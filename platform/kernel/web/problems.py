@@ -27,7 +27,7 @@ from kernel.database.errors import (
     violation_of,
 )
 from kernel.database.paging import InvalidCursor
-from kernel.web.replay import Replay, on_replay
+from kernel.web.recorder import Replay, on_replay
 from kernel.web.validation import MOST_ERRORS
 
 _log = structlog.get_logger("kernel.errors")

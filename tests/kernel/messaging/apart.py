@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import httpx2
 
-from kernel.app import Application, create_app
-from kernel.observability.health import Degraded
+from kernel.application import Application, create_app
+from kernel.health import Degraded
 from kernel.testing import project_for
 from kernel.testing.booting import talking_to
 from tests.kernel.https_server import Call, Drop, HttpServer, Reply

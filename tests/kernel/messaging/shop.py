@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx2
 
-from kernel.app import Application, Kernel
-from kernel.messaging.outbox import publish
+from kernel.application import Application, Kernel
+from kernel.ext.messaging.outbox import publish
 from kernel.testing import settings_for
 from tests.kernel.project import FROM_MODELS, imported_alone, running_project, write_project
 
@@ -18,8 +18,8 @@ _BASE = """
 from datetime import datetime
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from kernel.database import BigId, UtcDateTime, new_metadata
-from kernel.messaging import InboxTable, OutboxTable
-from kernel.messaging.tables import clock
+from kernel.ext.messaging import InboxTable, OutboxTable
+from kernel.ext.messaging.tables import clock
 
 class Base(DeclarativeBase):
     metadata = new_metadata()

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
-from kernel.app import Application, create_app
-from kernel.messaging.envelope import Envelope
-from kernel.messaging.inbound import NotYet, Posted
-from kernel.messaging.operations import move
+from kernel.application import Application, create_app
+from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.inbound import NotYet, Posted
+from kernel.ext.messaging.operations import move
 from kernel.settings import SettingsError
 from kernel.testing import project_for
 from kernel.testing.booting import talking_to

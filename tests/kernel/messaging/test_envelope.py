@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, Field, SecretStr, computed_field
 
 from kernel import Message
-from kernel.messaging.envelope import Envelope, PublishError
+from kernel.ext.messaging.envelope import Envelope, PublishError
 
 
 class Money(BaseModel):

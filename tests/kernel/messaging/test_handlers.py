@@ -8,9 +8,9 @@ import pytest
 from pydantic import ConfigDict
 
 from kernel import Message, upcast
-from kernel.discovery import DiscoveryError, discover, subscribers_elsewhere
-from kernel.messaging.handlers import HandlerError
-from kernel.messaging.message import UnknownVersion
+from kernel.ext.messaging.handlers import HandlerError
+from kernel.ext.messaging.message import UnknownVersion
+from kernel.modules.discovery import DiscoveryError, discover, subscribers_elsewhere
 from tests.kernel.messaging.shop import FILES, rows, running_shop, write_shop
 from tests.kernel.messaging.test_telling import URL, until
 from tests.kernel.project import imported_alone

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from kernel.app import Kernel
-from kernel.messaging.operations import backlog, find, forget, retry
-from kernel.messaging.tables import State
-from kernel.observability.health import Degraded
+from kernel.application import Kernel
+from kernel.ext.messaging.operations import backlog, find, forget, retry
+from kernel.ext.messaging.tables import State
+from kernel.health import Degraded
 from tests.kernel.messaging.shop import place, rows, running_shop, shop_kernel, write_shop
 from tests.kernel.messaging.test_outbox import WHOM, put, take
 from tests.kernel.messaging.test_telling import URL, until

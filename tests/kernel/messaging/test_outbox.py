@@ -7,10 +7,10 @@ from secrets import token_hex
 
 from sqlalchemy import update
 
-from kernel.app import Kernel
-from kernel.messaging.envelope import Envelope
-from kernel.messaging.outbox import Delivery, Limits, Outbox, Wanted
-from kernel.messaging.tables import State, clock
+from kernel.application import Kernel
+from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.outbox import Delivery, Limits, Outbox, Wanted
+from kernel.ext.messaging.tables import State, clock
 from tests.kernel.messaging.shop import rows, shop_kernel
 
 WHOM = "mail.write_letter"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
-from kernel.app import Application
-from kernel.messaging.envelope import Envelope
-from kernel.messaging.outbox import Delivery, Outbox
+from kernel.application import Application
+from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.outbox import Delivery, Outbox
 from tests.kernel.messaging.shop import FILES, place, rows, running_shop
 from tests.kernel.messaging.test_telling import URL, until
 
@@ -49,7 +49,7 @@ def _with(handlers: str) -> str:
 async def test_an_outage_uses_up_no_attempts(tmp_path: Path, empty_url: str) -> None:
     failing = _with(
         """
-from kernel.contracts import ContractUnavailable
+from kernel.modules.contracts import ContractUnavailable
 asked = []
 
 @subscribe(OrderPlaced)
@@ -73,7 +73,7 @@ async def ask(message: OrderPlaced) -> None:
 async def test_pauses_grow_while_an_outage_lasts(tmp_path: Path, empty_url: str) -> None:
     failing = _with(
         """
-from kernel.contracts import ContractUnavailable
+from kernel.modules.contracts import ContractUnavailable
 asked = []
 
 @subscribe(OrderPlaced)
@@ -101,7 +101,7 @@ async def test_an_outage_of_one_message_does_not_hold_up_the_others(tmp_path: Pa
     failing = FILES["mail/handlers.py"].replace(
         "    if settings.delay_seconds:",
         "    if message.number == 7:\n"
-        "        from kernel.contracts import ContractUnavailable\n"
+        "        from kernel.modules.contracts import ContractUnavailable\n"
         "        raise ContractUnavailable('down for this one')\n"
         "    if settings.delay_seconds:",
     )
@@ -121,7 +121,7 @@ async def test_an_outage_of_one_message_does_not_hold_up_the_others(tmp_path: Pa
 async def test_a_contract_that_answers_with_an_error_counts_as_an_attempt(tmp_path: Path, empty_url: str) -> None:
     failing = _with(
         """
-from kernel.contracts import ContractBroken
+from kernel.modules.contracts import ContractBroken
 
 @subscribe(OrderPlaced)
 async def ask(message: OrderPlaced) -> None:

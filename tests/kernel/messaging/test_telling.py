@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from kernel import Message
-from kernel.messaging.outbox import PublishError, publish
+from kernel.ext.messaging.outbox import PublishError, publish
 from tests.kernel.messaging.shop import rows, running_shop
 
 URL = "/api/v1/shop"

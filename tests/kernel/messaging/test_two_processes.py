@@ -17,7 +17,7 @@ from urllib.error import HTTPError, URLError
 import pytest
 from sqlalchemy.engine import URL
 
-from kernel.app import Kernel
+from kernel.application import Kernel
 from kernel.testing import settings_for
 from tests.faults.harness import free_port
 from tests.kernel.messaging.apart import SECRET
@@ -52,7 +52,7 @@ class Server:
         """Start it, and return when it answers."""
         with (self._root / f"{self._name}.log").open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "--factory", "kernel.app:create_app", f"--port={self._port}"],
+                [sys.executable, "-m", "uvicorn", "--factory", "kernel.application:create_app", f"--port={self._port}"],
                 cwd=self._root,
                 env=self._variables,
                 stdout=log,

@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text as sql
 from sqlalchemy.engine import URL
 
-from kernel.app import Application, create_app
+from kernel.application import Application, create_app
 from kernel.database import Database
-from kernel.server.metrics import add_metrics
+from kernel.ext.telemetry.prometheus import add_metrics
 from kernel.testing import settings_for
 from kernel.testing.booting import talking_to
 from tests.faults.harness import KERNEL, free_port, until

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from kernel.server.workers import Worker
+from kernel.ext.server.supervisor import Worker
 from tests.faults.harness import end, until, until_serving
 from tests.faults.served import Served, children, open_files
 from tests.kernel.server.stubborn import stubborn_project
@@ -89,7 +89,7 @@ def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest
     def fail(_worker: Worker) -> None:
         raise BlockingIOError
 
-    monkeypatch.setattr("kernel.server.workers._spawn.Process.start", fail)
+    monkeypatch.setattr("kernel.ext.server.supervisor._spawn.Process.start", fail)
     with socket.socket() as sock:
         before = open_files(os.getpid())
         with pytest.raises(BlockingIOError) as caught:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from sqlalchemy.engine import make_url
 
-from kernel.app import Application
+from kernel.application import Application
 from kernel.testing.booting import Choice, talking_to
 from tests.modules.events.processes import Deployment, deploy
 

@@ -5,8 +5,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from kernel.app import Application
-from kernel.contracts import ContractUnavailable
+from kernel.application import Application
+from kernel.modules.contracts import ContractUnavailable
 from kernel.testing import Fakes, Messages
 from modules.images.contract import ImageDeleted, ImageInfo, Images
 

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from kernel.app import Application
+from kernel.application import Application
 from kernel.database import AsyncDBPool, PageRequest, has_words
-from kernel.database.direct import Direct
 from kernel.database.session import ReadSession
+from kernel.ext.fast.driver import Direct
 from kernel.settings import DatabaseConfig
 from modules.events.repository import EventRepository
 from modules.events.schemas import EventOut, EventQuery

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
-from kernel.app import Application
+from kernel.application import Application
 from kernel.database.errors import NotAllowed
 from kernel.testing import Callers, Fakes
 from modules.events.models import Event

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
-from kernel.app import Application, create_app
+from kernel.application import Application, create_app
 from kernel.settings import Settings
 
 URL = "/api/v1/events"

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from kernel.app import Application
+from kernel.application import Application
 from kernel.database.errors import violation_of
 from modules.images.contract import Images
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from kernel.app import Application, create_app
+from kernel.application import Application, create_app
 from kernel.testing import settings_for
 
 

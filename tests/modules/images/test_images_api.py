@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from starlette.datastructures import UploadFile
 
-from kernel.app import Application, create_app
+from kernel.application import Application, create_app
 from kernel.settings import Settings
 from kernel.testing import Callers, settings_for
 from modules.images.contract import ImageInfo, Images

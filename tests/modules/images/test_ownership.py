@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from kernel import Principal
-from kernel.app import Application
+from kernel.application import Application
 from kernel.database.errors import NotAllowed
 from kernel.testing import Callers, Messages
 from modules.images.contract import ImageDeleted

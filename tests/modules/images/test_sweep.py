@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from kernel.app import Application, Kernel
+from kernel.application import Application, Kernel
 from kernel.testing import settings_for
 from modules.images.service import ForeignStorage, ImageService, Swept
 from tests.modules.images.pictures import picture

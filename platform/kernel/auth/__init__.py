@@ -1,0 +1,1 @@
+"""Authentication and authorisation: principals, policies, bearer tokens."""

@@ -1,0 +1,266 @@
+"""The command `kernel`. Heavy imports are inside the commands, so that `--help` is quick."""
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kernel.cli.console import fail, load_kernel, print_table
+from kernel.cli.modules import WithModules
+from kernel.ext.messaging import cli as cli_messages
+
+if TYPE_CHECKING:
+    from kernel.database.migrations import History
+
+app = typer.Typer(
+    help="Serve, migrate and look into a modular monolith.",
+    cls=WithModules,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cli_messages.app, name="messages")
+app.command()(cli_messages.relay)
+
+
+def main() -> None:
+    """Run a command; what is wrong with the project ends in one message and exit code 1."""
+    if find_spec("importlinter") is not None:  # the boundaries' own commands: for development, not in the image
+        from kernel.ext.boundaries.cli import add_to  # noqa: PLC0415
+
+        add_to(app)
+    try:
+        app()
+    except Exception as error:
+        from kernel.database.errors import MigrationError, RoleError  # noqa: PLC0415
+        from kernel.ext.messaging.handlers import HandlerError  # noqa: PLC0415
+        from kernel.modules.discovery import DiscoveryError  # noqa: PLC0415
+        from kernel.settings import SettingsError  # noqa: PLC0415
+
+        if not isinstance(error, SettingsError | DiscoveryError | HandlerError | MigrationError | RoleError):
+            raise
+        typer.secho(str(error), fg="red", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Overrides SERVER_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Overrides SERVER_PORT.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Overrides SERVER_WORKERS.")] = None,
+    reload: Annotated[bool | None, typer.Option(help="Overrides SERVER_RELOAD.")] = None,
+    modules: Annotated[
+        str | None,
+        typer.Option(help="Only these: events,health. Overrides ENABLED_MODULES; the others need a <NAME>_URL."),
+    ] = None,
+) -> None:
+    """Serve the application over HTTP."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    # One process has nothing to reload; several have a handler of their own, once they are watched.
+    on_hangup = hangup and signal.signal(hangup, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
+    # What is imported and assembled from here on stays; to look for garbage in it takes a tenth of the start.
+    gc.disable()
+    from kernel.application import load_project  # noqa: PLC0415
+    from kernel.ext import server as of_project  # noqa: PLC0415
+    from kernel.ext.server.process import listen  # noqa: PLC0415
+
+    overrides = {"SERVER_HOST": host, "SERVER_PORT": port, "SERVER_WORKERS": workers, "SERVER_RELOAD": reload}
+    overrides["ENABLED_MODULES"] = modules
+    # Into the environment, so that reloaded and worker processes read the same.
+    os.environ.update({name: str(value) for name, value in overrides.items() if value is not None})
+    project = load_project()
+    settings = project.settings
+    server = settings.server
+    if server.reload and server.workers > 1:
+        fail("Auto-reload serves with one process: leave out --workers, or say --no-reload.")
+    if server.reload and hangup:  # the developer's terminal was closed
+        signal.signal(hangup, on_hangup)
+    try:
+        sock = listen(server.host, server.port)
+    except OSError as error:
+        fail(
+            f"Cannot listen on {server.host}:{server.port} ({error.strerror}). "
+            "Stop what listens there, or choose another: make run PORT=8001"
+        )
+    base = f"http://{server.host}:{sock.getsockname()[1]}{server.root_path}"
+    typer.echo(f"API      {base}/api/v1")
+    if settings.application.shows_docs:
+        typer.echo(f"Docs     {base}/docs")
+    if any(module.name == "health" for module in project.modules):
+        typer.echo(f"Health   {base}/health")
+    os.chdir(settings.root)
+    sys.exit(of_project.serve(project, sock))
+
+
+@app.command()
+def migrate(
+    module: Annotated[str | None, typer.Argument(help="Only this module.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; fail if migrations or models disagree.")
+    ] = False,
+    down_to: Annotated[
+        str | None, typer.Option(help="Undo what came after this revision of MODULE; `base`: all.")
+    ] = None,
+    stamp: Annotated[
+        str | None,
+        typer.Option(help="Run nothing: note that MODULE's tables are as after this revision (docs/migrations.md)."),
+    ] = None,
+) -> None:
+    """Bring the tables of all modules to their newest migration, in the order of their dependencies."""
+    if (down_to, stamp) != (None, None) and module is None:
+        fail("--down-to and --stamp concern the migrations of one module: name the module.")
+    if sum((check, down_to is not None, stamp is not None)) > 1:
+        fail("--check, --down-to and --stamp exclude each other: give one of them.")
+    histories = _histories(module)
+    if check:
+        _check(histories)
+        return
+    for history in histories:
+        typer.echo(f"{history.module}: ", nl=False)
+        if down_to is not None:
+            asyncio.run(history.downgrade(down_to))
+            typer.echo(f"down to {down_to}")
+        elif stamp is not None:
+            asyncio.run(history.stamp(stamp))
+            typer.echo(f"noted as {stamp}. Compare the tables with the models: kernel migrate --check")
+        else:
+            asyncio.run(history.upgrade())
+            typer.echo("at its newest migration")
+    _name_those_elsewhere()
+
+
+def _name_those_elsewhere() -> None:
+    """Where all processes share their settings, modules with an address are not in this one."""
+    for name in load_kernel().settings.elsewhere:
+        typer.echo(f"{name}: runs elsewhere ({name.upper()}_URL); here: ENABLED_MODULES={name} kernel migrate")
+
+
+def _check(histories: "list[History]") -> None:
+    problems = []
+    for history in histories:
+        problems += [f"{history.module} lacks migration {revision}" for revision in asyncio.run(history.pending())]
+        problems += [f"{history.module}: tables and models differ: {change}" for change in asyncio.run(history.drift())]
+    if problems:
+        fail("\n".join(problems))
+    typer.echo("Every database is at its newest migration and agrees with the models.")
+    for history in histories:
+        for part in history.not_compared():
+            typer.echo(f"{history.module}: not compared: {part}")
+
+
+@app.command()
+def migration(
+    module: Annotated[str, typer.Argument(help="The module whose models changed.")],
+    message: Annotated[str, typer.Option("-m", "--message", help="What it changes, in a few words.")],
+) -> None:
+    """Write the migration that turns a module's tables into its models."""
+    [history] = _histories(module)
+    typer.echo(f"Wrote {asyncio.run(history.write(message))}. Read it before you commit it.")
+
+
+@app.command()
+def roles(
+    apply: Annotated[bool, typer.Option("--apply", help="Run it; it may be run again.")] = False,
+    login: Annotated[
+        list[str] | None, typer.Option(help="The user that serves, if it is another than the one that migrates.")
+    ] = None,
+) -> None:
+    """Print the SQL that gives each module two PostgreSQL roles: the owner of its schema, and one for its rows only.
+
+    Run it before `kernel migrate`, as the user who migrates, and again after a module is added.
+    """
+    from kernel.ext.roles import roles as of_database  # noqa: PLC0415
+
+    kernel = load_kernel()
+    found = kernel.roles()
+    if not found:
+        typer.echo("There is nothing to do: no module is on PostgreSQL, and SQLite has no roles.")
+    elif apply:
+        asyncio.run(of_database.apply(found, kernel.settings.database, login or ()))
+        typer.echo(f"Applied: {', '.join(role.name for role in found)}")
+    else:
+        for role in found:
+            typer.echo(f"-- {role.module}, in {role.direct_url.render_as_string()}\nBEGIN;")
+            for statement in role.statements(login or ()):
+                typer.echo(f"{statement};")
+            typer.echo("COMMIT;")
+
+
+@app.command()
+def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Show the modules, in the order in which they start, and where those run that are asked elsewhere."""
+    from rich.table import Table  # noqa: PLC0415
+
+    kernel = load_kernel()
+    rows = [
+        {
+            "name": module.name,
+            "owner": module.manifest.owner,
+            "depends_on": sorted(module.manifest.depends_on),
+            "provides": sorted(contract.__name__ for contract in module.manifest.provides),
+            "prefix": module.prefix if module.router else None,
+            "tables": sorted(module.metadata.tables) if module.metadata else [],
+            "url": None,
+        }
+        for module in kernel.modules
+    ]
+    rows += [
+        dict.fromkeys(rows[0])
+        | {"name": peer.module, "provides": sorted(wire.name for wire in peer.wires), "url": peer.url}
+        for peer in kernel.peers
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table(*(name.replace("_", " ").capitalize() for name in ("name", *list(rows[0])[1:]))) if rows else Table()
+    for row in rows:
+        table.add_row(*(", ".join(cell) if isinstance(cell, list) else str(cell or "") for cell in row.values()))
+    print_table(table)
+
+
+@app.command()
+def settings() -> None:
+    """Show the settings in force and where each value came from; secrets are masked."""
+    from rich.table import Table  # noqa: PLC0415
+
+    from kernel.application import load_settings  # noqa: PLC0415
+
+    table = Table("Setting", "Value", "From")
+    for setting in load_settings().describe():
+        table.add_row(setting.name, setting.value, setting.origin)
+    print_table(table)
+
+
+@app.command()
+def token(
+    subject: Annotated[str, typer.Option(help="Who asks: the token's sub.")] = "developer",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What they may do: events:write. Several: say it again.")
+    ] = None,
+    role: Annotated[list[str] | None, typer.Option(help="A role of AUTH_ROLES.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long it holds.")] = 480,
+) -> None:
+    """Print a bearer token of a key of your own, which holds in LOCAL only."""
+    from kernel.application import load_settings  # noqa: PLC0415
+    from kernel.auth import local_key  # noqa: PLC0415
+
+    settings = load_settings()
+    if settings.application.environment != "local":
+        fail(f"Such tokens hold in local only; this is {settings.application.environment}: ask AUTH_ISSUER for one.")
+    for unknown in sorted({*(role or ())} - settings.auth.roles.keys()):
+        typer.echo(f"AUTH_ROLES does not say what the role {unknown} may do.", err=True)
+    typer.echo(local_key.sign(local_key.path(settings.root), subject, scope or (), role or (), minutes * 60))
+
+
+def _histories(module: str | None) -> "list[History]":
+    histories = list(load_kernel().histories())
+    chosen = [history for history in histories if module in {None, history.module}]
+    if module is not None and not chosen:
+        fail(f"There is no module {module} with tables. There are: {', '.join(one.module for one in histories)}.")
+    return chosen

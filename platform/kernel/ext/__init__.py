@@ -1,0 +1,1 @@
+"""The extensions. The core never imports this package; see kernel.extension."""

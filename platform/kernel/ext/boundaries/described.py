@@ -1,0 +1,50 @@
+"""Descriptions of the contracts as pydantic evaluates them, from a process that imports them."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernel.ext.boundaries.imported import ImportProcessError, begin
+
+
+@dataclass(frozen=True)
+class Contracts:
+    """What a module's contract says, or why that is not known."""
+
+    # The descriptions of contracts and messages, by their names.
+    described: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def describe(root: Path, modules: Collection[str]) -> dict[str, Contracts]:
+    """Import the contracts of these modules of the project in another process and describe them."""
+    if not modules:
+        return {}
+    try:
+        found: dict[str, Contracts] = begin(_describe, root, sorted(modules))()
+    except ImportProcessError as error:
+        return {name: Contracts(problem=str(error)) for name in modules}
+    return found
+
+
+def _describe(root: Path, modules: list[str]) -> dict[str, Contracts]:
+    return {name: _of_module(root, name) for name in modules}
+
+
+def _of_module(root: Path, name: str) -> Contracts:
+    from kernel.ext.remote.wire import WireContract, WireMessage  # noqa: PLC0415
+    from kernel.modules.discovery import DiscoveryError, contracts_of, messages_of  # noqa: PLC0415  # only in this process
+
+    described: dict[str, Any] = {}
+    wires: list[WireContract | WireMessage] = []
+    try:
+        wires = [*map(WireContract, contracts_of(root, name)), *map(WireMessage, messages_of(root, name))]
+        for wire in wires:
+            described[wire.name] = wire.description
+    except DiscoveryError as error:
+        return Contracts(problem="; ".join(error.problems))
+    except Exception as error:  # noqa: BLE001  # a type may fail in any way when it is described
+        where = wires[len(described)].name
+        return Contracts(problem=f"{where} cannot be described: {type(error).__name__}: {error}")
+    return Contracts(described)

@@ -1,0 +1,28 @@
+"""The rule one-history: the migrations of a module apply in one order.
+
+Two branches that each add `0002_*.py` merge without a conflict in git, as the files have different names. Alembic would
+then know one of them, and never apply the other.
+"""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from kernel.database.revision_files import conflicts, read_revision
+from kernel.ext.boundaries.findings import Finding
+from kernel.ext.boundaries.project import Project
+
+RULE = "one-history"
+
+
+def check(project: Project) -> Iterator[Finding]:
+    """Two revisions of one number, several ends of one history, and revisions that follow one that is not there."""
+    for name in project.modules:
+        folder = f"migrations/{name}"
+        files = {PurePosixPath(source.path): source.tree for source in project.migrations.get(name, ())}
+        revisions = {
+            path.name: read_revision(tree)
+            for path, tree in sorted(files.items())
+            if str(path.parent) == folder and path.name != "__init__.py"
+        }
+        for one in conflicts(folder, revisions):
+            yield Finding(one.files[-1], 1, RULE, one.why, one.instead)

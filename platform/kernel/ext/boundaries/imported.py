@@ -1,0 +1,103 @@
+"""Facts that only an import shows, from processes of their own.
+
+Each process ends after its answer, so that two projects, or one project before and after a change, never meet in one
+interpreter. Whatever a module does while it is imported cannot harm the checks.
+"""
+
+import importlib
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+# By section, what was collected: see `collect`. The key "problem" says why there is nothing.
+Facts = Mapping[str, Any]
+
+_LONGEST_SECONDS = 120.0
+_STARTS = multiprocessing.get_all_start_methods()
+# A server that has imported the kernel forks for each answer; elsewhere every process imports it anew.
+_PROCESSES: Any = multiprocessing.get_context("forkserver" if "forkserver" in _STARTS else "spawn")
+_PROCESSES.set_forkserver_preload(
+    [
+        "__main__",
+        "kernel.modules.discovery",
+        "kernel.ext.remote.wire",
+        "kernel.ext.boundaries.described",
+        "kernel.ext.boundaries.guarded",
+        "kernel.ext.boundaries.metadata",
+    ]
+)
+
+
+class ImportProcessError(Exception):
+    """A process that imports the project gave no answer. The message says why."""
+
+
+def begin(task: Callable[..., Any], root: Path, *arguments: object) -> Callable[[], Any]:
+    """Run `task(root, *arguments)` in another process that can import the project. Call the result for the answer.
+
+    The call raises ImportProcessError.
+    """
+    answer, there = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_answer, args=(task, str(root), arguments, there), daemon=True)
+    process.start()
+    there.close()
+
+    def wait() -> Any:
+        try:
+            if answer.poll(_LONGEST_SECONDS):
+                return answer.recv()
+            raise ImportProcessError(f"the import took longer than {_LONGEST_SECONDS:g} s")
+        except EOFError:
+            process.join(_LONGEST_SECONDS)
+            reason = f"the import ended the process with exit code {process.exitcode}"
+            raise ImportProcessError(reason) from None
+        finally:
+            process.kill()
+            process.join()
+            answer.close()
+
+    return wait
+
+
+def _answer(task: Callable[..., Any], root: str, arguments: tuple[object, ...], answer: Connection) -> None:
+    os.dup2(2, 1)  # what a module prints is no part of a report
+    sys.path[:0] = [root, str(Path(root, "platform"))]
+    answer.send(task(Path(root), *arguments))
+
+
+def begin_facts(root: Path) -> Callable[[], Facts]:
+    """Begin to collect the facts of a project. Call the result to wait for them."""
+    waiting = begin(collect, root)
+
+    def wait() -> Facts:
+        try:
+            facts: Facts = waiting()
+        except ImportProcessError as error:
+            return {"problem": str(error)}
+        return facts
+
+    return wait
+
+
+def collect(root: Path) -> dict[str, Any]:
+    """Import the project into this process and collect its facts."""
+    from kernel.ext.boundaries import guarded, metadata  # noqa: PLC0415  # only this process pays for SQLAlchemy and FastAPI
+
+    return {"metadata": metadata.collect(root), "routes": guarded.collect(root)}
+
+
+def import_file(root: Path, dotted: str) -> str | None:
+    """Import a file of the project. Return the reason if that fails."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(dotted)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a module may fail in any way
+        return f"{type(error).__name__}: {error}"
+    file = Path(module.__file__ or "").resolve()
+    return None if file.is_relative_to(root.resolve()) else f"{file} was imported under this name"

@@ -1,0 +1,198 @@
+"""What import-linter says of importlinter.ini, as findings; and that it saw every file."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from grimp import ImportGraph, build_graph
+from importlinter import Contract, ContractCheck, __version__
+from importlinter.api import read_configuration
+from importlinter.contracts.acyclic_siblings import AcyclicSiblingsContract
+from importlinter.contracts.forbidden import ForbiddenContract
+from importlinter.contracts.independence import IndependenceContract
+from importlinter.contracts.layers import LayersContract
+from importlinter.contracts.protected import ProtectedContract
+from importlinter.domain.contract import InvalidContractOptions
+
+from kernel.ext.boundaries import layers
+from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
+from kernel.ext.boundaries.project import RANKS, Project
+
+CONFIGURATION = "importlinter.ini"
+
+# Each contract of importlinter.ini by its id, with the rule that it is part of. Another is a rule of its own.
+_RULES = {
+    "roots": "kernel-clean",
+    "contract-only": "contract-only",
+    "no-circles": "acyclic",
+    "empty-init": "layers",
+    "module-layers": "layers",
+    "plain-contracts": "values-only",
+    "no-sql-in-routers": "kernel-clean",
+    "no-web-in-repositories": "kernel-clean",
+    "drivers": "kernel-clean",
+}
+# The kinds of contracts, which are classes with a documented interface.
+TYPES: dict[str, type[Contract]] = {
+    "acyclic_siblings": AcyclicSiblingsContract,
+    "forbidden": ForbiddenContract,
+    "independence": IndependenceContract,
+    "layers": LayersContract,
+    "protected": ProtectedContract,
+}
+# Those that every project with modules needs.
+_NEEDED = ("roots", "contract-only", "no-circles", "empty-init", "module-layers", "plain-contracts", "drivers")
+
+
+def check(project: Project) -> Iterator[Finding]:
+    """Run the linter. What keeps it from seeing a file or a boundary is a finding as well."""
+    if not (project.root / CONFIGURATION).is_file():
+        yield _problem("There is no importlinter.ini, so no import is looked at.", "Take the one of a new project.")
+        return
+    try:
+        options = read_configuration(str(project.root / CONFIGURATION))
+        graph, checks = _linted(project, options)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the boundaries were not looked at
+        yield _problem(f"import-linter could not look at the imports ({error}).", "Mend that first; no wall holds.")
+        return
+    contracts = options["contracts_options"]
+    yield from _unseen(project, graph)
+    yield from _missing(contracts)
+    yield from _unmatched(contracts, graph)
+    for given, result in checks:
+        rule, breaches = _RULES.get(given["id"], given["id"]), list(_breaches(given["name"], result.metadata, graph))
+        for importer, imported, lines, why in breaches:
+            path, text, instead = _path(project, importer), why.format(importer, imported), _instead(given)
+            if given["id"] == "module-layers" and (said := layers.between(importer, imported)) is not None:
+                text, instead = f"{text.partition(': ')[0]}: {said[0]}.", said[1]
+            yield Finding(path, lines[0] if lines else 0, rule, text, instead)
+        if not result.kept and not breaches:
+            why = f"The contract {given['id']} is broken, and import-linter {__version__} does not say where."
+            yield _problem(
+                why, "Run `lint-imports` to see the imports, and install a version that pyproject.toml allows."
+            )
+
+
+def _linted(
+    project: Project, options: dict[str, Any]
+) -> tuple[ImportGraph, list[tuple[dict[str, Any], ContractCheck]]]:
+    """The graph of imports, and the options of each contract with the result of its check.
+
+    Only documented interfaces are used: reading the configuration, Grimp's graph, and the classes of contracts.
+    """
+    with _importable(project.root, project.root / "platform"):
+        for name in ("kernel", "modules"):
+            home = project.root / ("platform" if name == "kernel" else "") / name
+            found = importlib.util.find_spec(name)
+            if home.is_dir() and (found is None or Path(str(found.origin)).parent.resolve() != home.resolve()):
+                where = None if found is None else found.origin
+                raise RuntimeError(f"{name} would be that of {where}, not that of {home}")
+        session, checks = options["session_options"], []
+        # Without a cache: it compares the times of files, and saves little.
+        graph = build_graph(*session["root_packages"], include_external_packages=True, cache_dir=None)
+        for given in options["contracts_options"]:
+            if given["type"] not in TYPES:
+                raise RuntimeError(f"{given['id']} has the type {given['type']!r}; known are {', '.join(TYPES)}")
+            try:
+                contract = TYPES[given["type"]](given["name"], session, given)
+            except InvalidContractOptions as error:
+                raise RuntimeError(f"the contract {given['id']} has invalid options: {error.errors}") from None
+            checks.append((given, contract.check(deepcopy(graph), verbose=False)))
+        if not checks:
+            raise RuntimeError("it has no contracts")
+        return graph, checks
+
+
+@contextmanager
+def _importable(*places: Path) -> Iterator[None]:
+    """Let the linter find packages where Python would, and restore the path afterwards."""
+    before = list(sys.path)
+    sys.path[:0] = [str(place) for place in reversed(places) if str(place) not in before]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _breaches(name: str, metadata: Any, graph: ImportGraph) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
+    """Importer, imported, lines and a sentence with a place for each, from what each kind of contract leaves behind."""
+    wall = name[0].lower() + name[1:]
+    direct = f"{{}} imports {{}}: {wall}."
+    for broken in metadata.get("illegal_imports", ()):
+        for link in broken.illegal_links:
+            yield link["importer"], link["imported"], link["line_numbers"], direct
+    for broken in [*metadata.get("invalid_chains", ()), *metadata.get("invalid_dependencies", ())]:
+        for chain in broken.get("chains") or broken.get("routes"):
+            links = chain if isinstance(chain, list) else chain["chain"]
+            first, last = links[0], links[-1]
+            through = f", by way of {', '.join(link['imported'] for link in links[:-1])}" if len(links) > 1 else ""
+            starts = [first] if isinstance(chain, list) else [first, *chain["extra_firsts"]]
+            for start in starts:
+                why = f"{{}} leads to {{}}{through}: {wall}." if through else direct
+                yield start["importer"], last["imported"], start["line_numbers"], why
+    for unplaced in sorted(metadata.get("undeclared_modules", ())):
+        yield unplaced, "", (0,), f"{{}} has no place in a layer: {wall}."
+    for breakers in metadata.get("cycle_breakers_by_package", {}).values():
+        for importer, imported in sorted(breakers):
+            lines = tuple(
+                detail["line_number"] for detail in graph.get_import_details(importer=importer, imported=imported)
+            )
+            yield importer, imported, lines, f"{{}} imports {{}}, which closes a circle: {wall}."
+
+
+def _unseen(project: Project, graph: ImportGraph) -> Iterator[Finding]:
+    """Files that the linter passed over: it goes into no folder without an __init__.py, and says nothing."""
+    for dotted, source in project.by_name.items():
+        if dotted not in graph.modules:
+            yield Finding(
+                source.path,
+                0,
+                COULD_NOT_CHECK,
+                "import-linter does not see this file, so no wall holds here.",
+                "Give its folder an __init__.py with a docstring.",
+            )
+
+
+def _missing(contracts: list[dict[str, Any]]) -> Iterator[Finding]:
+    for name in sorted(set(_NEEDED) - {one["id"] for one in contracts}):
+        yield _problem(
+            f"The contract [importlinter:contract:{name}] is missing, and with it a part of {_RULES[name]}.",
+            "Put it back as it is in a new project.",
+        )
+
+
+def _unmatched(contracts: list[dict[str, Any]], graph: ImportGraph) -> Iterator[Finding]:
+    """Wildcards that matched nothing. A layer that no module has yet is in order; a misspelled one is not."""
+    for contract in contracts:
+        for option in ("source_modules", "forbidden_modules", "protected_modules", "containers", "ancestors"):
+            for expression in contract.get(option, []):
+                is_known = expression in {"modules.*", "modules.**"} or expression.rpartition(".")[2] in RANKS
+                if "*" in expression and not is_known and not graph.find_matching_modules(expression):
+                    yield _problem(f"{expression} of {contract['id']} matches no file.", "Correct it or take it out.")
+        for layer in _layers(contract):
+            if contract.get("containers") == ["modules.*"] and layer not in RANKS:
+                yield _problem(f"{contract['id']} has a layer {layer} that the walls do not know.", "Correct the name.")
+
+
+def _layers(contract: dict[str, Any]) -> Iterator[str]:
+    for line in contract.get("layers", []):
+        yield from (name.strip(" ()") for name in line.replace(":", "|").split("|"))
+
+
+def _instead(contract: dict[str, Any]) -> str:
+    given = contract.get("broken_contract_guidance", "")
+    guidance = " ".join((given if isinstance(given, str) else " ".join(given)).split())
+    return guidance.partition(" See docs/")[0] or "Take the import out."
+
+
+def _path(project: Project, dotted: str) -> str:
+    source = project.by_name.get(dotted)
+    return source.path if source else "modules/__init__.py" if dotted == "modules" else CONFIGURATION
+
+
+def _problem(why: str, instead: str) -> Finding:
+    return Finding(CONFIGURATION, 0, COULD_NOT_CHECK, why, instead)

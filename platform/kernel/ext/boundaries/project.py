@@ -1,0 +1,286 @@
+"""A project as it stands on the disk: its modules, their manifests, and every Python file that a wall looks at."""
+
+import ast
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
+from kernel.ext.boundaries.imported import Facts, begin_facts
+from kernel.ext.boundaries.sources import Source, argument, constant, read
+
+# The layers of a module, top to bottom; names on one layer do not know each other. As in importlinter.ini.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("module",),
+    ("router", "handlers", "commands"),
+    ("service",),
+    ("repository", "storage"),
+    ("models", "schemas"),
+    ("settings", "contract"),
+)
+RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# What belongs to a module beside its folder, by its name in each.
+FOLDERS = ("modules", "migrations", "tests/modules")
+
+
+@dataclass
+class Slice:
+    """One module: its folder, and its manifest as it is written."""
+
+    name: str
+    sources: list[Source] = field(default_factory=list)
+    # From the manifest, with the line of each; what is not written out literally is a finding and left empty here.
+    owner: str | None = None
+    depends_on: dict[str, int] = field(default_factory=dict)
+    # Files with names of its own, and the layer on which each stands.
+    helpers: dict[str, str] = field(default_factory=dict)
+    # Where the manifest says `Module(...)`.
+    line: int = 1
+
+    @property
+    def path(self) -> str:
+        return f"modules/{self.name}"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.path}/module.py"
+
+    def part(self, name: str) -> list[Source]:
+        """The file of that name, or all files of the folder of that name: `models` is models.py or models/."""
+        return [one for one in self.sources if part_of(one.dotted) == name]
+
+
+def part_of(dotted: str) -> str:
+    """The layer's file that a dotted name of a module belongs to: `modules.events.models.tables` to `models`."""
+    parts = dotted.split(".")
+    return parts[2] if len(parts) > 2 else ""
+
+
+def module_of(dotted: str) -> str | None:
+    """The module that a dotted name is in."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "modules" else None
+
+
+def module_at(path: str) -> str | None:
+    """The module to which a file belongs, also one of its migrations or tests."""
+    for folder in FOLDERS:
+        name, _, rest = path.removeprefix(f"{folder}/").partition("/")
+        if path.startswith(f"{folder}/") and rest:
+            return name
+    return None
+
+
+class Project:
+    """Everything that is judged, read once. What only an import shows is in `facts`, from a process of its own.
+
+    What cannot be read is among the `problems`: a wall that does not see a file does not hold there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[Finding] = []
+        self.modules: dict[str, Slice] = {}
+        self.kernel: list[Source] = []
+        # By module; what tests and migrations belong to no module is under "".
+        self.tests: dict[str, list[Source]] = {}
+        self.migrations: dict[str, list[Source]] = {}
+        # Files of SQL: module, path and text.
+        self.sql: list[tuple[str, str, str]] = []
+        self._read()
+
+    @cached_property
+    def import_process(self) -> Callable[[], Facts]:
+        """The import of the project, which begins when this is read. Call it to wait for the facts."""
+        return begin_facts(self.root)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What only an import shows: see `kernel.ext.boundaries.imported`."""
+        return self.import_process()
+
+    @cached_property
+    def strings(self) -> dict[tuple[str, str], list[str]]:
+        """What names stand for, by file and name, as far as somebody has asked: see `kernel.ext.boundaries.strings`."""
+        return {}
+
+    @cached_property
+    def aliases(self) -> dict[tuple[str, str], str]:
+        """What a name of a file stands for, by the file's path and the name: see `kernel.ext.boundaries.callees`."""
+        return {}
+
+    @cached_property
+    def callees(self) -> dict[str, list[tuple[ast.Call, str]]]:
+        """What each call of a file calls, by its path: see `kernel.ext.boundaries.callees`."""
+        return {}
+
+    @cached_property
+    def by_name(self) -> dict[str, Source]:
+        """The files of the modules and of the kernel, by their dotted names."""
+        every = [*self.kernel, *(one for module in self.modules.values() for one in module.sources)]
+        return {source.dotted: source for source in every}
+
+    @cached_property
+    def tests_by_name(self) -> dict[str, Source]:
+        """The tests of the modules, by their dotted names."""
+        return {source.dotted: source for owner, sources in self.tests.items() if owner for source in sources}
+
+    def of_modules(self) -> Iterator[tuple[Slice, Source]]:
+        """Every file of every module."""
+        for module in self.modules.values():
+            for source in module.sources:
+                yield module, source
+
+    def definition(self, dotted: str) -> tuple[Source, ast.stmt] | None:
+        """Where a dotted name is defined, imports between the project's files followed; None if elsewhere."""
+        for _ in range(20):
+            home, _, name = dotted.rpartition(".")
+            source = self.by_name.get(home)
+            if source is None:
+                return None
+            if name in source.definitions:
+                return source, source.definitions[name]
+            if name in source.names and source.names[name] != dotted:
+                dotted = source.names[name]
+                continue
+            follow = next((star for star in source.stars if f"{star}.{name}" != dotted and self._has(star, name)), None)
+            if follow is None:
+                return None
+            dotted = f"{follow}.{name}"
+        return None
+
+    def _has(self, home: str, name: str) -> bool:
+        source = self.by_name.get(home)
+        return source is not None and (name in source.definitions or name in source.names)
+
+    def _read(self) -> None:
+        home = self.root / "modules"
+        if not home.is_dir():
+            self._problem(
+                "modules", 0, "There is no folder modules, so there is nothing to judge.", "Run it at the root."
+            )
+            return
+        for folder in sorted(home.iterdir()):
+            if folder.is_dir() and not folder.name.startswith((".", "__")) and _has_python(folder):
+                module = Slice(folder.name, list(self._sources(folder, f"modules.{folder.name}")))
+                self.modules[folder.name] = module
+                self._read_manifest(module)
+        for source in self._sources(home, "modules", deep=False):
+            if source.path != "modules/__init__.py":
+                self._problem(source.path, 0, "It belongs to no module, so no wall looks at it.", "Move it into one.")
+        self.kernel = list(self._sources(self.root / "platform" / "kernel", "kernel"))
+        self.tests = self._by_module("tests", "tests/modules")
+        self.migrations = self._by_module("migrations", "migrations")
+        for path in sorted(path for top in ("modules", "migrations") for path in (self.root / top).rglob("*.sql")):
+            if owner := module_at(self._relative(path)):
+                try:
+                    self.sql.append((owner, self._relative(path), path.read_text("utf-8")))
+                except (OSError, ValueError) as error:
+                    self._unreadable(path, error)
+
+    def _by_module(self, top: str, home: str) -> dict[str, list[Source]]:
+        found: dict[str, list[Source]] = {}
+        for source in self._sources(self.root / top, top):
+            owner, _, rest = source.path.removeprefix(f"{home}/").partition("/")
+            is_owned = source.path.startswith(f"{home}/") and bool(rest)
+            found.setdefault(owner if is_owned else "", []).append(source)
+        return found
+
+    def _sources(self, folder: Path, dotted: str, *, deep: bool = True) -> Iterator[Source]:
+        """The files below a folder. One that cannot be read is a problem, also a folder and a dead link."""
+        if not folder.is_dir():
+            return
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            self._unreadable(folder, error)
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir() and deep and entry.name != "__pycache__" and not entry.name.startswith("."):
+                yield from self._sources(path, f"{dotted}.{entry.name}")
+            elif path.suffix == ".py" and not entry.name.startswith("."):  # an editor's own: Python imports none
+                try:
+                    name = dotted if path.stem == "__init__" else f"{dotted}.{path.stem}"
+                    yield read(self._relative(path), name, path.read_bytes())
+                except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                    self._unreadable(path, error)
+
+    def _read_manifest(self, module: Slice) -> None:
+        source = next((one for one in module.sources if one.path == module.manifest), None)
+        if source is None:
+            if not any(problem.path == module.manifest for problem in self.problems):
+                self._problem(module.path, 0, "It has no module.py, so nobody answers for it.", "Add a manifest.")
+            return
+        calls = [
+            node
+            for node in source.calls
+            if source.named(node.func) in {"kernel.Module", "kernel.modules.manifest.Module"}
+        ]
+        if len(calls) != 1:
+            self._problem(
+                source.path,
+                0,
+                f"It says Module(...) {len(calls)} times, so its manifest cannot be read.",
+                'Write `module = Module(owner="your-team")` once, with values that are written out.',
+            )
+            return
+        [call] = calls
+        module.line = call.lineno
+        module.owner = constant(argument(call, "owner"))
+        if any(keyword.arg is None for keyword in call.keywords):
+            self._not_literal(source, call, "**options")
+        for node in self._elements(source, argument(call, "depends_on"), "depends_on"):
+            name = constant(node)
+            if name is None:
+                self._not_literal(source, node, "depends_on")
+            else:
+                module.depends_on[name] = node.lineno
+        provides = argument(call, "provides")
+        if provides is not None and not (isinstance(provides, ast.Dict) and None not in provides.keys):
+            self._not_literal(source, provides, "provides")
+        helpers = argument(call, "helpers") or ast.Dict(keys=[], values=[])
+        if isinstance(helpers, ast.Dict):
+            module.helpers = {
+                name: layer
+                for key, value in zip(helpers.keys, helpers.values, strict=True)
+                if (name := constant(key)) is not None and (layer := constant(value)) is not None
+            }
+        if not isinstance(helpers, ast.Dict) or len(module.helpers) < len(helpers.keys):
+            self._not_literal(source, call, "helpers")
+
+    def _elements(self, source: Source, node: ast.expr | None, name: str) -> list[ast.expr]:
+        """The elements of a set that is written out: `{...}`, a list or tuple, or `frozenset(...)` of these."""
+        if isinstance(node, ast.Call) and source.named(node.func) in {"frozenset", "set"} and not node.keywords:
+            node = node.args[0] if node.args else ast.Set(elts=[])
+        if node is None:
+            return []
+        if isinstance(node, ast.Set | ast.List | ast.Tuple):
+            return node.elts
+        self._not_literal(source, node, name)
+        return []
+
+    def _not_literal(self, source: Source, node: ast.expr, name: str) -> None:
+        self._problem(
+            source.path,
+            node.lineno,
+            f"{name} of the manifest is computed, and the walls read manifests without running them.",
+            "Write the values out.",
+        )
+
+    def _unreadable(self, path: Path, error: Exception) -> None:
+        line = error.lineno or 0 if isinstance(error, SyntaxError) else 0
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        self._problem(self._relative(path), line, f"It cannot be read ({reason}), so no wall holds here.", "Mend it.")
+
+    def _problem(self, path: str, line: int, why: str, instead: str) -> None:
+        self.problems.append(Finding(path, line, COULD_NOT_CHECK, why, instead))
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def _has_python(folder: Path) -> bool:
+    return not os.access(folder, os.R_OK | os.X_OK) or any(folder.rglob("*.py"))

@@ -1,0 +1,221 @@
+"""Plants for kernel-clean, layers, values-only, contract-lock and owned."""
+
+from kernel.ext.boundaries.violations import Plant, plant
+
+_CONTRACT = "modules/right/contract.py"
+_LOCK = "modules/right/contract.lock.json"
+_MANIFEST = "modules/left/module.py"
+_SERVICE = "modules/left/service.py"
+
+KERNEL_CLEAN = [
+    plant("the kernel names a module", "platform/kernel/application.py", 'X = "modules.right.models"'),
+    plant("FastAPI in a repository", "modules/left/repository.py", "from fastapi import Depends"),
+    plant("Starlette in models", "modules/right/models.py", "import starlette.requests"),
+    plant("the kernel's web in a repository", "modules/right/repository.py", "import kernel.web.problems"),
+    plant("FastAPI beside a repository", "modules/left/rows.py", "from fastapi import Query"),
+    plant("FastAPI as a whole beside a repository", "modules/left/rows.py", "import fastapi"),
+    plant("the kernel's web beside a repository", "modules/left/rows.py", "from kernel import web"),
+    Plant(
+        "models beside a router",
+        {
+            "modules/left/pages.py": "from modules.left.models import Left",
+            _MANIFEST: ('"words": "service"', '"words": "service", "pages": "router"'),
+        },
+    ),
+    plant("SQLAlchemy in a router", "modules/left/router.py", "from sqlalchemy import select"),
+    plant("SQLAlchemy in handlers", "modules/left/handlers.py", "import sqlalchemy.orm"),
+    plant("SQLAlchemy in commands", "modules/left/commands.py", "import sqlalchemy.orm"),
+    plant("models in a router", "modules/left/router.py", "from modules.left.models import Left"),
+    plant("asyncpg in a module", "modules/left/repository.py", "import asyncpg"),
+    plant("httpx2 in a function", _SERVICE, "def f():\n    from httpx2 import AsyncClient\n"),
+    plant("requests in a module", _SERVICE, "import requests"),
+    plant("sqlite3 in a module", "modules/left/storage.py", "import sqlite3"),
+    plant("alembic in a module", "modules/left/models.py", "from alembic import op"),
+    plant("obstore beside the storage", "modules/right/service.py", "import obstore.store"),
+    plant(
+        "an engine of one's own", "modules/left/repository.py", "from sqlalchemy.ext.asyncio import create_async_engine"
+    ),
+    plant(
+        "an engine through its package",
+        "modules/left/repository.py",
+        "import sqlalchemy as sa\nX = sa.create_engine('x')",
+    ),
+    plant("an engine under an alias", "modules/left/repository.py", "from sqlalchemy import create_engine as e"),
+]
+INNOCENT_KERNEL_CLEAN = [
+    plant("the kernel speaks of modules", "platform/kernel/application.py", 'X = "modules"\nY = "right"'),
+    plant("its docstring names one", "platform/kernel/application.py", 'def f():\n    """As in the module right."""\n'),
+    plant("its comment names one", "platform/kernel/application.py", "# see modules.right.models"),
+    plant("the kernel's own ways down", "platform/kernel/application.py", "def f():\n    import kernel.web.problems\n"),
+    plant("FastAPI in a router", "modules/left/router.py", "from fastapi import Depends, Query"),
+    plant("SQLAlchemy in a repository", "modules/left/repository.py", "from sqlalchemy import func, select as s"),
+    plant("a session type in a service", _SERVICE, "from sqlalchemy.ext.asyncio import AsyncSession"),
+    plant("obstore in the storage", "modules/right/storage.py", "from obstore.store import MemoryStore"),
+    plant("a driver's name in a comment", _SERVICE, "# import asyncpg"),
+]
+
+LAYERS = [
+    plant("models use the repository", "modules/left/models.py", "import modules.left.repository"),
+    plant("a repository uses the router", "modules/left/repository.py", "import modules.left.router"),
+    plant("a repository uses the service", "modules/left/repository.py", "def f():\n    from . import service\n"),
+    plant("a service uses the router", "modules/right/service.py", "import modules.right.router"),
+    plant("a router uses the manifest", "modules/right/router.py", "import modules.right.module"),
+    plant("schemas use models", "modules/right/schemas.py", "from modules.right.models import Right"),
+    plant("a router uses handlers", "modules/left/router.py", "from modules.left import handlers"),
+    plant("commands use the router", "modules/left/commands.py", "from modules.left import router"),
+    plant("a contract uses schemas", _CONTRACT, "from modules.right import schemas"),
+    plant("settings use schemas", "modules/right/settings.py", "import modules.right.schemas"),
+    plant("a helper beside the service looks up", "modules/left/words.py", "from modules.left import router"),
+    plant(
+        "a helper beside the repository looks up", "modules/left/rows.py", "from modules.left.service import Answers"
+    ),
+    plant("a repository uses the service's helper", "modules/left/repository.py", "import modules.left.words"),
+    plant("a file that stands nowhere", "modules/left/misc.py", '"""What?"""'),
+    plant("a folder that stands nowhere", "modules/left/more/__init__.py", '"""What?"""'),
+    plant("a helper on a layer that is none", _MANIFEST, ('"words": "service"', '"words": "servcie"')),
+    plant("a helper that is not there", _MANIFEST, ('"words": "service"', '"words": "service", "wrods": "service"')),
+    plant("an __init__.py that hands out models", "modules/right/__init__.py", "from .models import Right"),
+    plant("an __init__.py that loads the kernel", "modules/right/__init__.py", "import kernel.database"),
+]
+INNOCENT_LAYERS = [
+    plant("a router skips down", "modules/left/router.py", "from modules.left.repository import text"),
+    plant("a helper uses what its layer may use", "modules/left/words.py", "from modules.left import repository"),
+    plant("a helper of the repository uses models", "modules/left/rows.py", "from modules.left import schemas"),
+    plant("a service uses its helper", _SERVICE, "from modules.left.words import schemas as s"),
+    Plant(
+        "another helper, declared",
+        {
+            "modules/left/more.py": '"""More."""',
+            _MANIFEST: ('"words": "service"', '"words": "service", "more": "router"'),
+        },
+    ),
+    Plant(
+        "an enum that models and schemas share, one layer down",
+        {
+            "modules/left/kinds.py": 'from enum import StrEnum\n\n\nclass Kind(StrEnum):\n    A = "a"',
+            "modules/left/models.py": "from modules.left.kinds import Kind as K",
+            "modules/left/schemas.py": "from modules.left.kinds import Kind as K",
+            _MANIFEST: ('"words": "service"', '"words": "service", "kinds": "contract"'),
+        },
+    ),
+    plant("upward in a comment", "modules/left/models.py", "# import modules.left.repository"),
+]
+
+
+def _method(annotation: str, imported: str = "") -> str:
+    return f"{imported}\n\nclass More(Contract):\n    async def do(self) -> {annotation}: ...\n"
+
+
+def _refused(name: str, code: str, *also: str) -> Plant:
+    return plant(name, _CONTRACT, code, "contract-lock", *also)
+
+
+VALUES_ONLY = [
+    _refused("an entity", _method("list[Right]", "from modules.right.models import Right"), "layers"),
+    _refused("an entity, in a string", _method("'modules.right.models.Right'")),
+    _refused(
+        "a session as an argument", "class More(Contract):\n    async def do(self, s: 'AsyncSession') -> int: ...\n"
+    ),
+    _refused("a row", _method("Row", "from sqlalchemy import Row")),
+    _refused("a request", _method("Request", "from starlette.requests import Request")),
+    _refused("an upload", _method("UploadFile | None", "from fastapi import UploadFile")),
+    _refused("Any", _method("Any", "from typing import Any")),
+    _refused("object", _method("dict[str, object]")),
+    _refused("code", _method("Callable[[], int]", "from collections.abc import Callable")),
+    _refused("a stream", _method("AsyncIterator[int]", "from collections.abc import AsyncIterator")),
+    _refused("a bare model", _method("BaseModel")),
+    _refused("a class that is no value", "class Plain:\n    pass\n\n" + _method("Plain")),
+    _refused("through an alias", "from typing import Any\n\nAlias = list[Any]\n" + _method("Alias")),
+    _refused("in a field of a value", "from typing import Any\n\nclass V(BaseModel):\n    x: Any\n" + _method("V")),
+    _refused("in a base of a value", "class B(BaseModel):\n    x: object\n\nclass V(B):\n    y: int\n" + _method("V")),
+    _refused("a method that is not async", "class More(Contract):\n    def do(self) -> int: ...\n"),
+    _refused("a property", "class More(Contract):\n    @property\n    def size(self) -> int: ...\n"),
+    _refused("an attribute", "class More(Contract):\n    size: int = 1\n"),
+    _refused("no annotation", "class More(Contract):\n    async def do(self, x) -> int: ...\n"),
+    _refused("any number of arguments", "class More(Contract):\n    async def do(self, *x: int) -> int: ...\n"),
+    _refused("a message that can be changed", "class M(Message, frozen=False):\n    x: int\n"),
+    _refused("the same in its configuration", "class M(Message):\n    model_config = {'frozen': False}\n    x: int\n"),
+    _refused("an error of one process", "class NotThere(LookupError):\n    pass\n"),
+    _refused("a list in a message", "class M(Message):\n    x: list[int]\n"),
+]
+
+
+def _value(name: str, code: str) -> Plant:
+    return plant(name, _CONTRACT, code)
+
+
+INNOCENT_VALUES_ONLY = [
+    _value("an entity in a comment", "# async def do(self) -> Right: ..."),
+    _value("an entity in a docstring", 'def f():\n    """Right, Session, Any."""\n'),
+    _value("a value that no contract hands out", "class V(BaseModel, frozen=True):\n    x: tuple[int, ...]\n"),
+    _value("a dataclass", "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass P:\n    x: float\n"),
+    _value("an alias of plain types", "Pairs = dict[str, list[int]]"),
+    _value(
+        "literals that are names", "from typing import Literal\n\nclass V(BaseModel):\n    x: Literal['Any', 'Right']\n"
+    ),
+    _value("a private helper", "def _own(anything): ...\n"),
+    _value("a constant of a value", "from typing import Final\n\nclass V(BaseModel):\n    x: Final[int]\n"),
+]
+
+CONTRACT_LOCK = [
+    plant("a method is gone", _CONTRACT, ("    async def paint", "    async def _paint")),
+    plant("a method is renamed", _CONTRACT, ("async def get", "async def read")),
+    plant(
+        "an argument is new and demanded",
+        _CONTRACT,
+        ("get(self, thing_id: int)", "get(self, thing_id: int, deep: bool)"),
+    ),
+    plant("an argument is demanded now", _CONTRACT, ('colour: str = "red"', "colour: str")),
+    plant("an argument takes less", _CONTRACT, ('colour: str = "red"', 'colour: Colour = "red"')),
+    plant("it may answer None", _CONTRACT, ("-> bool", "-> bool | None")),
+    plant("it is not safe any more", _CONTRACT, ("    @safe\n", "")),
+    plant("a field is gone", _CONTRACT, ("    title: str\n", "")),
+    plant("a field is renamed", _CONTRACT, ("    title: str\n", "    name: str\n")),
+    plant("a field may be None", _CONTRACT, ("    title: str\n", "    title: str | None\n")),
+    plant("a colour that nobody knows", _CONTRACT, ('    RED = "red"\n', '    RED = "red"\n    GREEN = "green"\n')),
+    plant(
+        "a message has a field more",
+        _CONTRACT,
+        ('deleted."""\n\n    id: int', 'deleted."""\n\n    id: int\n    by: str'),
+    ),
+    plant("a message is renamed", _CONTRACT, ("class Gone", "class Went")),
+    plant("a compatible change is not locked", _CONTRACT, ('colour: str = "red"', 'colour: str | None = "red"')),
+    plant("a new version is not locked", _CONTRACT, ("(Contract)", "(Contract, version=2)")),
+    plant("the lock was edited", _LOCK, ('"thing_id"', '"id"'), at=_CONTRACT),
+    plant("the lock is broken", _LOCK, ("{", "<<<<<<< HEAD\n{")),
+    plant("a message that is narrowed", _CONTRACT, ('deleted."""\n\n    id: int', 'deleted."""\n\n    id: bool')),
+    plant(
+        "a new version of a message without an upcast",
+        _CONTRACT,
+        ("class Gone(Message)", "class Gone(Message, version=2)"),
+    ),
+]
+INNOCENT_CONTRACT_LOCK = [
+    plant("a docstring", _CONTRACT, ('"""What others may ask."""', '"""What others may ask, and more."""')),
+    plant("Optional", _CONTRACT, ("-> Info | None", "-> 'None | Info'")),
+    plant("the order of the fields", _CONTRACT, ("    id: int\n    title: str\n", "    title: str\n    id: int\n")),
+    plant("a value that nobody hands out", _CONTRACT, "class Spare(BaseModel):\n    x: int\n"),
+    plant("a default of another value", _CONTRACT, ('colour: str = "red"', 'colour: str = "blue"')),
+]
+
+OWNED = [
+    plant("no owner", _MANIFEST, ('owner="left-team", ', "")),
+    plant("an empty owner", _MANIFEST, ('"left-team"', '""')),
+    plant("an owner that is computed", _MANIFEST, ('"left-team"', "TEAM")),
+    plant("another owner", _MANIFEST, ('"left-team"', '"other-team"'), at=".github/CODEOWNERS"),
+    plant("a later line of CODEOWNERS", ".github/CODEOWNERS", "/modules/left/ @other-team"),
+    plant("CODEOWNERS was edited", ".github/CODEOWNERS", ("@left-team", "@other-team")),
+    Plant(
+        "a new module that CODEOWNERS does not know",
+        {
+            "modules/fresh/__init__.py": '"""New."""',
+            "modules/fresh/module.py": 'from kernel import Module\n\nmodule = Module(owner="fresh-team")',
+        },
+        at=".github/CODEOWNERS",
+    ),
+]
+INNOCENT_OWNED = [
+    plant("others' own lines", ".github/CODEOWNERS", "*.md @writers"),
+    plant("a comment", _MANIFEST, '# owner=""'),
+    plant("an owner elsewhere", _SERVICE, 'owner = ""'),
+]

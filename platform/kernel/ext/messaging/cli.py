@@ -1,0 +1,225 @@
+"""`kernel messages` and `kernel relay`."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from kernel.cli.console import fail, load_kernel, print_table
+
+if TYPE_CHECKING:
+    from kernel.application import Kernel
+    from kernel.ext.messaging.outbox import Outbox
+
+Result = TypeVar("Result")
+OfModule = Annotated[str, typer.Argument(help="The module that published.")]
+_LARGEST_ID = 2**63 - 1
+
+
+app = typer.Typer(help="Look at the messages between modules, and mend what went wrong.", no_args_is_help=True)
+
+
+def relay() -> None:
+    """Deliver messages, and serve nothing. Any number of these may run, beside those that serve."""
+    asyncio.run(_relay(load_kernel()))
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """How many messages wait, failed or were abandoned, for whom, and how old the oldest is."""
+    from kernel.ext.messaging.operations import backlog  # noqa: PLC0415
+
+    rows = [row for part in _on_all(lambda outbox: backlog(outbox, with_completed=True)) for row in part]
+    exchange = load_kernel().exchange
+    shown = [
+        {
+            "module": row.module, "subscriber": row.subscriber, "state": row.state.value, "messages": row.messages,
+            "attempts": row.attempts, "oldest_seconds": round(row.oldest_seconds, 1),
+            "delivered_here": exchange.reads(row.subscriber, row.newest),
+            "delivered_by": exchange.way_of(row.subscriber),
+        }
+        for row in rows
+    ]  # fmt: skip
+    _show(shown + _on_broker(), as_json=as_json, otherwise="No messages.")
+
+
+def _on_broker() -> list[dict[str, Any]]:
+    """What waits on the broker, in the form of `status`."""
+    from kernel.ext.messaging.brokers.broker import BrokerUnavailable  # noqa: PLC0415
+
+    kernel = load_kernel()
+    try:
+        found = asyncio.run(kernel.exchange.on_broker(kernel.published()))
+    except BrokerUnavailable as error:
+        typer.echo(f"What waits on the broker is not known. {error}", err=True)
+        return []
+    return [
+        {
+            "module": one.name.partition(".")[0], "subscriber": f"{one.group or 'no group yet'} ({one.name})",
+            "state": "on the broker", "messages": one.messages, "attempts": 0, "oldest_seconds": None,
+            "delivered_here": one.group in kernel.contexts, "delivered_by": "the broker",
+        }
+        for one in found
+        if one.messages
+    ]  # fmt: skip
+
+
+@app.command()
+def failed(module: Annotated[str | None, typer.Argument(help="Only this module's.")] = None) -> None:
+    """List what failed and will be tried again."""
+    from kernel.ext.messaging.tables import State  # noqa: PLC0415
+
+    _list(State.FAILED, module)
+
+
+@app.command()
+def abandoned(module: Annotated[str | None, typer.Argument(help="Only this module's.")] = None) -> None:
+    """List what was tried as often as is allowed."""
+    from kernel.ext.messaging.tables import State  # noqa: PLC0415
+
+    _list(State.ABANDONED, module)
+
+
+@app.command()
+def show(module: OfModule, id_: Annotated[int, typer.Argument(metavar="ID", min=1, max=_LARGEST_ID)]) -> None:
+    """Show one message with its payload and its last error, as JSON."""
+    from kernel.ext.messaging.operations import find  # noqa: PLC0415
+
+    [found] = _on_all(lambda outbox: find(outbox, (), [id_]), module)
+    if not found:
+        fail(f"{module} has no message {id_} in its outbox.")
+    typer.echo(json.dumps(found[0], indent=2, default=str))
+
+
+@app.command()
+def retry(
+    module: OfModule,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=_LARGEST_ID)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that failed or was abandoned.")] = False,
+) -> None:
+    """Deliver again, at once, what was abandoned or is to be tried later."""
+    from kernel.ext.messaging.operations import retry as deliver_again  # noqa: PLC0415
+
+    if bool(ids) == everything:
+        fail("Name the messages by their ids, or say --all.")
+    [found] = _on_all(lambda outbox: deliver_again(outbox, ids or ()), module)
+    if missing := set(ids or ()) - set(found):
+        fail(f"Neither failed nor abandoned, or not there: {', '.join(map(str, sorted(missing)))}")
+    typer.echo(f"To be delivered again: {', '.join(map(str, found)) or 'none'}")
+
+
+@app.command()
+def purge(
+    subscriber: Annotated[
+        str | None, typer.Option(help="Instead, drop all that waits for a subscriber that is gone for good.")
+    ] = None,
+) -> None:
+    """Remove completed messages older than MESSAGING_KEEP_COMPLETED_DAYS; a running relay does so by itself."""
+    from kernel.ext.messaging.operations import forget  # noqa: PLC0415
+
+    if subscriber is not None:
+        if subscriber in load_kernel().exchange.targets:
+            fail(f"{subscriber} is there, and gets its messages. Only what waits for somebody who is gone is dropped.")
+        typer.echo(f"Removed: {sum(_on_all(lambda outbox: forget(outbox, subscriber)))}")
+        return
+    kernel = load_kernel()
+    typer.echo(f"Removed: {asyncio.run(_closing(kernel, kernel.exchange.purge()))}")
+
+
+@app.command()
+def move(
+    subscriber: Annotated[str, typer.Argument(help="The name that no handler has any more: `events.old_name`.")],
+    to: Annotated[str, typer.Argument(help="The handler that took its place: `events.new_name`.")],
+) -> None:
+    """Give all that waits for a handler that was renamed to the one that took its place."""
+    from kernel.ext.messaging.operations import move as give  # noqa: PLC0415
+
+    targets = load_kernel().exchange.targets
+    if subscriber in targets:
+        fail(f"{subscriber} is there, and gets its messages. Only what waits for a handler that is gone is moved.")
+    if to not in targets:
+        fail(f"There is no subscriber {to}. There are: {', '.join(sorted(targets)) or 'none'}.")
+    typer.echo(f"Moved: {sum(_on_all(lambda outbox: give(outbox, subscriber, to)))}")
+
+
+def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = None) -> list[Result]:
+    """What it gives for every outbox, or for that of one module."""
+    kernel = load_kernel()
+    outboxes = kernel.exchange.outboxes
+    if only is not None and only not in outboxes:
+        fail(f"No module {only} with an outbox. There are: {', '.join(outboxes) or 'none'}.")
+
+    async def run() -> list[Result]:
+        return [await work(outbox) for name, outbox in outboxes.items() if only in {None, name}]
+
+    from kernel.database.errors import FAILURES, DatabaseUnavailable  # noqa: PLC0415
+
+    try:
+        return asyncio.run(_closing(kernel, run()))
+    except (*FAILURES, DatabaseUnavailable) as error:
+        why = getattr(error, "orig", None) or error
+        fail(f"The messages cannot be read: {why}\nIs the database up, and at its newest migration (`kernel migrate`)?")
+
+
+def _list(state: Any, module: str | None) -> None:
+    from kernel.ext.messaging.operations import find  # noqa: PLC0415
+
+    async def rows_of(outbox: "Outbox") -> list[dict[str, Any]]:
+        return [
+            {
+                "module": outbox.module, "id": row["id"], "message": f"{row['name']} v{row['version']}",
+                "subscriber": row["subscriber"], "attempts": row["attempts"], "error": row["error"],
+            }
+            for row in await find(outbox, [state])
+        ]  # fmt: skip
+
+    _show([row for part in _on_all(rows_of, module) for row in part], as_json=False, otherwise=f"Nothing is {state}.")
+
+
+def _show(rows: list[dict[str, Any]], *, as_json: bool, otherwise: str) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        typer.echo(otherwise)
+        return
+    table = Table(*(name.replace("_", " ").capitalize() for name in rows[0]))
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row.values()))
+    print_table(table)
+
+
+async def _closing(kernel: "Kernel", work: Awaitable[Result]) -> Result:
+    try:
+        return await work
+    finally:
+        await kernel.pool.close()
+
+
+async def _relay(kernel: "Kernel") -> None:
+    from kernel.logging import configure_logging  # noqa: PLC0415
+
+    configure_logging(kernel.settings.log)
+    is_over = asyncio.Event()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):  # Windows
+            asyncio.get_running_loop().add_signal_handler(signal_, is_over.set)
+    async with AsyncExitStack() as stack:
+        if (port := kernel.settings.telemetry.relay_port) is not None:
+            from kernel.ext.server.probes import answering  # noqa: PLC0415
+            from kernel.ext.server.process import listen  # noqa: PLC0415
+
+            try:
+                sock = listen(kernel.settings.server.host, port)
+            except OSError as error:
+                fail(f"Cannot listen on port {port} ({error.strerror}): choose another TELEMETRY_RELAY_PORT.")
+            await stack.enter_async_context(answering(kernel, sock))
+        await stack.enter_async_context(kernel.running(relays=True))
+        await is_over.wait()
+        kernel.is_stopping = True

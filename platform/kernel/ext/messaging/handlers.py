@@ -1,0 +1,208 @@
+"""What a module does when another module's message arrives: functions in its handlers.py, marked by `@subscribe`."""
+
+import ast
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from fastapi.params import Depends
+from sqlalchemy import Table, bindparam, insert, literal, select
+from sqlalchemy.exc import DBAPIError
+from starlette.requests import HTTPConnection
+
+from kernel.database import Database
+from kernel.database.errors import violation_of
+from kernel.database.session import LazySession
+from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.message import Message, snake_case
+from kernel.ext.messaging.tables import clock
+from kernel.web.session import get_db
+
+_MARK = "__kernel_subscribes_to__"
+_PLAINLY = (
+    "is not written plainly, and who runs elsewhere would not find it. Write `@subscribe(OrderPlaced)` above a "
+    "function of this file, and import the message by name: `from modules.shop.contract import OrderPlaced`"
+)
+
+Function = TypeVar("Function", bound=Callable[..., Awaitable[None]])
+
+
+class HandlerError(Exception):
+    """A handler that could never be called; says what to change."""
+
+
+def subscribe(message: type[Message]) -> Callable[[Function], Function]:
+    """Mark `async def forget_image(message: ImageDeleted, events: Events) -> None` as a handler of the message.
+
+    It runs in a transaction of its module, at least once for each message, and what it writes counts once. The
+    message comes first; what follows is annotated as in a router: a repository by `with_session`, another module's
+    contract by `use`, the module's state. Its name is kept with each message: rename it when none waits for it.
+    """
+
+    def mark(function: Function) -> Function:
+        where = f"{function.__module__}.{function.__qualname__}"
+        if hasattr(function, _MARK):
+            raise TypeError(f"{where} subscribes twice: write a handler for each message")
+        if function.__module__.startswith("modules.") and not function.__module__.endswith(".handlers"):
+            raise TypeError(f"{where} is not in handlers.py, and would not be found")
+        setattr(function, _MARK, message)
+        return function
+
+    return mark
+
+
+def read_subscriptions(path: Path) -> dict[str, str]:
+    """The messages to which a handlers.py subscribes, by the handler's name. Nothing of it is imported.
+
+    Raises SyntaxError, and HandlerError for what it can see but not read. It sees what is written plainly:
+    `handlers_of` refuses the rest, so that both see the same.
+    """
+    tree = ast.parse(path.read_bytes(), str(path))
+    homes = {
+        alias.asname or alias.name: (node.module.split(".")[1], alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("modules.") and node.module
+        for alias in node.names
+    }
+    found = {}
+    for function in tree.body:
+        if not isinstance(function, ast.AsyncFunctionDef | ast.FunctionDef):
+            continue
+        for decorator in function.decorator_list:
+            match decorator:
+                case ast.Call(func=ast.Name("subscribe"), args=[ast.Name(message)]) if message in homes:
+                    owner, name = homes[message]
+                    found[function.name] = f"{owner}.{snake_case(name)}"
+                case ast.Call(func=ast.Name("subscribe") | ast.Attribute(attr="subscribe")):
+                    raise HandlerError(f"modules/{path.parent.name}/handlers.py: {function.name} {_PLAINLY}")
+    return found
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A module's function that handles the messages of one type."""
+
+    module: str
+    message: type[Message]
+    function: Callable[..., Awaitable[None]]
+    # What it takes beside the message, by parameter.
+    dependencies: dict[str, "Dependency"] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Whom a message is for: `events.forget_image`."""
+        return f"{self.module}.{self.function.__name__}"
+
+    async def handle(
+        self, envelope: Envelope, database: Database, inbox: Table, connection: HTTPConnection, *, is_first: bool
+    ) -> bool:
+        """Handle it once: the inbox's row is written with what the handler writes. Whether it was new.
+
+        The row comes last, so that a handler may ask other modules before it writes. It is looked for before unless
+        this is the first attempt, when it is hardly ever there; if it is, its key still refuses a second.
+        """
+        if envelope.name != self.message.message_name():
+            raise HandlerError(f"{self.name} subscribes to {self.message.message_name()}, not to {envelope.name}")
+        message = self.message.from_stored(envelope.version, envelope.payload)
+        mine = {"message_id": envelope.id, "subscriber": self.name}
+        if not is_first and await self._was_handled(database, inbox, mine):
+            return False
+        try:
+            async with database.transaction() as session:
+                given = {name: await one.make(connection, session) for name, one in self.dependencies.items()}
+                await self.function(message, **given)
+                await session.rows(_handled(inbox), mine)
+        except DBAPIError as error:
+            if violation_of(error) == "unique" and await self._was_handled(database, inbox, mine):
+                return False  # somebody else was faster; what we did is rolled back
+            raise
+        return True
+
+    async def _was_handled(self, database: Database, inbox: Table, mine: dict[str, str]) -> bool:
+        return bool(await database.run(_is_handled(inbox), mine))
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """One parameter of a handler: FastAPI's Depends, without a request behind it."""
+
+    call: Callable[..., Any]
+    # Its own parameters: what they depend on, or None for the connection.
+    parameters: dict[str, "Dependency | None"]
+
+    @classmethod
+    def of(cls, annotation: Any, owner: str) -> "Dependency":
+        """Raises HandlerError for what only a request could give."""
+        found = [part for part in get_args(annotation)[1:] if isinstance(part, Depends)]
+        if not found or found[-1].dependency is None:
+            raise HandlerError(
+                f"{owner} must be annotated as a dependency: `Annotated[EventRepository, "
+                "with_session(EventRepository)]`, a contract with `use`, or the module's state"
+            )
+        call = found[-1].dependency
+        if call is not get_db and (inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call)):
+            raise HandlerError(f"{owner} has something to do after the handler (`yield`), which nobody would run")
+        if call is get_db:
+            return cls(call, {})
+        hints = get_type_hints(call, include_extras=True)
+        parameters: dict[str, Dependency | None] = {}
+        for name, parameter in inspect.signature(call).parameters.items():
+            hint = hints.get(name)
+            if hint is HTTPConnection:
+                parameters[name] = None
+            elif parameter.default is parameter.empty:
+                parameters[name] = cls.of(hint, f"{owner}: `{name}` of {getattr(call, '__name__', call)}")
+        return cls(call, parameters)
+
+    async def make(self, connection: HTTPConnection, session: LazySession) -> Any:
+        if self.call is get_db:
+            return session
+        made = {
+            name: connection if one is None else await one.make(connection, session)
+            for name, one in self.parameters.items()
+        }
+        value = self.call(**made)
+        return await value if inspect.isawaitable(value) else value
+
+
+def handlers_of(module: str, file: ModuleType) -> Iterator[Handler]:
+    """The handlers that a module's handlers.py defines. Raises HandlerError."""
+    place = f"modules/{module}/handlers.py"
+    path = Path(str(file.__file__))
+    if path.name != "handlers.py":
+        raise HandlerError(f"modules/{module}/handlers is a folder, in which who runs elsewhere finds nothing: {place}")
+    marked = {name: getattr(value, _MARK) for name, value in vars(file).items() if hasattr(value, _MARK)}
+    read = read_subscriptions(path)
+    if odd := sorted(read.items() ^ {name: message.message_name() for name, message in marked.items()}.items()):
+        raise HandlerError(f"{place}: {odd[0][0]} {_PLAINLY}")
+    for name, message in marked.items():
+        yield _handler(module, f"{place}: {name}", getattr(file, name), message)
+
+
+def _handler(module: str, where: str, function: Callable[..., Awaitable[None]], message: type[Message]) -> Handler:
+    if not inspect.iscoroutinefunction(function):
+        raise HandlerError(f"{where} must be `async def`")
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise HandlerError(f"{where}: {error}. What is annotated must be there when it runs") from None
+    first, *others = inspect.signature(function).parameters or [""]
+    if hints.get(first) is not message:
+        raise HandlerError(f"{where} must take the {message.__name__} to which it subscribes first")
+    dependencies = {other: Dependency.of(hints.get(other), f"{where}: {other}") for other in others}
+    return Handler(module, message, function, dependencies)
+
+
+@cache
+def _is_handled(inbox: Table) -> Any:
+    of = [inbox.c[name] == bindparam(name) for name in ("message_id", "subscriber")]
+    return select(literal(1)).select_from(inbox).where(*of)
+
+
+@cache
+def _handled(inbox: Table) -> Any:
+    return insert(inbox).values(handled_at=clock()).returning(inbox.c.message_id)

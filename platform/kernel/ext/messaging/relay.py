@@ -1,0 +1,303 @@
+"""The relay: takes messages from the outboxes of this process's modules and delivers them, at least once each.
+
+Any number of processes may run it. Whoever claims a row has it to himself for the time of a lease, by the database's
+clock; an attempt that was overtaken cannot complete it any more.
+"""
+
+import asyncio
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass
+
+import structlog
+from structlog.contextvars import bound_contextvars
+
+from kernel.ext.messaging.outages import Failed, Outage
+from kernel.ext.messaging.outbox import Delivery, Limits, Outbox, Wanted
+from kernel.ext.messaging.tables import State
+from kernel.ext.telemetry.tracing import Tracing
+from kernel.settings import MessagingSettings
+
+_log = structlog.get_logger("kernel.ext.messaging")
+_CLAIM_SECONDS = 5.0
+_FAILED_CLAIM_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 2.0
+# Who is told of everything need not look often: only for what fell behind in other processes.
+_POLLS_SAVED = 10
+# The last places are for subscribers that have none yet.
+_RESERVED = 2
+# The longest pause of a subscriber after outages: then one message is tried, to see whether it is over.
+_LONGEST_REST_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a message can be delivered: what is understood there, and how it gets there."""
+
+    wanted: Wanted
+    # Raises Outage where trying again can help. Bounded in time.
+    deliver: Callable[[Delivery], Awaitable[None]]
+    # Whether it makes sense to try; what cannot be delivered now stays where it is, and no attempt is counted.
+    is_open: Callable[[], bool] = lambda: True
+    # How many may be under way together, whatever place there is.
+    at_once: int = sys.maxsize
+    # Whether the message leaves this process: to a broker, or to another process.
+    sends: bool = False
+
+
+@dataclass
+class _Rest:
+    """The pause of one subscriber after an outage, which doubles until a delivery is answered."""
+
+    seconds: float
+    # By time.monotonic. Afterwards one message at a time is tried.
+    until: float
+
+
+class Relay:
+    """Delivers what is in each outbox to its targets, by subscriber. Others' messages stay where they are."""
+
+    def __init__(
+        self,
+        routes: Mapping[Outbox, Mapping[str, Target]],
+        settings: MessagingSettings,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._routes = routes
+        self._tracing = tracing
+        self._settings = settings
+        self._limits = Limits(settings.lease_seconds, settings.max_attempts)
+        self._free = settings.concurrency
+        self._has_place = asyncio.Event()
+        # How many each subscriber of each outbox has of the places.
+        self._in_hand: Counter[tuple[str, str]] = Counter()
+        # Where somebody may have more to take, and had to leave it.
+        self._held_back: set[Outbox] = set()
+        self._rests: dict[tuple[str, str], _Rest] = {}
+        self._most = max(1, settings.concurrency // 2)
+        self._running: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    @asynccontextmanager
+    async def running(self, *others: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Deliver during the block, with `others` running beside it. At its end, what has begun may finish in time."""
+        loops = {asyncio.create_task(self._follow(outbox)) for outbox in self._routes}
+        beside = {asyncio.ensure_future(other()) for other in others}
+        try:
+            yield
+        finally:
+            self._is_stopping = True
+            self._has_place.set()
+            for outbox in self._routes:
+                outbox.is_due.set()
+            await _end(beside, 0)
+            ends_at = time.monotonic() + self._settings.stop_seconds
+            await _end(loops, self._settings.stop_seconds)  # what it has just claimed must not wait for its lease
+            await _end(self._running, max(0, ends_at - time.monotonic()))
+
+    async def _follow(self, outbox: Outbox) -> None:
+        """Take what is due, as long as there is any and a place is free; then wait to be told, or for the next look."""
+        most = 1
+        while not self._is_stopping:
+            outbox.is_due.clear()
+            able, places = self._able(outbox, most)
+            if not able:
+                await self._wait_for_place()
+                continue
+            taken = await self._take(outbox, able, places)
+            # Who had nothing to take, or could not, holds up one place only at the next look.
+            most = min(self._most, 2 * places) if taken == places else 1
+            if taken < places:
+                poll = self._settings.poll_seconds * (_POLLS_SAVED if outbox.is_told else 1)
+                await _told(outbox, poll * random.uniform(0.8, 1))  # noqa: S311  # jitter
+
+    def _able(self, outbox: Outbox, most: int) -> tuple[dict[str, Wanted], int]:
+        """Who may get messages now, and how many at once."""
+        has_room = self._free > _RESERVED
+        able: dict[str, Wanted] = {}
+        room = 0
+        for name, target in self._routes[outbox].items():
+            rest = self._rests.get((outbox.module, name))
+            if rest is not None and time.monotonic() < rest.until:
+                continue
+            most_at_once = min(self._most if has_room and rest is None else 1, target.at_once)
+            left = most_at_once - self._in_hand[outbox.module, name]
+            if left <= 0:
+                self._held_back.add(outbox)
+            elif self._free and target.is_open():
+                able[name] = target.wanted
+                room += left
+        return able, min(most, room, self._free - _RESERVED if has_room else 1)
+
+    async def _wait_for_place(self) -> None:
+        self._has_place.clear()
+        with suppress(TimeoutError):  # a target that is closed opens without a word
+            async with asyncio.timeout(self._settings.poll_seconds):
+                await self._has_place.wait()
+
+    async def _take(self, outbox: Outbox, able: Mapping[str, Wanted], places: int) -> int:
+        """Claim and begin; how many there were."""
+        self._free -= places
+        claimed: list[Delivery] = []
+        is_down = False
+        try:
+            async with asyncio.timeout(_CLAIM_SECONDS):
+                claimed = await outbox.claim(able, places, self._limits)
+        except Exception as error:  # noqa: BLE001  # whatever ails the database, the next look may find it well
+            _log.warning("messages cannot be claimed", module=outbox.module, reason=repr(error))
+            is_down = True
+        finally:
+            begun = [delivery for delivery in claimed if self._is_alive(delivery)]
+            self._release(places - len(begun))
+        for delivery in begun:
+            self._begin(outbox, delivery)
+        if is_down:
+            await asyncio.sleep(_FAILED_CLAIM_SECONDS)
+        return len(claimed)
+
+    def _is_alive(self, delivery: Delivery) -> bool:
+        if delivery.state is State.ABANDONED:
+            _log.error("message abandoned", **_described(delivery), reason="its process ended each time")
+        return delivery.state is State.PROCESSING
+
+    def _begin(self, outbox: Outbox, delivery: Delivery) -> None:
+        self._in_hand[outbox.module, delivery.subscriber] += 1
+        task = asyncio.create_task(self._deliver(outbox, delivery))
+        self._running.add(task)
+        task.add_done_callback(lambda task: self._ended(outbox, delivery, task))
+
+    def _ended(self, outbox: Outbox, delivery: Delivery, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._in_hand[outbox.module, delivery.subscriber] -= 1
+        self._release(1)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The lease runs out, and the message is delivered again: the inbox knows whether it was handled.
+            _log.warning("what became of a message could not be noted", **_described(delivery), reason=repr(error))
+
+    def _release(self, places: int) -> None:
+        self._free += places
+        if places:
+            self._has_place.set()
+            for outbox in self._held_back:
+                outbox.is_due.set()
+            self._held_back.clear()
+
+    async def _deliver(self, outbox: Outbox, delivery: Delivery) -> None:
+        """One message; of a key, all that have waited for it, one after the other."""
+        target = self._routes[outbox][delivery.subscriber]
+        following = [delivery]
+        while following:
+            [one] = following
+            is_done = await self._attempt(outbox, one, target)
+            if not is_done or one.envelope.key is None or self._is_stopping or not target.is_open():
+                return
+            following = await outbox.claim_next(one, target.wanted, self._limits)
+            following = [next_ for next_ in following if self._is_alive(next_)]
+
+    async def _attempt(self, outbox: Outbox, delivery: Delivery, target: Target) -> bool:
+        """Whether it was delivered; what else became of it is noted."""
+        who = outbox.module if target.sends else delivery.subscriber.partition(".")[0]
+        with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id, module=who):
+            started_at = time.perf_counter()
+            try:
+                with self._traced(delivery, target):
+                    await target.deliver(delivery)
+            except (Exception, asyncio.CancelledError) as error:  # a handler may fail in any way
+                if _is_cancelled():
+                    with suppress(Exception):
+                        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                            await outbox.give_back(delivery, "stopped before it was done", 0)
+                    raise asyncio.CancelledError from error
+                await self._failed(outbox, delivery, error)
+                return False
+            self._rests.pop((outbox.module, delivery.subscriber), None)
+            is_ours = await outbox.complete(delivery)
+            seconds = round(time.perf_counter() - started_at, 4)
+            _log.debug("message delivered", **_described(delivery), seconds=seconds, is_ours=is_ours)
+            return True
+
+    def _traced(self, delivery: Delivery, target: Target) -> AbstractContextManager[None]:
+        if self._tracing is None:
+            return nullcontext()
+        verb = "send" if target.sends else "process"
+        envelope = delivery.envelope
+        return self._tracing.message(verb, envelope.name, delivery.subscriber, envelope.context)
+
+    async def _failed(self, outbox: Outbox, delivery: Delivery, error: BaseException) -> None:
+        settings = self._settings
+        if isinstance(error, Outage):
+            pause = self._rest(outbox.module, delivery.subscriber)
+            _log.warning(
+                "message waits for the end of an outage",
+                **_described(delivery),
+                reason=str(error),
+                again_in_seconds=round(pause, 2),
+            )
+            await outbox.give_back(delivery, str(error), pause)
+        else:
+            self._rests.pop((outbox.module, delivery.subscriber), None)
+            reason = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            if delivery.attempt >= settings.max_attempts:
+                _log.error("message abandoned", **_described(delivery), reason=reason, exc_info=error)
+                await outbox.fail(delivery, reason, None)
+                return
+            pause = min(settings.max_backoff_seconds, settings.backoff_seconds * 2 ** min(delivery.attempt - 1, 30))
+            pause *= random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
+            _log.warning(
+                "message failed",
+                **_described(delivery),
+                reason=reason,
+                again_in_seconds=round(pause, 2),
+                exc_info=error,
+            )
+            await outbox.fail(delivery, reason, pause)
+        asyncio.get_running_loop().call_later(pause, outbox.is_due.set)
+
+    def _rest(self, module: str, subscriber: str) -> float:
+        """Pause a subscriber after an outage; return the seconds. Deliveries that were under way count once."""
+        settings, now = self._settings, time.monotonic()
+        rest = self._rests.get((module, subscriber))
+        if rest is None:
+            rest = self._rests[module, subscriber] = _Rest(max(settings.backoff_seconds, settings.poll_seconds), now)
+        elif now >= rest.until:
+            rest.seconds *= 2
+        if now >= rest.until:
+            rest.seconds = min(rest.seconds, settings.max_backoff_seconds, _LONGEST_REST_SECONDS)
+            rest.until = now + rest.seconds * random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
+        return rest.until - now
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that is to end, not something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _end(tasks: Collection[asyncio.Future[None]], seconds: float) -> None:
+    """Let them end; cancel those that are late, and do not wait for ever for what they still have to say."""
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=2 * _LAST_WORDS_SECONDS)
+
+
+async def _told(outbox: Outbox, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await outbox.is_due.wait()
+
+
+def _described(delivery: Delivery) -> dict[str, object]:
+    envelope = delivery.envelope
+    return {
+        "name": envelope.name,
+        "version": envelope.version,
+        "subscriber": delivery.subscriber,
+        "attempt": delivery.attempt,
+    }

@@ -1,0 +1,226 @@
+"""Find messages that cannot be delivered, on the side of the publisher and of the subscriber, and say what to set."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from pydantic import BaseModel, TypeAdapter
+
+from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.inbound import RemoteModule
+from kernel.ext.messaging.operations import Waiting, waiting
+from kernel.ext.messaging.outbox import BROKER
+from kernel.health import Degraded
+from kernel.modules.contracts import ContractUnavailable
+from kernel.settings import Settings
+
+_log = structlog.get_logger("kernel.ext.messaging")
+
+_LOOK_SECONDS = 5.0
+# What a subscriber said is believed for so many of our own looks.
+_LOOKS_BELIEVED = 6
+# A message that is due for so many polls and that no relay has taken: there is none for it.
+_OVERDUE_POLLS = 15
+
+Problems = dict[str, str]
+"""What is wrong with the delivery, by subscriber."""
+
+PROBLEMS: TypeAdapter[Problems] = TypeAdapter(Problems)
+
+
+class Asked(BaseModel):
+    """What a process asks another one: whether these handlers get these messages."""
+
+    # The message's name, by subscriber: `events.forget_image: images.image_deleted`.
+    subscribers: dict[str, str]
+    # From where the asking process takes messages beside /internal: the kind of the broker, and the prefix.
+    broker: tuple[str, str] | None
+
+
+class DeliveryWatch:
+    """Looks now and again whether the messages of this process, and those for it, can be delivered."""
+
+    def __init__(self, exchange: Exchange, settings: Settings, publishers: Mapping[str, RemoteModule]) -> None:
+        """`publishers` are the modules elsewhere to whose messages this process subscribes."""
+        self._exchange, self._publishers = exchange, publishers
+        self._settings = settings.messaging
+        self._every = settings.internal.compare_seconds
+        # Whether this process delivers; `running` is told.
+        self._relays = False
+        self._own: Problems = {}
+        self._of_others: dict[str, Problems] = {}
+        # What subscribers in other processes were answered, and when.
+        self._answered: dict[str, tuple[str, float]] = {}
+        self._told: Problems = {}
+
+    async def check(self) -> None:
+        """Raise Degraded with all that the last look found."""
+        if found := self.problems():
+            raise Degraded(" ".join(dict.fromkeys(found.values())))
+
+    def problems(self) -> Problems:
+        """What is wrong, on our side and on that of others."""
+        oldest = time.monotonic() - _LOOKS_BELIEVED * self._every
+        answered = {one: problem for one, (problem, since) in self._answered.items() if since >= oldest}
+        of_others = {one: problem for found in self._of_others.values() for one, problem in found.items()}
+        return answered | of_others | self._own
+
+    @asynccontextmanager
+    async def running(self, *, relays: bool) -> AsyncIterator[None]:
+        """Look during the block. `relays`: whether this process delivers."""
+        self._relays = relays
+        await self._look_here()
+        is_alone = not self._publishers and not self._exchange.elsewhere.is_known and relays
+        if is_alone and not self._own:
+            yield  # all modules are here, and nothing that waited before the start has lost its handler
+            return
+        is_over = asyncio.Event()
+        task = asyncio.create_task(self._keep_looking(is_over))
+        try:
+            yield
+        finally:
+            is_over.set()
+            # Cancelled in the middle of a query, it would cost a connection.
+            _, late = await asyncio.wait([task], timeout=_LOOK_SECONDS)
+            for one in late:
+                one.cancel()
+
+    async def look(self) -> None:
+        """Look now, here and at the publishers elsewhere."""
+        await self._look_here()
+        await asyncio.gather(*(self._ask(name) for name in self._publishers))
+        self._log_new()
+
+    async def _look_here(self) -> None:
+        try:
+            self._own = await self._undelivered()
+        except Exception as error:  # noqa: BLE001  # the database's own check tells of it
+            _log.debug("waiting messages could not be read", reason=repr(error))
+        self._log_new()
+
+    def _log_new(self) -> None:
+        found = self.problems()
+        for subscriber, problem in found.items():
+            if self._told.get(subscriber) != problem:
+                _log.warning("messages are not delivered", subscriber=subscriber, reason=problem)
+        self._told = found
+
+    def answer(self, module: str, asked: Asked) -> Problems:
+        """Tell another process which of its handlers do not get what `module` publishes, and why."""
+        found = {}
+        for subscriber, name in asked.subscribers.items():
+            problem = self._problem_of(module, subscriber, name, asked.broker)
+            if problem is not None:
+                found[subscriber] = problem
+                self._answered[subscriber] = (problem, time.monotonic())
+            else:
+                self._answered.pop(subscriber, None)
+        return found
+
+    def _problem_of(self, module: str, subscriber: str, name: str, broker: tuple[str, str] | None) -> str | None:
+        exchange, there = self._exchange, subscriber.partition(".")[0]
+        if module not in exchange.outboxes:
+            return f"{module} has no outbox in the process that answers at {module.upper()}_URL."
+        if exchange.broker is not None:
+            if broker == exchange.broker.identity:
+                return None
+            return (
+                f"{module} sends {name} to {_said(exchange.broker.identity)}, and {there} takes from {_said(broker)}: "
+                "set the same MESSAGING_BROKER_URL and MESSAGING_BROKER_PREFIX in both processes."
+            )
+        if subscriber in self._own:
+            return self._own[subscriber]
+        known = exchange.subscribers(name)
+        if subscriber in known or there in known:
+            return exchange.outages.get(there)
+        return (
+            f"{module} keeps no {name} for {subscriber}, of which its code base does not know: set "
+            f"MESSAGING_SUBSCRIBERS={there} and {there.upper()}_URL in the process of {module}, or "
+            "MESSAGING_BROKER_URL in both."
+        )
+
+    async def _keep_looking(self, is_over: asyncio.Event) -> None:
+        while not is_over.is_set():
+            await self.look()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(is_over.wait(), self._every)
+
+    async def _ask(self, publisher: str) -> None:
+        """Ask a publisher in another process whether it delivers to the handlers here."""
+        exchange = self._exchange
+        subscribers = {
+            handler.name: name
+            for name, handlers in exchange.handlers.items()
+            for handler in handlers
+            if name.partition(".")[0] == publisher
+        }
+        broker = None if exchange.broker is None else exchange.broker.identity
+        try:
+            answer = await self._publishers[publisher].subscribed(
+                Asked(subscribers=subscribers, broker=broker).model_dump_json().encode()
+            )
+            self._of_others[publisher] = PROBLEMS.validate_json(answer)
+        except (ContractUnavailable, ValueError):
+            self._of_others.pop(publisher, None)  # the check of its contracts says that it does not answer
+
+    async def _undelivered(self) -> Problems:
+        exchange = self._exchange
+        found: Problems = {}
+        if self._relays:
+            for name, subscribers in exchange.elsewhere.subscribers.items():
+                found |= {one: _no_way(name, one) for one in subscribers if one not in exchange.targets}
+        overdue = _OVERDUE_POLLS * self._settings.poll_seconds
+        expected = set()
+        for outbox in exchange.outboxes.values():
+            served = exchange.targets_of(outbox) if self._relays else ()
+            for one in await waiting(outbox, overdue):
+                expected.add(one.subscriber.partition(".")[0])
+                problem = None
+                if one.subscriber not in served:
+                    problem = self._why_it_waits(outbox.module, one)
+                elif one.overdue and not exchange.reads(one.subscriber, one.newest):
+                    problem = (
+                        f"{one.messages} message(s) of {outbox.module} wait for {one.subscriber}, some in version "
+                        f"{one.newest}, which the code of this process cannot read: deploy the newer code here, too."
+                    )
+                if problem is not None:
+                    found[one.subscriber] = problem
+        for module, outage in exchange.outages.items():
+            if outage is not None and module in expected:
+                found[module] = f"Messages wait for {module}: {outage}."
+        return found
+
+    def _why_it_waits(self, module: str, one: Waiting) -> str | None:
+        many = f"{one.messages} message(s) of {module} wait for {one.subscriber}"
+        if not self._relays:
+            if not one.overdue or one.in_work:
+                return None
+            return (
+                f"{many}, and no relay delivers them: run `kernel relay` with {module} among its modules "
+                f"(ENABLED_MODULES, where {module.upper()}_URL is set), or set MESSAGING_RELAY=true."
+            )
+        if one.subscriber == BROKER:
+            return f"{many}: set MESSAGING_BROKER_URL again, with which they were published."
+        there, _, function = one.subscriber.partition(".")
+        if any(one.subscriber in found for found in self._exchange.elsewhere.subscribers.values()):
+            return f"{many}. {_no_way(f'What {module} publishes', one.subscriber)}"
+        what = f"{there} has no handler {function}" if function else f"{there} is no module elsewhere"
+        return (
+            f"{many}: {what}. If it was renamed, `kernel messages move {one.subscriber} <new name>`; if it is gone for "
+            f"good, `kernel messages purge --subscriber {one.subscriber}`."
+        )
+
+
+def _no_way(what: str, subscriber: str) -> str:
+    module = subscriber.partition(".")[0]
+    return (
+        f"{what} is not delivered to {subscriber}: set {module.upper()}_URL to the address of the process in which "
+        f"{module} runs, or MESSAGING_BROKER_URL in both processes; or MESSAGING_RELAY=false here, where a "
+        "`kernel relay` with both modules delivers."
+    )
+
+
+def _said(broker: tuple[str, str] | None) -> str:
+    return "no broker" if broker is None else f"a broker ({broker[0]}) with the prefix {broker[1]}"

@@ -1,0 +1,66 @@
+"""Whether the database server has room for all connections that the processes may open: it is said at the start."""
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+if TYPE_CHECKING:
+    from kernel.application import Kernel
+
+_log = structlog.get_logger("kernel.ext.server")
+
+# What is kept for superusers and, since PostgreSQL 16, for those with pg_use_reserved_connections.
+_ALLOWED = text(
+    "SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END)::int FROM pg_settings "
+    "WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')"
+)
+
+
+async def report_connections(kernel: "Kernel") -> None:
+    """Warn of each PostgreSQL server that allows fewer connections than all workers' pools may open.
+
+    A warning, in PROD too: a pool too large shows under full load, a process that does not start at once; and this one
+    knows neither how many instances there are nor whether a pooler stands between.
+    """
+    for (host, port), engines in _by_server(kernel).items():
+        wanted = sum(_most(kernel, url) for url in engines) * kernel.settings.server.workers
+        try:
+            async with next(iter(engines.values())).connect() as connection:
+                allowed = (await connection.execute(_ALLOWED)).scalar_one()
+        except Exception as error:  # noqa: BLE001  # no reason not to serve; readiness says how the database is
+            _log.warning("cannot ask how many connections are allowed", server=f"{host}:{port}", reason=repr(error))
+            continue
+        if wanted > allowed:
+            _log.warning(
+                f"the workers of this instance may open {wanted} connections to a database server that allows "
+                f"{allowed}: lower DATABASE_POOL_SIZE, DATABASE_MAX_OVERFLOW or SERVER_WORKERS, or raise its "
+                "max_connections",
+                server=f"{host}:{port}",
+                workers=kernel.settings.server.workers,
+            )
+
+
+def _by_server(kernel: "Kernel") -> dict[tuple[str, int], dict[URL, AsyncEngine]]:
+    """The engines of each PostgreSQL server by their URL; databases of one server share what it allows."""
+    found: dict[tuple[str, int], dict[URL, AsyncEngine]] = defaultdict(dict)
+    for module in kernel.modules:
+        database = kernel.contexts[module.name].database
+        placement = database.placement
+        if module.metadata is None or placement.schema is None:
+            continue
+        for url, engine in ((placement.url, database.writer), (placement.read_url, database.reader)):
+            where = str(url.query.get("host", url.host or "localhost"))
+            found[where, url.port or 5432].setdefault(url, engine)
+    return found
+
+
+def _most(kernel: "Kernel", url: URL) -> int:
+    """How many connections one process may open to a database: its pool, and one that listens for messages."""
+    config, messaging = kernel.settings.database, kernel.settings.messaging
+    outboxes = kernel.exchange.outboxes.values()
+    listens = messaging.relay and messaging.listen and any(one.database.placement.url == url for one in outboxes)
+    return config.pool_size + config.max_overflow + listens

@@ -1,0 +1,73 @@
+"""What `kernel relay` answers over HTTP: probes for the orchestrator, and /metrics."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from kernel.application import Kernel
+from kernel.ext.telemetry.prometheus import PATH, Metrics
+from kernel.health import run_checks
+from kernel.web.problems import HANDLERS, answer
+
+_CHECK_SECONDS = 1.0
+_STOP_SECONDS = 1
+
+
+class _Server(uvicorn.Server):
+    """One that leaves the signals to the process that it is part of."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def answering(kernel: Kernel, sock: socket.socket) -> AsyncIterator[None]:
+    """Answer on a bound socket during the block, which may begin before the kernel runs and end after it."""
+    metrics = Metrics(kernel, kernel.meter)
+    routes = [Route("/health/live", _live), Route("/health/ready", _ready)]
+    if kernel.meter is not None:
+        kernel.beside.append(kernel.meter.watching)
+        if metrics.is_served:
+            routes.append(Route(PATH, metrics.respond))
+    app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    app.state.kernel = kernel
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([sock]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def _live(_request: Request) -> Response:
+    """Asks no dependency: restarting us would not mend one."""
+    return JSONResponse({"status": "alive"})
+
+
+async def _ready(request: Request) -> Response:
+    """Whether messages can be delivered. Names what is not well, and says no more: its errors are in the log."""
+    kernel: Kernel = request.app.state.kernel
+    if kernel.is_stopping or not kernel.is_started:
+        return answer(request, 503, "Stopping." if kernel.is_stopping else "Still starting.")
+    findings = await run_checks(kernel.health_checks(), _CHECK_SECONDS)
+    failed = [one.component for one in findings if one.problem is not None and not one.is_degraded]
+    if failed:
+        return answer(request, 503, f"Not well: {', '.join(failed)}.")
+    return JSONResponse({"status": "ready"})

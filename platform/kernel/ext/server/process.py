@@ -1,0 +1,254 @@
+"""One process that serves: how it starts, how it looks after its connections, and how it stops."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from kernel.application import Application
+from kernel.ext.server.connection_budget import report_connections
+from kernel.ext.server.protocol import Connection, State
+from kernel.settings import ServerSettings
+
+_log = logging.getLogger("kernel.ext.server")
+
+# A worker of several is told to leave by this: others go on with its socket.
+RETIRE = getattr(signal, "SIGUSR1", None)
+# In ticks of a tenth of a second.
+_LOOK_EVERY = 10
+# How long what was cancelled may take to end, and a process that has nothing left to do.
+_CUT_SECONDS = 1
+# All connections and files; systems begin with 1,024, which the first thousand callers use up.
+_WANTED_FILES = 65_536
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server that says for a while that it stops before it does.
+
+    The first SIGTERM or SIGINT begins the stop, the second hastens it.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        settings: ServerSettings,
+        beat: Callable[[], None] | None = None,
+        *,
+        counts_connections: bool = True,
+    ) -> None:
+        """`beat` is called about once a second while we serve."""
+        super().__init__(_config(app, settings))
+        self.server_state: State = State(settings)
+        overloaded: Any = app.overloaded()  # ASGI, for which uvicorn and Starlette have each their own words
+        self.server_state.overloaded = ProxyHeadersMiddleware(overloaded, list(settings.forwarded_allow_ips))
+        self._kernel = app.kernel
+        self._settings = settings
+        self._beat = beat
+        self._counts_connections = counts_connections
+        self._counting: asyncio.Task[None] | None = None
+        self._looked_at = time.monotonic()
+        self._stop_at: float | None = None
+        self._is_announced = False
+        self._is_over: asyncio.Task[object] | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal ends it; the process ends then, too. Raises SystemExit if the start fails."""
+        _raise_limit_of_files()
+        super().run(sockets)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._is_over = asyncio.current_task()
+        if RETIRE is not None:
+            signal.signal(RETIRE, lambda *_: self._begin_stop(keeps_accepting=False))
+        code, seconds = uvicorn.config.STARTUP_FAILURE, float(_CUT_SECONDS)
+        try:
+            await super().serve(sockets)
+            code = 0
+        except asyncio.CancelledError:  # stopped while it started: what was opened is closed after this
+            code, seconds = 0, self._settings.close_timeout_seconds
+        finally:
+            _end_within(seconds, code)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            _log.error("Cannot listen: %s", error)
+            await self._close()
+            sys.exit(uvicorn.config.STARTUP_FAILURE)
+        if self._counts_connections:
+            self._counting = asyncio.create_task(report_connections(self._kernel))
+
+    async def on_tick(self, counter: int) -> bool:
+        state = self.server_state
+        state.now = time.monotonic()
+        if counter % _LOOK_EVERY == 0:
+            for connection in list(state.connections):
+                watched: Any = connection  # a Connection, or a WebSocketConnection, which only some applications import
+                watched.look(state.now - self._looked_at)
+            self._looked_at = state.now
+            if self._beat is not None:
+                self._beat()
+        is_over = await super().on_tick(counter)
+        if self._stop_at is None:
+            return is_over
+        if not self._is_announced:
+            self._announce_stop()
+        return is_over or state.now >= self._stop_at
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._stop_at is not None or self.should_exit:
+            self.should_exit = self.force_exit = True
+        elif self.started:
+            self._begin_stop()
+        else:
+            self.should_exit = True
+            if self._is_over is not None:
+                self._is_over.cancel()
+
+    def abandon(self) -> None:
+        """As the first SIGTERM, but the port is free at once: whoever comes next may want it."""
+        if self._stop_at is None:
+            self._begin_stop()
+        for server in self.servers:
+            server.close()
+
+    def _begin_stop(self, *, keeps_accepting: bool = True) -> None:
+        """In the midst of whatever the signal met: the rest is for the next tick."""
+        self.server_state.is_stopping = True
+        self._kernel.is_stopping = keeps_accepting  # else others are ready on our address
+        self._stop_at = time.monotonic() + self._settings.drain_seconds
+
+    def _announce_stop(self) -> None:
+        self._is_announced = True
+        _log.info("stopping: serving for %g s more", self._settings.drain_seconds)
+        if not self._kernel.is_stopping:
+            for server in self.servers:
+                server.close()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):
+                connection.finish()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        state, settings = self.server_state, self._settings
+        # For what does not even let the event loop go on. What does is ended sooner, at the end of `serve`.
+        _end_within(settings.graceful_shutdown_timeout_seconds + settings.close_timeout_seconds + 3 * _CUT_SECONDS, 0)
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+            if isinstance(connection, Connection):
+                connection.end_stream()
+        give_up_at = time.monotonic() + settings.graceful_shutdown_timeout_seconds
+        while time.monotonic() < give_up_at:
+            if self.force_exit or not (state.tasks or state.websockets or state.connections):
+                break
+            await asyncio.sleep(0.02)  # uvicorn has no event for the end of a task or a connection
+        if state.tasks or state.websockets:
+            await self._cut()
+        for connection in list(state.connections):
+            connection.transport.abort()
+        await self._close()
+
+    async def _close(self) -> None:
+        """End what the application has opened."""
+        try:
+            async with asyncio.timeout(_CUT_SECONDS if self.force_exit else self._settings.close_timeout_seconds):
+                await self.lifespan.shutdown()
+        except TimeoutError:
+            _log.error("Not everything could be closed in time (SERVER_CLOSE_TIMEOUT_SECONDS); the process ends anyway")
+
+    async def _cut(self) -> None:
+        """End the requests that are still in work. Their transactions are rolled back."""
+        state = self.server_state
+        tasks = state.tasks | state.websockets
+        in_work = [task.get_name() for task in state.websockets]
+        for connection in list(state.connections):
+            if isinstance(connection, Connection) and connection.cycle and not connection.cycle.response_complete:
+                in_work.append(f"{connection.cycle.scope['method']} {connection.cycle.scope['path']}")
+                if not connection.transport.is_closing():  # else the caller has left
+                    connection.cycle.scope["kernel.status"] = 503  # type: ignore[typeddict-unknown-key]  # for the log
+                connection.cut()
+        _log.error(
+            "%d request(s) cut: still in work at the end of the stop (SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS): %s",
+            len(tasks),
+            ", ".join(in_work[:10]),
+        )
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_CUT_SECONDS)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is bound and does not listen yet. Raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Connections inherit it. Linux would take megabytes for a caller who reads slowly, and for as long nobody could
+        # tell that from one who does not read at all.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 << 10)
+    try:
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    sock.set_inheritable(True)
+    return sock
+
+
+def _end_within(seconds: float, code: int) -> None:
+    """The process ends, whatever keeps it: a thread cannot be cancelled, and a task need not obey."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        threads = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+        try:
+            _log.error("Something does not end; the process ends without it. Threads: %s", ", ".join(threads) or "none")
+            logging.shutdown()
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _config(app: Application, settings: ServerSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        # A message is bounded like a body; the dispatcher knows the bound of each module.
+        ws="kernel.ext.server.websockets:WebSocketConnection" if app.speaks_websocket else "none",
+        ws_max_size=max((one.settings.max_body_bytes for one in app.kernel.contexts.values()), default=1),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=settings.backlog,
+        proxy_headers=True,
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
+        root_path=settings.root_path,
+        timeout_keep_alive=settings.keep_alive_timeout_seconds,
+    )
+
+
+def _raise_limit_of_files() -> None:
+    try:
+        import resource  # noqa: PLC0415  # Windows has none
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

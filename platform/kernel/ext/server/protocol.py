@@ -1,0 +1,295 @@
+"""One connection: uvicorn's HTTP over httptools, with bounds on what a caller may send and on how slowly."""
+
+import asyncio
+import json
+import logging
+import socket
+import struct
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from kernel.settings import ServerSettings
+from kernel.web.dispatch import PROBES
+from kernel.web.request_context import STRICTEST_POLICY
+
+_log = logging.getLogger("kernel.ext.server")
+quiet = logging.getLogger("kernel.ext.server.quiet")
+quiet.disabled = True
+
+# What is read of a message at the moment.
+_NOTHING, _HEAD, _BODY, _REFUSED = range(4)
+# Far more than any browser or client of a service sends.
+_MOST_HEADERS = 100
+# Requests of one connection that wait for the one before them. Nobody but load generators sends ahead.
+_MOST_PIPELINED = 32
+# How much larger than the body its chunks' framing may be: five for chunks of one byte, and some room.
+_FRAMING_PER_BODY_BYTE = 8
+# Answered also when there are too many requests.
+_FREE = frozenset({path.encode() for path in PROBES} | {b"/metrics"})
+_RESET = struct.pack("ii", 1, 0)
+_LOOKED_AT = frozenset({b"expect", b"host", b"transfer-encoding"})
+
+
+class State(ServerState):
+    """What the connections of a process share."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        # The event loop's time, at most a tick old: to ask for it at every request would cost more than this is worth.
+        self.now = 0.0
+        self.is_stopping = False
+        # The tasks of open WebSockets, which are no requests in work.
+        self.websockets: set[asyncio.Task[None]] = set()
+        # What answers a request that is one too many.
+        self.overloaded: Any = None
+
+
+class Refused(Exception):
+    """What was sent is not taken."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Connection(HttpToolsProtocol):
+    """Bounds the head, what surrounds a body, the pace of both, and of whoever reads the answer.
+
+    A caller has `slow_timeout_seconds` to send a head; so long, and a second more for each `minimum_rate_bytes` that
+    arrived, for a body; and so long again, in the same way, to take what is written to it.
+    """
+
+    cycle: RequestResponseCycle | None  # type: ignore[assignment]  # as uvicorn begins, whatever it says
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: State,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._state = server_state
+        self._most_head_bytes = server_state.settings.max_header_bytes
+        self._most_requests = server_state.settings.max_concurrent_requests
+        self._served = self.app
+        self._reading, self._since = _HEAD, server_state.now
+        self._head = self._around = self._body = self._arrived = 0
+        self._has_host = False
+        # When what is written began to wait for the reader, and how much that was.
+        self._unread: tuple[float, int] | None = None
+
+    # What arrives
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._arrived = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self._upgrade()
+            else:  # answered as if it had not asked, as HTTP says; what comes next would be in another protocol
+                self._reading = _REFUSED
+                self._close_after_answer()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            refused = cause if isinstance(cause, Refused) else Refused(400, "The request is not valid HTTP.")
+            self._refuse(refused)
+        else:
+            if self._reading != _NOTHING or self.cycle is None or self.cycle.response_complete:
+                self._bound(len(data))
+
+    def _should_upgrade(self) -> bool:
+        """Whether this becomes a WebSocket: RFC 6455 asks for a GET of HTTP/1.1 without a body."""
+        is_plain = self.parser.get_method() == b"GET" and self.parser.get_http_version() == "1.1"
+        has_body = any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
+        return is_plain and not has_body and super()._should_upgrade()
+
+    def _upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(Refused(400, "A WebSocket cannot begin before the answer to the request before it."))
+        elif not self.url.isascii():
+            self._refuse(Refused(400, "The address is not valid."))
+        elif len(self._state.websockets) >= self._state.settings.max_websockets:
+            self._refuse(Refused(503, "The server has as many WebSockets open as it can bear. Try again shortly."))
+        else:
+            self._reading = _NOTHING
+            self.handle_websocket_upgrade()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._reading != _HEAD:
+            self._reading, self._since = _HEAD, self._state.now
+        self._has_host = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._reading != _HEAD:
+            return  # a trailer: what the head decided is decided
+        name = name.lower()
+        if name in _LOOKED_AT:
+            self._look_at(name, value)
+        if len(self.headers) >= _MOST_HEADERS:
+            raise Refused(431, f"There are more than {_MOST_HEADERS} headers.")
+        self.headers.append((name, value))
+
+    def _look_at(self, name: bytes, value: bytes) -> None:
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name == b"host":
+            if self._has_host:
+                raise Refused(400, "There is more than one Host header.")
+            self._has_host = True
+        elif value.lower() != b"chunked":  # some the parser would find too late, and take others for chunks
+            raise Refused(400, "The Transfer-Encoding is not known here.")
+
+    def on_headers_complete(self) -> None:
+        if self._arrived > self._most_head_bytes:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self._most_head_bytes:
+                raise self._too_large()
+        if not self._has_host and self.parser.get_http_version() == "1.1":
+            raise Refused(400, "There is no Host header.")
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            raise Refused(400, "Too many requests at once: wait for the answers.")
+        self._reading, self._since = _BODY, self._state.now
+        self._head = self._around = self._body = 0
+        is_full = len(self.tasks) >= self._most_requests and self.url.partition(b"?")[0] not in _FREE
+        self.app = self._state.overloaded if is_full else self._served
+        super().on_headers_complete()
+        if self._state.is_stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._reading = _NOTHING
+        super().on_message_complete()
+
+    def _bound(self, arrived: int) -> None:
+        """Something arrived that did not complete a message."""
+        if self._reading == _BODY:
+            self._around += arrived
+            if self._around - self._body > 2 * self._most_head_bytes + _FRAMING_PER_BODY_BYTE * self._body:
+                self._refuse(Refused(400, "There is more around the body than in it."))
+        elif self._reading != _REFUSED:
+            if self._reading == _NOTHING:  # empty lines before a request: they do not keep a connection
+                self._reading, self._since = _HEAD, self._state.now
+            self._head += arrived
+            if self._head > self._most_head_bytes:
+                self._refuse(self._too_large())
+
+    def _too_large(self) -> Refused:
+        limit = f"at most {self._most_head_bytes:,} bytes."
+        if self.headers and len(self.url) <= self._most_head_bytes:
+            return Refused(431, f"The headers are too large: {limit}")
+        return Refused(414, f"The address is too long: {limit}")
+
+    # What is too slow
+
+    def look(self, passed: float) -> None:
+        """Called about once a second, `passed` seconds after the last time: end what is too slow."""
+        waiting = self._unread
+        left = self.transport.get_write_buffer_size()
+        if not left:
+            self._unread = None
+        elif waiting is None:
+            self._unread = (self._state.now, left)
+        elif self._is_slow(waiting[0], waiting[1] - left):
+            _log.info("closed: the answer is not read")
+            # Without this the system would hold what is unread for minutes.
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+            return
+        if self._reading not in {_HEAD, _BODY}:
+            return
+        cycle = self.cycle
+        if self.flow.read_paused or (cycle is not None and cycle.waiting_for_100_continue):
+            self._since += passed  # it is for us to go on
+        elif self._is_slow(self._since, self._body if self._reading == _BODY else 0):
+            self._refuse(Refused(408, "The request came too slowly."))
+
+    def resume_writing(self) -> None:
+        self._unread = None
+        super().resume_writing()
+
+    def _is_slow(self, since: float, moved: int) -> bool:
+        settings = self._state.settings
+        return self._state.now - since > settings.slow_timeout_seconds + max(moved, 0) / settings.minimum_rate_bytes
+
+    # How it ends
+
+    def finish(self) -> None:
+        """The process stops: close after the answer that is being made; a connection without one stays for now."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def end_stream(self) -> None:
+        """The drain is over: end a stream of server-sent events, whose reader connects again, to another process.
+
+        Its handler gets `http.disconnect`. Other answers that are sent in parts have an end of their own.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or "kernel.is_endless" not in cycle.scope:
+            return
+        if cycle.chunked_encoding:
+            self.transport.write(b"0\r\n\r\n")
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self.transport.close()
+
+    def cut(self) -> None:
+        """The process can wait no longer: say so where nothing has been said yet, and close."""
+        self._reading = _BODY
+        if self.cycle is not None:
+            self.cycle.logger = quiet  # it would log the cancellation that follows as an error of the application
+        self._refuse(Refused(503, "The server stops. Try again."))
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Refused(400, msg))
+
+    def _close_after_answer(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer with problem details, unless another answer is on its way, and close."""
+        cycle, is_next = self.cycle, self._reading == _HEAD
+        self._reading = _REFUSED
+        _log.info("refused: %s", refused.detail)
+        may_answer = not self.transport.is_closing()
+        if cycle is not None and not cycle.response_complete:
+            # Whoever waits for the answer to an earlier request would take this for it.
+            may_answer = may_answer and not (is_next or cycle.response_started or self.pipeline)
+            cycle.disconnected = True
+            cycle.message_event.set()
+        if may_answer:
+            self.transport.write(b"".join(_answer(refused, self.server_state.default_headers)))
+        self.pipeline.clear()
+        self.transport.close()
+
+
+def _answer(refused: Refused, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+    title = HTTPStatus(refused.status).phrase
+    body = json.dumps({"type": "about:blank", "title": title, "status": refused.status, "detail": refused.detail})
+    retry = b"retry-after: 1\r\n" if refused.status == 503 else b""
+    return [
+        STATUS_LINE[refused.status],
+        *(part for name, value in headers for part in (name, b": ", value, b"\r\n")),
+        b"content-type: application/problem+json\r\nx-content-type-options: nosniff\r\nconnection: close\r\n",
+        f"content-security-policy: {STRICTEST_POLICY}\r\n".encode(),
+        retry,
+        b"content-length: %d\r\n\r\n" % len(body),
+        body.encode(),
+    ]

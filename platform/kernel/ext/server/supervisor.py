@@ -1,0 +1,267 @@
+"""Several processes on one socket, and the one that watches them.
+
+Uvicorn's own supervisor answers signals half a second late and none during a rolling restart, ends with exit code 0
+when the start failed, starts without a pause what dies at once, and leaves its workers behind when it is killed.
+"""
+
+import contextlib
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from uvicorn.config import STARTUP_FAILURE
+
+from kernel.ext.server import application
+from kernel.ext.server.process import RETIRE, Server
+from kernel.ext.telemetry.prometheus import WORKERS
+from kernel.settings import ServerSettings
+
+_log = logging.getLogger("kernel.ext.server")
+_spawn = multiprocessing.get_context("spawn")
+
+# Before another worker takes the place of one that did not serve for a while, or could not be started.
+_PAUSE_SECONDS = 1
+_WHILE_SECONDS = 5
+# Beyond what a stop may take by the settings.
+_PATIENCE_SECONDS = 5
+
+
+class Worker:
+    """One process, as its supervisor sees it: it says about once a second that it serves."""
+
+    def __init__(self, sock: socket.socket, *, is_first: bool) -> None:
+        """Raises OSError if the system has no process or file for it."""
+        self._beats, sending = _spawn.Pipe(duplex=False)
+        os.set_blocking(self._beats.fileno(), False)
+        self.process = _spawn.Process(target=_work, args=(sock, sending, is_first))
+        try:
+            self.process.start()
+        except OSError:
+            self._beats.close()
+            raise
+        finally:
+            sending.close()
+        self.serves_since = math.inf
+        self.heard_at = time.monotonic()
+        self.kill_at: float | None = None
+
+    @property
+    def serves(self) -> bool:
+        return self.serves_since < math.inf
+
+    def hear(self) -> None:
+        """Take note of what it said."""
+        with contextlib.suppress(BlockingIOError):
+            if os.read(self._beats.fileno(), 4096):
+                self.heard_at = time.monotonic()
+                self.serves_since = min(self.serves_since, self.heard_at)
+
+    def send(self, number: int) -> None:
+        """A signal, if it lives."""
+        if self.process.pid is not None and self.process.is_alive():
+            os.kill(self.process.pid, number)
+
+    def waited_for(self) -> list[int | Connection]:
+        return [self.process.sentinel, self._beats] if self.process.is_alive() else [self.process.sentinel]
+
+    def close(self) -> None:
+        """After its end."""
+        self.process.join()
+        self._beats.close()
+
+
+class Supervisor:
+    """Keeps as many workers as the settings say.
+
+    SIGTERM and SIGINT stop them as they would one process; the second hastens. SIGHUP replaces one after the other,
+    each when its successor serves. One that dies is replaced; the start ends if the first does not come to serve.
+    """
+
+    def __init__(self, settings: ServerSettings, sock: socket.socket) -> None:
+        self._settings = settings
+        self._sock = sock
+        self._folder = _folder()
+        self._workers: list[Worker] = []
+        self._leaving: list[Worker] = []
+        # To be replaced, and who is to take the first one's place.
+        self._old: list[Worker] = []
+        self._successor: Worker | None = None
+        self._start_after = 0.0
+        self._has_served = self._is_stopping = False
+        self._code = 0
+
+    def run(self) -> int:
+        """Until they have ended: the exit code."""
+        waked, waker = socket.socketpair()
+        waked.setblocking(False)
+        waker.setblocking(False)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        while True:
+            self._fill()
+            if self._is_stopping and not self._all():
+                return self._code
+            wait([waked, *(one for worker in self._all() for one in worker.waited_for())], timeout=0.5)
+            with contextlib.suppress(BlockingIOError):
+                for byte in waked.recv(64):
+                    self._obey(signal.Signals(byte))
+            for worker in self._all():
+                self._look_after(worker)
+            self._replace()
+
+    def _all(self) -> list[Worker]:
+        return [*self._workers, *self._leaving, *([self._successor] if self._successor else [])]
+
+    def _obey(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            if not self._is_stopping:
+                _log.info("SIGHUP: replacing the workers one after the other")
+                self._old = list(self._workers)
+            return
+        _log.info("%s: stopping%s", number.name, " at once" if self._is_stopping else "")
+        if self._is_stopping:
+            for worker in self._all():
+                worker.send(signal.SIGTERM)
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        self._old = []
+        for worker in (*self._workers, *([self._successor] if self._successor else [])):
+            self._let_go(worker, signal.SIGTERM)
+        self._workers, self._successor = [], None
+
+    def _let_go(self, worker: Worker, number: int) -> None:
+        settings = self._settings
+        stop = settings.drain_seconds + settings.graceful_shutdown_timeout_seconds + settings.close_timeout_seconds
+        worker.kill_at = time.monotonic() + stop + _PATIENCE_SECONDS
+        worker.send(number)
+        self._leaving.append(worker)
+
+    def _fill(self) -> None:
+        """The first alone: what keeps it from serving would keep the others, and be said as often."""
+        wanted = self._settings.workers if self._has_served else 1
+        while not self._is_stopping and len(self._workers) < wanted and time.monotonic() >= self._start_after:
+            worker = self._start(is_first=not self._has_served)
+            if worker is not None:
+                self._workers.append(worker)
+            elif not self._has_served:
+                self._code = STARTUP_FAILURE
+                self._stop()
+
+    def _start(self, *, is_first: bool = False) -> Worker | None:
+        try:
+            return Worker(self._sock, is_first=is_first)
+        except OSError as error:
+            _log.error("cannot start a worker: %s", error)
+            self._start_after = time.monotonic() + _PAUSE_SECONDS
+            return None
+
+    def _look_after(self, worker: Worker) -> None:
+        worker.hear()
+        self._has_served = self._has_served or worker.serves
+        if fault := self._fault(worker):
+            _log.error("worker %s %s: killed", worker.process.pid, fault)
+            worker.process.kill()
+            worker.kill_at = math.inf
+        if not worker.process.is_alive():
+            self._bury(worker)
+
+    def _fault(self, worker: Worker) -> str | None:
+        """For which it is to be killed."""
+        now = time.monotonic()
+        silent_for = now - worker.heard_at
+        if worker.kill_at is not None:
+            return "did not end in time" if now > worker.kill_at else None
+        if worker.serves:
+            is_late = silent_for > self._settings.worker_timeout_seconds
+            return "does nothing any more (SERVER_WORKER_TIMEOUT_SECONDS)" if is_late else None
+        is_late = silent_for > self._settings.worker_start_timeout_seconds
+        return "does not come to serve (SERVER_WORKER_START_TIMEOUT_SECONDS)" if is_late else None
+
+    def _bury(self, worker: Worker) -> None:
+        worker.close()
+        if self._folder is not None:
+            (self._folder / f"{worker.process.pid}.sock").unlink(missing_ok=True)
+        code = worker.process.exitcode
+        if worker in self._leaving:
+            self._leaving.remove(worker)
+        elif worker is self._successor:
+            _log.error("the new worker did not come to serve (exit code %s): the others stay as they are", code)
+            self._successor, self._old = None, []
+        else:
+            self._workers.remove(worker)
+            if not self._has_served:
+                self._code = code if code and code > 0 else STARTUP_FAILURE
+                self._stop()
+                return
+            _log.error("worker %s ended (exit code %s): another takes its place", worker.process.pid, code)
+            if time.monotonic() - worker.serves_since < _WHILE_SECONDS:
+                self._start_after = time.monotonic() + _PAUSE_SECONDS
+
+    def _replace(self) -> None:
+        """One step of a rolling restart."""
+        self._old = [one for one in self._old if one in self._workers]
+        if not self._old:
+            return
+        if self._successor is None:
+            if time.monotonic() >= self._start_after:
+                self._successor = self._start()
+        elif self._successor.serves:
+            old = self._old.pop(0)
+            self._workers[self._workers.index(old)] = self._successor
+            self._successor = None
+            assert RETIRE is not None  # noqa: S101  # for the type checker: where there is SIGHUP, there is this
+            self._let_go(old, RETIRE)
+
+
+def _folder() -> Path | None:
+    """Where the workers find each other; no longer where none of their sockets could be."""
+    folder = Path(os.environ[WORKERS])
+    longest = folder / "4194304.sock"
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(str(longest))
+        longest.unlink()
+    except OSError as error:
+        _log.error("/metrics tells of one worker at a time: no socket in %s (%s). Is TMPDIR too long?", folder, error)
+        del os.environ[WORKERS]
+        return None
+    return folder
+
+
+def _work(sock: socket.socket, beats: Connection, is_first: bool) -> None:
+    """What a worker runs."""
+    for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal, for all its processes: the supervisor decides
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
+
+    def beat() -> None:
+        try:
+            os.write(beats.fileno(), b".")
+        except BlockingIOError:
+            pass  # the supervisor does not read at the moment
+        except BrokenPipeError:  # nobody would stop us any more, and nobody else would tidy up
+            server.abandon()
+            if folder := os.environ.get(WORKERS):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    os.set_blocking(beats.fileno(), False)
+    try:
+        app = application()
+    except Exception as error:  # noqa: BLE001  # the project could be read a moment ago: whatever it is, it is said
+        sys.stderr.write(f"Cannot start: {error}\n")
+        sys.exit(STARTUP_FAILURE)
+    server = Server(app, app.kernel.settings.server, beat, counts_connections=is_first)
+    server.run([sock])

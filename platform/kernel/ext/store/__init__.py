@@ -1,0 +1,1 @@
+"""The store that the processes of an application share: Redis, or memory in a single process."""

@@ -1,0 +1,1 @@
+"""The shared client for outgoing HTTP calls."""

@@ -1,0 +1,123 @@
+"""Logs: one line an event, for people in LOCAL and as JSON elsewhere, each with the id of its request."""
+
+import logging
+import sys
+import warnings
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+from kernel.settings import LogSettings
+
+_warnings = structlog.get_logger("py.warnings")
+
+# Of the text of a warning, which may hold data of a caller.
+_MOST_TEXT = 500
+_SECRET_NAMES = ("password", "secret", "token", "authorization", "cookie", "api_key")
+
+
+def configure_logging(settings: LogSettings) -> None:
+    """Send everything, the standard library's loggers included, to standard output in one format."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        _place,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _mask_secrets,
+    ]
+    as_json = settings.format == "json"
+    rendering: list[Any] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=True)]
+        if as_json
+        # Plain tracebacks: the pretty ones show local variables, secrets included, and take seconds.
+        else [
+            structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level)
+    warnings.showwarning = _Warnings(warnings.showwarning)
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # the shell writes that line, with the request's id
+    for chatty in (
+        "aiosqlite",
+        "alembic",
+        "asyncio",
+        "filelock",
+        "PIL",
+        "httpcore2",
+        "httpx2",
+        "hpack",
+        "watchfiles",
+        "python_multipart",
+        "kernel.ext.pool.bounded_pool",
+    ):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for anxious in ("aio_pika", "aiormq", "nats"):  # a broker that is gone is an error to them, many times a second
+        logging.getLogger(anxious).setLevel(logging.CRITICAL)
+
+
+class _Warnings:
+    """Writes the warnings of libraries to the log, one for each place in the code.
+
+    Python writes them to standard error, in no format, and again for each text: one file made a library of images
+    write 116,398 lines.
+    """
+
+    def __init__(self, to_file: Any) -> None:
+        """`to_file` writes a warning for a caller that names a file."""
+        self._to_file = to_file
+        self._seen: set[tuple[str, int, type[Warning]]] = set()
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if file is not None:
+            self._to_file(message, category, filename, lineno, file, line)
+        elif (place := (filename, lineno, category)) not in self._seen:
+            self._seen.add(place)
+            _warnings.warning(str(message)[:_MOST_TEXT], category=category.__name__, at=f"{filename}:{lineno}")
+
+
+def _place(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Of where in a trace (W3C Trace Context) only its id; of the module nothing where there is none."""
+    if (traceparent := entry.pop("traceparent", None)) is not None:
+        entry["trace_id"] = traceparent[3:35]
+    if entry.get("module", "") is None:
+        del entry["module"]
+    return entry
+
+
+def _mask_secrets(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name in entry:
+        if any(part in name.lower() for part in _SECRET_NAMES):
+            entry[name] = "**********"
+    return entry

@@ -1,0 +1,1 @@
+"""Modules: their manifests, their discovery, and the contracts between them in one process."""

@@ -1,0 +1,218 @@
+"""Contracts: what one module lets the others ask of it.
+
+A contract is a class of asynchronous methods whose arguments and results are plain values. The module that owns it
+implements it; another asks through `use(...)` and never learns where the answer comes from.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform, get_type_hints
+
+import structlog
+from fastapi import Depends
+from pydantic import BaseModel, create_model
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
+
+from kernel.database import Database
+from kernel.database.session import open_sessions
+
+_log = structlog.get_logger("kernel.modules.contracts")
+_KERNEL, _STANDARD_LIBRARY = str(Path(__file__).parents[1]), str(Path(os.__file__).parent)
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+AContract = TypeVar("AContract", bound="Contract")
+
+
+class Contract:
+    """Base of every contract. Raises TypeError at definition for a method that could not cross a network.
+
+    `class Images(Contract, version=2)` is a breaking change of version 1.
+    """
+
+    contract_version: ClassVar[int] = 1
+
+    def __init_subclass__(cls, version: int = 1) -> None:
+        super().__init_subclass__()
+        if Contract not in cls.__bases__:
+            return  # an implementation may have whatever helpers it likes
+        if type(version) is not int or version < 1:
+            raise TypeError(f"the version of {cls.__name__} must be a whole number from 1, not {version!r}")
+        cls.contract_version = version
+        for name, method in methods_of(cls).items():
+            if not inspect.iscoroutinefunction(method):
+                raise TypeError(f"{cls.__name__}.{name} must be `async def`: a contract may be answered from elsewhere")
+            signature = inspect.signature(method)
+            annotations = [parameter.annotation for parameter in list(signature.parameters.values())[1:]]
+            if inspect.Signature.empty in (*annotations, signature.return_annotation):
+                raise TypeError(f"{cls.__name__}.{name} must have every argument and its result annotated")
+
+
+@dataclass_transform(kw_only_default=True)
+class ContractError(Exception):
+    """Base of the errors that a contract declares: they stand beside it, and reach whoever asks as what they are.
+
+    Fields are annotations: `class TooMany(ContractError): limit: int`, then `raise TooMany(limit=3)`. Raises
+    pydantic's ValidationError for other values than these.
+    """
+
+    _form: ClassVar[type[BaseModel]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if taken := inspect.get_annotations(cls).keys() & {*dir(Exception), "fields", "form"}:
+            raise TypeError(f"{cls.__name__} cannot have a field {min(taken)}: every error has something of that name")
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        self.fields = self.form()(**fields)
+        vars(self).update(self.fields)
+
+    def __str__(self) -> str:
+        what = (type(self).__doc__ or type(self).__name__).partition("\n")[0].rstrip(".")
+        said = ", ".join(f"{name}={value!r}" for name, value in self.fields)
+        return f"{what} ({said})" if said else what
+
+    @classmethod
+    def form(cls) -> type[BaseModel]:
+        """The fields as a model."""
+        if "_form" not in vars(cls):
+            hints = get_type_hints(cls, include_extras=True)
+            fields: dict[str, Any] = {
+                name: (hint, getattr(cls, name, ...)) for name, hint in hints.items() if name != "_form"
+            }
+            cls._form = create_model(cls.__name__, **fields)
+        return cls._form
+
+
+class ContractUnavailable(Exception):
+    """The contract cannot be used: its provider is down, late or busy, or (ContractBroken) does not keep to it."""
+
+
+class ContractBroken(ContractUnavailable):
+    """The provider answered with an error or with another type, or there is none: asking again does not help."""
+
+
+class CallInTransaction(Exception):
+    """A call was to leave the process inside a transaction that has written; says where, and what to do."""
+
+
+class CallRule:
+    """The rule for contract calls, outgoing HTTP calls and whatever else may leave the process.
+
+    Rows that were written before the call would stay locked while another process answers, and a rollback here would
+    not undo what was done there. A transaction that has only read gives its connection back: a pool whose connections
+    wait for other systems has none left for requests that need the database alone.
+    """
+
+    def __init__(self, *, is_strict: bool) -> None:
+        self._is_strict = is_strict
+        self._warned: set[tuple[str, str]] = set()
+
+    async def before(self, call: str) -> None:
+        """Apply the rule to every open session. Raises CallInTransaction if strict; otherwise warns once per place."""
+        for session in open_sessions():
+            if (written := session.pending_writes()) is None:
+                await session.release_connection()
+            else:
+                self._complain(call, _caller(), written)
+
+    def _complain(self, call: str, place: str, written: str) -> None:
+        message = (
+            f"{call} is called at {place}, inside a transaction that has written ({written}). The call may leave this "
+            "process: make it before the first write, publish a message instead, or use after_commit."
+        )
+        if self._is_strict:
+            raise CallInTransaction(message)
+        if (call, place) not in self._warned:
+            self._warned.add((call, place))
+            _log.warning("called inside a transaction", call=call, place=place, advice=message)
+
+
+def safe(method: Method) -> Method:
+    """Mark a contract's method as one that changes nothing: it gets a read session and may be asked twice."""
+    method.__kernel_safe__ = True  # type: ignore[attr-defined]  # a mark on the function, read by local_port
+    return method
+
+
+def use(contract: type[AContract]) -> AContract:
+    """A dependency on another module's contract: `ImagesPort = Annotated[Images, use(Images)]`.
+
+    For the type checker it is the contract, so that `images: Images = use(Other)` is an error.
+    """
+
+    async def port(connection: HTTPConnection) -> Contract:
+        ports: Mapping[type[Contract], Contract] = connection.app.state.ports
+        if contract not in ports:
+            owner = contract.__module__.rpartition(".")[0]
+            raise ContractBroken(f"No enabled module provides {contract.__name__}: add {owner} to ENABLED_MODULES.")
+        return ports[contract]
+
+    dependency: Any = Depends(port)
+    return cast(AContract, dependency)
+
+
+def local_port(
+    contract: type[Contract], database: Database, implementation: Callable[[AsyncSession], Contract], rule: CallRule
+) -> Contract:
+    """The contract, answered in this process: each call in a unit of work of the owning module."""
+    calls = {
+        name: _local_call(f"{contract.__name__}.{name}", method, database, implementation, rule)
+        for name, method in methods_of(contract).items()
+    }
+    port: Contract = type(f"Local{contract.__name__}", (contract,), calls)()
+    return port
+
+
+def _local_call(
+    call_name: str,
+    method: Callable[..., Any],
+    database: Database,
+    implementation: Callable[[AsyncSession], Contract],
+    rule: CallRule,
+) -> Callable[..., Any]:
+    name = method.__name__
+    opened = database.read if getattr(method, "__kernel_safe__", False) else database.transaction
+
+    async def call(_self: Contract, *args: Any, **kwargs: Any) -> Any:
+        await rule.before(call_name)
+        async with opened() as session:
+            return await getattr(implementation(session), name)(*args, **kwargs)
+
+    call.__name__ = name
+    return call
+
+
+def home_of(contract: type[Contract]) -> str:
+    """Where what belongs to a contract stands: modules.<name>.contract, be that a file or a package."""
+    return ".".join(contract.__module__.split(".")[:3])
+
+
+def is_declared(error: type[Exception], contract: type[Contract]) -> bool:
+    """Whether the error is one of the contract's own."""
+    return issubclass(error, ContractError) and f"{error.__module__}.".startswith(f"{home_of(contract)}.")
+
+
+def methods_of(contract: type[Contract]) -> dict[str, Callable[..., Any]]:
+    """What can be asked, by name."""
+    members = inspect.getmembers(contract, inspect.isfunction)
+    return {name: method for name, method in members if not name.startswith("_")}
+
+
+def _caller() -> str:
+    """File and line of the nearest frame in a module; without one, of the nearest that is no library's."""
+    nearest = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file, line, frame = Path(frame.f_code.co_filename), frame.f_lineno, frame.f_back
+        if "site-packages" in file.parts or str(file).startswith((_KERNEL, _STANDARD_LIBRARY, "<")):
+            continue
+        if "modules" in file.parts:
+            start = len(file.parts) - 1 - file.parts[::-1].index("modules")
+            return f"{'/'.join(file.parts[start:])}:{line}"
+        nearest = nearest or f"{file}:{line}"
+    return nearest or "a task of its own"

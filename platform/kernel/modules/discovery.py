@@ -1,0 +1,355 @@
+"""Finds the modules, once, and fails loudly: each fault with the file, the reason and what to do."""
+
+import difflib
+import importlib
+import pkgutil
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy import MetaData, Table
+from sqlalchemy.orm import DeclarativeBase
+
+from kernel.ext.idempotency.idempotency import IdempotencyTable, idempotent
+from kernel.ext.messaging.handlers import Handler, HandlerError, handlers_of, read_subscriptions
+from kernel.ext.messaging.message import Message
+from kernel.ext.messaging.tables import InboxTable, OutboxTable, table_of
+from kernel.modules.contracts import Contract, methods_of
+from kernel.modules.manifest import Module
+from kernel.settings import RESERVED_NAMES, ModuleSettings
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_ROUTER_CONFIG_KEYS = frozenset({"prefix", "tags"})
+
+
+class DiscoveryError(Exception):
+    """Everything that keeps the modules from being started, in one message."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(f"The modules have {len(self.problems)} fault(s):\n{lines}")
+
+
+@dataclass(frozen=True)
+class DiscoveredModule:
+    """One module as it was found: its manifest, and what the kernel needs of its files."""
+
+    name: str
+    folder: Path
+    manifest: Module
+    router: APIRouter | None
+    prefix: str
+    tags: tuple[str, ...]
+    settings_type: type[ModuleSettings]
+    # Its tables; None for a module without any.
+    metadata: MetaData | None
+    # Those of them in which its messages are kept, which it has handled, and the idempotency keys of its requests.
+    outbox: Table | None
+    inbox: Table | None
+    keys: Table | None
+    handlers: tuple[Handler, ...]
+    # The messages that it publishes.
+    messages: tuple[type[Message], ...]
+    migrations: Path
+
+
+def discover(
+    root: Path, enabled: Collection[str] | None = None, elsewhere: Collection[str] = ()
+) -> tuple[DiscoveredModule, ...]:
+    """The modules below `root/modules`, or those `enabled` of them, each after the modules it depends on.
+
+    Of the modules `elsewhere` nothing is loaded; others may depend on them, for somebody else answers their contracts.
+    Raises DiscoveryError.
+    """
+    problems: list[str] = []
+    names = list(_folders(root / "modules", elsewhere, problems))
+    for name in enabled or ():
+        if name not in names and name not in elsewhere:
+            known = sorted({*names, *elsewhere})
+            meant = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {meant[0]}?" if meant else f"There are: {', '.join(known) or 'none'}."
+            problems.append(f"ENABLED_MODULES names {name}, but there is no modules/{name}. {hint}")
+    selected = [name for name in names if enabled is None or name in enabled]
+    found = [module for name in selected if (module := _load(root, name, problems)) is not None]
+    problems += _wrong_together(found, {*selected, *elsewhere}, names)
+    if problems:
+        raise DiscoveryError(dict.fromkeys(problems))
+    by_name = {module.name: module for module in found}
+    graph = {module.name: sorted(module.manifest.depends_on & by_name.keys()) for module in found}
+    return tuple(by_name[name] for name in TopologicalSorter(graph).static_order())
+
+
+def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:
+    """The contracts that a module declares, of which nothing else is loaded. Raises DiscoveryError."""
+    return tuple(value for value in _declared(root, name) if Contract in value.__bases__)
+
+
+def messages_of(root: Path, name: str) -> tuple[type[Message], ...]:
+    """The messages that a module declares, of which nothing else is loaded. Raises DiscoveryError."""
+    return tuple(value for value in _declared(root, name) if issubclass(value, Message))
+
+
+def _declared(root: Path, name: str) -> list[type]:
+    """The classes that a module's contract defines, be it a file or a package. Raises DiscoveryError."""
+    problems: list[str] = []
+    contract = _import(root, name, "contract", problems)
+    if problems:
+        raise DiscoveryError(problems)
+    if contract is None:
+        return []
+    parts = [part.name for part in pkgutil.iter_modules(getattr(contract, "__path__", ()), f"{contract.__name__}.")]
+    values = [value for file in (contract, *map(importlib.import_module, parts)) for value in vars(file).values()]
+    own = [value for value in values if isinstance(value, type) and value.__module__ in {contract.__name__, *parts}]
+    return list(dict.fromkeys(own))
+
+
+def handled_messages(modules: Iterable[DiscoveredModule], publisher: str) -> tuple[type[Message], ...]:
+    """The messages of a publisher that these modules handle."""
+    messages = [handler.message for module in modules for handler in module.handlers]
+    return tuple(dict.fromkeys(one for one in messages if one.message_name().partition(".")[0] == publisher))
+
+
+def subscribers_elsewhere(root: Path, here: Collection[str]) -> dict[str, list[str]]:
+    """Who subscribes in the modules that do not run here, by message: read from their handlers.py, not loaded.
+
+    Raises DiscoveryError.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted((root / "modules").glob("*/handlers.py")):
+        module = path.parent.name
+        try:
+            subscriptions = {} if module in here else read_subscriptions(path)
+        except (SyntaxError, HandlerError) as error:
+            raise DiscoveryError([f"{path} cannot be read, and messages for it would be lost: {error}"]) from None
+        for function, message in subscriptions.items():
+            found.setdefault(message, []).append(f"{module}.{function}")
+    return found
+
+
+def _folders(modules: Path, elsewhere: Collection[str], problems: list[str]) -> Iterator[str]:
+    if not modules.is_dir():
+        problems.append(f"{modules} is missing: the folder of the feature modules.")
+        return
+    for folder in sorted(modules.iterdir()):
+        if not folder.is_dir() or folder.name.startswith((".", "__")) or folder.name in elsewhere:
+            continue
+        where = f"modules/{folder.name}"
+        if not _NAME.fullmatch(folder.name):
+            problems.append(
+                f"{where} is no module name: use lower case letters, digits and _, e.g. {_tidy(folder.name)}."
+            )
+        elif folder.name in RESERVED_NAMES:
+            problems.append(f"{where}: {folder.name} is taken by the kernel's own settings. Choose another name.")
+        elif not (folder / "module.py").is_file():
+            problems.append(
+                f"{where} has no module.py. A module needs a manifest: add one with "
+                f'`module = Module(owner="your-team")` (see modules/events/module.py), or remove the folder.'
+            )
+        elif not (folder / "__init__.py").is_file():
+            problems.append(
+                f"{where} has no __init__.py, which hides it from the boundary checks. Add one with a docstring."
+            )
+        else:
+            yield folder.name
+
+
+def _tidy(name: str) -> str:
+    return re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_0123456789") or "orders"
+
+
+def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None:
+    """Import a module's files and look at what they define; None if that is impossible."""
+    files = {
+        part: _import(root, name, part, problems) for part in ("module", "models", "settings", "router", "handlers")
+    }
+    before = len(problems)
+    manifest = getattr(files["module"], "module", None)
+    if files["module"] is not None and not isinstance(manifest, Module):
+        problems.append(f'modules/{name}/module.py must define `module = Module(owner="your-team")`.')
+    router = getattr(files["router"], "router", None)
+    if files["router"] is not None and not isinstance(router, APIRouter):
+        problems.append(
+            f"modules/{name}/router.py must define `router = APIRouter()`; its `router` is {_kind(router)}."
+        )
+        router = None
+    prefix, tags = _routing(name, files["router"], router, problems)
+    metadata = _metadata(name, files["models"], problems)
+    settings_type = _settings_type(name, files["settings"], problems)
+    inbox = table_of(files["models"], InboxTable)
+    keys = _keys(name, files["router"], files["models"], problems)
+    handlers = _handlers(name, files["handlers"], inbox, problems)
+    messages = _messages(root, name, handlers, problems)
+    if not isinstance(manifest, Module) or len(problems) > before:
+        return None
+    return DiscoveredModule(
+        name=name,
+        folder=root / "modules" / name,
+        manifest=manifest,
+        router=router,
+        prefix=prefix,
+        tags=tags,
+        settings_type=settings_type,
+        metadata=metadata,
+        outbox=table_of(files["models"], OutboxTable),
+        inbox=inbox,
+        keys=keys,
+        handlers=handlers,
+        messages=messages,
+        migrations=root / "migrations" / name,
+    )
+
+
+def _import(root: Path, name: str, part: str, problems: list[str]) -> ModuleType | None:
+    place = root / "modules" / name / part
+    path = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    if path is None:
+        return None
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    try:
+        module = importlib.import_module(f"modules.{name}.{part}")
+    except Exception as error:  # noqa: BLE001  # a module may fail in any way; all ways stop the start with a word
+        problems.append(f"modules/{name}/{part}.py cannot be imported: {type(error).__name__}: {error}{_origin(error)}")
+        return None
+    if Path(module.__file__ or "").resolve() != path.resolve():
+        problems.append(f"modules/{name}/{part}.py is hidden by {module.__file__}, which was imported under its name.")
+    return module
+
+
+def _origin(error: BaseException) -> str:
+    """The last place in the traceback that is in the modules' own files."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        if "/modules/" in trace.tb_frame.f_code.co_filename:
+            place = f" (at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+def _kind(value: object) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"
+
+
+def _routing(
+    name: str, file: ModuleType | None, router: APIRouter | None, problems: list[str]
+) -> tuple[str, tuple[str, ...]]:
+    """Prefix and tags: the router's own, else ROUTER_CONFIG's, else made from the name."""
+    config: Any = getattr(file, "ROUTER_CONFIG", {})
+    if not isinstance(config, dict) or not config.keys() <= _ROUTER_CONFIG_KEYS:
+        problems.append(f"modules/{name}/router.py: ROUTER_CONFIG must be a dict with the keys prefix and tags only.")
+        config = {}
+    prefix = (router.prefix if router else "") or config.get("prefix") or f"/api/v1/{name}"
+    tags = (router.tags if router else []) or config.get("tags") or [name]
+    if not isinstance(prefix, str) or not prefix.startswith("/") or prefix.endswith("/"):
+        problems.append(f'modules/{name}/router.py: the prefix {prefix!r} must begin with "/" and not end with it.')
+    return prefix, tuple(str(tag) for tag in tags)
+
+
+def _metadata(name: str, file: ModuleType | None, problems: list[str]) -> MetaData | None:
+    if file is None:
+        return None
+    bases = [
+        value
+        for value in vars(file).values()
+        if isinstance(value, type) and DeclarativeBase in value.__bases__ and value.__module__ == file.__name__
+    ]
+    if len(bases) != 1:
+        problems.append(
+            f"modules/{name}/models.py must define one declarative base of its own; it defines {len(bases)}. "
+            "Add `class Base(DeclarativeBase): metadata = new_metadata()`."
+        )
+        return None
+    base: type[DeclarativeBase] = bases[0]
+    return base.metadata
+
+
+def _handlers(name: str, file: ModuleType | None, inbox: Table | None, problems: list[str]) -> tuple[Handler, ...]:
+    try:
+        handlers = () if file is None else tuple(handlers_of(name, file))
+    except HandlerError as error:
+        problems.append(f"{error}.")
+        return ()
+    if handlers and inbox is None:
+        problems.append(
+            f"modules/{name}/handlers.py handles messages, but the module has no inbox to tell what is done already: "
+            'add `class Inbox(InboxTable, Base): __tablename__ = "inbox"` to its models.py, and write the migration.'
+        )
+    return handlers
+
+
+def _messages(root: Path, name: str, handlers: Collection[Handler], problems: list[str]) -> tuple[type[Message], ...]:
+    """The messages of a module. A message, own or handled, that cannot read all stored versions is a problem."""
+    try:
+        own = messages_of(root, name)
+    except DiscoveryError as error:
+        problems += error.problems
+        return ()
+    for message in dict.fromkeys((*own, *(handler.message for handler in handlers))):
+        if (missing := message.missing_upcast()) is not None:
+            problems.append(f"{message.__module__}: {missing}.")
+    return own
+
+
+def _keys(name: str, router: ModuleType | None, models: ModuleType | None, problems: list[str]) -> Table | None:
+    """The table of idempotency keys, which a router that imports `idempotent` needs."""
+    keys = table_of(models, IdempotencyTable)
+    if keys is None and router is not None and any(value is idempotent for value in vars(router).values()):
+        problems.append(
+            f"modules/{name}/router.py uses idempotent, but the module has no table for the keys: add "
+            '`class Idempotency(IdempotencyTable, Base): __tablename__ = "idempotency"` to its models.py, and write '
+            "the migration."
+        )
+    return keys
+
+
+def _settings_type(name: str, file: ModuleType | None, problems: list[str]) -> type[ModuleSettings]:
+    if file is None:
+        return ModuleSettings
+    own = [
+        value
+        for value in vars(file).values()
+        if isinstance(value, type) and issubclass(value, ModuleSettings) and value.__module__ == file.__name__
+    ]
+    if len(own) == 1:
+        return own[0]
+    problems.append(f"modules/{name}/settings.py must define one class derived from ModuleSettings; it has {len(own)}.")
+    return ModuleSettings
+
+
+def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: list[str]) -> Iterator[str]:
+    """What is wrong with the modules as a set."""
+    owners: dict[str, str] = {}
+    for module in found:
+        if module.router is not None:
+            if module.prefix in owners:
+                yield (
+                    f"modules/{owners[module.prefix]} and modules/{module.name} have one prefix, {module.prefix}. "
+                    "Give one of them another in its router or ROUTER_CONFIG."
+                )
+            owners[module.prefix] = module.name
+            if f"{module.prefix}/".startswith("/internal/"):
+                yield f"modules/{module.name} has the prefix {module.prefix}: below /internal processes ask each other."
+        asked = Counter(name for contract in module.manifest.provides for name in methods_of(contract))
+        for name in [name for name, times in asked.items() if times > 1]:
+            address = f"/internal/contracts/{module.name}/{name}"
+            yield f"modules/{module.name} provides {name} in two contracts, with one address, {address}. Rename one."
+        for other in sorted(module.manifest.depends_on - provided):
+            where = f"which is not in ENABLED_MODULES: add it, or say where it runs ({other.upper()}_URL=http://...)"
+            what = where if other in names else "but there is no such module"
+            yield f"modules/{module.name}/module.py depends on {other}, {what}."
+    known = {module.name for module in found}
+    try:
+        TopologicalSorter({module.name: module.manifest.depends_on & known for module in found}).prepare()
+    except CycleError as error:
+        yield (
+            f"depends_on goes in a circle: {' -> '.join(reversed(error.args[1]))}. "
+            "Turn one of these dependencies around, with a message, or move what both need into a third module."
+        )

@@ -1,0 +1,95 @@
+"""What a module says of itself, and what the kernel gives it."""
+
+from collections.abc import Awaitable, Callable, Mapping, Set
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from fastapi import Depends
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.requests import HTTPConnection
+
+from kernel.database import Database
+from kernel.ext.idempotency.idempotency import Keys
+from kernel.http_client.client import HttpxRestClientPool
+from kernel.modules.contracts import CallRule, Contract
+from kernel.settings import ModuleSettings
+
+Thing = TypeVar("Thing")
+
+
+@dataclass
+class ModuleContext:
+    """What the kernel gives a running module. Nothing of it belongs to another module."""
+
+    name: str
+    # The project's folder: relative paths in settings start here.
+    root: Path
+    settings: ModuleSettings
+    database: Database
+    http: HttpxRestClientPool
+    # The rule for calls that leave the process. `http` and the contracts obey it; before a call through another client,
+    # say `await context.calls.before("PUT s3://images")`.
+    calls: CallRule
+    # The idempotency keys of its requests, if it has a table for them.
+    keys: Keys | None = None
+    # What the module's own lifespan yielded: an object store, a cache. `get` gives it with its type.
+    state: object = None
+
+    def get(self, kind: type[Thing]) -> Thing:
+        """Return what the module's lifespan yielded, or its settings, whichever is of this type. Raises TypeError."""
+        for thing in (self.state, self.settings):
+            if isinstance(thing, kind):
+                return thing
+        raise TypeError(
+            f"modules/{self.name} has no {kind.__name__}: its lifespan yielded {type(self.state).__name__}, and its "
+            f"settings are {type(self.settings).__name__}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """A module's manifest, `module = Module(...)` in its module.py. Its name is its folder's."""
+
+    # The team that answers for it.
+    owner: str
+    # The modules whose contracts it uses.
+    depends_on: Set[str] = frozenset()
+    # Its contracts, each with what makes an implementation from a session.
+    provides: Mapping[type[Contract], Callable[[AsyncSession], Contract]] = field(default_factory=dict)
+    # Its files with names of its own, each with the layer on which it stands: {"imaging": "service"}. For the walls.
+    helpers: Mapping[str, str] = field(default_factory=dict)
+    # Opens what the module needs while it runs; what it yields is in the context's `state`.
+    lifespan: Callable[[ModuleContext], AbstractAsyncContextManager[Any]] | None = None
+    # What /health/ready asks of it, by component. A check returns, or raises what is wrong.
+    health_checks: Mapping[str, Callable[[ModuleContext], Awaitable[None]]] = field(default_factory=dict)
+
+
+def module_context(connection: HTTPConnection) -> ModuleContext:
+    """A dependency: the context of the module that is asked."""
+    context: ModuleContext = connection.scope["kernel.module"]
+    return context
+
+
+def from_module(kind: type[Thing]) -> Thing:
+    """A dependency: what the module's lifespan yielded, or its settings, by type: `from_module(ImageService)`.
+
+    For the type checker it is a `kind`.
+    """
+
+    async def found(connection: HTTPConnection) -> Thing:
+        return module_context(connection).get(kind)
+
+    dependency: Any = Depends(found)
+    return cast(Thing, dependency)
+
+
+async def module_state(connection: HTTPConnection) -> Any:
+    """A dependency: what the module's lifespan yielded."""
+    return module_context(connection).state
+
+
+async def module_settings(connection: HTTPConnection) -> Any:
+    """A dependency: the module's settings."""
+    return module_context(connection).settings

@@ -1,1 +1,0 @@
-"""What the application tells about itself: logs and health."""

@@ -1,0 +1,190 @@
+"""The one layer around everything: an id, a clock, the access log, the headers of every answer, the last catch."""
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import structlog
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, reset_contextvars
+
+from kernel.ext.telemetry.meter import Meter
+from kernel.ext.telemetry.tracing import identity
+from kernel.web.access_log import log_request
+from kernel.web.problems import answer
+from kernel.web.sockets import Handshake, deny
+
+_errors = structlog.get_logger("kernel.errors")
+
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_NO_TRACE: Mapping[str, str] = {}
+_HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
+_FOREIGN_HOST = "This host is not served here: see SERVER_ALLOWED_HOSTS."
+_FOREIGN_PAGE = "Pages of this origin may not open a WebSocket here: see CORS_ALLOW_ORIGINS."
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+# The OWASP REST security cheat sheet's headers for an API that serves no pages.
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-site"),
+)
+STRICTEST_POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+_DEFAULT_POLICY = (b"content-security-policy", STRICTEST_POLICY.encode())
+# A page of another origin would get an answer with other headers (CORS).
+_VARY_ORIGIN = (b"vary", b"Origin")
+_STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+
+
+class Shell:
+    """Pure ASGI. `allowed_hosts` are names or `*.suffix`; `("*",)` allows all.
+
+    Requests of web pages (with an Origin) go through `cors`, all others straight to `app`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        cors: ASGIApp,
+        *,
+        allowed_hosts: Sequence[str] = ("*",),
+        allowed_origins: Sequence[str] = ("*",),
+        strict_transport: bool = False,
+        meter: Meter | None = None,
+    ) -> None:
+        self._app = app
+        self._cors = cors
+        self._meter = meter
+        self._any_host = "*" in allowed_hosts
+        self._hosts = frozenset((*allowed_hosts, *_LOOPBACK))
+        self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
+        self._any_origin = "*" in allowed_origins
+        self._origins = frozenset(allowed_origins)
+        self._headers = (*_SECURITY_HEADERS, _STRICT_TRANSPORT) if strict_transport else _SECURITY_HEADERS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await (self._serve_socket if scope["type"] == "websocket" else self._app)(scope, receive, send)
+            return
+        started_at = time.perf_counter()
+        request_id, host, origin, trace = _look_at(scope)
+        scope["request_id"] = request_id
+        status = 0
+        if self._meter is not None:
+            self._meter.in_flight += 1
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message["headers"] = list(message.get("headers", ()))
+                self._complete(headers, scope)
+                if origin is None:
+                    headers.append(_VARY_ORIGIN)
+                headers.append((b"x-request-id", request_id.encode()))
+            await send(message)
+
+        bound = bind_contextvars(request_id=request_id, module=None, **trace)  # the dispatcher finds the module
+        try:
+            if self._any_host or self._is_allowed(host):
+                await (self._app if origin is None else self._cors)(scope, receive, send_with_headers)
+            else:
+                refusal = answer(Request(scope), 400, _FOREIGN_HOST)
+                await refusal(scope, receive, send_with_headers)
+        except Exception as error:
+            # Handlers of errors stand further in; what gets here failed after the answer had begun, or in them.
+            _errors.error("unexpected error outside the application", exc_info=error)
+            if status:
+                raise  # only closing the connection can tell the caller that the answer is not whole
+            await answer(Request(scope), 500)(scope, receive, send_with_headers)
+        finally:
+            if not status:  # who is cut at the stop the server answers; who left has nginx's code for that
+                status = scope.get("kernel.status", 499)
+            self._end(scope, status, time.perf_counter() - started_at, trace.get("traceparent"))
+            reset_contextvars(**bound)
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at = time.perf_counter()
+        request_id, host, origin, trace = _look_at(scope)
+        scope["request_id"] = request_id
+        handshake = Handshake(send, request_id, partial(self._complete, scope=scope))
+        bound = bind_contextvars(request_id=request_id, module=None, **trace)
+        if self._meter is not None:
+            self._meter.websockets += 1
+        try:
+            refusal = self._socket_refusal(scope, origin, host.lower())
+            if refusal is None:
+                await self._app(scope, receive, handshake.send)
+            else:
+                await deny(refusal, scope, receive, handshake.send)
+        except Exception as error:
+            _errors.error("unexpected error outside the application", exc_info=error)
+            if handshake.status:
+                raise
+            await deny(answer(HTTPConnection(scope), 500), scope, receive, handshake.send)
+        finally:
+            shown, status = {**scope, "method": "WEBSOCKET"}, handshake.status or 499
+            if self._meter is not None:
+                self._meter.websockets -= 1
+                self._meter.count(shown, status, (handshake.ended_at or time.perf_counter()) - started_at)
+            log_request(shown, status, time.perf_counter() - started_at, trace.get("traceparent"))
+            reset_contextvars(**bound)
+
+    def _socket_refusal(self, scope: Scope, origin: bytes | None, host: str) -> Response | None:
+        """A WebSocket has no CORS: a page of any origin may open one, with its reader's cookies. So we look at it."""
+        if not (self._any_host or self._is_allowed(host)):
+            return answer(HTTPConnection(scope), 400, _FOREIGN_HOST)
+        if origin is None or self._any_origin:
+            return None
+        given = origin.decode("latin-1").lower()
+        if given in self._origins or given in {f"http://{host}", f"https://{host}"}:
+            return None
+        return answer(HTTPConnection(scope), 403, _FOREIGN_PAGE)
+
+    def _complete(self, headers: list[tuple[bytes, bytes]], scope: Scope) -> None:
+        for name, value in headers:
+            if name == b"content-security-policy":
+                break
+            if name == b"content-type" and value.startswith(b"text/event-stream"):
+                scope["kernel.is_endless"] = True  # the server ends it when it stops
+        else:
+            headers.append(_DEFAULT_POLICY)
+        headers.extend(self._headers)
+        headers.extend(scope.get("kernel.headers", ()))
+
+    def _end(self, scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
+        if self._meter is not None:
+            self._meter.in_flight -= 1
+            self._meter.count(scope, status, seconds)
+        log_request(scope, status, seconds, traceparent)
+
+    def _is_allowed(self, host: str) -> bool:
+        found = _HOST.fullmatch(host.lower())
+        return found is not None and (found[1] in self._hosts or found[1].endswith(self._suffixes))
+
+
+def _look_at(scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:
+    """The id, the host and the origin of a request, and its place in a trace (W3C Trace Context), if it has one.
+
+    The id is the caller's `X-Request-ID` where that is fit for a log line, else a new one of 128 random bits.
+    """
+    request_id, host, origin, trace = "", "", None, _NO_TRACE
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            request_id = given if _VALID_ID.fullmatch(given) else ""
+        elif name == b"host":
+            host = value.decode("latin-1")
+        elif name == b"origin":
+            origin = value
+        elif name == b"traceparent" and _TRACE.fullmatch(value):
+            trace = {"traceparent": value.decode()}
+    if (telemetry := scope.get("fastapi.telemetry")) is not None:
+        trace = identity(telemetry.span)
+    return request_id or os.urandom(16).hex(), host, origin, trace
