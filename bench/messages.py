@@ -17,7 +17,7 @@ from kernel.ext.messaging.envelope import Envelope
 from kernel.testing import create_database, postgresql_server
 from tests.faults.harness import Shop, percentiles, shop
 from tests.faults.messages import as_seconds, delays
-from tests.kernel.messaging.shop import place
+from tests.messaging.shop import place
 
 Deliver = Callable[[Shop], contextlib.AbstractAsyncContextManager[None]]
 

@@ -20,7 +20,9 @@ import pytest
 
 _ROOM = Path(__file__)
 _DOOR = _ROOM.with_name("conftest.py")
-_LONGEST = [_ROOM.parent / place for place in (".", "faults", "brokers", "kernel/server")]
+_LONGEST = [
+    _ROOM.parents[1] / place for place in ("tests", "tests/faults", "platform/tests/brokers", "platform/tests/server")
+]
 _TESTS_PER_COLLECTION = 150
 
 

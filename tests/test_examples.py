@@ -9,9 +9,10 @@ from tests.test_readme import BIN, copy_of, run
 
 # What remains and looks at the modules of this repository. The other tests make projects of their own.
 _LOOK_AT_THE_REPOSITORY = (
-    *(f"tests/kernel/test_{name}.py" for name in ("settings", "discovery", "application", "database", "endpoint")),
-    "tests/kernel/test_command.py::test_settings_are_shown_with_their_origin_and_without_secrets",
-    "tests/boundaries/test_size.py",
+    *(f"platform/tests/core/test_{name}.py" for name in ("settings", "discovery", "application", "database")),
+    "platform/tests/fast/test_endpoint.py",
+    "platform/tests/core/test_command.py::test_settings_are_shown_with_their_origin_and_without_secrets",
+    "platform/tests/core/test_size.py",
     "tests/deploy",
     "tests/modules",
     "tests/test_image.py",

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.kernel.test_command import free_port
+from tests.core.test_command import free_port
 
 
 def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from bench.growth.starts import Start, measure_starts
 from bench.growth.worker import call
 from kernel.application import create_app
 from kernel.testing import settings_for
-from tests.kernel.project import imported_alone
+from tests.core.project import imported_alone
 
 ITEM = {"title": "Chair", "description": "Red.", "day": "2030-05-01"}
 

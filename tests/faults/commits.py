@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx2
 from sqlalchemy.engine import make_url
 
+from tests.core.project import FROM_MODELS
 from tests.faults.harness import Result, until_serving
 from tests.faults.proxy import FaultProxy
 from tests.faults.served import Served, project
-from tests.kernel.project import FROM_MODELS
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 

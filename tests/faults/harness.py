@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 
 from kernel.application import Kernel
 from kernel.testing import query
-from tests.kernel.messaging.shop import shop_kernel, write_shop
+from tests.messaging.shop import shop_kernel, write_shop
 
 KERNEL = str(Path(sys.executable).with_name("kernel"))
 # A relay's attempt counts as dead after one and a half times this.
@@ -59,7 +59,7 @@ def assert_all_hold(results: list[Result]) -> None:
 
 @dataclass
 class Shop:
-    """The project of tests/kernel/messaging/shop.py on one database, and its processes."""
+    """The project of platform/tests/messaging/shop.py on one database, and its processes."""
 
     root: Path
     database_url: str

@@ -30,7 +30,7 @@ from tests.faults.harness import (
     until,
     until_serving,
 )
-from tests.kernel.messaging.shop import place
+from tests.messaging.shop import place
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.core.project import FROM_MODELS, write_project
 from tests.faults.harness import KERNEL, end, free_port
-from tests.kernel.project import FROM_MODELS, write_project
 
 _REPOSITORY = Path(__file__).parents[2]
 

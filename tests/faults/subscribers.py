@@ -11,9 +11,9 @@ from pathlib import Path
 from kernel.application import Kernel
 from kernel.testing import settings_for
 from tests.brokers.servers import Nats, NewestNats, RabbitMQ, Redis, Server, require
+from tests.core.project import imported_alone
 from tests.faults.harness import Result, Shop, end, until
-from tests.kernel.messaging.shop import place, write_shop
-from tests.kernel.project import imported_alone
+from tests.messaging.shop import place, write_shop
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 

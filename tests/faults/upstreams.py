@@ -17,11 +17,11 @@ import trustme
 
 from kernel.http_client.client import CircuitOpen, HttpxRestClientPool
 from kernel.settings import HttpClientSettings
+from tests.core.https_server import Call, Drop, Handler, Hang, HttpServer, Reply, tls_context
 from tests.faults.harness import Result, percentiles, until_serving
 from tests.faults.prober import probing
 from tests.faults.proxy import FaultProxy, Mode
 from tests.faults.served import Served, project
-from tests.kernel.https_server import Call, Drop, Handler, Hang, HttpServer, Reply, tls_context
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as new_rsa_key
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from tests.kernel.https_server import Call, Drop, Hang, HttpServer, Reply
+from tests.core.https_server import Call, Drop, Hang, HttpServer, Reply
 
 AUDIENCE = "events-api"
 CONFIGURATION = "/.well-known/openid-configuration"

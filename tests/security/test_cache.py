@@ -10,7 +10,7 @@ import pytest
 from kernel.application import Application
 from kernel.modules.discovery import DiscoveryError
 from kernel.testing import Callers
-from tests.kernel.project import running_project
+from tests.core.project import running_project
 
 ROUTER = """
 from typing import Annotated

@@ -19,9 +19,9 @@ from kernel.ext.store.store import SharedStore, StoreUnavailable
 from kernel.settings import StoreSettings
 from kernel.web.recorder import Answer
 from tests.brokers.servers import Redis
+from tests.core.project import MODELS, running_project, write_migration
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving
-from tests.kernel.messaging.shop import FILES, running_shop, write_shop
-from tests.kernel.project import MODELS, running_project, write_migration
+from tests.messaging.shop import FILES, running_shop, write_shop
 
 ROUTER = """
 import os

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.kernel.project import running_project
+from tests.core.project import running_project
 
 PATH = "/api/v1/things"
 ROUTER = """

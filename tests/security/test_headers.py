@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.project import running_project
+from tests.core.project import running_project
 from tests.modules.images.pictures import picture
 from tests.security.forms import upload
 from tests.security.serving import Answer, Served, request, served

@@ -16,7 +16,7 @@ from kernel.database import utc_now
 from kernel.modules.discovery import DiscoveryError
 from kernel.testing import Callers, settings_for
 from kernel.testing.booting import talking_to
-from tests.kernel.project import MODELS, imported_alone, running_project, write_migration, write_project
+from tests.core.project import MODELS, imported_alone, running_project, write_migration, write_project
 from tests.modules.images.pictures import picture
 
 EVENTS, IMAGES = "/api/v1/events", "/api/v1/images"

@@ -17,7 +17,7 @@ from kernel.ext.rate_limit.rate_limit import hit
 from kernel.modules.discovery import DiscoveryError
 from kernel.settings import SettingsError
 from kernel.testing import Callers
-from tests.kernel.project import running_project
+from tests.core.project import running_project
 
 # The windows are long: none ends while a test runs.
 ROUTER = """

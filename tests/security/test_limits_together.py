@@ -16,8 +16,8 @@ import pytest
 from redis.asyncio import client
 
 from tests.brokers.servers import Redis
+from tests.core.project import write_project
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving
-from tests.kernel.project import write_project
 
 ROUTER = """
 import os

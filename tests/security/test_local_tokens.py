@@ -12,7 +12,7 @@ import pytest
 from kernel.application import create_app, load_project
 from kernel.settings.sources import Layer, Sources
 from kernel.testing.booting import talking_to
-from tests.kernel.project import MANIFEST, imported_alone, write_project
+from tests.core.project import MANIFEST, imported_alone, write_project
 
 ROUTER = """
 from typing import Annotated

@@ -17,7 +17,7 @@ from kernel.auth.policy import policies, unguarded
 from kernel.modules.discovery import DiscoveryError
 from kernel.settings.sources import Layer, Sources
 from kernel.testing import Callers
-from tests.kernel.project import MANIFEST, imported_alone, write_project
+from tests.core.project import MANIFEST, imported_alone, write_project
 
 # Whoever adds to this says to the whole world: come in.
 FOR_EVERYBODY = {"GET /health", "GET /health/live", "GET /health/ready", "GET /health/startup"}

@@ -20,7 +20,7 @@ from kernel.modules.discovery import DiscoveryError
 from kernel.settings.sources import Layer, Sources
 from kernel.testing.booting import talking_to
 from kernel.web.routes import unknown_kinds
-from tests.kernel.project import imported_alone, running_project, write_project
+from tests.core.project import imported_alone, running_project, write_project
 
 PROD = {
     "ENVIRONMENT": "prod",

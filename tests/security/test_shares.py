@@ -11,7 +11,7 @@ import pytest
 
 from kernel.application import Application
 from kernel.testing import Callers
-from tests.kernel.project import running_project
+from tests.core.project import running_project
 from tests.modules.images.pictures import picture
 from tests.security.forms import IMAGES, upload
 from tests.security.serving import Served, request, served

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from kernel.auth import jwks as keys
 from kernel.testing import booted
-from tests.kernel.https_server import Drop, Hang, Reply
+from tests.core.https_server import Drop, Hang, Reply
 from tests.security.provider import AUDIENCE, CONFIGURATION, KEYS, Provider
 
 # It needs the scope health:read.

@@ -2,7 +2,7 @@
 
 Pydantic makes a dictionary for each error, which for 100,000 of them stops the event loop for half a second. It writes
 them as JSON in a tenth of that, of which the first few are read back. `_type_adapter` is FastAPI's own; its version is
-locked, and `tests/kernel/test_problems.py` fails when it changes.
+locked, and `platform/tests/core/test_problems.py` fails when it changes.
 """
 
 import json

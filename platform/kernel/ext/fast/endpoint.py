@@ -3,7 +3,7 @@
 FastAPI walks the tree of dependencies for each request and asks of each function again what it is. Here the walk is
 made once; what parameters, bodies and answers mean stays FastAPI's: the same functions read and serialize them. A
 route that uses more than is understood here is not compiled, and neither is a request that needs more: both go through
-FastAPI itself. `tests/kernel/test_endpoint.py` compares both ways, route by route.
+FastAPI itself. `platform/tests/fast/test_endpoint.py` compares both ways, route by route.
 
 The names with a leading underscore are FastAPI's own; its version is locked, and that test fails when they change.
 """

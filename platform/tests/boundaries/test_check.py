@@ -1,0 +1,297 @@
+"""`kernel check` never fails open, and says in its exit code and its report what it saw."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kernel.ext.boundaries.check import RULES
+from kernel.ext.boundaries.self_test import INNOCENTS, VIOLATIONS, ProofError, copied, planted
+from kernel.ext.boundaries.violations import Plant, plant
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def clean(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with two modules more, in which nothing is found."""
+    return copied(root, tmp_path_factory.mktemp("walls") / "copy")
+
+
+@pytest.fixture
+def copy(clean: Path) -> Iterator[Path]:
+    """The copy, which the test before has left as it was."""
+    before = {path: path.read_bytes() for path in clean.rglob("*") if path.is_file()}
+    yield clean
+    for path in [path for path in clean.rglob("*") if path.is_file() and path not in before]:
+        path.unlink()
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def check(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(map(str, (folder / "platform", folder)))
+    environment = os.environ | {"PYTHONPATH": paths, "NO_COLOR": "1"} | variables
+    command = [BIN / "kernel", "check", *options]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_clean_project_ends_with_0(copy: Path) -> None:
+    done = check(copy)
+    assert (done.returncode, done.stdout) == (0, "The walls stand.\n"), done.stderr
+
+
+def test_a_finding_says_where_why_and_what_to_do_instead(copy: Path) -> None:
+    with planted(copy, plant("", "modules/left/service.py", "from modules.right.models import Right")):
+        done = check(copy)
+    assert done.returncode == 1
+    place, why, instead = done.stdout.splitlines()[:3]
+    assert place == "modules/left/service.py:10: contract-only"
+    assert why.startswith("  modules.left.service imports modules.right.models: ")
+    assert instead.startswith("  Instead: Ask through the other module's contract.py.")
+
+
+def test_a_finding_of_a_layer_names_both_layers_and_where_an_enum_belongs(copy: Path) -> None:
+    with planted(copy, plant("", "modules/left/models.py", "from modules.left.schemas import Out")):
+        done = check(copy)
+    _, why, instead = done.stdout.splitlines()[:3]
+    layers = "models.py and schemas.py are one layer, and do not import each other."
+    assert why == f"  modules.left.models imports modules.left.schemas: {layers}"
+    assert 'helpers={"kinds": "contract"} in module.py' in instead
+
+
+def test_the_report_for_programs(copy: Path) -> None:
+    assert json.loads(check(copy, "--format", "json").stdout) == []
+    with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):
+        [found] = json.loads(check(copy, "--format", "json").stdout)
+    assert found.keys() == {"path", "line", "rule", "why", "instead"}
+
+
+def test_the_report_for_a_pull_request(copy: Path) -> None:
+    with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):
+        done = check(copy, "--format", "github")
+    assert done.returncode == 1
+    assert done.stdout.startswith("::error file=modules/left/service.py,line=10,title=contract-only::modules.left")
+
+
+UNSEEN = {
+    "a file that is no Python": plant("", "modules/left/service.py", "def broken(:"),
+    "a file with a NUL": plant("", "modules/left/service.py", "\0"),
+    "a test that is no Python": plant("", "tests/modules/left/test_left.py", "def broken(:"),
+    "a folder without an __init__.py": plant("", "modules/left/hidden/file.py", "import modules.right.models"),
+    "a module without an __init__.py": plant("", "modules/hidden/router.py", "import modules.right.models"),
+    "a hidden folder of the kernel": plant("", "platform/kernel/hidden/file.py", "import modules.right.models"),
+    "a module without a manifest": plant("", "modules/bare/__init__.py", ""),
+    "a file that belongs to no module": plant("", "modules/stray.py", "import modules.right.models"),
+    "dependencies that are computed": plant("", "modules/left/module.py", ('{"right"}', "others()")),
+    "options of a manifest from elsewhere": plant("", "modules/left/module.py", ("Module(", "Module(**MORE, ")),
+    "a manifest that is said twice": plant("", "modules/left/module.py", 'other = Module(owner="x")'),
+    "helpers on more than one layer": plant(
+        "", "modules/left/module.py", ('"words": "service"', '"words": ["service"]')
+    ),
+    "an expression too deep to follow": plant("", "modules/left/service.py", 'X = "a"' + ".strip()" * 700),
+    "a misspelled wildcard": plant("", "importlinter.ini", ("    modules.*.router\n", "    modules.*.ruoter\n")),
+    "a wall that was taken out": plant(
+        "", "importlinter.ini", ("importlinter:contract:contract-only", "importlinter:contract:x")
+    ),
+    "a wall with an option that is none": plant("", "importlinter.ini", ("depth = 0", "depth = deep")),
+    "a wall of a type that is none": plant("", "importlinter.ini", ("type = protected", "type = portected")),
+    "no walls at all": plant("", "importlinter.ini", ("importlinter:contract", "somethingelse:contract")),
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_what_it_cannot_see_is_a_finding_and_ends_with_2(copy: Path, case: str) -> None:
+    with planted(copy, UNSEEN[case]):
+        done = check(copy)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "could-not-check" in done.stdout
+
+
+NAMES = [f"name_{number}" for number in range(30)]
+
+
+def in_a_function(*lines: str) -> Plant:
+    """Code that is read and never runs: it would fail, or take all memory."""
+    return plant("", "modules/left/repository.py", "def f() -> None:\n    " + "\n    ".join(lines))
+
+
+ODD = {
+    "a sum of many terms": in_a_function(f"x = text({' + '.join(['Left'] * 600)} + 'a')"),
+    "a format that is none": in_a_function("x = '{²}'.format(1)"),
+    "many placeholders": in_a_function(f"x = '{'{}' * 200}'.format(*Left)"),
+    "a class derived from itself": in_a_function('class A(A):\n        __tablename__ = "a"'),
+    "names that are sums of each other": in_a_function(*(f"{name} = '' + {' + '.join(NAMES)}" for name in NAMES)),
+    "names that stand for each other": in_a_function(*(f"{a} = {b}" for a in NAMES for b in NAMES), "name_1()"),
+    "functions that pass each other their parameters": in_a_function(
+        *(f"def {name}(a): {'; '.join(f'{other}(a.x)' for other in NAMES)}" for name in NAMES), "name_1(text('x'))"
+    ),
+    "names that double": in_a_function("A0 = 'ab'", *(f"A{n + 1} = A{n} + A{n}" for n in range(60))),
+    "an editor's files": Plant(
+        "", dict.fromkeys(["modules/left/.#x.py", "modules/left/._x.py"], "import modules.right(")
+    ),
+    "a mark of byte order": plant("", "modules/left/storage.py", ('"""Bytes."""', '\ufeff"""Bytes."""')),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_only_odd_is_read_like_everything(copy: Path, case: str) -> None:
+    with planted(copy, ODD[case]):
+        done = check(copy)
+    assert (done.returncode, done.stdout) == (0, "The walls stand.\n"), done.stderr
+
+
+MORE = '''
+more = APIRouter()
+
+
+@more.get("/{it}/open")
+async def read_open(it: int) -> int:
+    """Nested, so that only the assembled router knows."""
+    return it
+
+
+router.include_router(more)
+'''
+
+
+def test_a_route_that_does_not_say_who_may_ask_it_is_found_at_its_handler(copy: Path) -> None:
+    router = copy / "modules/left/router.py"
+    router.write_text(router.read_text() + MORE)
+    line = router.read_text().splitlines().index('@more.get("/{it}/open")') + 1
+    done = check(copy)
+    place, why, instead = done.stdout.splitlines()[:3]
+    assert (done.returncode, place) == (1, f"modules/left/router.py:{line}: guarded")
+    assert why == "  GET /{it}/open does not say who may ask it."
+    assert instead.startswith('  Instead: Give it or its router dependencies=[requires("...")]')
+
+
+def test_a_route_without_a_policy_is_found_in_the_run_that_finds_something_else(copy: Path) -> None:
+    router = copy / "modules/left/router.py"
+    router.write_text(router.read_text() + MORE)
+    with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):
+        found = json.loads(check(copy, "--format", "json").stdout)
+    assert {one["rule"] for one in found} == {"contract-only", "guarded"}
+
+
+def test_a_configuration_that_is_gone_ends_with_2(copy: Path) -> None:
+    (copy / "importlinter.ini").unlink()
+    done = check(copy)
+    assert done.returncode == 2
+    assert "There is no importlinter.ini" in done.stdout
+
+
+def test_outside_a_project_it_ends_with_2(tmp_path: Path) -> None:
+    done = check(tmp_path)
+    assert done.returncode == 2
+    assert "There is no project" in done.stderr
+
+
+def test_it_is_the_copy_that_is_judged(copy: Path, root: Path) -> None:
+    """With another kernel on the path, the linter would judge that one."""
+    paths = os.pathsep.join(map(str, (root / "platform", copy)))
+    done = check(copy, PYTHONPATH=paths)
+    assert done.returncode == 2
+    assert "kernel would be that of" in done.stdout
+
+
+def test_the_ledger_accepts_what_is_there_and_nothing_more(copy: Path) -> None:
+    debt = plant("", "modules/left/service.py", "import modules.right.models")
+    with planted(copy, debt):
+        assert "1 accepted finding(s)" in check(copy, "--baseline").stderr
+        assert check(copy).returncode == 0
+        with planted(copy, plant("", "modules/left/words.py", "import modules.right.models")):
+            done = check(copy)
+            assert (done.returncode, done.stdout.count("contract-only")) == (1, 1)
+    assert "ledger" in check(copy).stdout  # it is paid
+    check(copy, "--baseline")
+    assert check(copy).returncode == 0
+
+
+def test_what_could_not_be_checked_is_never_accepted(copy: Path) -> None:
+    with planted(copy, plant("", "modules/left/service.py", "def broken(:")):
+        assert check(copy, "--baseline").returncode == 2
+        assert check(copy).returncode == 2
+
+
+def test_every_rule_is_planted_in_many_shapes() -> None:
+    assert set(VIOLATIONS) == set(INNOCENTS) == set(RULES)
+    assert all(len(VIOLATIONS[rule]) >= 5 and len(INNOCENTS[rule]) >= 3 for rule in RULES)
+    for plants in (*VIOLATIONS.values(), *INNOCENTS.values()):
+        assert len({one.name for one in plants}) == len(plants)
+
+
+def test_every_rule_is_explained_on_one_page(root: Path) -> None:
+    page = (root / "docs" / "boundaries.md").read_text()
+    for rule in RULES:
+        section = page.partition(f"\n### {rule}\n")[2].partition("\n##")[0]
+        assert all(f"**{word}" in section for word in ("Why.", "Refuses", "Instead:", "Cannot see")), rule
+
+
+def environment(copy: Path) -> dict[str, str]:
+    """Where the kernel and the modules are those of the copy, and the walls those under test."""
+    places = (copy / "platform", copy, Path(__file__).parents[3] / "platform")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}
+
+
+def judged(copy: Path, rule: str, one: Plant, *, violation: bool) -> str:
+    """What the proof says of one plant."""
+    script = (
+        "import sys, json\nfrom pathlib import Path\nfrom kernel.ext.boundaries import self_test as prove\n"
+        "from kernel.ext.boundaries.violations import plant\n"
+        f"one = {one!r}\nprove.RULES = ({rule!r},)\n"
+        f"prove.VIOLATIONS = {{{rule!r}: [one] if {violation} else []}}\n"
+        f"prove.INNOCENTS = {{{rule!r}: [] if {violation} else [one]}}\n"
+        "print(json.dumps(prove.try_all(Path(sys.argv[1]), 0, 1)))"
+    )
+    script = script.replace("Plant(", "prove.Plant(")
+    done = subprocess.run(
+        [sys.executable, "-c", script, copy],
+        cwd=copy,
+        env=environment(copy),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    [(_, _, _, wrong)] = json.loads(done.stdout)
+    return str(wrong)
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "violation", "wrong"),
+    [
+        ("contract-only", "X = 1", True, "not found at modules/left/service.py; nothing was"),
+        ("own-tables", "import modules.right.models", True, "contract-only at modules/left/service.py"),
+        ("contract-only", "import modules.right.models", True, ""),
+        ("contract-only", "import modules.right.models", False, "contract-only at modules/left/service.py:10"),
+        ("contract-only", "X = 1", False, ""),
+    ],
+)
+def test_the_proof_itself_can_fail(copy: Path, rule: str, code: str, violation: bool, wrong: str) -> None:
+    said = judged(copy, rule, plant("x", "modules/left/service.py", code), violation=violation)
+    assert wrong in said
+    assert bool(wrong) == bool(said)
+
+
+def test_nothing_is_proven_in_a_copy_that_is_not_clean(copy: Path) -> None:
+    with planted(copy, plant("x", "modules/left/service.py", "import modules.right.models")):
+        done = subprocess.run(
+            [sys.executable, "-m", "kernel.ext.boundaries.self_test", copy, "0", "1"],
+            cwd=copy,
+            env=environment(copy),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stdout.startswith("The copy is not clean before the first plant: contract-only at modules/left")
+
+
+def test_a_plant_that_no_longer_fits_is_an_error(copy: Path) -> None:
+    missing = plant("x", "modules/left/service.py", ("what is not there", "y"))
+    with pytest.raises(ProofError, match="does not say"), planted(copy, missing):
+        pass

@@ -1,0 +1,130 @@
+"""Two modules in two places, each with a database of its own, and a broker between them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from kernel.application import Kernel
+from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.handlers import HandlerError
+from kernel.health import run_checks
+from kernel.testing import settings_for
+from tests.brokers.servers import Server
+from tests.core.project import imported_alone
+from tests.messaging.shop import FILES, place, rows, write_shop
+from tests.messaging.test_telling import until
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@asynccontextmanager
+async def apart(root: Path, server: Server, prefix: str) -> AsyncIterator[tuple[Kernel, Kernel]]:
+    """The kernel of shop, and that of mail, which knows of shop no more than its contract and its address."""
+    common = {
+        "MESSAGING_BROKER_URL": server.url,
+        "MESSAGING_BROKER_PREFIX": prefix,
+        "MESSAGING_POLL_SECONDS": "0.1",
+        "MESSAGING_BACKOFF_SECONDS": "0.05",
+        "MESSAGING_HANDLER_TIMEOUT_SECONDS": "3",
+    }
+    with imported_alone():
+        write_shop(root)
+        shop = {"ENABLED_MODULES": "shop", "DATABASE_URL": f"sqlite:///{root / 'here'}"}
+        mail = {
+            "ENABLED_MODULES": "mail",
+            "SHOP_URL": NOWHERE,
+            "DATABASE_URL": f"sqlite:///{root / 'there'}",
+        }
+        here, there = (Kernel(settings_for(root, common | own)) for own in (shop, mail))
+        async with here.running(), there.running():
+            yield here, there
+
+
+async def test_what_one_tells_arrives_at_the_other_once(tmp_path: Path, server: Server, prefix: str) -> None:
+    async with apart(tmp_path, server, prefix) as (here, there):
+        for number in range(30):
+            await place(here, number)
+
+        async def all_there() -> bool:
+            return len(await rows(there, "mail", "letters")) >= 30
+
+        await until(all_there)
+        letters = await rows(there, "mail", "letters")
+        assert sorted(letter["number"] for letter in letters) == list(range(30))
+        assert {row["subscriber"] for row in await rows(here, "shop", "outbox")} == {"broker"}
+        kept = await rows(there, "mail", "outbox")
+        assert {row["subscriber"] for row in kept} == {"mail.write_letter"}
+        assert {row["message_id"] for row in kept} == {row["message_id"] for row in await rows(here, "shop", "outbox")}
+
+
+async def test_what_waited_before_a_broker_was_configured_goes_to_it(
+    tmp_path: Path, server: Server, prefix: str
+) -> None:
+    async with apart(tmp_path, server, prefix) as (here, there):
+        outbox = here.exchange.outboxes["shop"]
+        waited = Envelope(id="1" * 32, name="shop.order_placed", version=1, key=None, payload='{"number": 7}')
+        async with outbox.database.transaction() as session:
+            await outbox.add(session, waited, ["mail.write_letter"])
+        [letter] = await until(lambda: rows(there, "mail", "letters"))
+        assert letter["number"] == 7
+        assert {row["state"] for row in await rows(here, "shop", "outbox")} <= {"completed", "processing"}
+
+
+async def test_a_message_that_comes_twice_counts_once(tmp_path: Path, server: Server, prefix: str) -> None:
+    async with apart(tmp_path, server, prefix) as (here, there):
+        await place(here, 1)
+        await until(lambda: rows(there, "mail", "letters"))
+        [sent] = await rows(here, "shop", "outbox")
+        envelope = Envelope(id=sent["message_id"], name=sent["name"], version=1, key=None, payload=sent["payload"])
+        assert here.exchange.broker is not None
+        for turn in range(3):  # under ids that the broker itself takes to be new
+            await here.exchange.broker.send(envelope.to_json(), sent["name"], f"{envelope.id}{turn}")
+        await here.exchange.broker.send(b"not ours", sent["name"], "garbage")
+        await place(here, 2)
+
+        async def second() -> bool:
+            return 2 in {letter["number"] for letter in await rows(there, "mail", "letters")}
+
+        await until(second)
+        assert [letter["number"] for letter in await rows(there, "mail", "letters")] == [1, 2]
+
+
+async def test_a_dead_broker_delays_and_loses_nothing(tmp_path: Path, server: Server, prefix: str) -> None:
+    async with apart(tmp_path, server, prefix) as (here, there):
+        await place(here, 1)
+        await until(lambda: rows(there, "mail", "letters"))
+        server.kill()
+        for number in range(2, 22):
+            await place(here, number)
+
+        async def degraded() -> bool:
+            findings = await run_checks(here.health_checks(), 2)
+            return [one.component for one in findings if one.problem] == ["broker"] and all(
+                one.is_degraded for one in findings if one.problem
+            )
+
+        await until(degraded)
+        assert "abandoned" not in {row["state"] for row in await rows(here, "shop", "outbox")}
+        await asyncio.to_thread(server.start)
+
+        async def all_there() -> bool:
+            return len(await rows(there, "mail", "letters")) >= 21
+
+        await until(all_there, seconds=60)
+        assert sorted(letter["number"] for letter in await rows(there, "mail", "letters")) == list(range(1, 22))
+
+
+def test_who_is_told_by_a_broker_needs_an_outbox(tmp_path: Path) -> None:
+    without = FILES["mail/models.py"].replace("class Outbox(OutboxTable, Base):", "class Outbox(OutboxTable):")
+    with imported_alone():
+        write_shop(tmp_path, {"mail/models.py": without})
+        settings = {
+            "ENABLED_MODULES": "mail",
+            "SHOP_URL": NOWHERE,
+            "MESSAGING_BROKER_URL": "nats://127.0.0.1:9",
+        }
+        with pytest.raises(HandlerError, match="modules/mail has no outbox to keep what the broker brings"):
+            Kernel(settings_for(tmp_path, settings))

@@ -1,0 +1,257 @@
+"""The circuit breaker: when it opens, who tries, and what a call meets."""
+
+import asyncio
+import contextlib
+import gzip
+import time
+import tracemalloc
+import zlib
+from collections.abc import Awaitable, Callable
+
+import httpx2
+import pytest
+
+from kernel.http_client import circuit_breaker as circuits
+from kernel.http_client.circuit_breaker import Circuit
+from kernel.http_client.client import CircuitOpen, HttpxRestClientPool
+from kernel.settings import HttpClientSettings
+from tests.core.https_server import Call, HttpServer, Reply
+
+
+@pytest.fixture
+def circuit() -> Circuit:
+    return Circuit(open_seconds=0.05, most_calls=10)
+
+
+def note(circuit: Circuit, *ends: bool) -> None:
+    for ok in ends:
+        circuit.note(admitted(circuit), ok=ok)
+
+
+def admitted(circuit: Circuit) -> int:
+    epoch = circuit.admits()
+    assert epoch is not None
+    return epoch
+
+
+def test_a_few_failures_open_nothing(circuit: Circuit) -> None:
+    note(circuit, *[False] * 4)
+    assert circuit.state == "closed"
+
+
+def test_failures_among_many_successes_open_nothing(circuit: Circuit) -> None:
+    note(circuit, *[True, True, False] * 20)
+    assert circuit.state == "closed"
+
+
+def test_half_of_the_last_calls_open_it(circuit: Circuit) -> None:
+    note(circuit, *[True] * 20, *[False] * 10)
+    assert circuit.state == "open"
+    assert circuit.admits() is None
+
+
+def test_failures_of_long_ago_do_not_count(circuit: Circuit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuits, "_WINDOW_SECONDS", 0.01)
+    note(circuit, *[False] * 4)
+    time.sleep(0.02)
+    note(circuit, False)
+    assert circuit.state == "closed"
+
+
+@pytest.fixture
+def waited(circuit: Circuit) -> Circuit:
+    """One that was open long enough."""
+    note(circuit, *[False] * 5)
+    time.sleep(0.06)
+    return circuit
+
+
+def test_one_call_tries_and_the_others_wait_for_its_end(waited: Circuit) -> None:
+    assert waited.state == "half-open"
+    assert [waited.admits() is None for _ in range(3)] == [False, True, True]
+
+
+def test_a_trial_that_succeeds_closes_it(waited: Circuit) -> None:
+    note(waited, True, *[False] * 4)
+    assert waited.state == "closed"
+
+
+def test_a_trial_that_fails_opens_it_again(waited: Circuit) -> None:
+    note(waited, False)
+    assert waited.admits() is None
+
+
+def test_a_trial_that_is_given_up_leaves_it_to_the_next(waited: Circuit) -> None:
+    waited.forget(admitted(waited))
+    assert waited.admits() is not None
+
+
+def opened(circuit: Circuit) -> list[int]:
+    """Open it with the first of ten calls; the others are still under way."""
+    old = [admitted(circuit) for _ in range(10)]
+    for epoch in old[:5]:
+        circuit.note(epoch, ok=False)
+    return old[5:]
+
+
+def test_what_was_under_way_when_it_opened_neither_closes_it_nor_keeps_it_open(circuit: Circuit) -> None:
+    failed, succeeded, *_ = opened(circuit)
+    opens_in = circuit.opens_in()
+    time.sleep(0.03)
+    circuit.note(failed, ok=False)
+    circuit.note(succeeded, ok=True)
+    assert 0 < circuit.opens_in() <= opens_in - 0.03
+
+
+def test_the_end_of_an_old_call_lets_no_second_one_try(circuit: Circuit) -> None:
+    failed, succeeded, given_up, *_ = opened(circuit)
+    time.sleep(0.06)
+    assert circuit.admits() is not None
+    circuit.forget(given_up)
+    assert circuit.admits() is None
+    circuit.note(failed, ok=False)
+    circuit.note(succeeded, ok=True)
+    assert (circuit.state, circuit.admits()) == ("half-open", None)
+
+
+def test_old_calls_do_not_open_again_what_a_trial_has_closed(circuit: Circuit) -> None:
+    old = opened(circuit)
+    time.sleep(0.06)
+    note(circuit, True)
+    for epoch in old:
+        circuit.note(epoch, ok=False)
+    assert circuit.state == "closed"
+
+
+def test_in_the_long_run_one_call_in_five_is_tried_again(circuit: Circuit) -> None:
+    retries = 0
+    for _ in range(500):
+        note(circuit, True)
+        retries += circuit.takes_retry()
+    assert 100 <= retries <= 111
+
+
+def pool(**changes: float) -> HttpxRestClientPool:
+    return HttpxRestClientPool(HttpClientSettings(**{"backoff_seconds": 0.001, "circuit_open_seconds": 0.2} | changes))  # type: ignore[arg-type]  # numbers, all of them
+
+
+def answering(status: Callable[[], int]) -> HttpServer:
+    async def handler(_call: Call) -> Reply:
+        return Reply(status(), body=b"x" * 1000)
+
+    return HttpServer(handler)
+
+
+async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_well() -> None:
+    status = 503
+    async with answering(lambda: status) as server, pool() as opened:
+        client = opened.get_client()
+        for _ in range(5):
+            assert (await client.get(server.url)).status_code == 503
+        asked = len(server.calls)
+        with pytest.raises(CircuitOpen, match="asked again in"):
+            await client.get(server.url)
+        assert len(server.calls) == asked
+        [found] = opened.circuits.values()
+        assert found.state == "open"
+        status = 200
+        await asyncio.sleep(found.opens_in() + 0.01)
+        assert (await client.get(server.url)).status_code == 200
+        assert found.state == "closed"
+
+
+@pytest.mark.parametrize("late", ["heads", "bodies"])
+async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late: str) -> None:
+    async def handler(call: Call) -> Reply:
+        if call.path == "/bodies":
+            return Reply(body=b"." * 200, drip_seconds=0.05)
+        await asyncio.sleep(float(call.headers.get("seconds", 0)))
+        return Reply(503 if call.method == "POST" else 200)
+
+    async with HttpServer(handler) as server, pool() as opened, asyncio.TaskGroup() as group:
+        client = opened.get_client()
+
+        async def fail(seconds: float) -> None:
+            headers, limit = {"seconds": str(seconds)}, {"total_timeout": seconds + 0.2}
+            with contextlib.suppress(httpx2.ReadTimeout):
+                await client.post(f"{server.url}/{late}", headers=headers, extensions=limit)
+
+        old = [group.create_task(fail(0.2 + 0.1 * number)) for number in range(10)]
+        await asyncio.gather(*(client.post(server.url) for _ in range(10)))
+        [found] = opened.circuits.values()
+        assert found.state == "open"
+        await asyncio.sleep(found.opens_in() + 0.01)
+        assert (await client.get(server.url)).status_code == 200
+        assert sum(not one.done() for one in old) >= 5
+        await asyncio.wait(old)
+        assert found.state == "closed"
+
+
+async def test_one_upstream_is_no_other() -> None:
+    async with answering(lambda: 503) as bad, answering(lambda: 200) as good, pool() as opened:
+        for _ in range(5):
+            await opened.get_client().get(bad.url)
+        assert (await opened.get_client().get(good.url)).status_code == 200
+
+
+async def test_an_upstream_holds_no_more_than_its_share() -> None:
+    async with answering(lambda: 200) as server, pool(max_calls_per_origin=1, pool_timeout_seconds=0.1) as opened:
+        client = opened.get_client()
+        async with client.stream("GET", server.url):
+            with pytest.raises(httpx2.PoolTimeout, match="all its places"):
+                await client.get(server.url)
+        assert (await client.get(server.url)).status_code == 200
+
+
+async def test_an_answer_that_is_too_large_is_not_read() -> None:
+    async with answering(lambda: 200) as server, pool(max_answer_bytes=999) as opened:
+        with pytest.raises(httpx2.RemoteProtocolError, match="HTTP_CLIENT_MAX_ANSWER_BYTES"):
+            await opened.get_client().get(server.url)
+
+
+async def whole(answer: httpx2.Response) -> None:
+    await answer.aread()
+
+
+async def in_parts(answer: httpx2.Response) -> None:
+    [None async for _ in answer.aiter_bytes(1000)]
+
+
+async def by_line(answer: httpx2.Response) -> None:
+    [None async for _ in answer.aiter_lines()]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, gzip"])
+@pytest.mark.parametrize("read", [whole, in_parts, by_line])
+async def test_an_answer_that_is_too_large_when_decompressed_is_not_kept_in_memory(
+    coding: str, read: Callable[[httpx2.Response], Awaitable[None]]
+) -> None:
+    """A thousand compressed bytes become a million: 1.5 MB took 1.3 GB."""
+    body = b"x" * 50_000_000
+    for one in coding.split(", "):
+        body = gzip.compress(body) if one == "gzip" else zlib.compress(body)
+
+    async def handler(_call: Call) -> Reply:
+        return Reply(200, {"content-encoding": coding}, body)
+
+    async with (
+        HttpServer(handler) as server,
+        pool(max_answer_bytes=2_000_000) as opened,
+        opened.get_client().stream("GET", server.url) as answer,
+    ):
+        tracemalloc.start()
+        with pytest.raises(httpx2.RemoteProtocolError, match="HTTP_CLIENT_MAX_ANSWER_BYTES"):
+            await read(answer)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 20_000_000
+
+
+async def test_an_answer_that_fits_when_decompressed_is_read_whole() -> None:
+    async def handler(_call: Call) -> Reply:
+        return Reply(200, {"content-encoding": "gzip"}, gzip.compress(b"x" * 1000))
+
+    async with HttpServer(handler) as server, pool(max_answer_bytes=1000) as opened:
+        answer = await opened.get_client().get(server.url)
+        assert answer.content == b"x" * 1000
+        assert [part async for part in answer.aiter_bytes()] == [b"x" * 1000]

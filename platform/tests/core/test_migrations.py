@@ -1,0 +1,424 @@
+"""One history per module: many processes at once, drift, downgrade, and databases that are not at head."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from kernel.application import Kernel, create_app
+from kernel.database.errors import MigrationError
+from kernel.database.migrations import History
+from kernel.ext.roles import roles
+from kernel.testing import query, settings_for
+from kernel.testing.postgresql import MIGRATING, SERVING
+from tests.core.project import MIGRATION, MODELS, imported_alone, write_migration, write_project
+
+# Comes after project.MIGRATION.
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+def upgrade() -> None:
+    op.add_column("things", sa.Column("colour", sa.String))
+"""
+
+
+@pytest.fixture
+def histories(root: Path, empty_url: str) -> dict[str, History]:
+    kernel = Kernel(settings_for(root, {"DATABASE_URL": empty_url}))
+    return {history.module: history for history in kernel.histories()}
+
+
+def written(history: History) -> list[str]:
+    """The numbers of a module's migrations, in their order."""
+    return sorted(path.name[:4] for path in history.folder.glob("[0-9]*.py"))
+
+
+async def test_every_module_with_tables_has_a_history(root: Path, histories: dict[str, History]) -> None:
+    assert set(histories) == {folder.parent.name for folder in (root / "modules").glob("*/models.py")}
+
+
+async def test_after_an_upgrade_nothing_is_pending_and_the_tables_are_as_the_models_say(
+    histories: dict[str, History],
+) -> None:
+    for history in histories.values():
+        assert await history.pending() == written(history)
+        await history.upgrade()
+        assert await history.pending() == []
+        assert await history.drift() == []
+
+
+async def test_a_downgrade_leaves_nothing_and_an_upgrade_brings_it_back(histories: dict[str, History]) -> None:
+    health = histories["health"]
+    await health.upgrade()
+    await health.downgrade("base")
+    assert await health.pending() == ["0001"]
+    await health.upgrade()
+    assert await health.drift() == []
+
+
+async def test_each_modules_version_table_is_beside_its_tables(histories: dict[str, History], empty_url: str) -> None:
+    for history in histories.values():
+        await history.upgrade()
+    for history in histories.values():
+        engine = create_async_engine(history.placement.url)
+        async with engine.connect() as connection:
+            prefix = f"{history.placement.schema}." if history.placement.schema else ""
+            version = await connection.scalar(text(f"SELECT version_num FROM {prefix}alembic_version"))
+            assert version == written(history)[-1]
+        await engine.dispose()
+
+
+async def test_a_table_that_differs_from_its_model_is_drift(histories: dict[str, History]) -> None:
+    health = histories["health"]
+    await health.upgrade()
+    engine = create_async_engine(health.placement.url)
+    async with engine.begin() as connection:
+        prefix = f"{health.placement.schema}." if health.placement.schema else ""
+        await connection.execute(text(f"ALTER TABLE {prefix}incidents ADD COLUMN stray INTEGER"))
+    await engine.dispose()
+    [change] = await health.drift()
+    assert "stray" in change
+
+
+def test_eight_processes_may_migrate_at_once(root: Path, empty_url: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "ENV"))}
+    environment |= {"DATABASE_URL": empty_url}
+    command = [Path(sys.executable).parent / "kernel", "migrate"]
+    running = [
+        subprocess.Popen(
+            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(8)
+    ]
+    outputs = [process.communicate(timeout=90)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * 8, "\n".join(outputs)
+    kernel = Kernel(settings_for(root, {"DATABASE_URL": empty_url}))
+    for history in kernel.histories():
+        assert asyncio.run(history.pending()) == []
+
+
+async def test_one_that_cannot_wait_longer_says_so(root: Path, empty_url: str) -> None:
+    patient = settings_for(root, {"DATABASE_URL": empty_url})
+    impatient = settings_for(root, {"DATABASE_URL": empty_url, "DATABASE_MIGRATION_WAIT_SECONDS": "0.3"})
+    first, second = (next(iter(Kernel(settings).histories())) for settings in (patient, impatient))
+    async with first._alone():  # what another process would hold
+        with pytest.raises(MigrationError, match=r"more than 0\.3 s"):
+            await second.upgrade()
+
+
+async def test_an_application_outside_local_refuses_to_start_before_its_migrations(root: Path, empty_url: str) -> None:
+    app = create_app(settings_for(root, {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": empty_url}))
+    with pytest.raises(MigrationError, match="run `kernel migrate` before the start"):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+async def test_a_database_that_is_one_migration_behind_is_told_so_and_catches_up(
+    tmp_path: Path, empty_url: str
+) -> None:
+    outside = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": empty_url}
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        app = create_app(settings_for(root, outside))
+        [history] = app.kernel.histories()
+        await history.upgrade()
+        (history.folder / "0002_colour.py").write_text(SECOND)
+        assert await history.pending() == ["0002"]
+        with pytest.raises(
+            MigrationError, match=r"shop lack 1 migration\(s\), the first being 0002: run `kernel migrate`"
+        ):
+            async with app.router.lifespan_context(app):
+                pass
+        await history.upgrade()
+        assert await history.pending() == []
+        app = create_app(app.kernel.settings)
+        async with app.router.lifespan_context(app):
+            assert app.kernel.is_started
+
+
+async def test_an_application_in_local_migrates_by_itself(root: Path, empty_url: str, tmp_path: Path) -> None:
+    app = create_app(settings_for(root, {"DATABASE_URL": empty_url, "IMAGES_STORAGE_URL": str(tmp_path / "images")}))
+    async with app.router.lifespan_context(app):
+        for history in app.kernel.histories():
+            assert await history.pending() == []
+
+
+async def test_a_database_that_is_ahead_of_the_code_lets_the_old_code_start(histories: dict[str, History]) -> None:
+    health = histories["health"]
+    await health.upgrade()
+    engine = create_async_engine(health.placement.url)
+    async with engine.begin() as connection:
+        prefix = f"{health.placement.schema}." if health.placement.schema else ""
+        await connection.execute(text(f"UPDATE {prefix}alembic_version SET version_num = '0002'"))
+    await engine.dispose()
+    assert await health.pending() == []
+
+
+async def test_a_migration_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, empty_url: str) -> None:
+    failing = """
+import sqlalchemy as sa
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0001", None, None, None
+
+def upgrade() -> None:
+    op.create_table("things", sa.Column("id", sa.Integer, primary_key=True))
+    op.execute("INSERT INTO nowhere VALUES (1)")
+"""
+    (tmp_path / "migrations" / "shop").mkdir(parents=True)
+    (tmp_path / "migrations" / "shop" / "0001_first.py").write_text(failing)
+    with imported_alone():
+        root = write_project(tmp_path, {"shop/models.py": MODELS})
+        [history] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
+        with pytest.raises(Exception, match="nowhere"):
+            await history.upgrade()
+        assert await history.pending() == ["0001"]
+        assert not any("remove_table" in change for change in await history.drift())
+
+
+async def test_tables_without_a_history_say_how_to_begin_one(tmp_path: Path) -> None:
+    with imported_alone():
+        root = write_project(tmp_path, {"shop/models.py": MODELS})
+        [history] = Kernel(settings_for(root, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"})).histories()
+        with pytest.raises(MigrationError, match="kernel migration shop"):
+            await history.upgrade()
+
+
+async def test_a_written_migration_turns_the_tables_into_the_models(tmp_path: Path, empty_url: str) -> None:
+    with imported_alone():
+        root = write_project(tmp_path, {"shop/models.py": MODELS})
+        [history] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
+        assert (await history.write("first tables")).name == "0001_first_tables.py"
+        await history.upgrade()
+        assert await history.drift() == []
+        with pytest.raises(MigrationError, match="nothing to migrate"):
+            await history.write("again")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"database": "absent"}, 'database "absent" does not exist'),
+        ({"username": "absent"}, 'role "absent" does not exist'),
+        ({"host": "127.0.0.1", "port": 1, "query": {}}, r"Connect call failed \('127.0.0.1', 1\)"),
+        ({"host": "absent.invalid", "query": {}}, "absent.invalid:5432/"),
+    ],
+)
+async def test_a_database_that_cannot_be_reached_is_said_to_be_with_the_drivers_reason(
+    root: Path, postgresql: URL, change: dict[str, Any], reason: str
+) -> None:
+    url = postgresql.set(**change).render_as_string(hide_password=False)
+    history = next(iter(Kernel(settings_for(root, {"DATABASE_URL": url})).histories()))
+    for action in (history.upgrade(), history.pending()):
+        with pytest.raises(MigrationError, match=f"cannot be reached: .*{reason}|{reason}.* cannot be reached: "):
+            await action
+
+
+async def test_a_user_who_may_not_make_the_schema_is_told_so(root: Path, new_database: Callable[[str], URL]) -> None:
+    url = new_database("unentitled")
+    user = f"{url.database}_user"
+    query(url, f"CREATE ROLE {user} LOGIN")
+    history = next(iter(Kernel(settings_for(root, {"DATABASE_URL": str(url.set(username=user))})).histories()))
+    with pytest.raises(MigrationError, match=r"permission denied for database .*CREATE SCHEMA"):
+        await history.upgrade()
+    query(url, f"CREATE SCHEMA {history.module}")
+    with pytest.raises(MigrationError, match=f"in no schema instead of {history.module}: {user} needs USAGE"):
+        await history.upgrade()
+    query(url, f"GRANT USAGE ON SCHEMA {history.module} TO {user}")
+    with pytest.raises(MigrationError, match=f"permission denied for schema {history.module}"):
+        await history.upgrade()
+    query(url, f"GRANT ALL ON SCHEMA {history.module} TO {user}")
+    await history.upgrade()  # CREATE on the database is not needed any more
+    query(url, f"DROP OWNED BY {user} CASCADE; DROP ROLE {user}")
+
+
+async def test_a_migration_that_fails_is_named_with_its_line_and_the_databases_reason(
+    tmp_path: Path, empty_url: str
+) -> None:
+    failing = MIGRATION.replace("def downgrade", '    op.execute("INSERT INTO nowhere VALUES (1)")\n\ndef downgrade')
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        (root / "migrations" / "shop" / "0001_first.py").write_text(failing)
+        [history] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
+        with pytest.raises(MigrationError, match=r"^migrations/shop/0001_first\.py:12: .*nowhere"):
+            await history.upgrade()
+
+
+CONCURRENTLY = """
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute("CREATE INDEX CONCURRENTLY by_name ON things (name)")
+"""
+
+
+async def test_an_index_is_made_concurrently_while_others_wait_for_the_lock(
+    tmp_path: Path, new_database: Callable[[str], URL]
+) -> None:
+    url = str(new_database("concurrently"))
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        (root / "migrations" / "shop" / "0002_index.py").write_text(CONCURRENTLY)
+        [history] = Kernel(settings_for(root, {"DATABASE_URL": url})).histories()
+        await asyncio.wait_for(asyncio.gather(*(history.upgrade() for _ in range(4))), 30)
+        assert await history.pending() == []
+
+
+TWO_MODULES = {"shop/models.py": MODELS, "till/models.py": MODELS}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DROP TABLE till.things", "ALTER TABLE till.things ADD COLUMN x int", "RESET ROLE; DELETE FROM till.things"],
+)
+async def test_a_migration_reaches_no_other_modules_tables_however_it_names_them(
+    tmp_path: Path, new_database: Callable[[str], URL], statement: str
+) -> None:
+    """Also where the migrations' text gives nothing away, and the login may migrate every module."""
+    url = new_database("reaching")
+    query(url, f"ALTER DATABASE {url.database} OWNER TO {MIGRATING}")
+    reaching = """
+from pathlib import Path
+from alembic import op
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+def upgrade() -> None:
+    for statement in Path(__file__).with_name("reach.sql").read_text().split(";"):
+        op.execute(statement)
+"""
+    variables = {"DATABASE_URL": str(url.set(username=MIGRATING)), "DATABASE_ROLE_PER_MODULE": "true"}
+    with imported_alone():
+        root = write_project(tmp_path, TWO_MODULES)
+        for module in ("shop", "till"):
+            write_migration(tmp_path, module)
+        kernel = Kernel(settings_for(root, variables))
+        await roles.apply(kernel.roles(), kernel.settings.database, [SERVING])
+        shop, till = kernel.histories()
+        for history in (shop, till):
+            await history.upgrade()
+        query(url, "INSERT INTO till.things VALUES (1, 'kept')")
+        (shop.folder / "0002_reach.py").write_text(reaching)
+        (shop.folder / "reach.sql").write_text(statement)
+        with pytest.raises(MigrationError, match="permission denied for schema till"):
+            await shop.upgrade()
+        assert await shop.pending() == ["0002"]
+    assert query(url, "SELECT name FROM till.things") == "kept"
+    assert query(url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'shop'") == (
+        f"{url.database}.shop_owner"
+    )
+
+
+async def test_a_module_without_its_roles_is_not_migrated(root: Path, new_database: Callable[[str], URL]) -> None:
+    variables = {"DATABASE_URL": str(new_database("roleless")), "DATABASE_ROLE_PER_MODULE": "true"}
+    history = next(iter(Kernel(settings_for(root, variables)).histories()))
+    with pytest.raises(MigrationError, match=r"_owner.*does not exist.*kernel roles --apply"):
+        await history.upgrade()
+
+
+async def test_a_serving_login_that_finds_a_migration_missing_says_so(
+    root: Path, new_database: Callable[[str], URL]
+) -> None:
+    url = new_database("behind")
+    query(url, f"ALTER DATABASE {url.database} OWNER TO {MIGRATING}")
+    variables = {"DATABASE_ROLE_PER_MODULE": "true", "ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}
+    kernel = Kernel(settings_for(root, {**variables, "DATABASE_URL": str(url.set(username=MIGRATING))}))
+    await roles.apply(kernel.roles(), kernel.settings.database, [SERVING])
+    app = create_app(settings_for(root, {**variables, "DATABASE_URL": str(url.set(username=SERVING))}))
+    with pytest.raises(MigrationError, match="run `kernel migrate` before the start"):
+        async with app.router.lifespan_context(app):
+            pass
+    for history in kernel.histories():
+        await history.upgrade()
+    app = create_app(app.kernel.settings)
+    async with app.router.lifespan_context(app):
+        assert app.kernel.is_started
+
+
+async def test_a_renamed_module_does_not_begin_with_empty_tables(tmp_path: Path, empty_url: str) -> None:
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        [old] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
+        await old.upgrade()
+    for folder in ("modules", "migrations"):
+        (root / folder / "shop").rename(root / folder / "depot")
+    with imported_alone():
+        [new] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
+        rename = 'ALTER SCHEMA "shop" RENAME TO "depot"' if new.placement.schema else r"rename the file shop\.db"
+        with pytest.raises(MigrationError, match=f"If depot was called shop, .*{rename}"):
+            await new.upgrade()
+        if new.placement.schema:
+            query(new.placement.url, 'DROP SCHEMA IF EXISTS "depot"; ALTER SCHEMA "shop" RENAME TO "depot"')
+        else:
+            os.rename(str(old.placement.url.database), str(new.placement.url.database))  # noqa: PTH104
+        await new.upgrade()
+        assert await new.pending() == []
+
+
+async def test_a_module_that_only_looks_like_one_that_is_gone_can_be_migrated(tmp_path: Path, empty_url: str) -> None:
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        await next(iter(Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories())).upgrade()
+    for folder in ("modules", "migrations"):
+        (root / folder / "shop").rename(root / folder / "depot")
+    with imported_alone():
+        [new] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
+        await new.stamp("base")
+        await new.upgrade()
+        assert await new.pending() == []
+
+
+async def test_tables_that_were_there_before_are_adopted_by_a_stamp(tmp_path: Path, empty_url: str) -> None:
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        [history] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
+        await history.upgrade()
+        engine = create_async_engine(history.placement.url)
+        async with engine.begin() as connection:
+            prefix = f"{history.placement.schema}." if history.placement.schema else ""
+            await connection.execute(text(f"DROP TABLE {prefix}alembic_version"))
+        await engine.dispose()
+        with pytest.raises(MigrationError, match=r"things.*already exists.*kernel migrate shop --stamp REVISION"):
+            await history.upgrade()
+        await history.stamp("0001")
+        await history.upgrade()
+        assert await history.pending() == []
+
+
+async def test_two_files_of_one_number_are_refused_by_name_and_never_at_head(tmp_path: Path, empty_url: str) -> None:
+    dev = {"DATABASE_URL": empty_url, "ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        app = create_app(settings_for(root, dev))
+        [history] = app.kernel.histories()
+        (history.folder / "0002_colour.py").write_text(SECOND)
+        await history.upgrade()
+        (history.folder / "0002_size.py").write_text(SECOND.replace("colour", "size"))
+        both = r"migrations/shop/0002_colour\.py and migrations/shop/0002_size\.py are both revision 0002"
+        for action in (history.upgrade(), history.pending(), history.downgrade("base"), history.write("more")):
+            with pytest.raises(MigrationError, match=both):
+                await action
+        with pytest.raises(MigrationError, match=both):
+            async with app.router.lifespan_context(app):
+                pass
+
+
+async def test_a_new_migration_takes_a_number_that_is_free(tmp_path: Path, empty_url: str) -> None:
+    """After a squash there are fewer files than numbers."""
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        [history] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
+        squashed = (history.folder / "0001_first.py").rename(history.folder / "0007_squashed.py")
+        squashed.write_text(MIGRATION.replace('"0001"', '"0007"').replace('"name", sa.String', '"title", sa.String'))
+        await history.upgrade()
+        assert (await history.write("name")).name == "0008_name.py"

@@ -1,0 +1,46 @@
+"""Whether a database is at its newest migration, as the start asks it."""
+
+from pathlib import Path
+
+import pytest
+
+from kernel.application import Kernel
+from kernel.database import DatabaseUnavailable
+from kernel.database.revisions import is_at_head
+from kernel.testing import settings_for
+from tests.core.project import MODELS, imported_alone, write_migration, write_project
+
+NEXT = """
+revision = "0002"
+down_revision = "0001"
+branch_labels = depends_on = None
+
+def upgrade() -> None:
+    pass
+"""
+
+
+async def test_the_newest_revision_must_be_the_one_that_is_applied(tmp_path: Path, empty_url: str) -> None:
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        kernel = Kernel(settings_for(root, {"DATABASE_URL": empty_url}))
+        database, folder = kernel.pool.database("shop"), root / "migrations" / "shop"
+        assert not await is_at_head(database, folder), "nothing is applied yet"
+        [history] = kernel.histories()
+        await history.upgrade()
+        assert await is_at_head(database, folder)
+        (folder / "0002_next.py").write_text(NEXT)
+        assert not await is_at_head(database, folder)
+        await history.upgrade()
+        assert await is_at_head(database, folder)
+        # What only Python understands is left to Alembic, and so is a folder that is not there.
+        (folder / "0002_next.py").write_text(NEXT.replace('"0002"', '"00" + "02"'))
+        assert not await is_at_head(database, folder)
+        assert not await is_at_head(database, tmp_path / "nowhere")
+        await kernel.pool.close()
+
+
+async def test_a_database_that_cannot_be_reached_is_no_answer(root: Path) -> None:
+    kernel = Kernel(settings_for(root, {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}))
+    with pytest.raises(DatabaseUnavailable):
+        await is_at_head(kernel.pool.database("health"), root / "migrations" / "health")

@@ -1,0 +1,675 @@
+"""A session that is used late, twice or after an error: a clear error, a true answer, and no connection kept."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+import sqlalchemy as sa
+import structlog
+from pydantic import BaseModel
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from kernel.application import Application
+from kernel.database import AsyncDBPool, BaseRepository, Database, DatabaseUnavailable, after_commit, new_metadata
+from kernel.database.errors import ConcurrentUse, SessionClosed, StalePlan, TransactionAborted
+from kernel.database.session import open_sessions
+from kernel.settings import DatabaseConfig
+from kernel.testing import query
+from tests.core.project import MODELS, running_project, write_migration
+
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+
+
+class Word(Base):
+    __tablename__ = "words"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(unique=True)
+
+
+class WordOut(BaseModel):
+    id: int
+    text: str
+
+
+class Words(BaseRepository[Word, int]):
+    def __init__(self, session: AsyncSession) -> None:
+        super().__init__(Word, session)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AsyncDBPool]:
+    """3 + 2 connections to an empty table of words."""
+    url = f"sqlite:///{tmp_path}"
+    if request.param == "postgresql":
+        make: Callable[[str], URL] = request.getfixturevalue("new_database")
+        server = make("sessions")
+        url = server.render_as_string(hide_password=False)
+        query(server, "CREATE SCHEMA words")
+    pool = AsyncDBPool(DatabaseConfig(url=url, pool_size=3, max_overflow=2), {}, Path("/"))
+    async with pool.database("words").writer.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+def words(pool: AsyncDBPool) -> Database:
+    return pool.database("words")
+
+
+only_postgresql = pytest.mark.parametrize("pool", ["postgresql"], indirect=True)
+
+
+def in_use(database: Database) -> int:
+    pools = {database.writer.sync_engine.pool, database.reader.sync_engine.pool}
+    return sum(pool.checkedout() for pool in pools)  # type: ignore[attr-defined]  # of queue pools
+
+
+async def drained(database: Database) -> int:
+    """Return how many connections stay in use once the tasks that were given up have ended."""
+    for _ in range(500):
+        if not in_use(database):
+            break
+        await asyncio.sleep(0.01)
+    return in_use(database)
+
+
+def slow(database: Database, seconds: float = 30) -> sa.TextClause:
+    if database.writer.dialect.name == "postgresql":
+        return sa.text(f"SELECT pg_sleep({seconds})::text")
+    steps = int(seconds * 1_000_000)
+    return sa.text(
+        f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {steps}) SELECT count(*) FROM n"
+    )
+
+
+# A failed statement
+
+
+async def _driver(session: AsyncSession) -> None:
+    await Words(session).create(into=WordOut, text="taken")
+
+
+async def _core(session: AsyncSession) -> None:
+    await session.execute(sa.insert(Word).values(text="taken"))
+
+
+async def _orm(session: AsyncSession) -> None:
+    session.add(Word(text="taken"))
+    await session.flush()
+
+
+async def _text(session: AsyncSession) -> None:
+    await session.execute(sa.insert(Word).from_select(["text"], sa.select(sa.literal("taken"))))
+
+
+Write = Callable[[AsyncSession], Awaitable[None]]
+
+
+@pytest.mark.parametrize("first", [_driver, _core, _orm])
+@pytest.mark.parametrize("last", [_driver, _core, _orm, _text])
+async def test_a_failed_commit_is_never_a_success(words: Database, first: Write, last: Write) -> None:
+    """The caller catches the error of the last statement and goes on as if nothing had happened."""
+    noted: list[str] = []
+
+    async def note() -> None:
+        noted.append("committed")
+
+    async def swallow() -> None:
+        async with words.transaction() as session:
+            after_commit(session, note)
+            await first(session)
+            with pytest.raises(IntegrityError):
+                await last(session)
+
+    with pytest.raises((TransactionAborted, InvalidRequestError)):
+        await swallow()
+    async with words.read() as session:
+        assert await Words(session).count() == 0
+    assert (noted, in_use(words)) == ([], 0)
+
+
+@pytest.mark.parametrize("last", [_driver, _core, _text])
+async def test_a_statement_that_may_fail_belongs_into_a_savepoint(words: Database, last: Write) -> None:
+    async with words.transaction() as session:
+        await _driver(session)
+        for _ in range(2):
+            with suppress(IntegrityError):
+                async with session.begin_nested():
+                    await last(session)
+        await Words(session).create(into=WordOut, text="kept")
+    async with words.read() as session:
+        assert {word.text for word in await Words(session).get_all(into=WordOut)} == {"taken", "kept"}
+
+
+@only_postgresql
+async def test_a_commit_that_the_server_answers_with_rollback_is_an_error(words: Database) -> None:
+    """The statement fails on the driver's connection itself, where only the server knows of it."""
+
+    async def behind_our_back() -> None:
+        async with words.transaction() as session:
+            await _core(session)
+            raw = await (await session.connection()).get_raw_connection()
+            with suppress(Exception):
+                await raw.driver_connection.execute("SELECT 1/0")  # type: ignore[union-attr]  # it is connected
+
+    with pytest.raises(DBAPIError, match="failed"):
+        await behind_our_back()
+    async with words.read() as session:
+        assert await Words(session).count() == 0
+
+
+# Late use
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("before", ["nothing", "driver", "orm"])
+async def test_a_session_that_has_ended_says_so(words: Database, writes: bool, before: str) -> None:
+    async with words.transaction() if writes else words.read() as session:
+        if before == "driver":
+            await Words(session).count()
+        elif before == "orm":
+            await session.execute(sa.select(Word))
+    uses: list[Callable[[], Awaitable[Any]]] = [
+        lambda: Words(session).count(),
+        lambda: Words(session).get_by_id(1, into=WordOut),
+        lambda: Words(session).get_by_id(1),
+        lambda: session.execute(sa.select(Word)),
+        lambda: session.get(Word, 1),
+        session.connection,
+        lambda: session.stream(sa.select(Word)),
+        lambda: session.run_sync(lambda inner: inner.execute(sa.select(Word))),
+    ]
+    for use in uses:
+        with pytest.raises((SessionClosed, InvalidRequestError), match=r"ended|closed"):
+            await use()
+    assert in_use(words) == 0
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("orm", [False, True])
+async def test_a_task_that_outlives_its_session_keeps_no_connection(words: Database, writes: bool, orm: bool) -> None:
+    seconds = 1.0 if words.writer.dialect.name == "sqlite" else 30.0  # SQLite's statements cannot be interrupted
+    tasks = []
+    for _ in range(6):
+        with suppress(ZeroDivisionError):
+            async with words.transaction() if writes else words.read() as session:
+                statement = slow(words, seconds)
+                work: Any = session.execute(statement) if orm else session.fetch(statement)
+                tasks.append(asyncio.create_task(work))
+                await asyncio.sleep(0.05)
+                raise ZeroDivisionError
+    assert await drained(words) == 0
+    await asyncio.wait(tasks, timeout=40)
+    async with words.transaction() as session:
+        await _driver(session)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_session_that_is_used_by_several_tasks_at_once_gives_everything_back(
+    words: Database, writes: bool
+) -> None:
+    async def at_once() -> None:
+        async with words.transaction() if writes else words.read() as session:
+            await asyncio.gather(*(session.execute(sa.select(Word)) for _ in range(3)))
+
+    for _ in range(20):
+        with pytest.raises((ConcurrentUse, InvalidRequestError)):
+            await at_once()
+    assert await drained(words) == 0
+    async with words.transaction() as session:
+        await _driver(session)
+    async with words.read() as session:
+        assert await Words(session).count() == 1
+
+
+async def test_a_second_task_cannot_meet_the_answer_of_the_first(words: Database) -> None:
+    async with words.read() as session:
+        await session.execute(sa.select(Word))
+        first = asyncio.create_task(session.execute(slow(words, 2)))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+            if in_use(words):
+                break
+        with pytest.raises((ConcurrentUse, InvalidRequestError)):
+            await session.execute(sa.select(Word))
+        await first
+    assert await drained(words) == 0
+
+
+async def test_a_copied_context_keeps_no_session_alive(words: Database) -> None:
+    stays = asyncio.Event()
+    async with words.read() as session:
+        await session.execute(sa.select(Word))
+        task = asyncio.create_task(stays.wait())
+        identity = id(session)
+    del session
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, AsyncSession) and id(one) == identity]
+    assert not list(open_sessions())
+    stays.set()
+    await task
+
+
+@pytest.mark.parametrize("load", ["execute", "get", "scalars", "run_sync"])
+async def test_a_read_holds_no_connection_between_its_statements(words: Database, load: str) -> None:
+    async with words.transaction() as session:
+        await _driver(session)
+    async with words.read() as session:
+        if load == "execute":
+            assert (await session.execute(sa.select(Word))).scalar_one().text == "taken"
+        elif load == "get":
+            assert await session.get(Word, 1) is not None
+        elif load == "scalars":
+            assert len((await session.scalars(sa.select(Word))).all()) == 1
+        else:
+            assert await session.run_sync(lambda inner: inner.scalars(sa.select(Word)).one().text) == "taken"
+        assert in_use(words) == 0
+
+
+# Cancellation
+
+
+async def _wait_for(work: Awaitable[Any]) -> None:
+    await asyncio.wait_for(work, 0.1)
+
+
+async def _timeout(work: Awaitable[Any]) -> None:
+    async with asyncio.timeout(0.1):
+        await work
+
+
+async def _fail_after(work: Awaitable[Any]) -> None:
+    with anyio.fail_after(0.1):
+        await work
+
+
+@pytest.mark.parametrize("limit", [_wait_for, _timeout, _fail_after])
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("before", ["nothing", "orm"])
+async def test_a_timeout_around_a_statement_is_a_timeout(
+    words: Database, limit: Callable[[Awaitable[Any]], Awaitable[None]], writes: bool, before: str
+) -> None:
+    async def impatient() -> None:
+        async with words.transaction() if writes else words.read() as session:
+            if before == "orm":
+                await session.execute(sa.select(Word))
+            await limit(session.execute(slow(words, 1)))
+
+    with pytest.raises(TimeoutError):
+        await impatient()
+    assert await drained(words) == 0
+
+
+async def test_a_cancelled_statement_is_cancelled(words: Database) -> None:
+    async def run() -> None:
+        async with words.read() as session:
+            await session.execute(slow(words, 1))
+
+    task = asyncio.create_task(run())
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await drained(words) == 0
+
+
+@pytest.mark.parametrize("pool", ["sqlite"], indirect=True)
+async def test_a_cancelled_statement_of_sqlite_is_broken_off(pool: AsyncDBPool, words: Database) -> None:
+    """The statement would take minutes, and its thread would keep the file and a processor."""
+    with pytest.raises(TimeoutError):
+        async with words.read() as session, asyncio.timeout(0.2):
+            await session.execute(slow(words, 600))
+    async with asyncio.timeout(4):
+        await pool.close()
+
+
+async def test_a_read_session_goes_on_after_a_timeout(words: Database) -> None:
+    async with words.read() as session:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await session.execute(slow(words, 1))
+        assert (await session.execute(sa.select(Word))).all() == []
+
+
+# Streams and changed tables
+
+
+async def test_a_read_session_streams(words: Database) -> None:
+    async with words.transaction() as session:
+        await session.execute(sa.insert(Word), [{"text": f"word {number}"} for number in range(500)])
+    async with words.read() as session:
+        result = await session.stream(sa.select(Word.text).order_by(Word.id))
+        assert [row.text async for row in result][-1] == "word 499"
+        scalars = await session.stream_scalars(sa.select(Word))
+        assert len([word async for word in scalars]) == 500
+        with suppress(StopAsyncIteration):
+            broken_off = await session.stream(sa.select(Word))
+            await anext(aiter(broken_off))
+    assert in_use(words) == 0
+
+
+@only_postgresql
+@pytest.mark.parametrize("orm", [False, True])
+async def test_the_first_statement_after_a_changed_table_works_or_may_be_repeated(words: Database, orm: bool) -> None:
+    async def write(text: str) -> WordOut:
+        async with words.transaction() as session:
+            if orm:
+                await session.execute(sa.select(sa.literal(1)))
+            return await Words(session).create(into=WordOut, text=text)
+
+    await write("before")
+    async with words.writer.begin() as connection:
+        await connection.execute(sa.text("ALTER TABLE words.words ALTER COLUMN id TYPE bigint"))
+    if orm:
+        with suppress(StalePlan):
+            await write("after")
+    assert (await write("again")).text == "again"
+
+
+@only_postgresql
+async def test_a_later_statement_on_a_changed_table_may_be_repeated(pool: AsyncDBPool, words: Database) -> None:
+    async with words.transaction() as session:
+        await _driver(session)
+    async with words.writer.begin() as connection:
+        await connection.execute(sa.text("ALTER TABLE words.words ALTER COLUMN id TYPE bigint"))
+
+    async def write() -> None:
+        async with words.transaction() as session:
+            await session.fetch(sa.select(sa.literal_column("1")))
+            await Words(session).create(into=WordOut, text="later")
+
+    for _ in range(pool._config.pool_size):
+        with suppress(DatabaseUnavailable):
+            await write()
+            break
+    async with words.read() as session:
+        assert await Words(session).count() == 2
+
+
+# Requests
+
+ROUTER = """
+import asyncio
+from collections.abc import AsyncIterator
+from fastapi import APIRouter, BackgroundTasks, Request, WebSocket
+from fastapi.responses import StreamingResponse
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
+from kernel import Session
+from kernel.modules.manifest import module_context
+from modules.things.models import Thing
+
+router = APIRouter()
+tasks: set[asyncio.Task[object]] = set()
+failures: list[str] = []
+
+@router.post("/swallowed", status_code=201)
+async def swallow(session: Session) -> None:
+    session.add(Thing(name="first"))
+    await session.flush()
+    try:
+        await session.execute(text("INSERT INTO {table} (name) VALUES ('first')"))
+    except IntegrityError:
+        pass
+
+@router.api_route("/background", methods=["GET", "POST"])
+async def background(session: Session, jobs: BackgroundTasks) -> None:
+    await session.execute(select(Thing))
+    jobs.add_task(late, session)
+
+async def late(session: Session) -> None:
+    try:
+        await session.execute(select(Thing))
+    except Exception as error:
+        failures.append(type(error).__name__)
+
+@router.api_route("/task", methods=["GET", "POST"])
+async def task(session: Session) -> None:
+    work = asyncio.create_task(outlive(session))
+    tasks.add(work)
+    await asyncio.sleep(0)
+
+async def outlive(session: Session) -> None:
+    try:
+        for _ in range(1000):
+            await session.execute(select(Thing))
+            await asyncio.sleep(0)
+    except Exception as error:
+        failures.append(type(error).__name__)
+
+@router.api_route("/gather", methods=["GET", "POST"])
+async def gather(session: Session) -> None:
+    await asyncio.gather(*(session.execute(select(Thing)) for _ in range(3)))
+
+@router.get("/generator")
+async def generator(session: Session) -> StreamingResponse:
+    async def rows() -> AsyncIterator[bytes]:
+        yield b"["
+        await session.execute(select(Thing))
+        yield b"]"
+    return StreamingResponse(rows())
+
+@router.get("/timeout")
+async def timeout(session: Session) -> str:
+    try:
+        async with asyncio.timeout(0.05):
+            await session.execute(text({slow}))
+    except TimeoutError:
+        return "too slow"
+    return "in time"
+
+@router.get("/stream")
+async def stream(session: Session) -> int:
+    return len([row async for row in await session.stream(select(Thing))])
+
+@router.api_route("/provider", methods=["GET", "POST"])
+async def provider(request: Request, session: Session, url: str) -> int:
+    await session.execute(select(Thing))
+    return (await module_context(request).http.get_client().get(url)).status_code
+
+@router.post("/late-provider")
+async def late_provider(request: Request, session: Session, url: str) -> int:
+    session.add(Thing(name="written"))
+    await session.flush()
+    return (await module_context(request).http.get_client().get(url)).status_code
+
+@router.websocket("/socket")
+async def socket(websocket: WebSocket, session: Session) -> None:
+    await websocket.accept()
+    while True:
+        await websocket.receive_text()
+        await websocket.send_text(str(len((await session.execute(select(Thing))).all())))
+
+@router.get("/count")
+async def count(session: Session) -> int:
+    return len((await session.execute(select(Thing))).all())
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def running(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
+    """An application with a pool of 3 + 2 connections, and a client."""
+    variables = {"DATABASE_POOL_SIZE": "3", "DATABASE_MAX_OVERFLOW": "2", "DATABASE_POOL_TIMEOUT_SECONDS": "2"}
+    table, statement = "things", slow_on_sqlite()
+    if request.param == "postgresql":
+        make: Callable[[str], URL] = request.getfixturevalue("new_database")
+        variables["DATABASE_URL"] = make("late").render_as_string(hide_password=False)
+        table, statement = "things.things", "SELECT pg_sleep(5)::text"
+    router = ROUTER.replace("{table}", table).replace("{slow}", repr(statement))
+    files = {"things/models.py": MODELS, "things/router.py": router}
+    async with running_project(write_migration(tmp_path, "things"), files, variables) as started:
+        yield started
+
+
+def slow_on_sqlite() -> str:
+    return "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT count(*) FROM n"
+
+
+THINGS = "/api/v1/things"
+
+
+async def test_an_error_that_a_handler_swallows_is_not_created(
+    running: tuple[Application, httpx2.AsyncClient],
+) -> None:
+    app, client = running
+    assert (await client.post(f"{THINGS}/swallowed")).status_code == 500
+    assert (await client.get(f"{THINGS}/count")).json() == 0
+    assert await drained(app.kernel.pool.database("things")) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "background"),
+        ("POST", "background"),
+        ("GET", "task"),
+        ("POST", "task"),
+        ("GET", "gather"),
+        ("POST", "gather"),
+        ("GET", "generator"),
+        ("GET", "timeout"),
+        ("GET", "stream"),
+    ],
+)
+async def test_no_use_of_a_requests_session_takes_a_connection_for_good(
+    running: tuple[Application, httpx2.AsyncClient], method: str, path: str
+) -> None:
+    """20 times with a pool of 5: whatever was kept would leave nothing for the last request."""
+    app, client = running
+    for _ in range(20):
+        with suppress(httpx2.HTTPError), structlog.testing.capture_logs():
+            await client.request(method, f"{THINGS}/{path}")
+    assert await drained(app.kernel.pool.database("things")) == 0
+    assert (await client.get(f"{THINGS}/count")).status_code == 200
+    assert (await client.post(f"{THINGS}/swallowed")).status_code == 500
+
+
+async def test_a_timeout_of_a_handler_is_no_outage(running: tuple[Application, httpx2.AsyncClient]) -> None:
+    _, client = running
+    answer = await client.get(f"{THINGS}/timeout")
+    assert (answer.status_code, answer.json()) == (200, "too slow")
+
+
+class Socket:
+    """One end of a WebSocket of the application, as a server would drive it."""
+
+    def __init__(self, app: Application, path: str) -> None:
+        self.received: asyncio.Queue[Any] = asyncio.Queue()
+        self.sent: asyncio.Queue[Any] = asyncio.Queue()
+        scope = {
+            "type": "websocket",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "scheme": "ws",
+            "headers": [(b"host", b"test")],
+            "client": ("127.0.0.1", 1),
+            "server": ("test", 80),
+            "subprotocols": [],
+            "state": {},
+            "extensions": {},
+        }
+        self.received.put_nowait({"type": "websocket.connect"})
+        self._task = asyncio.create_task(app(scope, self.received.get, self.sent.put))
+
+    async def ask(self) -> str:
+        """Send a message and return the answer."""
+        self.received.put_nowait({"type": "websocket.receive", "text": "?"})
+        while (message := await asyncio.wait_for(self.sent.get(), 10))["type"] != "websocket.send":
+            pass
+        return str(message["text"])
+
+    async def close(self) -> None:
+        """Disconnect, and wait until the handler has ended."""
+        self.received.put_nowait({"type": "websocket.disconnect", "code": 1000})
+        await asyncio.wait([self._task], timeout=10)
+
+
+async def test_open_websockets_hold_no_connection_between_their_messages(
+    running: tuple[Application, httpx2.AsyncClient],
+) -> None:
+    """12 WebSockets that read stay open with a pool of 3 + 2."""
+    app, client = running
+    sockets = [Socket(app, f"{THINGS}/socket") for _ in range(12)]
+    assert [await socket.ask() for socket in sockets] == ["0"] * 12
+    assert await drained(app.kernel.pool.database("things")) == 0
+    assert (await client.get(f"{THINGS}/count")).status_code == 200
+    for socket in sockets:
+        await socket.close()
+    assert await drained(app.kernel.pool.database("things")) == 0
+
+
+# Stop and start
+
+
+async def test_a_pool_that_was_closed_can_be_used_and_closed_again(pool: AsyncDBPool, words: Database) -> None:
+    for number in range(2):
+        async with words.transaction() as session:
+            await Words(session).create(into=WordOut, text=f"word {number}")
+        async with words.read() as session:
+            assert await Words(session).count() == number + 1
+        used = pool.database("words").writer.sync_engine.pool
+        await pool.close()
+        assert used.checkedin() == 0, "the connections of the database are the pool's, and closed with it"  # type: ignore[attr-defined]  # of queue pools
+        assert words is pool.database("words")
+
+
+# Calls that leave the process
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The address of a provider that answers once the event is set."""
+    answers = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await answers.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", answers
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_slow_provider_holds_no_connection_of_the_database(
+    running: tuple[Application, httpx2.AsyncClient], provider: tuple[str, asyncio.Event], method: str
+) -> None:
+    """12 callers wait for the provider with a pool of 3 + 2; reads of the module go on."""
+    app, client = running
+    url, answers = provider
+    asking = [asyncio.create_task(client.request(method, f"{THINGS}/provider", params={"url": url})) for _ in range(12)]
+    assert (await asyncio.wait(asking, timeout=0.5))[0] == set()
+    assert [(await client.get(f"{THINGS}/count")).status_code for _ in range(5)] == [200] * 5
+    assert await drained(app.kernel.pool.database("things")) == 0
+    answers.set()
+    assert [(answer.status_code, answer.json()) for answer in await asyncio.gather(*asking)] == [(200, 200)] * 12
+
+
+async def test_a_call_after_a_write_is_refused_in_local_with_its_line(
+    running: tuple[Application, httpx2.AsyncClient], provider: tuple[str, asyncio.Event]
+) -> None:
+    _, client = running
+    with structlog.testing.capture_logs() as logs:
+        answer = await client.post(f"{THINGS}/late-provider", params={"url": provider[0]})
+    assert answer.status_code == 500
+    [error] = [log["exc_info"] for log in logs if "exc_info" in log]
+    assert "GET 127.0.0.1 is called at modules/things/router.py:" in str(error)
+    assert "INSERT INTO" in str(error)

@@ -1,0 +1,304 @@
+"""Messages between two processes: settings alone set the modules apart, and no broker is needed."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import URL
+
+from kernel.application import Application, create_app
+from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.inbound import NotYet, Posted
+from kernel.ext.messaging.operations import move
+from kernel.settings import SettingsError
+from kernel.testing import project_for
+from kernel.testing.booting import talking_to
+from tests.core.https_server import Call, Drop, Reply
+from tests.core.project import imported_alone
+from tests.messaging.apart import SECRET, Apart, apart
+from tests.messaging.shop import FILES, rows, write_shop
+from tests.messaging.test_outbox import put
+from tests.messaging.test_telling import URL as PLACE
+from tests.messaging.test_telling import until
+from tests.remote.two_sides import Forward
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """A database of the shop, and one of the mail."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'here'}", f"sqlite:///{tmp_path / 'there'}"
+    make: Callable[[str], URL] = request.getfixturevalue("new_database")
+    here, there = (make(name).render_as_string(hide_password=False) for name in ("here", "there"))
+    return here, there
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """The same on SQLite alone."""
+    return f"sqlite:///{tmp_path / 'here'}", f"sqlite:///{tmp_path / 'there'}"
+
+
+async def states(app: Application) -> list[str]:
+    return [row["state"] for row in await rows(app, "shop", "outbox")]
+
+
+async def all_completed(sides: Apart, many: int = 1) -> list[dict[str, Any]]:
+    """The rows of the shop's outbox, once so many of them are completed."""
+
+    async def completed() -> list[dict[str, Any]]:
+        found = await rows(sides.shop, "shop", "outbox")
+        is_done = len(found) == many and {row["state"] for row in found} == {"completed"}
+        return found if is_done else []
+
+    return list(await until(completed))
+
+
+async def letters(sides: Apart) -> list[int]:
+    return [row["number"] for row in await rows(sides.mail, "mail", "letters")]
+
+
+async def test_a_message_is_handled_in_the_other_process_by_settings_alone(
+    tmp_path: Path, databases: tuple[str, str]
+) -> None:
+    async with apart(tmp_path, databases) as sides:
+        for number in range(10):
+            await sides.client.post(PLACE, json={"number": number, "customer": "one"})
+        found = await all_completed(sides, 10)
+        assert {(row["subscriber"], row["attempts"]) for row in found} == {("mail.write_letter", 1)}
+        assert await letters(sides) == list(range(10)), "messages of one key keep their order"
+        assert await rows(sides.mail, "mail", "outbox") == [], "the inbox is enough"
+        assert await sides.degraded() == ("", "")
+
+
+async def test_one_database_serves_both_processes(tmp_path: Path, empty_url: str) -> None:
+    async with apart(tmp_path, (empty_url, empty_url)) as sides:
+        await sides.client.post(PLACE, json={"number": 1})
+        await all_completed(sides)
+        assert await letters(sides) == [1]
+
+
+async def test_an_answer_that_is_lost_has_the_message_posted_again_and_handled_once(
+    tmp_path: Path, databases: tuple[str, str]
+) -> None:
+    lost: list[str] = []
+
+    async def lose_the_first(call: Call, forward: Forward) -> Reply | Drop:
+        answer = await forward(call)
+        if call.path == "/internal/messages/mail/write_letter" and not lost:
+            assert isinstance(answer, Reply)
+            assert answer.status == 204
+            lost.append(call.path)
+            return Drop()
+        return answer
+
+    async with apart(tmp_path, databases, between=lose_the_first) as sides:
+        await sides.client.post(PLACE, json={"number": 1})
+        [row] = await all_completed(sides)
+        assert row["attempts"] == 2, "the connection broke, and so may the process have done"
+        assert (await letters(sides), len(lost)) == ([1], 1)
+
+
+async def test_an_error_of_the_handler_counts_and_its_reason_is_kept_with_the_message(
+    tmp_path: Path, databases: tuple[str, str]
+) -> None:
+    limit = {"MESSAGING_MAX_ATTEMPTS": "3"}
+    async with apart(tmp_path, databases, shop=limit, mail={"MAIL_REFUSED": "7"}) as sides:
+        for number in (7, 8):
+            await sides.client.post(PLACE, json={"number": number, "customer": "one"})
+
+        async def abandoned() -> list[dict[str, Any]]:
+            return [row for row in await rows(sides.shop, "shop", "outbox") if row["state"] == "abandoned"]
+
+        [row] = await until(abandoned)
+        assert row["attempts"] == 3
+        assert row["error"].startswith("ValueError: no such address (answered with 500 by ")
+        await until(lambda: letters(sides))
+        assert await letters(sides) == [8]
+
+
+async def test_a_handler_that_takes_too_long_there_counts_as_an_attempt(tmp_path: Path, files: tuple[str, str]) -> None:
+    limit = {"MESSAGING_MAX_ATTEMPTS": "1", "MESSAGING_HANDLER_TIMEOUT_SECONDS": "0.5"}
+    async with apart(tmp_path, files, shop=limit, mail={"MAIL_DELAY_SECONDS": "20"}) as sides:
+        await sides.client.post(PLACE, json={"number": 7})
+
+        async def abandoned() -> list[str]:
+            found = await rows(sides.shop, "shop", "outbox")
+            return [row["error"] for row in found if row["state"] == "abandoned"]
+
+        [error] = await until(abandoned)
+        assert error.startswith("it was not done within 0.5 s (MESSAGING_HANDLER_TIMEOUT_SECONDS)")
+
+
+@pytest.mark.parametrize("status", [429, 503, 409])
+async def test_a_process_that_is_down_or_busy_delays_and_uses_up_no_attempts(
+    tmp_path: Path, files: tuple[str, str], status: int
+) -> None:
+    refusals = [status] * 3
+
+    async def busy_at_first(call: Call, forward: Forward) -> Reply | Drop:
+        if call.path.startswith("/internal/messages/") and refusals:
+            return Reply(refusals.pop(), {"content-type": "application/json"}, b"{}")
+        return await forward(call)
+
+    limit = {"MESSAGING_MAX_ATTEMPTS": "1"}
+    async with apart(tmp_path, files, between=busy_at_first, shop=limit, listening=False) as sides:
+        await sides.client.post(PLACE, json={"number": 1})
+
+        async def is_told() -> bool:
+            return "mail does not answer" in (await sides.degraded())[0]
+
+        await until(is_told)
+        sides.wire.listen()
+        [row] = await all_completed(sides)
+        assert (row["attempts"], refusals, await letters(sides)) == (1, [], [1])
+        assert await sides.degraded() == ("", "")
+
+
+async def test_a_message_that_nobody_has_signed_is_refused(tmp_path: Path, files: tuple[str, str]) -> None:
+    posted = Posted(envelope=Envelope(id="1", name="shop.order_placed", version=1, key=None, payload="{}"), seconds=1)
+    async with apart(tmp_path, files) as sides, talking_to(sides.mail) as stranger:
+        for path in ("messages/mail/write_letter", "messages/mail", "subscriptions/shop"):
+            answer = await stranger.post(f"/internal/{path}", content=posted.model_dump_json())
+            assert answer.status_code == 401
+        assert await letters(sides) == []
+
+
+async def test_a_message_that_is_newer_than_the_process_waits_for_its_update(
+    tmp_path: Path, files: tuple[str, str]
+) -> None:
+    envelope = Envelope(id="1", name="shop.order_placed", version=2, key=None, payload='{"number": 1}')
+    async with apart(tmp_path, files) as sides:
+        body = Posted(envelope=envelope, seconds=1).model_dump_json().encode()
+        with pytest.raises(NotYet, match=r"shop.order_placed v2 is newer than what runs here, v1"):
+            await sides.mail.kernel.exchange.inbound.accept("mail", "write_letter", body)
+
+
+async def test_without_a_way_both_sides_degrade_and_say_what_to_set(tmp_path: Path, files: tuple[str, str]) -> None:
+    async with apart(tmp_path, files, shop={"MAIL_URL": ""}) as sides:
+        for said in await sides.degraded():
+            assert "shop.order_placed is not delivered to mail.write_letter: set MAIL_URL" in said
+
+
+async def test_a_relay_without_the_publishers_module_is_no_relay_for_it(
+    tmp_path: Path, databases: tuple[str, str]
+) -> None:
+    """As `kernel relay` where SHOP_URL is set: both processes leave the delivery to a relay that does not do it."""
+    async with apart(tmp_path, databases, shop={"MESSAGING_RELAY": "false"}) as sides:
+        await sides.client.post(PLACE, json={"number": 1})
+
+        async def both_degraded() -> bool:
+            found = await sides.degraded()
+            return all("no relay delivers them: run `kernel relay` with shop among its modules" in one for one in found)
+
+        await until(both_degraded)
+
+
+@pytest.mark.parametrize("prefix", ["", "other"])
+async def test_a_broker_or_its_prefix_on_one_side_only_degrades_both(
+    tmp_path: Path, files: tuple[str, str], prefix: str
+) -> None:
+    broker = {"MESSAGING_BROKER_URL": "redis://127.0.0.1:9"}
+    there = broker | {"MESSAGING_BROKER_PREFIX": prefix} if prefix else {}
+    async with apart(tmp_path, files, shop=broker, mail=there) as sides:
+        await sides.mail.kernel.watch.look()
+        for said in await sides.degraded():
+            assert "set the same MESSAGING_BROKER_URL and MESSAGING_BROKER_PREFIX in both processes" in said
+
+
+async def test_what_waits_for_a_handler_that_was_renamed_is_reported_and_can_be_moved(
+    tmp_path: Path, files: tuple[str, str]
+) -> None:
+    async with apart(tmp_path, files) as sides:
+        await sides.client.post(PLACE, json={"number": 1})
+        [row] = await all_completed(sides)
+        outbox = await put(sides.shop.kernel, None, subscriber="mail.old_name")
+        payload = outbox.table.update().values(payload=row["payload"]).where(outbox.table.c.payload == "{}")
+        await outbox.database.run(payload.returning(outbox.table.c.id))
+        said, _ = await sides.degraded()
+        assert "1 message(s) of shop wait for mail.old_name: mail has no handler old_name" in said
+        assert "kernel messages move mail.old_name <new name>" in said
+        assert await move(outbox, "mail.old_name", "mail.write_letter") == 1
+        await all_completed(sides, 2)
+        assert await letters(sides) == [1, 1]
+        assert await sides.degraded() == ("", "")
+
+
+ALONE = {path: text for path, text in FILES.items() if path.startswith("shop/")}
+DEV = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "INTERNAL_SECRET": SECRET}
+
+
+@pytest.fixture
+def stripped(tmp_path: Path) -> Path:
+    """The code base of the shop alone: the mail's is elsewhere."""
+    write_shop(tmp_path)
+    for file in (tmp_path / "modules" / "mail").iterdir():
+        file.unlink()
+    (tmp_path / "modules" / "mail").rmdir()
+    return tmp_path
+
+
+async def test_a_message_without_a_known_subscriber_stops_the_start(stripped: Path) -> None:
+    variables = DEV | {"DATABASE_URL": f"sqlite:///{stripped / 'data'}"}
+    with imported_alone():
+        app = create_app(*project_for(stripped, variables))
+        with pytest.raises(SettingsError, match=r"shop.order_placed: has no subscriber .* MESSAGING_SUBSCRIBERS="):
+            async with app.kernel.running():
+                pass
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"MESSAGING_WITHOUT_SUBSCRIBERS": "shop.order_placed"},
+        {"MESSAGING_SUBSCRIBERS": "mail", "MAIL_URL": "http://127.0.0.1:9"},
+        {"MESSAGING_BROKER_URL": "redis://127.0.0.1:9"},
+    ],
+)
+async def test_a_message_whose_subscribers_are_said_does_not_stop_the_start(
+    stripped: Path, said: dict[str, str]
+) -> None:
+    with imported_alone():
+        app = create_app(*project_for(stripped, {"ENVIRONMENT": "local", "INTERNAL_SECRET": SECRET} | said))
+        app.kernel._refuse()
+        assert app.kernel.exchange.lost(["shop.order_placed"]) == []
+
+
+def test_a_subscriber_without_an_address_stops_the_start(stripped: Path) -> None:
+    expected = r"MESSAGING_SUBSCRIBERS: names mail: say where it runs \(MAIL_URL=http"
+    with imported_alone(), pytest.raises(SettingsError, match=expected):
+        project_for(stripped, {"MESSAGING_SUBSCRIBERS": "mail"})
+
+
+async def test_a_module_outside_of_the_code_base_gets_what_it_subscribes_to(
+    tmp_path: Path, files: tuple[str, str]
+) -> None:
+    async with apart(tmp_path, files) as sides:
+        exchange = sides.shop.kernel.exchange
+        outbox = await put(sides.shop.kernel, None, subscriber="mail")
+        payload = outbox.table.update().values(payload='{"number": 5}')
+        await outbox.database.run(payload.returning(outbox.table.c.id))
+        other = Envelope(id="2" * 32, name="shop.order_paid", version=1, key=None, payload="{}")
+        async with outbox.database.transaction() as session:
+            await outbox.add(session, other, ["mail"])
+        assert "mail" in exchange.targets_of(outbox)
+        await all_completed(sides, 2)
+        assert await letters(sides) == [5], "it has no handler of the other, which is fine"
+
+
+@pytest.mark.parametrize("enabled", ["", "shop"])
+async def test_addresses_that_leave_a_process_nothing_to_do_stop_the_start(tmp_path: Path, enabled: str) -> None:
+    """As where all processes share the variables of a ConfigMap, the addresses among them."""
+    write_shop(tmp_path, {"idle/router.py": "from fastapi import APIRouter\nrouter = APIRouter()\n"})
+    both = {"SHOP_URL": "http://shop:8000", "MAIL_URL": "http://mail:8000"}
+    with imported_alone():
+        variables = {**both, **({"ENABLED_MODULES": enabled} if enabled else {})}
+        app = create_app(*project_for(tmp_path, variables))
+        if enabled:
+            app.kernel._refuse()
+            return
+        with pytest.raises(SettingsError, match=r"ENABLED_MODULES: is missing\. By MAIL_URL, SHOP_URL .* \(idle\)"):
+            async with app.kernel.running():
+                await asyncio.sleep(0)

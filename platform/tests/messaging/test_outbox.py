@@ -1,0 +1,155 @@
+"""Claims and completions: who has a message, for how long, and in which order."""
+
+import asyncio
+import time
+from pathlib import Path
+from secrets import token_hex
+
+from sqlalchemy import update
+
+from kernel.application import Kernel
+from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.outbox import Delivery, Limits, Outbox, Wanted
+from kernel.ext.messaging.tables import State, clock
+from tests.messaging.shop import rows, shop_kernel
+
+WHOM = "mail.write_letter"
+
+
+def envelope(key: str | None, version: int = 1) -> Envelope:
+    return Envelope(id=token_hex(16), name="shop.order_placed", version=version, key=key, payload="{}")
+
+
+async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: str = WHOM) -> Outbox:
+    """The outbox of shop, with a message for each key."""
+    outbox = kernel.exchange.outboxes["shop"]
+    async with outbox.database.transaction() as session:
+        for key in keys:
+            await outbox.add(session, envelope(key, version), [subscriber])
+    return outbox
+
+
+async def take(outbox: Outbox, limit: int = 10, seconds: float = 60, max_attempts: int = 3) -> list[Delivery]:
+    return await outbox.claim({WHOM: Wanted("shop.order_placed", 1)}, limit, Limits(seconds, max_attempts))
+
+
+async def test_what_is_claimed_is_nobody_elses_until_its_time_is_over(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None, None)
+        first, second = await take(outbox, seconds=0.2)
+        assert (first.id, second.id, first.attempt) == (1, 2, 1)
+        assert await take(outbox) == []
+        await asyncio.sleep(0.25)
+        assert [(one.id, one.attempt) for one in await take(outbox)] == [(1, 2), (2, 2)]
+
+
+async def test_an_attempt_that_was_overtaken_cannot_complete(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None)
+        [slow] = await take(outbox, seconds=0)
+        [other] = await take(outbox)
+        assert not await outbox.complete(slow)
+        assert not await outbox.fail(slow, "too late", 0)
+        assert await outbox.complete(other)
+        assert not await outbox.complete(other)
+        [row] = await rows(kernel, "shop", "outbox")
+        assert (row["state"], row["attempts"], row["error"]) == ("completed", 2, None)
+
+
+async def test_whoever_claims_at_the_same_time_gets_others(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, *[None] * 30)
+        claims = await asyncio.gather(*(take(outbox, limit=5) for _ in range(8)))
+        claimed = [one.id for claim in claims for one in claim]
+        assert len(claimed) == len(set(claimed))
+        claimed += [one.id for one in await take(outbox, limit=30)]
+        assert sorted(claimed) == list(range(1, 31))
+
+
+async def test_the_next_of_a_key_is_found_as_fast_however_many_of_another_wait(tmp_path: Path, empty_url: str) -> None:
+    """Where PostgreSQL looks at each of those that wait, it takes more than twenty times as long."""
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, "long")
+        await take(outbox, limit=1)
+        wanted, limits = Wanted("shop.order_placed", 1), Limits(60, 3)
+        fastest = []
+        for many in (100, 3000):
+            await put(kernel, *["long"] * many, *[f"short {many}"] * 20)
+            [one] = await take(outbox, limit=1)
+            times = []
+            for _ in range(19):
+                await outbox.complete(one)
+                begun = time.perf_counter()
+                [one] = await outbox.claim_next(one, wanted, limits)
+                times.append(time.perf_counter() - begun)
+                assert one.envelope.key == f"short {many}"
+            fastest.append(min(times))
+        assert fastest[1] < 10 * fastest[0], fastest
+
+
+async def test_messages_of_one_key_come_one_after_the_other(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, "a", "a", "b", None)
+        first = await take(outbox)
+        assert [one.id for one in first] == [1, 3, 4]
+        assert await take(outbox) == []
+        assert await outbox.fail(first[0], "again", 0)
+        [again] = await take(outbox)
+        assert (again.id, again.attempt) == (1, 2)
+        assert await outbox.complete(again)
+        assert [one.id for one in await take(outbox)] == [2]
+
+
+async def test_one_that_is_abandoned_no_longer_holds_up_its_key(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, "a", "a")
+        [first] = await take(outbox)
+        assert await outbox.fail(first, "no", None)
+        assert [one.id for one in await take(outbox)] == [2]
+
+
+async def test_attempts_that_end_with_their_process_count(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None)
+        for attempt in (1, 2, 3):
+            assert [one.attempt for one in await take(outbox, seconds=0)] == [attempt]
+        [given_up] = await take(outbox, seconds=0)
+        assert given_up.state is State.ABANDONED
+        assert await take(outbox) == []
+        [row] = await rows(kernel, "shop", "outbox")
+        assert (row["state"], row["attempts"]) == ("abandoned", 3)
+        assert row["error"] == "the process ended during the attempt"
+
+
+async def test_what_cannot_be_served_here_stays(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        await put(kernel, None, version=2)
+        outbox = await put(kernel, None, subscriber="gone.handler")
+        assert await take(outbox) == []
+        assert {row["state"] for row in await rows(kernel, "shop", "outbox")} == {"pending"}
+
+
+async def test_the_clock_is_the_databases(tmp_path: Path, empty_url: str) -> None:
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = await put(kernel, None)
+        table = outbox.table
+        await outbox.database.run(update(table).values(due_at=clock(0.3)).returning(table.c.id))
+        assert await take(outbox) == []
+        await asyncio.sleep(0.35)
+        assert len(await take(outbox)) == 1
+
+
+async def test_who_publishes_under_one_key_follows_who_did_before(tmp_path: Path, empty_url: str) -> None:
+    """Rows are numbered before the commit: without waiting, the later number could be committed first."""
+    async with shop_kernel(tmp_path, empty_url) as kernel:
+        outbox = kernel.exchange.outboxes["shop"]
+        async with outbox.database.transaction() as first:
+            await outbox.add(first, envelope("a"), [WHOM])
+            second = asyncio.create_task(put(kernel, "a"))
+            if not empty_url.startswith("sqlite"):  # there one writes at a time anyway
+                await put(kernel, "b", None)
+            await asyncio.wait([second], timeout=0.2)
+            assert not second.done()
+        await second
+        ours = [row for row in await rows(kernel, "shop", "outbox") if row["key"] == "a"]
+        assert len(ours) == 2

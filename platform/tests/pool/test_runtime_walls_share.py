@@ -1,0 +1,199 @@
+"""A module holds at most its share of a pool that it shares with others."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from kernel.database import AsyncDBPool, Database, DatabaseUnavailable
+from kernel.database.errors import PoolShareExhausted
+from kernel.database.session import LazySession
+from kernel.settings import DatabaseConfig
+from kernel.testing import query
+from tests.core.project import MODELS, running_project, write_migration
+
+SLEEPY = """
+from fastapi import APIRouter
+from sqlalchemy import text
+from kernel import Session
+
+router = APIRouter()
+
+@router.get("/sleep")
+async def sleep(session: Session) -> None:
+    await session.execute(text("SELECT pg_sleep(0.4)"))
+
+@router.get("/quick")
+async def quick(session: Session) -> int:
+    return int(await session.scalar(text("SELECT 1")))
+"""
+
+
+async def hold(database: Database, seconds: float, *, directly: bool) -> None:
+    """Keep one connection for a while."""
+    statement = sa.select(sa.func.pg_sleep(seconds).cast(sa.Text))
+    async with database.transaction() as session:
+        assert isinstance(session, LazySession)
+        await (session.fetch(statement) if directly else session.execute(statement))
+
+
+def free(database: Database) -> int:
+    """How many more connections the module may take, when it holds none."""
+    tenant: Any = database.writer.sync_engine.tenant  # type: ignore[attr-defined]  # of our engines
+    return int(tenant.turns._value)
+
+
+@pytest.fixture(scope="module")
+def url(new_database: Callable[[str], URL]) -> URL:
+    return new_database("share")
+
+
+@pytest.fixture
+async def pool(url: URL) -> AsyncIterator[AsyncDBPool]:
+    """3 + 2 connections, of which a module may hold 3."""
+    config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2, pool_share_timeout_seconds=0.3)
+    pool = AsyncDBPool(config, {}, Path("/"), ["events", "images"])
+    yield pool
+    await pool.close()
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("directly", [True, False])
+async def test_past_its_share_a_module_waits_briefly_and_another_does_not(pool: AsyncDBPool, directly: bool) -> None:
+    events, images = pool.database("events"), pool.database("images")
+    flood = [asyncio.create_task(hold(events, 1, directly=directly)) for _ in range(6)]
+    await asyncio.sleep(0.1)
+    started = time.monotonic()
+    await hold(images, 0, directly=directly)
+    assert time.monotonic() - started < 0.15, "there is always room for another module"
+    results = await asyncio.gather(*flood, return_exceptions=True)
+    refused = [result for result in results if result is not None]
+    assert results[:3] == [None] * 3
+    assert len(refused) == 3
+    assert all(isinstance(one, PoolShareExhausted) and "events" in str(one) for one in refused)
+    assert (free(events), free(images)) == (3, 3)
+
+
+async def test_whoever_waits_is_served_in_order(pool: AsyncDBPool) -> None:
+    events, served = pool.database("events"), list[int]()
+
+    async def ask(number: int) -> None:
+        await hold(events, 0.02, directly=number % 2 == 0)
+        served.append(number)
+
+    tasks = []
+    for number in range(18):
+        tasks.append(asyncio.create_task(ask(number)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    assert all(abs(place - number) <= 3 for place, number in enumerate(served)), served
+
+
+@pytest.mark.parametrize("directly", [True, False])
+async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, url: URL, directly: bool) -> None:
+    events = pool.database("events")
+
+    async def fails() -> None:
+        async with events.transaction() as session:
+            assert isinstance(session, LazySession)
+            statement = sa.text("SELECT 1/0") if not directly else sa.select(sa.literal_column("1/0"))
+            await (session.fetch(statement) if directly else session.execute(statement))
+
+    async def becomes() -> None:
+        async with events.transaction() as session:  # on the driver first, then in SQLAlchemy's hands
+            assert isinstance(session, LazySession)
+            await session.fetch(sa.select(sa.literal_column("1")))
+            await session.execute(sa.text("SELECT 1"))
+
+    for _ in range(4):
+        with pytest.raises(Exception, match="division"):
+            await fails()
+        await becomes()
+        holding = [asyncio.create_task(hold(events, 30, directly=directly)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(hold(events, 30, directly=directly))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        holding[0].cancel()
+        await asyncio.to_thread(
+            query,
+            url,
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        for task in (waiting, *holding):
+            with suppress(asyncio.CancelledError, DatabaseUnavailable):
+                await task
+        assert free(events) == 3
+        assert pool.database("images").writer.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("directly", [True, False])
+async def test_a_database_that_is_down_keeps_no_part_of_the_share(directly: bool) -> None:
+    config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", pool_size=1, max_overflow=1)
+    pool = AsyncDBPool(config, {}, Path("/"), ["events", "images"])
+    for _ in range(5):
+        with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
+            await hold(pool.database("events"), 0, directly=directly)
+    assert free(pool.database("events")) == 1
+    await pool.close()
+
+
+async def test_alone_in_a_pool_a_module_may_have_all_of_it(url: URL) -> None:
+    config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2)
+    for with_tables, limit in ((["events"], None), (["events", "images"], 3), ([], None)):
+        pool = AsyncDBPool(config, {}, Path("/"), with_tables)
+        tenant: Any = pool.database("events").writer.sync_engine.tenant  # type: ignore[attr-defined]
+        assert (tenant and tenant.turns and tenant.turns._value) == limit, with_tables
+        await pool.close()
+
+
+async def test_a_flooded_module_is_answered_503_and_the_others_as_fast_as_ever(
+    tmp_path: Path, new_database: Callable[[str], URL]
+) -> None:
+    files = {
+        f"{name}/{part}.py": text
+        for name in ("busy", "calm")
+        for part, text in (("models", MODELS), ("router", SLEEPY))
+    }
+    for name in ("busy", "calm"):
+        write_migration(tmp_path, name)
+    variables = {
+        "DATABASE_URL": str(new_database("flood")),
+        "DATABASE_ROLE_PER_MODULE": "true",
+        "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "0.5",
+    }
+
+    async with running_project(tmp_path, files, variables) as (_, client):
+
+        async def worst() -> float:
+            """The 99th percentile of calm's times, in seconds."""
+            times = []
+            for _ in range(100):
+                started = time.perf_counter()
+                assert (await client.get("/api/v1/calm/quick")).status_code == 200
+                times.append(time.perf_counter() - started)
+                await asyncio.sleep(0.005)
+            return sorted(times)[98]
+
+        await worst()
+        unloaded = await worst()
+        flood: list[asyncio.Task[httpx2.Response]] = [
+            asyncio.create_task(client.get("/api/v1/busy/sleep")) for _ in range(60)
+        ]
+        await asyncio.sleep(0.05)
+        loaded = await worst()
+        answers = await asyncio.gather(*flood)
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert 9 <= 60 - len(refused) <= 18, "9 of 15 connections, for as many turns as fit in the wait"
+    assert all("share" in answer.json()["detail"] and answer.headers["retry-after"] == "1" for answer in refused)
+    # Whoever is not held up by the flood's connections still shares a processor with it.
+    assert loaded < unloaded + 0.1, f"p99 {unloaded * 1000:.1f} ms unloaded, {loaded * 1000:.1f} ms beside the flood"

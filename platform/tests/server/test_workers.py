@@ -1,0 +1,194 @@
+"""Several workers, and the supervisor that watches them."""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from kernel.ext.server.supervisor import Worker
+from tests.faults.harness import end, until, until_serving
+from tests.faults.served import Served, children, open_files
+from tests.server.stubborn import stubborn_project
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """One whose path leaves room for the name of a socket."""
+    with tempfile.TemporaryDirectory(prefix="w") as folder:
+        yield Path(folder)
+
+
+async def _serving(here: Served) -> set[int]:
+    """Who answers, of two."""
+    async with httpx2.AsyncClient(timeout=5) as client:
+        first = asyncio.create_task(client.get(f"{here.url}/api/v1/bad/pid"))
+        await asyncio.sleep(0.1)
+        answers = await asyncio.gather(first, client.get(f"{here.url}/api/v1/bad/pid"), return_exceptions=True)
+    return {one.json() for one in answers if isinstance(one, httpx2.Response) and one.status_code == 200}
+
+
+async def _two_serve(here: Served, process: subprocess.Popen[bytes]) -> list[int]:
+    """The pids of both, once they do."""
+
+    async def both() -> bool:
+        return len(children(process.pid)) == 2 and await _serving(here) == set(children(process.pid))
+
+    await until_serving(here.port)
+    await until(both)
+    return children(process.pid)
+
+
+async def _said(here: Served, words: str, times: int = 1) -> bool:
+    return here.said.count(words) >= times
+
+
+async def _ends(process: subprocess.Popen[bytes]) -> int:
+    process.terminate()
+    return await asyncio.to_thread(process.wait, 20)
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _within(folder: Path) -> list[Path]:
+    """What is in it and in its folders."""
+    return list(folder.rglob("*"))
+
+
+def _listens(here: Served) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", here.port)) == 0
+
+
+async def test_a_supervisor_that_cannot_start_a_worker_tries_again_and_hears_signals(tmp_path: Path) -> None:
+    here = stubborn_project(tmp_path)
+    with here.process("--workers", "2") as process:
+        [first, _] = await _two_serve(here, process)
+        files = open_files(process.pid)
+        soft, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (10, hard))
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: _said(here, "cannot start a worker", 2))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        await _two_serve(here, process)
+        assert open_files(process.pid) == files
+        assert await _ends(process) == 0
+
+
+def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_worker: Worker) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr("kernel.ext.server.supervisor._spawn.Process.start", fail)
+    with socket.socket() as sock:
+        before = open_files(os.getpid())
+        with pytest.raises(BlockingIOError) as caught:
+            Worker(sock, is_first=False)
+        assert open_files(os.getpid()) == before
+        assert caught.value.__traceback__ is not None  # keeps the worker, which would close its files otherwise
+
+
+async def test_workers_that_hang_in_their_start_are_replaced(tmp_path: Path) -> None:
+    here = stubborn_project(tmp_path, SERVER_WORKER_START_TIMEOUT_SECONDS="8")
+    with here.process("--workers", "2") as process:
+        [first, _] = await _two_serve(here, process)
+        (here.root / "hang").touch()
+        process.send_signal(signal.SIGHUP)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: _said(here, "does not come to serve (SERVER_WORKER_START_TIMEOUT_SECONDS): killed", 2))
+        assert here.said.count("the others stay as they are") == 1
+        (here.root / "hang").unlink()
+        old = set(await _two_serve(here, process))
+        process.send_signal(signal.SIGHUP)
+        await until(lambda: _said(here, "stopping: serving for", 2))
+        assert not old & set(await _two_serve(here, process))
+        assert await _ends(process) == 0
+
+
+async def test_one_that_is_killed_is_said_to_be_so_once(tmp_path: Path) -> None:
+    here = stubborn_project(tmp_path, SERVER_WORKER_TIMEOUT_SECONDS="3")
+    with here.process("--workers", "2") as process:
+        [first, second] = await _two_serve(here, process)
+        os.kill(first, signal.SIGSTOP)
+        await until(lambda: _said(here, "another takes its place"))
+        assert here.said.count(": killed") == here.said.count("does nothing any more") == 1
+        os.kill(second, signal.SIGSTOP)
+        assert await _ends(process) == 0
+    assert here.said.count("did not end in time") == 1
+
+
+@pytest.mark.alone
+async def test_one_that_dies_young_is_replaced_after_a_pause_and_none_leaves_its_socket(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    here = stubborn_project(tmp_path, TMPDIR=str(short_folder))
+    with here.process("--workers", "2") as process:
+        [first, second] = await _two_serve(here, process)
+        served_at = time.monotonic()
+        assert await _replaced_after(process, second) > 0.9
+        await asyncio.sleep(max(0, served_at + 5.2 - time.monotonic()))
+        assert await _replaced_after(process, first) < 0.9
+        pids = await _two_serve(here, process)
+        assert sorted(int(path.stem) for path in _within(short_folder) if path.suffix) == sorted(pids)
+        assert await _ends(process) == 0
+    assert _within(short_folder) == []
+
+
+async def _replaced_after(process: subprocess.Popen[bytes], pid: int) -> float:
+    """Kill a worker: how many seconds until there is another."""
+    known = set(children(process.pid))
+
+    async def another() -> bool:
+        return not set(children(process.pid)) <= known
+
+    killed_at = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    await until(another)
+    return time.monotonic() - killed_at
+
+
+async def test_workers_without_a_supervisor_free_the_port_and_tidy_up_while_they_finish(
+    tmp_path: Path, short_folder: Path
+) -> None:
+    here = stubborn_project(tmp_path, TMPDIR=str(short_folder), SERVER_DRAIN_SECONDS="4")
+    with here.process("--workers", "2") as process:
+        workers = await _two_serve(here, process)
+        async with httpx2.AsyncClient(timeout=30) as client:
+            asked = asyncio.create_task(client.get(f"{here.url}/api/v1/work/waited", params={"seconds": "3"}))
+            await asyncio.sleep(0.2)
+            end(process)
+
+            async def is_free() -> bool:
+                return not _listens(here)
+
+            await until(is_free, 2.5)
+            assert _within(short_folder) == []
+            assert all(map(_lives, workers))
+            assert (await asked).status_code == 200
+
+        async def are_gone() -> bool:
+            return not any(map(_lives, workers))
+
+        await until(are_gone, 15)
+
+
+async def test_a_folder_in_which_no_socket_can_be_is_said_and_served_without(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    here = stubborn_project(tmp_path, TMPDIR=str(long))
+    with here.process("--workers", "2") as process:
+        await _two_serve(here, process)
+        async with httpx2.AsyncClient() as client:
+            assert (await client.get(f"{here.url}/metrics")).status_code == 200
+        assert await _ends(process) == 0
+    assert here.said.count("Is TMPDIR too long?") == 1
