@@ -14,12 +14,10 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
 
-import h2.errors
-import h2.events
 import h2.exceptions
-import httpcore2
 import httpx2
 
+from kernel.http_client import http2_patch
 from kernel.http_client.circuit_breaker import Circuit
 from kernel.settings import HttpClientSettings
 
@@ -88,6 +86,8 @@ class HttpxRestClientPool:
         context = httpx2.create_ssl_context(trust_env=False)
         if self._settings.ca_file is not None:
             context.load_verify_locations(self._settings.ca_file)
+        if self._settings.http2:
+            http2_patch.apply()
         # On the transport: a client that is given one ignores its own verify, limits and http2.
         transport = httpx2.AsyncHTTPTransport(
             verify=context, trust_env=False, http2=self._settings.http2, limits=limits
@@ -398,29 +398,3 @@ def _retry_after(response: httpx2.Response) -> float | None:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-_close_stream = httpcore2.AsyncHTTP2Connection._response_closed
-
-
-async def _give_up_stream(self: httpcore2.AsyncHTTP2Connection, stream_id: int) -> None:
-    """Close a stream of an HTTP/2 connection, also one whose call was cancelled, timed out or read in part only.
-
-    httpcore2 2.16 forgets such a stream without a word to h2 and the server. After 100 of them every later call to
-    that origin fails ("Max outbound streams is 100, 100 open"), and after 16 MiB that nobody read every later call
-    hangs, for good; a connection that failed keeps its place in the pool. https://github.com/encode/httpcore/issues/1022
-    """
-    with suppress(h2.exceptions.ProtocolError):  # the connection is closed already
-        for event in self._events.get(stream_id, ()):
-            if isinstance(event, h2.events.DataReceived):
-                self._h2_state.acknowledge_received_data(event.flow_controlled_length or 0, stream_id)
-        stream = self._h2_state.streams.get(stream_id)
-        if stream is not None and not stream.closed:
-            self._h2_state.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)  # is sent with what is sent next
-    await _close_stream(self, stream_id)
-    if self._connection_error and not self._events:
-        await self.aclose()
-
-
-# For the whole process: httpcore2 leaves no other way to say which class its pools use for HTTP/2.
-httpcore2.AsyncHTTP2Connection._response_closed = _give_up_stream  # type: ignore[method-assign]  # that is the purpose
