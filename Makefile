@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check prove newest audit format docs changelog migrate migration bench claims growth walls messages faults lock clean venv
+.PHONY: help run test check self-test newest audit format docs changelog migrate migration bench claims growth bench-boundaries messages faults lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -16,7 +16,7 @@ export UV_NO_CONFIG := 1
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Use
 run: venv ## Set up everything, migrate, and serve with auto-reload   [HOST=127.0.0.1 PORT=8000]
@@ -26,7 +26,7 @@ test: venv ## Set up everything and run all tests, on SQLite and on PostgreSQL  
 	@$(BIN)/kernel test --whole -- -n auto --maxschedchunk 10 $(ARGS)
 
 ##@ Change
-check: venv ## Lint, formatting, types and the walls between modules
+check: venv ## Lint, formatting, types and the boundaries between modules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,8 +34,8 @@ check: venv ## Lint, formatting, types and the walls between modules
 	$(BIN)/lint-imports --config platform/importlinter.ini --no-cache
 	$(BIN)/kernel check $(if $(GITHUB_ACTIONS),--format github)
 
-prove: venv ## Plant every kind of violation in a copy, and see the walls find each
-	@$(BIN)/kernel check --prove
+self-test: venv ## Test the boundary rules: apply known violations to a copy, and check that each is found
+	@$(BIN)/kernel check --self-test
 
 newest: ## Check and test with the newest dependencies that the bounds allow, in a virtual environment of its own
 	@PYTHON='$(PYTHON)' bin/install .venv-newest newest
@@ -72,8 +72,8 @@ bench: venv ## Compare with the limit, a hand-tuned FastAPI and the way of templ
 claims: venv ## Check each claim of the architecture by a number (3 minutes)   [QUICK=1]
 	@$(BIN)/python -m bench.claims $(if $(QUICK),--quick) $(ARGS)
 
-walls: venv ## Time `kernel check`, here and on 200 modules of 2,000 files (a minute)   [QUICK=1]
-	@$(BIN)/python -m bench.walls $(if $(QUICK),--quick) $(ARGS)
+bench-boundaries: venv ## Time `kernel check`, here and on 200 modules of 2,000 files (a minute)   [QUICK=1]
+	@$(BIN)/python -m bench.boundaries $(if $(QUICK),--quick) $(ARGS)
 
 growth: venv ## Measure what the 200th module costs, and every start (3 minutes)   [QUICK=1]
 	@$(BIN)/python -m bench.growth $(if $(QUICK),--quick) $(ARGS)

@@ -58,7 +58,7 @@ class Module:
     depends_on: Set[str] = frozenset()
     # Its contracts, each with what makes an implementation from a session.
     provides: Mapping[type[Contract], Callable[[AsyncSession], Contract]] = field(default_factory=dict)
-    # Its files with names of its own, each with the layer on which it stands: {"imaging": "service"}. For the walls.
+    # Its files with names of its own, each with its layer: {"imaging": "service"}. The boundary checks read it.
     helpers: Mapping[str, str] = field(default_factory=dict)
     # Opens what the module needs while it runs; what it yields is in the context's `state`.
     lifespan: Callable[[ModuleContext], AbstractAsyncContextManager[Any]] | None = None

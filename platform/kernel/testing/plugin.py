@@ -76,8 +76,8 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
                 database = request.getfixturevalue("new_database")(name)
                 query(database, f'ALTER DATABASE "{database.database}" OWNER TO {MIGRATING}')
                 url = database.render_as_string(hide_password=False)
-            walls = {"DATABASE_ROLE_PER_MODULE": "true"}
-            asyncio.run(_migrate(choice.project({"DATABASE_URL": _as_login(url, MIGRATING), **walls})))
+            variables = {"DATABASE_ROLE_PER_MODULE": "true"}
+            asyncio.run(_migrate(choice.project({"DATABASE_URL": _as_login(url, MIGRATING), **variables})))
             made[choice, kind] = url
         return made[choice, kind]
 
@@ -154,8 +154,8 @@ def project(choice: Choice, database_url: str, variables: Mapping[str, str]) -> 
     On PostgreSQL it serves as a deployment does: each module under a role with rights on its own rows only, by a login
     that owns nothing. A module that reaches into another's tables, or changes its own, fails here first.
     """
-    walls = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_ROLE_PER_MODULE": "true"}
-    return choice.project({**walls, "DATABASE_URL": _as_login(database_url, SERVING), **variables})
+    defaults = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_ROLE_PER_MODULE": "true"}
+    return choice.project({**defaults, "DATABASE_URL": _as_login(database_url, SERVING), **variables})
 
 
 @pytest.fixture

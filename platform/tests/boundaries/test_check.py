@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kernel.ext.boundaries.check import RULES
-from kernel.ext.boundaries.self_test import INNOCENTS, VIOLATIONS, ProofError, copied, planted
-from kernel.ext.boundaries.violations import Plant, plant
+from kernel.ext.boundaries.self_test import VALID_EXAMPLES, VIOLATIONS, SelfTestError, applied, copied
+from kernel.ext.boundaries.violations import Case, edit
 
 BIN = Path(sys.executable).parent
 
@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 @pytest.fixture(scope="module")
 def clean(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with two modules more, in which nothing is found."""
-    return copied(root, tmp_path_factory.mktemp("walls") / "copy")
+    return copied(root, tmp_path_factory.mktemp("boundaries") / "copy")
 
 
 @pytest.fixture
@@ -42,11 +42,11 @@ def check(folder: Path, *options: str, **variables: str) -> subprocess.Completed
 
 def test_a_clean_project_ends_with_0(copy: Path) -> None:
     done = check(copy)
-    assert (done.returncode, done.stdout) == (0, "The walls stand.\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "No boundary violations found.\n"), done.stderr
 
 
 def test_a_finding_says_where_why_and_what_to_do_instead(copy: Path) -> None:
-    with planted(copy, plant("", "modules/left/service.py", "from modules.right.models import Right")):
+    with applied(copy, edit("", "modules/left/service.py", "from modules.right.models import Right")):
         done = check(copy)
     assert done.returncode == 1
     place, why, instead = done.stdout.splitlines()[:3]
@@ -56,7 +56,7 @@ def test_a_finding_says_where_why_and_what_to_do_instead(copy: Path) -> None:
 
 
 def test_a_finding_of_a_layer_names_both_layers_and_where_an_enum_belongs(copy: Path) -> None:
-    with planted(copy, plant("", "modules/left/models.py", "from modules.left.schemas import Out")):
+    with applied(copy, edit("", "modules/left/models.py", "from modules.left.schemas import Out")):
         done = check(copy)
     _, why, instead = done.stdout.splitlines()[:3]
     layers = "models.py and schemas.py are one layer, and do not import each other."
@@ -66,47 +66,47 @@ def test_a_finding_of_a_layer_names_both_layers_and_where_an_enum_belongs(copy: 
 
 def test_the_report_for_programs(copy: Path) -> None:
     assert json.loads(check(copy, "--format", "json").stdout) == []
-    with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):
+    with applied(copy, edit("", "modules/left/service.py", "import modules.right.models")):
         [found] = json.loads(check(copy, "--format", "json").stdout)
     assert found.keys() == {"path", "line", "rule", "why", "instead"}
 
 
 def test_the_report_for_a_pull_request(copy: Path) -> None:
-    with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):
+    with applied(copy, edit("", "modules/left/service.py", "import modules.right.models")):
         done = check(copy, "--format", "github")
     assert done.returncode == 1
     assert done.stdout.startswith("::error file=modules/left/service.py,line=10,title=contract-only::modules.left")
 
 
 UNSEEN = {
-    "a file that is no Python": plant("", "modules/left/service.py", "def broken(:"),
-    "a file with a NUL": plant("", "modules/left/service.py", "\0"),
-    "a test that is no Python": plant("", "tests/modules/left/test_left.py", "def broken(:"),
-    "a folder without an __init__.py": plant("", "modules/left/hidden/file.py", "import modules.right.models"),
-    "a module without an __init__.py": plant("", "modules/hidden/router.py", "import modules.right.models"),
-    "a hidden folder of the kernel": plant("", "platform/kernel/hidden/file.py", "import modules.right.models"),
-    "a module without a manifest": plant("", "modules/bare/__init__.py", ""),
-    "a file that belongs to no module": plant("", "modules/stray.py", "import modules.right.models"),
-    "dependencies that are computed": plant("", "modules/left/module.py", ('{"right"}', "others()")),
-    "options of a manifest from elsewhere": plant("", "modules/left/module.py", ("Module(", "Module(**MORE, ")),
-    "a manifest that is said twice": plant("", "modules/left/module.py", 'other = Module(owner="x")'),
-    "helpers on more than one layer": plant(
+    "a file that is no Python": edit("", "modules/left/service.py", "def broken(:"),
+    "a file with a NUL": edit("", "modules/left/service.py", "\0"),
+    "a test that is no Python": edit("", "tests/modules/left/test_left.py", "def broken(:"),
+    "a folder without an __init__.py": edit("", "modules/left/hidden/file.py", "import modules.right.models"),
+    "a module without an __init__.py": edit("", "modules/hidden/router.py", "import modules.right.models"),
+    "a hidden folder of the kernel": edit("", "platform/kernel/hidden/file.py", "import modules.right.models"),
+    "a module without a manifest": edit("", "modules/bare/__init__.py", ""),
+    "a file that belongs to no module": edit("", "modules/stray.py", "import modules.right.models"),
+    "dependencies that are computed": edit("", "modules/left/module.py", ('{"right"}', "others()")),
+    "options of a manifest from elsewhere": edit("", "modules/left/module.py", ("Module(", "Module(**MORE, ")),
+    "a manifest that is said twice": edit("", "modules/left/module.py", 'other = Module(owner="x")'),
+    "helpers on more than one layer": edit(
         "", "modules/left/module.py", ('"words": "service"', '"words": ["service"]')
     ),
-    "an expression too deep to follow": plant("", "modules/left/service.py", 'X = "a"' + ".strip()" * 700),
-    "a misspelled wildcard": plant("", "importlinter.ini", ("    modules.*.router\n", "    modules.*.ruoter\n")),
-    "a wall that was taken out": plant(
+    "an expression too deep to follow": edit("", "modules/left/service.py", 'X = "a"' + ".strip()" * 700),
+    "a misspelled wildcard": edit("", "importlinter.ini", ("    modules.*.router\n", "    modules.*.ruoter\n")),
+    "a contract that was removed": edit(
         "", "importlinter.ini", ("importlinter:contract:contract-only", "importlinter:contract:x")
     ),
-    "a wall with an option that is none": plant("", "importlinter.ini", ("depth = 0", "depth = deep")),
-    "a wall of a type that is none": plant("", "importlinter.ini", ("type = protected", "type = portected")),
-    "no walls at all": plant("", "importlinter.ini", ("importlinter:contract", "somethingelse:contract")),
+    "a contract with an invalid option": edit("", "importlinter.ini", ("depth = 0", "depth = deep")),
+    "a contract of an unknown type": edit("", "importlinter.ini", ("type = protected", "type = portected")),
+    "no contracts at all": edit("", "importlinter.ini", ("importlinter:contract", "somethingelse:contract")),
 }
 
 
 @pytest.mark.parametrize("case", UNSEEN)
 def test_what_it_cannot_see_is_a_finding_and_ends_with_2(copy: Path, case: str) -> None:
-    with planted(copy, UNSEEN[case]):
+    with applied(copy, UNSEEN[case]):
         done = check(copy)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "could-not-check" in done.stdout
@@ -115,9 +115,9 @@ def test_what_it_cannot_see_is_a_finding_and_ends_with_2(copy: Path, case: str) 
 NAMES = [f"name_{number}" for number in range(30)]
 
 
-def in_a_function(*lines: str) -> Plant:
+def in_a_function(*lines: str) -> Case:
     """Code that is read and never runs: it would fail, or take all memory."""
-    return plant("", "modules/left/repository.py", "def f() -> None:\n    " + "\n    ".join(lines))
+    return edit("", "modules/left/repository.py", "def f() -> None:\n    " + "\n    ".join(lines))
 
 
 ODD = {
@@ -131,18 +131,18 @@ ODD = {
         *(f"def {name}(a): {'; '.join(f'{other}(a.x)' for other in NAMES)}" for name in NAMES), "name_1(text('x'))"
     ),
     "names that double": in_a_function("A0 = 'ab'", *(f"A{n + 1} = A{n} + A{n}" for n in range(60))),
-    "an editor's files": Plant(
+    "an editor's files": Case(
         "", dict.fromkeys(["modules/left/.#x.py", "modules/left/._x.py"], "import modules.right(")
     ),
-    "a mark of byte order": plant("", "modules/left/storage.py", ('"""Bytes."""', '\ufeff"""Bytes."""')),
+    "a mark of byte order": edit("", "modules/left/storage.py", ('"""Bytes."""', '\ufeff"""Bytes."""')),
 }
 
 
 @pytest.mark.parametrize("case", ODD)
 def test_what_is_only_odd_is_read_like_everything(copy: Path, case: str) -> None:
-    with planted(copy, ODD[case]):
+    with applied(copy, ODD[case]):
         done = check(copy)
-    assert (done.returncode, done.stdout) == (0, "The walls stand.\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "No boundary violations found.\n"), done.stderr
 
 
 MORE = '''
@@ -173,7 +173,7 @@ def test_a_route_that_does_not_say_who_may_ask_it_is_found_at_its_handler(copy: 
 def test_a_route_without_a_policy_is_found_in_the_run_that_finds_something_else(copy: Path) -> None:
     router = copy / "modules/left/router.py"
     router.write_text(router.read_text() + MORE)
-    with planted(copy, plant("", "modules/left/service.py", "import modules.right.models")):
+    with applied(copy, edit("", "modules/left/service.py", "import modules.right.models")):
         found = json.loads(check(copy, "--format", "json").stdout)
     assert {one["rule"] for one in found} == {"contract-only", "guarded"}
 
@@ -188,7 +188,7 @@ def test_a_configuration_that_is_gone_ends_with_2(copy: Path) -> None:
 def test_outside_a_project_it_ends_with_2(tmp_path: Path) -> None:
     done = check(tmp_path)
     assert done.returncode == 2
-    assert "There is no project" in done.stderr
+    assert "is not in a project" in done.stderr
 
 
 def test_it_is_the_copy_that_is_judged(copy: Path, root: Path) -> None:
@@ -200,11 +200,11 @@ def test_it_is_the_copy_that_is_judged(copy: Path, root: Path) -> None:
 
 
 def test_the_ledger_accepts_what_is_there_and_nothing_more(copy: Path) -> None:
-    debt = plant("", "modules/left/service.py", "import modules.right.models")
-    with planted(copy, debt):
+    debt = edit("", "modules/left/service.py", "import modules.right.models")
+    with applied(copy, debt):
         assert "1 accepted finding(s)" in check(copy, "--baseline").stderr
         assert check(copy).returncode == 0
-        with planted(copy, plant("", "modules/left/words.py", "import modules.right.models")):
+        with applied(copy, edit("", "modules/left/words.py", "import modules.right.models")):
             done = check(copy)
             assert (done.returncode, done.stdout.count("contract-only")) == (1, 1)
     assert "ledger" in check(copy).stdout  # it is paid
@@ -213,16 +213,16 @@ def test_the_ledger_accepts_what_is_there_and_nothing_more(copy: Path) -> None:
 
 
 def test_what_could_not_be_checked_is_never_accepted(copy: Path) -> None:
-    with planted(copy, plant("", "modules/left/service.py", "def broken(:")):
+    with applied(copy, edit("", "modules/left/service.py", "def broken(:")):
         assert check(copy, "--baseline").returncode == 2
         assert check(copy).returncode == 2
 
 
-def test_every_rule_is_planted_in_many_shapes() -> None:
-    assert set(VIOLATIONS) == set(INNOCENTS) == set(RULES)
-    assert all(len(VIOLATIONS[rule]) >= 5 and len(INNOCENTS[rule]) >= 3 for rule in RULES)
-    for plants in (*VIOLATIONS.values(), *INNOCENTS.values()):
-        assert len({one.name for one in plants}) == len(plants)
+def test_every_rule_has_several_violations_and_valid_examples() -> None:
+    assert set(VIOLATIONS) == set(VALID_EXAMPLES) == set(RULES)
+    assert all(len(VIOLATIONS[rule]) >= 5 and len(VALID_EXAMPLES[rule]) >= 3 for rule in RULES)
+    for cases in (*VIOLATIONS.values(), *VALID_EXAMPLES.values()):
+        assert len({one.name for one in cases}) == len(cases)
 
 
 def test_every_rule_is_explained_on_one_page(root: Path) -> None:
@@ -233,22 +233,21 @@ def test_every_rule_is_explained_on_one_page(root: Path) -> None:
 
 
 def environment(copy: Path) -> dict[str, str]:
-    """Where the kernel and the modules are those of the copy, and the walls those under test."""
+    """Import the kernel and the modules from the copy, and the boundary checks from this repository."""
     places = (copy / "platform", copy, Path(__file__).parents[3] / "platform")
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}
 
 
-def judged(copy: Path, rule: str, one: Plant, *, violation: bool) -> str:
-    """What the proof says of one plant."""
+def judged(copy: Path, rule: str, one: Case, *, violation: bool) -> str:
+    """Return what the self-test reports about one case."""
     script = (
-        "import sys, json\nfrom pathlib import Path\nfrom kernel.ext.boundaries import self_test as prove\n"
-        "from kernel.ext.boundaries.violations import plant\n"
-        f"one = {one!r}\nprove.RULES = ({rule!r},)\n"
-        f"prove.VIOLATIONS = {{{rule!r}: [one] if {violation} else []}}\n"
-        f"prove.INNOCENTS = {{{rule!r}: [] if {violation} else [one]}}\n"
-        "print(json.dumps(prove.try_all(Path(sys.argv[1]), 0, 1)))"
+        "import sys, json\nfrom pathlib import Path\nfrom kernel.ext.boundaries import self_test\n"
+        f"one = {one!r}\nself_test.RULES = ({rule!r},)\n"
+        f"self_test.VIOLATIONS = {{{rule!r}: [one] if {violation} else []}}\n"
+        f"self_test.VALID_EXAMPLES = {{{rule!r}: [] if {violation} else [one]}}\n"
+        "print(json.dumps(self_test.try_all(Path(sys.argv[1]), 0, 1)))"
     )
-    script = script.replace("Plant(", "prove.Plant(")
+    script = script.replace("Case(", "self_test.Case(")
     done = subprocess.run(
         [sys.executable, "-c", script, copy],
         cwd=copy,
@@ -264,21 +263,21 @@ def judged(copy: Path, rule: str, one: Plant, *, violation: bool) -> str:
 @pytest.mark.parametrize(
     ("rule", "code", "violation", "wrong"),
     [
-        ("contract-only", "X = 1", True, "not found at modules/left/service.py; nothing was"),
+        ("contract-only", "X = 1", True, "not found at modules/left/service.py; found: nothing"),
         ("own-tables", "import modules.right.models", True, "contract-only at modules/left/service.py"),
         ("contract-only", "import modules.right.models", True, ""),
         ("contract-only", "import modules.right.models", False, "contract-only at modules/left/service.py:10"),
         ("contract-only", "X = 1", False, ""),
     ],
 )
-def test_the_proof_itself_can_fail(copy: Path, rule: str, code: str, violation: bool, wrong: str) -> None:
-    said = judged(copy, rule, plant("x", "modules/left/service.py", code), violation=violation)
+def test_the_self_test_can_fail(copy: Path, rule: str, code: str, violation: bool, wrong: str) -> None:
+    said = judged(copy, rule, edit("x", "modules/left/service.py", code), violation=violation)
     assert wrong in said
     assert bool(wrong) == bool(said)
 
 
-def test_nothing_is_proven_in_a_copy_that_is_not_clean(copy: Path) -> None:
-    with planted(copy, plant("x", "modules/left/service.py", "import modules.right.models")):
+def test_the_self_test_refuses_a_copy_with_findings(copy: Path) -> None:
+    with applied(copy, edit("x", "modules/left/service.py", "import modules.right.models")):
         done = subprocess.run(
             [sys.executable, "-m", "kernel.ext.boundaries.self_test", copy, "0", "1"],
             cwd=copy,
@@ -288,10 +287,10 @@ def test_nothing_is_proven_in_a_copy_that_is_not_clean(copy: Path) -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert done.stdout.startswith("The copy is not clean before the first plant: contract-only at modules/left")
+    assert done.stdout.startswith("The copy has findings before the first case: contract-only at modules/left")
 
 
-def test_a_plant_that_no_longer_fits_is_an_error(copy: Path) -> None:
-    missing = plant("x", "modules/left/service.py", ("what is not there", "y"))
-    with pytest.raises(ProofError, match="does not say"), planted(copy, missing):
+def test_a_case_that_replaces_missing_text_is_an_error(copy: Path) -> None:
+    missing = edit("x", "modules/left/service.py", ("what is not there", "y"))
+    with pytest.raises(SelfTestError, match="which is not in"), applied(copy, missing):
         pass

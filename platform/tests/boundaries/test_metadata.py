@@ -7,8 +7,8 @@ import pytest
 from kernel.ext.boundaries import bases, guarded, tables
 from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
 from kernel.ext.boundaries.project import Project
-from kernel.ext.boundaries.self_test import planted
-from kernel.ext.boundaries.violations import Plant, base, plant
+from kernel.ext.boundaries.self_test import applied
+from kernel.ext.boundaries.violations import Case, base, edit
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ UNIMPORTABLE = {
 @pytest.mark.parametrize("case", UNIMPORTABLE)
 def test_models_that_cannot_be_imported_are_a_finding_with_its_reason(copy: Path, case: str) -> None:
     code, reason = UNIMPORTABLE[case]
-    with planted(copy, plant("", "modules/left/models.py", code)):
+    with applied(copy, edit("", "modules/left/models.py", code)):
         found = judged(copy)
     assert any(one.rule == COULD_NOT_CHECK and reason in one.why for one in found), found
 
@@ -64,6 +64,6 @@ def test_what_a_migration_sends_is_found_however_it_is_written(copy: Path, case:
     last = '    op.drop_table("lefts")'
     changed = f"{last}\n    {STATEMENTS_OF_MIGRATIONS[case]}"
     files = {"migrations/left/0001_first.py": (last, changed), "migrations/left/more.sql": "TRUNCATE rights"}
-    with planted(copy, Plant("", files)):
+    with applied(copy, Case("", files)):
         found = judged(copy)
     assert ("migrations/left/0001_first.py", "own-tables") in {(one.path, one.rule) for one in found}

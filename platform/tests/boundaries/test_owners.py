@@ -58,7 +58,7 @@ def test_what_people_wrote_around_it_stays(make: Make) -> None:
 
 def test_the_forge_may_call_the_teams_otherwise(make: Make) -> None:
     project = make('owner="left-team"')
-    (project.root / "pyproject.toml").write_text('[tool.walls]\nteam = "@acme/{}"\n')
+    (project.root / "pyproject.toml").write_text('[tool.kernel.boundaries]\nteam = "@acme/{}"\n')
     assert "/modules/left/ @acme/left-team" in owners.written(project)
 
 

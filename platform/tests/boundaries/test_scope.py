@@ -30,7 +30,7 @@ FILES = {
     ".gitignore": "data/\n",
     "pyproject.toml": "[project]\nname = 'shop'\n",
     "README.md": "A shop.\n",
-    "docs/walls.md": "Walls.\n",
+    "docs/guide.md": "A guide.\n",
     "platform/kernel/application.py": "",
     "modules/__init__.py": "",
     "modules/images/module.py": "from kernel import Module\n\nmodule = Module(owner='media')\n",
@@ -42,7 +42,7 @@ FILES = {
     "modules/health/module.py": "from kernel import Module\n\nmodule = Module(owner='all')\n",
     "migrations/events/0001_first.py": "",
     "tests/conftest.py": "",
-    "tests/boundaries/test_walls.py": "def test_walls() -> None: ...\n",
+    "tests/boundaries/test_rules.py": "def test_rules() -> None: ...\n",
     "tests/modules/images/test_images.py": "def test_images() -> None: ...\n",
     "tests/modules/events/test_events.py": "def test_events() -> None: ...\n",
     "tests/modules/health/test_health.py": "def test_health() -> None: ...\n",
@@ -112,7 +112,7 @@ def folders(selection: Selection) -> list[str]:
         ("tests/modules/events/test_events.py", ["boundaries", "events"]),
         ("migrations/events/0002_second.py", ["boundaries", "events"]),
         ("modules/images/router.py", ["boundaries", "images"]),
-        ("docs/walls.md", ["boundaries"]),
+        ("docs/guide.md", ["boundaries"]),
         ("README.md", ["boundaries"]),
         ("tests/boundaries/test_more.py", ["boundaries"]),
         ("data/events.db", ["boundaries"]),  # ignored by git
@@ -454,7 +454,7 @@ def test_the_boundary_rules_run_first_and_both_must_hold(
         write(shop, "tests/modules/events/test_events.py", "def test_events() -> None:\n    raise OSError\n")
     assert kernel_test(shop, check=check, arguments=("-v",)) == status
     printed = capfd.readouterr().out
-    assert "test_walls.py" in printed
+    assert "test_rules.py" in printed
     assert "test_images" not in printed
     assert printed.index("boundaries  always") < printed.index("checked") < printed.index("test_events.py")
 

@@ -1,4 +1,4 @@
-"""All rules, one report."""
+"""Run all boundary rules."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,7 +6,7 @@ from kernel.ext.boundaries import bases, guarded, histories, imports, layers, li
 from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
 from kernel.ext.boundaries.project import Project
 
-# What is documented in docs/boundaries.md, a section each.
+# Each has a section in the documentation.
 RULES = (
     "contract-only",
     "declared",
@@ -28,7 +28,7 @@ _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
     values.check,
     lock.check,
     owners.check,
-    # These wait for the import, which runs beside the others.
+    # These wait for the import process, which runs while the others check.
     tables.check,
     bases.check,
     guarded.check,
@@ -36,24 +36,24 @@ _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
 
 
 def check(project: Project) -> list[Finding]:
-    """Return everything that is found in the project, in the order of its files.
+    """Return the findings of all rules, sorted by file. Each rule reports a line once.
 
-    A process of its own imports the modules meanwhile. A line is reported once for each rule.
+    Another process imports the modules meanwhile.
     """
     found = list(project.problems)
-    _ = project.import_process  # begins to import
+    _ = project.import_process  # starts the import process
     for one in _CHECKS:
         try:
             found.extend(one(project))
-        except Exception as error:  # noqa: BLE001  # whatever it is, what this check looks at was not looked at
+        except Exception as error:  # noqa: BLE001  # any failure means that this rule was not checked
             name = one.__module__.rpartition(".")[2]
-            why = f"The check of {name} broke off ({type(error).__name__}: {error}), so some walls were not looked at."
-            instead = "Take out what is unusual in the last change, and report it: a check must read any file."
+            why = f"The check {name!r} failed ({type(error).__name__}: {error}), so some rules were not checked."
+            instead = "Report this as a bug with the last change: a check must be able to read every file."
             found.append(Finding("modules", 0, COULD_NOT_CHECK, why, instead))
     if problem := project.facts.get("problem"):
         why = f"The modules could not be imported: {problem}."
         found.append(
-            Finding("modules", 0, COULD_NOT_CHECK, why, "Correct that first; tables and routes were not looked at.")
+            Finding("modules", 0, COULD_NOT_CHECK, why, "Correct that first: tables and routes were not checked.")
         )
     unique = {(each.path, each.line, each.rule, each.why if not each.line else ""): each for each in reversed(found)}
     return sorted(unique.values())

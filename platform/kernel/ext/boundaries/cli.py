@@ -1,4 +1,4 @@
-"""The commands that judge a project: they join those of `kernel` where the walls are installed."""
+"""The commands of the boundary checks: `kernel check`, `test`, `owners` and `contracts`."""
 
 import gc
 import sys
@@ -12,11 +12,11 @@ from kernel.ext.boundaries.commands import PytestCommand
 Format = Literal["text", "json", "github"]
 
 _COULD_NOT = 2
-contracts = typer.Typer(help="The lock of the contracts: what other modules rely on.", no_args_is_help=True)
+contracts = typer.Typer(help="Lock the contracts that other modules rely on.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these commands to those of `kernel`."""
+    """Add these commands to the command line."""
     app.command()(check)
     app.command()(owners)
     app.command("test", cls=PytestCommand)(run_tests)
@@ -24,35 +24,37 @@ def add_to(app: typer.Typer) -> None:
 
 
 def check(
-    output: Annotated[Format, typer.Option("--format", help="For people, programs, or pull requests.")] = "text",
+    output: Annotated[Format, typer.Option("--format", help="For people, programs or pull requests.")] = "text",
     baseline: Annotated[
         bool,
         typer.Option(
             "--baseline",
-            help="Accept today's findings in boundaries.ledger.json; later, strike out the paid.",
+            help="Accept the current findings in boundaries.ledger.json; later, remove those that are fixed.",
         ),
     ] = False,
-    since: Annotated[str | None, typer.Option(help="The revision that the ledger may not have grown from.")] = None,
-    prove: Annotated[bool, typer.Option("--prove", help="Plant violations in a copy and see each found.")] = False,
+    since: Annotated[str | None, typer.Option(help="Report findings added to the ledger after this revision.")] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Apply known violations to a copy, and check that each is found.")
+    ] = False,
 ) -> None:
-    """Look at every wall between the modules. 0: they stand; 1: findings; 2: it could not look."""
-    from kernel.ext.boundaries import check as judge  # noqa: PLC0415
+    """Check the boundaries between modules. Exit code 0: no findings; 1: findings; 2: a check could not run."""
+    from kernel.ext.boundaries import check as rules  # noqa: PLC0415
     from kernel.ext.boundaries import findings, ledger  # noqa: PLC0415
     from kernel.ext.boundaries.project import Project  # noqa: PLC0415
 
     root = _root()
-    if prove:
-        _prove(root)
+    if self_test:
+        _self_test(root)
         return
-    gc.disable()  # what is read stays until the end, and to look for garbage in it takes half of the time
+    gc.disable()  # everything that is read stays in use until the end, and collections take half of the time
     try:
         project = Project(root)
-        found = judge.check(project)
+        found = rules.check(project)
         if baseline:
             could_not = [one for one in found if one.rule == findings.COULD_NOT_CHECK]
             debts, found = ledger.write(project, [one for one in found if one not in could_not])
             found += could_not
-            typer.echo(f"{ledger.FILE} has {debts} accepted finding(s).", err=True)
+            typer.echo(f"{ledger.FILE} lists {debts} accepted finding(s).", err=True)
         else:
             found = ledger.apply(root, found, since)
     except ledger.LedgerError as error:
@@ -61,31 +63,31 @@ def check(
     if found or output == "json":
         typer.echo(show(found))
     if output != "json":
-        typer.echo(f"{len(found)} finding(s)." if found else "The walls stand.", err=bool(found))
+        typer.echo(f"{len(found)} finding(s)." if found else "No boundary violations found.", err=bool(found))
     if any(one.rule == findings.COULD_NOT_CHECK for one in found):
         raise typer.Exit(_COULD_NOT)
     if found:
         raise typer.Exit(1)
 
 
-def _prove(root: Path) -> None:
-    from kernel.ext.boundaries.self_test import ProofError, prove  # noqa: PLC0415
+def _self_test(root: Path) -> None:
+    from kernel.ext.boundaries.self_test import SelfTestError, run_self_test  # noqa: PLC0415
 
-    typer.echo("Planting in copies of the project, one process a core; this takes some 20 seconds.", err=True)
+    typer.echo("Trying every violation in copies of the project. This takes about a minute on two cores.", err=True)
     try:
-        proof = prove(root)
-    except ProofError as error:
+        result = run_self_test(root)
+    except SelfTestError as error:
         _stop(str(error))
-    typer.echo(proof.table())
-    if proof.failures:
-        typer.echo("\n".join(proof.failures), err=True)
+    typer.echo(result.table())
+    if result.failures:
+        typer.echo("\n".join(result.failures), err=True)
         raise typer.Exit(1)
 
 
 def owners(
-    write: Annotated[bool, typer.Option("--write", help="Bring CODEOWNERS up to date.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Update CODEOWNERS.")] = False,
 ) -> None:
-    """Show CODEOWNERS as the manifests would have it."""
+    """Print CODEOWNERS with the owners from the manifests."""
     from kernel.ext.boundaries.owners import place, written  # noqa: PLC0415
     from kernel.ext.boundaries.project import Project  # noqa: PLC0415
 
@@ -101,23 +103,23 @@ def owners(
 
 def run_tests(
     ctx: typer.Context,
-    modules: Annotated[list[str] | None, typer.Argument(help="By default those that changed.")] = None,
+    modules: Annotated[list[str] | None, typer.Argument(help="By default, the modules that changed.")] = None,
     changed: Annotated[
-        str | None, typer.Option(metavar="[REV]", help="Also those that differ from REV; by default, from main.")
+        str | None, typer.Option(metavar="[REV]", help="Also the modules that differ from REV; by default, from main.")
     ] = None,
     whole: Annotated[
-        bool, typer.Option("--whole", help="Run all; name the failures that it would have skipped.")
+        bool, typer.Option("--whole", help="Run all tests; list the failures that the selection would have skipped.")
     ] = False,
-    only_list: Annotated[bool, typer.Option("--list", help="Only say what would run, and why.")] = False,
+    only_list: Annotated[bool, typer.Option("--list", help="List what would run, and why.")] = False,
 ) -> None:
-    """Look at the walls and run the tests that a change to some modules asks for; what follows `--` is pytest's."""
+    """Check the boundaries and run the tests of the changed modules. Arguments after `--` go to pytest."""
     from kernel.ext.boundaries.commands import run  # noqa: PLC0415
 
-    def walls() -> int:
+    def check_boundaries() -> int:
         try:
             check()
-        except typer.Exit as broken:
-            return broken.exit_code
+        except typer.Exit as stopped:
+            return stopped.exit_code
         return 0
 
     code = run(
@@ -127,7 +129,7 @@ def run_tests(
         whole=whole,
         only_list=only_list,
         pytest_arguments=ctx.args,
-        check=walls,
+        check=check_boundaries,
     )
     raise typer.Exit(code)
 
@@ -138,7 +140,7 @@ def lock_contracts(
         list[str] | None, typer.Option(metavar="MODULE.NAME", help="A contract or message that may be removed.")
     ] = None,
 ) -> None:
-    """Write each module's contract.lock.json. Refuses a breaking change whose version was not raised."""
+    """Write contract.lock.json of each module. Refuse a breaking change without a new version."""
     from kernel.ext.boundaries import lock  # noqa: PLC0415
     from kernel.ext.boundaries.project import Project  # noqa: PLC0415
 
@@ -151,7 +153,7 @@ def lock_contracts(
 
 @contracts.command("diff")
 def explain_contracts() -> None:
-    """Explain how the contracts differ from their locks, and which differences are breaking."""
+    """List how the contracts differ from their locks, and which differences are breaking."""
     from kernel.ext.boundaries import lock  # noqa: PLC0415
     from kernel.ext.boundaries.project import Project  # noqa: PLC0415
 
@@ -159,16 +161,16 @@ def explain_contracts() -> None:
         lines = lock.explain(Project(_root()))
     except lock.LockError as error:
         _stop(str(error))
-    typer.echo("\n".join(lines) or "The contracts are as they are locked.")
+    typer.echo("\n".join(lines) or "The contracts match their locks.")
 
 
 def _root() -> Path:
-    """The project we are in: the nearest folder upwards with modules/."""
+    """Return the nearest folder upwards that has modules/ and pyproject.toml."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "modules").is_dir() and (folder / "pyproject.toml").is_file():
             return folder
-    return _stop(f"There is no project at {here}: no folder upwards has both modules/ and pyproject.toml.")
+    return _stop(f"{here} is not in a project: neither it nor a parent folder has both modules/ and pyproject.toml.")
 
 
 def _stop(message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Debts from before the walls stood: findings that are accepted, in a committed file that may only shrink."""
+"""The ledger: accepted findings in a committed file, which may only shrink."""
 
 import json
 from collections import Counter

@@ -57,7 +57,7 @@ def check(project: Project) -> Iterator[Finding]:
         options = read_configuration(str(project.root / CONFIGURATION))
         graph, checks = _linted(project, options)
     except Exception as error:  # noqa: BLE001  # whatever it is, the boundaries were not looked at
-        yield _problem(f"import-linter could not look at the imports ({error}).", "Mend that first; no wall holds.")
+        yield _problem(f"import-linter failed ({error}).", "Correct that: no import was checked.")
         return
     contracts = options["contracts_options"]
     yield from _unseen(project, graph)
@@ -120,8 +120,8 @@ def _importable(*places: Path) -> Iterator[None]:
 
 def _breaches(name: str, metadata: Any, graph: ImportGraph) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
     """Importer, imported, lines and a sentence with a place for each, from what each kind of contract leaves behind."""
-    wall = name[0].lower() + name[1:]
-    direct = f"{{}} imports {{}}: {wall}."
+    rule = name[0].lower() + name[1:]
+    direct = f"{{}} imports {{}}: {rule}."
     for broken in metadata.get("illegal_imports", ()):
         for link in broken.illegal_links:
             yield link["importer"], link["imported"], link["line_numbers"], direct
@@ -132,16 +132,16 @@ def _breaches(name: str, metadata: Any, graph: ImportGraph) -> Iterator[tuple[st
             through = f", by way of {', '.join(link['imported'] for link in links[:-1])}" if len(links) > 1 else ""
             starts = [first] if isinstance(chain, list) else [first, *chain["extra_firsts"]]
             for start in starts:
-                why = f"{{}} leads to {{}}{through}: {wall}." if through else direct
+                why = f"{{}} leads to {{}}{through}: {rule}." if through else direct
                 yield start["importer"], last["imported"], start["line_numbers"], why
     for unplaced in sorted(metadata.get("undeclared_modules", ())):
-        yield unplaced, "", (0,), f"{{}} has no place in a layer: {wall}."
+        yield unplaced, "", (0,), f"{{}} has no place in a layer: {rule}."
     for breakers in metadata.get("cycle_breakers_by_package", {}).values():
         for importer, imported in sorted(breakers):
             lines = tuple(
                 detail["line_number"] for detail in graph.get_import_details(importer=importer, imported=imported)
             )
-            yield importer, imported, lines, f"{{}} imports {{}}, which closes a circle: {wall}."
+            yield importer, imported, lines, f"{{}} imports {{}}, which closes a circle: {rule}."
 
 
 def _unseen(project: Project, graph: ImportGraph) -> Iterator[Finding]:
@@ -152,7 +152,7 @@ def _unseen(project: Project, graph: ImportGraph) -> Iterator[Finding]:
                 source.path,
                 0,
                 COULD_NOT_CHECK,
-                "import-linter does not see this file, so no wall holds here.",
+                "import-linter does not see this file, so its imports are not checked.",
                 "Give its folder an __init__.py with a docstring.",
             )
 
@@ -175,7 +175,7 @@ def _unmatched(contracts: list[dict[str, Any]], graph: ImportGraph) -> Iterator[
                     yield _problem(f"{expression} of {contract['id']} matches no file.", "Correct it or take it out.")
         for layer in _layers(contract):
             if contract.get("containers") == ["modules.*"] and layer not in RANKS:
-                yield _problem(f"{contract['id']} has a layer {layer} that the walls do not know.", "Correct the name.")
+                yield _problem(f"{contract['id']} has an unknown layer {layer}.", "Correct the name.")
 
 
 def _layers(contract: dict[str, Any]) -> Iterator[str]:

@@ -40,8 +40,8 @@ def place(root: Path) -> Path:
 def written(project: Project) -> str:
     """CODEOWNERS with the manifests' owners; what others have written there stays.
 
-    A manifest's owner is a team's bare name. `[tool.walls] team = "@acme/{}"` in pyproject.toml makes of it what
-    the forge calls it; the default is "@{}".
+    A manifest's owner is the name of a team. `[tool.kernel.boundaries] team = "@acme/{}"` in pyproject.toml makes it
+    the name on the forge; the default is "@{}".
     """
     lines, text = _lines(project), _text(place(project.root))
     if _block(text) == sorted(lines):
@@ -80,4 +80,4 @@ def _text(path: Path) -> str:
 def _team(root: Path) -> str:
     file = root / "pyproject.toml"
     settings = tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
-    return str(settings.get("tool", {}).get("walls", {}).get("team", "@{}"))
+    return str(settings.get("tool", {}).get("kernel", {}).get("boundaries", {}).get("team", "@{}"))

@@ -1,4 +1,4 @@
-"""A project as it stands on the disk: its modules, their manifests, and every Python file that a wall looks at."""
+"""A project as it stands on the disk: its modules, their manifests, and every Python file that a rule reads."""
 
 import ast
 import os
@@ -76,7 +76,7 @@ def module_at(path: str) -> str | None:
 class Project:
     """Everything that is judged, read once. What only an import shows is in `facts`, from a process of its own.
 
-    What cannot be read is among the `problems`: a wall that does not see a file does not hold there.
+    A file that cannot be read is among the `problems`, because no rule can check it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -169,7 +169,9 @@ class Project:
                 self._read_manifest(module)
         for source in self._sources(home, "modules", deep=False):
             if source.path != "modules/__init__.py":
-                self._problem(source.path, 0, "It belongs to no module, so no wall looks at it.", "Move it into one.")
+                self._problem(
+                    source.path, 0, "This file belongs to no module, so no rule checks it.", "Move it into a module."
+                )
         self.kernel = list(self._sources(self.root / "platform" / "kernel", "kernel"))
         self.tests = self._by_module("tests", "tests/modules")
         self.migrations = self._by_module("migrations", "migrations")
@@ -266,14 +268,16 @@ class Project:
         self._problem(
             source.path,
             node.lineno,
-            f"{name} of the manifest is computed, and the walls read manifests without running them.",
+            f"{name} of the manifest is computed, but `kernel check` reads manifests without running them.",
             "Write the values out.",
         )
 
     def _unreadable(self, path: Path, error: Exception) -> None:
         line = error.lineno or 0 if isinstance(error, SyntaxError) else 0
         reason = error.msg if isinstance(error, SyntaxError) else error
-        self._problem(self._relative(path), line, f"It cannot be read ({reason}), so no wall holds here.", "Mend it.")
+        self._problem(
+            self._relative(path), line, f"This cannot be read ({reason}), so no rule checks it.", "Correct it."
+        )
 
     def _problem(self, path: str, line: int, why: str, instead: str) -> None:
         self.problems.append(Finding(path, line, COULD_NOT_CHECK, why, instead))

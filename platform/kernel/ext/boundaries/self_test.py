@@ -1,4 +1,4 @@
-"""The proof that the walls hold: every plant in a copy of the project, one after the other."""
+"""Test the boundary rules themselves: apply each case to a copy of the project, and compare the findings."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -20,9 +20,9 @@ from kernel.ext.boundaries import lock, owners
 from kernel.ext.boundaries.check import RULES, check
 from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
 from kernel.ext.boundaries.project import Project
-from kernel.ext.boundaries.violations import Plant, base, data, histories, imports, inside, lookalikes
+from kernel.ext.boundaries.violations import Case, base, data, histories, imports, inside, lookalikes
 
-VIOLATIONS: Mapping[str, list[Plant]] = {
+VIOLATIONS: Mapping[str, list[Case]] = {
     "contract-only": imports.CONTRACT_ONLY,
     "declared": imports.DECLARED,
     "acyclic": imports.ACYCLIC,
@@ -35,80 +35,79 @@ VIOLATIONS: Mapping[str, list[Plant]] = {
     "one-metadata": data.ONE_METADATA,
     "one-history": histories.ONE_HISTORY,
 }
-INNOCENTS: Mapping[str, list[Plant]] = {
-    "contract-only": imports.INNOCENT_CONTRACT_ONLY,
-    "declared": imports.INNOCENT_DECLARED,
-    "acyclic": imports.INNOCENT_ACYCLIC,
-    "kernel-clean": inside.INNOCENT_KERNEL_CLEAN,
-    "layers": inside.INNOCENT_LAYERS,
-    "own-tables": lookalikes.INNOCENT_OWN_TABLES,
-    "values-only": inside.INNOCENT_VALUES_ONLY,
-    "contract-lock": inside.INNOCENT_CONTRACT_LOCK,
-    "owned": inside.INNOCENT_OWNED,
-    "one-metadata": data.INNOCENT_ONE_METADATA,
-    "one-history": histories.INNOCENT_ONE_HISTORY,
+VALID_EXAMPLES: Mapping[str, list[Case]] = {
+    "contract-only": imports.VALID_CONTRACT_ONLY,
+    "declared": imports.VALID_DECLARED,
+    "acyclic": imports.VALID_ACYCLIC,
+    "kernel-clean": inside.VALID_KERNEL_CLEAN,
+    "layers": inside.VALID_LAYERS,
+    "own-tables": lookalikes.VALID_OWN_TABLES,
+    "values-only": inside.VALID_VALUES_ONLY,
+    "contract-lock": inside.VALID_CONTRACT_LOCK,
+    "owned": inside.VALID_OWNED,
+    "one-metadata": data.VALID_ONE_METADATA,
+    "one-history": histories.VALID_ONE_HISTORY,
 }
 
 _COPIED = ("platform/kernel", "modules", "migrations", "tests/modules", "importlinter.ini", "pyproject.toml")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
-class ProofError(Exception):
-    """Nothing can be proven. The message says why."""
+class SelfTestError(Exception):
+    """Raised if the self-test cannot run. The message says why."""
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What came of all plants: by rule what was planted and caught, and what was wrongly found."""
+class SelfTestResult:
+    """The result of all cases, counted by rule."""
 
-    planted: Counter[str]
-    caught: Counter[str]
-    innocents: Counter[str]
-    alarms: Counter[str]
-    # A line for each plant that was not found, or wrongly.
-    failures: list[str]
+    violations: Counter[str] = field(default_factory=Counter)
+    caught: Counter[str] = field(default_factory=Counter)
+    valid_examples: Counter[str] = field(default_factory=Counter)
+    false_alarms: Counter[str] = field(default_factory=Counter)
+    # One line for each violation that was not found and each valid example that was.
+    failures: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """For people: a row for each rule."""
-        table = Table("rule", "planted", "caught", "innocents", "false alarms")
+        """Return a table with one row for each rule."""
+        columns = (self.violations, self.caught, self.valid_examples, self.false_alarms)
+        table = Table("rule", "violations", "caught", "valid examples", "false alarms")
         for rule in RULES:
-            counts = (self.planted[rule], self.caught[rule], self.innocents[rule], self.alarms[rule])
-            table.add_row(rule, *map(str, counts), end_section=rule == RULES[-1])
-        totals = (one.total() for one in (self.planted, self.caught, self.innocents, self.alarms))
-        table.add_row("all", *map(str, totals))
+            table.add_row(rule, *(str(column[rule]) for column in columns), end_section=rule == RULES[-1])
+        table.add_row("all", *(str(column.total()) for column in columns))
         out = io.StringIO()
         Console(file=out, width=100).print(table)
         return out.getvalue()
 
 
-def prove(root: Path) -> Proof:
-    """Plant everything, on all processors. Raises ProofError where the copy is not clean to begin with."""
+def run_self_test(root: Path) -> SelfTestResult:
+    """Try all cases, in one process for each processor. Raises SelfTestError if the unchanged copy has findings."""
     workers = os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(prefix="walls-") as folder:
+    with tempfile.TemporaryDirectory(prefix="boundaries-") as folder:
         running = []
         for number in range(workers):
             copy = copied(root, Path(folder) / str(number))
             places = (copy / "platform", copy, Path(__file__).parents[3])
-            # A process of its own, which has not imported the kernel: the linter must look at that of the copy.
+            # A new process, which has not imported the kernel: the linter must look at the kernel of the copy.
             running.append(
                 subprocess.Popen(  # noqa: S603  # our own Python
                     [sys.executable, "-m", "kernel.ext.boundaries.self_test", str(copy), str(number), str(workers)],
-                    # Without bytecode: it is compared by seconds, and a plant stands for less than one.
+                    # No bytecode: Python compares its time in seconds, and a case lasts less than one.
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "PYTHONDONTWRITEBYTECODE": "1"},
                     cwd=copy,
                     stdout=subprocess.PIPE,
                     text=True,
                 )
             )
-        said = [process.communicate()[0] for process in running]
-    failed = [text for process, text in zip(running, said, strict=True) if process.returncode]
+        outputs = [process.communicate()[0] for process in running]
+    failed = [text for process, text in zip(running, outputs, strict=True) if process.returncode]
     if failed:
-        raise ProofError("\n".join(failed) or "A process of the proof has failed.")
-    return _counted([tuple(result) for text in said for result in json.loads(text)])
+        raise SelfTestError("\n".join(failed) or "A process of the self-test failed without output.")
+    return _counted([tuple(result) for text in outputs for result in json.loads(text)])
 
 
 def copied(root: Path, copy: Path) -> Path:
-    """The project with `left` and `right`, its owners and contracts as they should be."""
+    """Copy the project, add the modules `left` and `right`, and write the locks and CODEOWNERS for them."""
     for name in _COPIED:
         if (root / name).is_dir():
             shutil.copytree(root / name, copy / name, ignore=_LEFT_OUT)
@@ -126,12 +125,12 @@ def copied(root: Path, copy: Path) -> Path:
 
 
 @contextmanager
-def planted(copy: Path, plant: Plant) -> Iterator[None]:
-    """The copy with a plant in it; afterwards byte for byte as before."""
-    before = {path: (copy / path).read_bytes() if (copy / path).exists() else None for path in plant.files}
-    new = {folder for path in plant.files for folder in (copy / path).parents if not folder.exists()}
+def applied(copy: Path, case: Case) -> Iterator[None]:
+    """Apply a case to the copy; restore every file afterwards."""
+    before = {path: (copy / path).read_bytes() if (copy / path).exists() else None for path in case.files}
+    new = {folder for path in case.files for folder in (copy / path).parents if not folder.exists()}
     try:
-        for path, change in plant.files.items():
+        for path, change in case.files.items():
             file = copy / path
             file.parent.mkdir(parents=True, exist_ok=True)
             text = file.read_text("utf-8") if file.exists() else ""
@@ -139,7 +138,7 @@ def planted(copy: Path, plant: Plant) -> Iterator[None]:
                 file.write_text(f"{text}\n{change}\n" if text else f"{change}\n", "utf-8")
             else:
                 if change[0] not in text:
-                    raise ProofError(f"{plant.name}: {path} does not say {change[0]!r}.")
+                    raise SelfTestError(f"The case {case.name!r} replaces {change[0]!r}, which is not in {path}.")
                 file.write_text(text.replace(*change), "utf-8")
         yield
     finally:
@@ -152,33 +151,33 @@ def planted(copy: Path, plant: Plant) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-# Rule, whether it is a violation, the name, and what is wrong; "" where it went as it must.
+# The rule, whether the case is a violation, its name, and what went wrong ("" if nothing did).
 Result = tuple[str, bool, str, str]
 
 
 def try_all(copy: Path, number: int, workers: int) -> list[Result]:
-    """Every so-manieth plant, in a copy that is clean before and after. Raises ProofError."""
-    _must_be_clean(copy, "before the first plant")
-    plants = [(rule, True, plant) for rule in RULES for plant in VIOLATIONS[rule]]
-    plants += [(rule, False, plant) for rule in RULES for plant in INNOCENTS[rule]]
+    """Try every `workers`-th case from `number` on. Raises SelfTestError if the unchanged copy has findings."""
+    _must_be_clean(copy, "before the first case")
+    cases = [(rule, True, case) for rule in RULES for case in VIOLATIONS[rule]]
+    cases += [(rule, False, case) for rule in RULES for case in VALID_EXAMPLES[rule]]
     results = []
-    for rule, is_violation, plant in plants[number::workers]:
-        with planted(copy, plant):
+    for rule, is_violation, case in cases[number::workers]:
+        with applied(copy, case):
             found = check(Project(copy))
-        wrong = _wrong_violation(rule, plant, found) if is_violation else _shown(found)
-        results.append((rule, is_violation, plant.name, wrong))
-    _must_be_clean(copy, "after the last plant")
+        wrong = _wrong_violation(rule, case, found) if is_violation else _shown(found)
+        results.append((rule, is_violation, case.name, wrong))
+    _must_be_clean(copy, "after the last case")
     return results
 
 
-def _wrong_violation(rule: str, plant: Plant, found: list[Finding]) -> str:
-    """What is wrong with the findings at a violation: it is not among them, or others are.
+def _wrong_violation(rule: str, case: Case, found: list[Finding]) -> str:
+    """Return what is wrong with the findings for a violation: its rule is missing, or another rule is there.
 
-    A file that breaks a rule may rightly be one that cannot be imported, too.
+    A file that breaks a rule may also be one that cannot be imported.
     """
-    if not any(one.rule == rule and (one.path == plant.path or plant.at == "") for one in found):
-        return f"not found at {plant.path}; {_shown(found) or 'nothing was'}"
-    return _shown([one for one in found if one.rule not in {rule, COULD_NOT_CHECK, *plant.also}])
+    if not any(one.rule == rule and (one.path == case.path or case.at == "") for one in found):
+        return f"not found at {case.path}; found: {_shown(found) or 'nothing'}"
+    return _shown([one for one in found if one.rule not in {rule, COULD_NOT_CHECK, *case.also}])
 
 
 def _shown(found: list[Finding]) -> str:
@@ -187,25 +186,25 @@ def _shown(found: list[Finding]) -> str:
 
 def _must_be_clean(copy: Path, when: str) -> None:
     if found := check(Project(copy)):
-        raise ProofError(f"The copy is not clean {when}: {_shown(found)}")
+        raise SelfTestError(f"The copy has findings {when}: {_shown(found)}")
 
 
-def _counted(results: list[Result]) -> Proof:
-    counts: dict[str, Counter[str]] = {name: Counter() for name in ("planted", "caught", "innocents", "alarms")}
-    failures = []
+def _counted(results: list[Result]) -> SelfTestResult:
+    counted = SelfTestResult()
     for rule, is_violation, name, wrong in results:
-        counts["planted" if is_violation else "innocents"][rule] += 1
-        if is_violation and not wrong:
-            counts["caught"][rule] += 1
-        elif wrong:
-            counts["alarms"][rule] += not is_violation
-            failures.append(f"{rule}, {'violation' if is_violation else 'innocent'} {name!r}: {wrong}")
-    return Proof(failures=failures, **counts)
+        (counted.violations if is_violation else counted.valid_examples)[rule] += 1
+        if is_violation:
+            counted.caught[rule] += not wrong
+        else:
+            counted.false_alarms[rule] += bool(wrong)
+        if wrong:
+            counted.failures.append(f"{rule}, {'violation' if is_violation else 'valid example'} {name!r}: {wrong}")
+    return counted
 
 
 if __name__ == "__main__":
     try:
         sys.stdout.write(json.dumps(try_all(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
-    except ProofError as error:
+    except SelfTestError as error:
         sys.stdout.write(str(error))
         sys.exit(1)

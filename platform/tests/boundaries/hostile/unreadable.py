@@ -1,6 +1,6 @@
 """Expressions that no reading understands. Each makes `SELECT 1 FROM right.rights` when it runs.
 
-The checks do not find them (`test_hostile.py`); the role of a module refuses each (`test_runtime_walls_roles.py`).
+The checks do not find them (`test_hostile.py`); the role of a module refuses each (`test_runtime_boundaries_roles.py`).
 """
 
 UNREADABLE = {

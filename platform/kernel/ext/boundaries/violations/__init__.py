@@ -1,19 +1,19 @@
-"""What `kernel check --prove` plants: for every rule its violations, and what only looks like one."""
+"""The cases of `kernel check --self-test`: violations of each rule, and valid examples that resemble them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Plant:
-    """One change to the copy."""
+class Case:
+    """One change to the copy of the project."""
 
     name: str
-    # The file and what is added at its end, or (what is replaced, by what). A file that is not there is made.
+    # By file: the text to append, or (the text to replace, its replacement). A file that does not exist is created.
     files: Mapping[str, str | tuple[str, str]]
-    # Where it must be found; by default in its first file.
+    # The file at which a violation must be found, by default the first; "" for any file.
     at: str | None = None
-    # Rules that it rightly breaks as well.
+    # Other rules that the violation also breaks.
     also: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -22,6 +22,6 @@ class Plant:
         return self.at or next(iter(self.files))
 
 
-def plant(name: str, path: str, code: str | tuple[str, str], *also: str, at: str | None = None) -> Plant:
-    """A plant in one file."""
-    return Plant(name, {path: code}, at, frozenset(also))
+def edit(name: str, path: str, code: str | tuple[str, str], *also: str, at: str | None = None) -> Case:
+    """Return a case that changes one file."""
+    return Case(name, {path: code}, at, frozenset(also))

@@ -1,4 +1,4 @@
-"""Two modules for the copy, with everything a module may have, so that the proof holds whatever features there are.
+"""Two modules that the self-test adds to its copy, with every file that a module may have.
 
 `left` depends on `right`. NAME, Name and names stand for the module, its entity and its table.
 """

@@ -1,6 +1,6 @@
-"""Plants for own-tables, and for one-metadata."""
+"""Cases for own-tables and one-metadata."""
 
-from kernel.ext.boundaries.violations import Plant, plant
+from kernel.ext.boundaries.violations import Case, edit
 
 MODELS = "modules/left/models.py"
 REPOSITORY = "modules/left/repository.py"
@@ -8,23 +8,23 @@ MIGRATION = "migrations/left/0001_first.py"
 _LAST = '    op.drop_table("lefts")'
 
 
-def sql(name: str, code: str) -> Plant:
+def sql(name: str, code: str) -> Case:
     """SQL in a repository."""
-    return plant(name, REPOSITORY, f"X = text({code!r})")
+    return edit(name, REPOSITORY, f"X = text({code!r})")
 
 
-def step(name: str, code: str) -> Plant:
+def step(name: str, code: str) -> Case:
     """A step of a migration."""
-    return plant(name, MIGRATION, (_LAST, f"{_LAST}\n    {code}"))
+    return edit(name, MIGRATION, (_LAST, f"{_LAST}\n    {code}"))
 
 
 _KEY = "\n    id: Mapped[int] = mapped_column(primary_key=True)\n"
 
 
-def entity(name: str, body: str, before: str = "") -> Plant:
+def entity(name: str, body: str, before: str = "") -> Case:
     """One more entity, with these lines in its class."""
     lines = "".join(f"    {line}\n" for line in body.splitlines())
-    return plant(name, MODELS, f'{before}\n\nclass A(Base):\n    __tablename__ = "a"{_KEY}{lines}')
+    return edit(name, MODELS, f'{before}\n\nclass A(Base):\n    __tablename__ = "a"{_KEY}{lines}')
 
 
 _RIGHT_ID = "right_id: Mapped[int] = mapped_column({})"
@@ -49,7 +49,7 @@ OWN_TABLES = [
         _RIGHT_ID.format('to("rights")'),
         'def to(table: str) -> ForeignKey:\n    return ForeignKey(f"{table}.id")',
     ),
-    plant(
+    edit(
         "foreign keys from a loop",
         MODELS,
         'for name in ("right", "left"):\n'
@@ -59,8 +59,8 @@ OWN_TABLES = [
     entity("a relationship by its path", 'right: Mapped[Any] = relationship("modules.right.models.Right")'),
     entity("a relationship in a lambda", 'right: Mapped[Any] = relationship(lambda: "Right")'),
     entity("a relationship's secondary", 'lefts: Mapped[list["Left"]] = relationship(secondary="rights")'),
-    plant("another's table", MODELS, 'X = Table("rights", MetaData())'),
-    plant("another's table in its schema", MODELS, 'X = Table("anything", MetaData(), schema="right")'),
+    edit("another's table", MODELS, 'X = Table("rights", MetaData())'),
+    edit("another's table in its schema", MODELS, 'X = Table("anything", MetaData(), schema="right")'),
     entity("metadata of another's schema", "", 'Base.metadata.schema = "right"'),
     entity("table arguments", '__table_args__ = {"schema": "right"}'),
     entity("an enum in another's schema", 'c: Mapped[str] = mapped_column(Enum("a", name="c", schema="right"))'),
@@ -71,15 +71,15 @@ OWN_TABLES = [
     ),
     entity("a default of Python's side", 'n: Mapped[int] = mapped_column(default=text("(SELECT 1 FROM rights)"))'),
     entity("a column that is a query", 'n = column_property(text("(SELECT 1 FROM rights)"))'),
-    plant(
+    edit(
         "a listener that runs when the tables are made",
         MODELS,
         'event.listen(Base.metadata, "after_create", DDL("GRANT SELECT ON right.rights TO x"))',
     ),
-    plant("a light table", REPOSITORY, 'from sqlalchemy import table\nX = table("rights")'),
-    plant("loose metadata of another's schema", MODELS, 'X = MetaData(schema="right")'),
-    plant("a translated schema", REPOSITORY, 'X = {"schema_translate_map": {None: "right"}}'),
-    plant(
+    edit("a light table", REPOSITORY, 'from sqlalchemy import table\nX = table("rights")'),
+    edit("loose metadata of another's schema", MODELS, 'X = MetaData(schema="right")'),
+    edit("a translated schema", REPOSITORY, 'X = {"schema_translate_map": {None: "right"}}'),
+    edit(
         "a translated schema, by keyword",
         REPOSITORY,
         'def f(c):\n    c.execution_options(schema_translate_map={None: "right"})\n',
@@ -94,7 +94,7 @@ OWN_TABLES = [
     sql("rights on a schema", "GRANT USAGE ON SCHEMA right TO somebody"),
     sql("a function of another's schema", "SELECT right.do_it(1)"),
     sql("vacuum and analyze", "VACUUM ANALYZE rights"),
-    plant("with percent, by name", REPOSITORY, 'X = "SELECT * FROM %(t)s" % {"t": "rights"}'),
+    edit("with percent, by name", REPOSITORY, 'X = "SELECT * FROM %(t)s" % {"t": "rights"}'),
     entity("a join in words", 'x: Mapped["Left"] = relationship(primaryjoin="Left.id == Right.id")'),
     sql("quoted names", 'SELECT * FROM "right"."rights"'),
     sql("a join", "SELECT * FROM lefts l JOIN rights r ON r.id = l.id"),
@@ -128,34 +128,32 @@ OWN_TABLES = [
     sql("the search path by a function", "SELECT set_config('search_path', 'right', true)"),
     sql("another role", "SET LOCAL ROLE somebody"),
     sql("a part of a statement", "EXISTS (SELECT 1 FROM rights)"),
-    plant("a column in words", REPOSITORY, 'X = literal_column("right.rights.id")'),
-    plant("through the driver", REPOSITORY, 'async def f(c):\n    await c.exec_driver_sql("SELECT * FROM rights")\n'),
-    plant("a constant", REPOSITORY, 'QUERY = "SELECT * FROM rights"'),
-    plant("an f-string", REPOSITORY, 'S = "right"\nX = text(f"SELECT * FROM {S}.rights")'),
-    plant(
+    edit("a column in words", REPOSITORY, 'X = literal_column("right.rights.id")'),
+    edit("through the driver", REPOSITORY, 'async def f(c):\n    await c.exec_driver_sql("SELECT * FROM rights")\n'),
+    edit("a constant", REPOSITORY, 'QUERY = "SELECT * FROM rights"'),
+    edit("an f-string", REPOSITORY, 'S = "right"\nX = text(f"SELECT * FROM {S}.rights")'),
+    edit(
         "an f-string with what nobody knows",
         REPOSITORY,
         'def f(n):\n    return text(f"SELECT {n} FROM rights LIMIT {n}")\n',
     ),
-    plant("added up", REPOSITORY, 'X = text("SELECT * FROM " + "right" + ".rights")'),
-    plant(
-        "added to", REPOSITORY, 'def f(s):\n    q = "SELECT * "\n    q += "FROM right.rights"\n    return s.run(q)\n'
-    ),
-    plant("with percent", REPOSITORY, 'X = "SELECT * FROM %s.rights" % "right"'),
-    plant("with format", REPOSITORY, 'X = "SELECT * FROM {}.rights".format("right")'),
-    plant("with format, by name", REPOSITORY, 'X = "SELECT * FROM {t}".format(t="rights")'),
-    plant("joined", REPOSITORY, 'X = " ".join(["SELECT *", "FROM", "rights"])'),
-    plant("in literals side by side", REPOSITORY, 'X = ("SELECT * "\n     "FROM rights")'),
-    plant("chosen", REPOSITORY, 'def f(a):\n    return text("SELECT 1" if a else "SELECT * FROM rights")\n'),
-    plant("in a class", REPOSITORY, 'class Q:\n    ALL = "SELECT * FROM rights"\n\nX = text(Q.ALL)'),
-    Plant(
+    edit("added up", REPOSITORY, 'X = text("SELECT * FROM " + "right" + ".rights")'),
+    edit("added to", REPOSITORY, 'def f(s):\n    q = "SELECT * "\n    q += "FROM right.rights"\n    return s.run(q)\n'),
+    edit("with percent", REPOSITORY, 'X = "SELECT * FROM %s.rights" % "right"'),
+    edit("with format", REPOSITORY, 'X = "SELECT * FROM {}.rights".format("right")'),
+    edit("with format, by name", REPOSITORY, 'X = "SELECT * FROM {t}".format(t="rights")'),
+    edit("joined", REPOSITORY, 'X = " ".join(["SELECT *", "FROM", "rights"])'),
+    edit("in literals side by side", REPOSITORY, 'X = ("SELECT * "\n     "FROM rights")'),
+    edit("chosen", REPOSITORY, 'def f(a):\n    return text("SELECT 1" if a else "SELECT * FROM rights")\n'),
+    edit("in a class", REPOSITORY, 'class Q:\n    ALL = "SELECT * FROM rights"\n\nX = text(Q.ALL)'),
+    Case(
         "from another file",
         {
             REPOSITORY: "from modules.left.rows import TABLE\nX = text(f'SELECT * FROM {TABLE}')",
             "modules/left/rows.py": 'TABLE = "right.rights"',
         },
     ),
-    plant("in a router", "modules/left/router.py", 'QUERY = "SELECT * FROM right.rights"'),
+    edit("in a router", "modules/left/router.py", 'QUERY = "SELECT * FROM right.rights"'),
     step("a migration's SQL", 'op.execute("ALTER TABLE right.rights ADD COLUMN x int")'),
     step("a migration's foreign key", 'op.create_foreign_key(None, "lefts", "rights", ["r"], ["id"])'),
     step("a foreign key to a schema", 'op.create_foreign_key(None, "a", "b", ["r"], ["id"], referent_schema="right")'),
@@ -165,41 +163,41 @@ OWN_TABLES = [
     step("another's table dropped", 'op.drop_table("rights")'),
     step("a table in another's schema", 'op.create_table("x", sa.Column("id", sa.Integer), schema="right")'),
     step("a column's foreign key", 'op.add_column("lefts", sa.Column("r", sa.ForeignKey("rights.id")))'),
-    plant("from whatever schema", REPOSITORY, 'def f(s):\n    return text(f"SELECT * FROM {s}.rights")\n'),
-    plant("a table as a text", REPOSITORY, 'X = select(Left).select_from(text("rights"))'),
-    plant("a table with its schema as a text", REPOSITORY, 'X = select(Left).select_from(text("right.rights"))'),
-    plant(
+    edit("from whatever schema", REPOSITORY, 'def f(s):\n    return text(f"SELECT * FROM {s}.rights")\n'),
+    edit("a table as a text", REPOSITORY, 'X = select(Left).select_from(text("rights"))'),
+    edit("a table with its schema as a text", REPOSITORY, 'X = select(Left).select_from(text("right.rights"))'),
+    edit(
         "a function of SQLAlchemy", REPOSITORY, 'from sqlalchemy import func\nX = func.nextval("right.rights_id_seq")'
     ),
-    plant("a table of the metadata", REPOSITORY, 'X = Left.metadata.tables["right.rights"]'),
-    plant("a schema made", REPOSITORY, 'from sqlalchemy.schema import CreateSchema\nX = CreateSchema("right")'),
+    edit("a table of the metadata", REPOSITORY, 'X = Left.metadata.tables["right.rights"]'),
+    edit("a schema made", REPOSITORY, 'from sqlalchemy.schema import CreateSchema\nX = CreateSchema("right")'),
     entity("options in a constant", "__table_args__ = O", 'O = {"schema": "right"}'),
-    plant(
+    edit(
         "in an attribute",
         REPOSITORY,
         'class Q:\n    T = "rights"\n    def f(self):\n        self.r(f"SELECT 1 FROM {self.T}")\n',
     ),
-    plant("in a default", REPOSITORY, 'def f(t="rights"):\n    return text(f"SELECT * FROM {t}")\n'),
-    plant("joined from a constant", REPOSITORY, 'P = ["SELECT *", "FROM", "rights"]\nX = " ".join(P)'),
+    edit("in a default", REPOSITORY, 'def f(t="rights"):\n    return text(f"SELECT * FROM {t}")\n'),
+    edit("joined from a constant", REPOSITORY, 'P = ["SELECT *", "FROM", "rights"]\nX = " ".join(P)'),
     sql("in PL/pgSQL, with columns", "DO $$ begin insert into rights (id) values (1); end $$"),
     sql(
         "in PL/pgSQL, where a variable has its name",
         "CREATE FUNCTION f() RETURNS int AS $$ DECLARE right lefts; "
         "BEGIN DELETE FROM right.rights; END $$ LANGUAGE plpgsql",
     ),
-    plant("small letters, by any call", REPOSITORY, 'def f(run):\n    run("select id from rights where id = 1")\n'),
-    plant("by a driver", REPOSITORY, 'async def f(c):\n    await c.execute("SET ROLE somebody")\n'),
+    edit("small letters, by any call", REPOSITORY, 'def f(run):\n    run("select id from rights where id = 1")\n'),
+    edit("by a driver", REPOSITORY, 'async def f(c):\n    await c.execute("SET ROLE somebody")\n'),
 ]
 
 
 ONE_METADATA = [
-    plant(
+    edit(
         "another's base",
         MODELS,
         'from modules.right.models import Base as Theirs\n\nclass A(Theirs):\n    __tablename__ = "a"' + _KEY,
         "contract-only",
     ),
-    Plant(
+    Case(
         "a base in the kernel",
         {
             MODELS: 'from kernel.extra import Shared\n\nclass A(Shared):\n    __tablename__ = "a"' + _KEY,
@@ -207,7 +205,7 @@ ONE_METADATA = [
         },
         also=frozenset({"kernel-clean"}),
     ),
-    Plant(
+    Case(
         "a base made by a function",
         {
             MODELS: 'from kernel.extra import Shared\n\nclass A(Shared):\n    __tablename__ = "a"' + _KEY,
@@ -215,10 +213,10 @@ ONE_METADATA = [
         },
         also=frozenset({"kernel-clean"}),
     ),
-    plant("plain metadata", MODELS, ("metadata = new_metadata()", "metadata = MetaData()")),
-    plant("no metadata", MODELS, ("    metadata = new_metadata()\n", "")),
-    plant("two bases", MODELS, "class Second(DeclarativeBase):\n    pass\n"),
-    Plant(
+    edit("plain metadata", MODELS, ("metadata = new_metadata()", "metadata = MetaData()")),
+    edit("no metadata", MODELS, ("    metadata = new_metadata()\n", "")),
+    edit("two bases", MODELS, "class Second(DeclarativeBase):\n    pass\n"),
+    Case(
         "metadata of the kernel",
         {
             MODELS: ("metadata = new_metadata()", "import kernel.extra\n    metadata = kernel.extra.shared"),
@@ -226,47 +224,47 @@ ONE_METADATA = [
         },
         also=frozenset({"kernel-clean"}),
     ),
-    plant(
+    edit(
         "a table of the kernel",
         "platform/kernel/fields.py",
         'from sqlalchemy.orm import DeclarativeBase as D\n\nclass B(D): ...\n\nclass T(B):\n    __tablename__ = "t"\n',
     ),
-    plant(
+    edit(
         "a base made by a function here",
         MODELS,
         "from sqlalchemy.orm import declarative_base\n\nclass A(declarative_base()):\n    __tablename__ = 'a'" + _KEY,
     ),
-    plant(
+    edit(
         "a registry",
         MODELS,
         "from sqlalchemy.orm import registry\n\n@registry().mapped\nclass A:\n    __tablename__ = 'a'" + _KEY,
     ),
-    plant(
+    edit(
         "a class that is mapped by hand",
         MODELS,
         "from sqlalchemy.orm import registry\n\nclass A: ...\n\n"
         "registry().map_imperatively(A, Table('a', Base.metadata, Column('id', Enum('a'), primary_key=True)))",
     ),
-    plant(
+    edit(
         "a base in a repository",
         REPOSITORY,
         "from sqlalchemy.orm import DeclarativeBase\n\nclass B(DeclarativeBase): ...\n",
     ),
-    plant("migrations of no module", "migrations/gone/0001_first.py", '"""Once."""'),
-    plant("migrations beside the modules", "migrations/0001_first.py", '"""Whose?"""'),
+    edit("migrations of no module", "migrations/gone/0001_first.py", '"""Once."""'),
+    edit("migrations beside the modules", "migrations/0001_first.py", '"""Whose?"""'),
 ]
-INNOCENT_ONE_METADATA = [
-    plant(
+VALID_ONE_METADATA = [
+    edit(
         "a mixin of the kernel",
         MODELS,
         'from kernel.database import Timestamps as T\n\nclass A(T, Base):\n    __tablename__ = "a"' + _KEY,
     ),
-    plant("an entity on another of one's own", MODELS, "class Special(Left):\n    pass\n"),
-    plant(
+    edit("an entity on another of one's own", MODELS, "class Special(Left):\n    pass\n"),
+    edit(
         "an abstract base between",
         MODELS,
         'class Between(Base):\n    __abstract__ = True\n\nclass A(Between):\n    __tablename__ = "a"' + _KEY,
     ),
-    plant("a class called Base elsewhere", "modules/left/service.py", "class Base:\n    pass\n"),
-    plant("a mixin with columns", MODELS, "class Mixin:\n    x: Mapped[int] = mapped_column()\n"),
+    edit("a class called Base elsewhere", "modules/left/service.py", "class Base:\n    pass\n"),
+    edit("a mixin with columns", MODELS, "class Mixin:\n    x: Mapped[int] = mapped_column()\n"),
 ]

@@ -1,6 +1,6 @@
-"""Plants for one-history."""
+"""Cases for one-history."""
 
-from kernel.ext.boundaries.violations import Plant, plant
+from kernel.ext.boundaries.violations import Case, edit
 
 FIRST = "migrations/left/0001_first.py"
 SECOND, THIRD = "migrations/left/0002_second.py", "migrations/left/0003_third.py"
@@ -11,28 +11,28 @@ def revision(number: object, after: object) -> str:
     return f'"""More."""\n\nrevision = {number!r}\ndown_revision = {after!r}\n\n\ndef upgrade() -> None:\n    pass\n'
 
 
-def two(name: str, first: str, second: str, at: str = THIRD) -> Plant:
+def two(name: str, first: str, second: str, at: str = THIRD) -> Case:
     """Two revisions beside the one that is there."""
-    return Plant(name, {SECOND: first, THIRD: second}, at)
+    return Case(name, {SECOND: first, THIRD: second}, at)
 
 
 ONE_HISTORY = [
     two("a number that is there twice", revision("0002", "0001"), revision("0002", "0001")),
     two("a number that is there twice, one after the other", revision("0002", "0001"), revision("0002", "0002")),
     two("two that follow the same", revision("0002", "0001"), revision("0003", "0001")),
-    plant("a second beginning", SECOND, revision("0002", None)),
-    plant("a number of the first", SECOND, revision("0001", None)),
-    plant("one that follows nothing that is there", SECOND, revision("0003", "0002")),
-    plant(
+    edit("a second beginning", SECOND, revision("0002", None)),
+    edit("a number of the first", SECOND, revision("0001", None)),
+    edit("one that follows nothing that is there", SECOND, revision("0003", "0002")),
+    edit(
         "names with types",
         SECOND,
         revision("0001", None).replace("revision =", "revision: str =", 1),
     ),
 ]
-INNOCENT_ONE_HISTORY = [
+VALID_ONE_HISTORY = [
     two("one after the other", revision("0002", "0001"), revision("0003", "0002")),
-    plant("a revision in one line", SECOND, 'revision, down_revision = "0002", "0001"\n'),
-    Plant(
+    edit("a revision in one line", SECOND, 'revision, down_revision = "0002", "0001"\n'),
+    Case(
         "two that a third brings together",
         {
             SECOND: revision("0002", "0001"),
@@ -40,6 +40,6 @@ INNOCENT_ONE_HISTORY = [
             "migrations/left/0004_both.py": revision("0004", ("0002", "0003")),
         },
     ),
-    plant("the same number in another module", "migrations/right/0002_second.py", revision("0002", "0001")),
-    plant("a number that is only known at run time", SECOND, 'revision = "00" + "02"\ndown_revision = "0001"\n'),
+    edit("the same number in another module", "migrations/right/0002_second.py", revision("0002", "0001")),
+    edit("a number that is only known at run time", SECOND, 'revision = "00" + "02"\ndown_revision = "0001"\n'),
 ]

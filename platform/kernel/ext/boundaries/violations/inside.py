@@ -1,6 +1,6 @@
-"""Plants for kernel-clean, layers, values-only, contract-lock and owned."""
+"""Cases for kernel-clean, layers, values-only, contract-lock and owned."""
 
-from kernel.ext.boundaries.violations import Plant, plant
+from kernel.ext.boundaries.violations import Case, edit
 
 _CONTRACT = "modules/right/contract.py"
 _LOCK = "modules/right/contract.lock.json"
@@ -8,88 +8,86 @@ _MANIFEST = "modules/left/module.py"
 _SERVICE = "modules/left/service.py"
 
 KERNEL_CLEAN = [
-    plant("the kernel names a module", "platform/kernel/application.py", 'X = "modules.right.models"'),
-    plant("FastAPI in a repository", "modules/left/repository.py", "from fastapi import Depends"),
-    plant("Starlette in models", "modules/right/models.py", "import starlette.requests"),
-    plant("the kernel's web in a repository", "modules/right/repository.py", "import kernel.web.problems"),
-    plant("FastAPI beside a repository", "modules/left/rows.py", "from fastapi import Query"),
-    plant("FastAPI as a whole beside a repository", "modules/left/rows.py", "import fastapi"),
-    plant("the kernel's web beside a repository", "modules/left/rows.py", "from kernel import web"),
-    Plant(
+    edit("the kernel names a module", "platform/kernel/application.py", 'X = "modules.right.models"'),
+    edit("FastAPI in a repository", "modules/left/repository.py", "from fastapi import Depends"),
+    edit("Starlette in models", "modules/right/models.py", "import starlette.requests"),
+    edit("the kernel's web in a repository", "modules/right/repository.py", "import kernel.web.problems"),
+    edit("FastAPI beside a repository", "modules/left/rows.py", "from fastapi import Query"),
+    edit("FastAPI as a whole beside a repository", "modules/left/rows.py", "import fastapi"),
+    edit("the kernel's web beside a repository", "modules/left/rows.py", "from kernel import web"),
+    Case(
         "models beside a router",
         {
             "modules/left/pages.py": "from modules.left.models import Left",
             _MANIFEST: ('"words": "service"', '"words": "service", "pages": "router"'),
         },
     ),
-    plant("SQLAlchemy in a router", "modules/left/router.py", "from sqlalchemy import select"),
-    plant("SQLAlchemy in handlers", "modules/left/handlers.py", "import sqlalchemy.orm"),
-    plant("SQLAlchemy in commands", "modules/left/commands.py", "import sqlalchemy.orm"),
-    plant("models in a router", "modules/left/router.py", "from modules.left.models import Left"),
-    plant("asyncpg in a module", "modules/left/repository.py", "import asyncpg"),
-    plant("httpx2 in a function", _SERVICE, "def f():\n    from httpx2 import AsyncClient\n"),
-    plant("requests in a module", _SERVICE, "import requests"),
-    plant("sqlite3 in a module", "modules/left/storage.py", "import sqlite3"),
-    plant("alembic in a module", "modules/left/models.py", "from alembic import op"),
-    plant("obstore beside the storage", "modules/right/service.py", "import obstore.store"),
-    plant(
+    edit("SQLAlchemy in a router", "modules/left/router.py", "from sqlalchemy import select"),
+    edit("SQLAlchemy in handlers", "modules/left/handlers.py", "import sqlalchemy.orm"),
+    edit("SQLAlchemy in commands", "modules/left/commands.py", "import sqlalchemy.orm"),
+    edit("models in a router", "modules/left/router.py", "from modules.left.models import Left"),
+    edit("asyncpg in a module", "modules/left/repository.py", "import asyncpg"),
+    edit("httpx2 in a function", _SERVICE, "def f():\n    from httpx2 import AsyncClient\n"),
+    edit("requests in a module", _SERVICE, "import requests"),
+    edit("sqlite3 in a module", "modules/left/storage.py", "import sqlite3"),
+    edit("alembic in a module", "modules/left/models.py", "from alembic import op"),
+    edit("obstore beside the storage", "modules/right/service.py", "import obstore.store"),
+    edit(
         "an engine of one's own", "modules/left/repository.py", "from sqlalchemy.ext.asyncio import create_async_engine"
     ),
-    plant(
+    edit(
         "an engine through its package",
         "modules/left/repository.py",
         "import sqlalchemy as sa\nX = sa.create_engine('x')",
     ),
-    plant("an engine under an alias", "modules/left/repository.py", "from sqlalchemy import create_engine as e"),
+    edit("an engine under an alias", "modules/left/repository.py", "from sqlalchemy import create_engine as e"),
 ]
-INNOCENT_KERNEL_CLEAN = [
-    plant("the kernel speaks of modules", "platform/kernel/application.py", 'X = "modules"\nY = "right"'),
-    plant("its docstring names one", "platform/kernel/application.py", 'def f():\n    """As in the module right."""\n'),
-    plant("its comment names one", "platform/kernel/application.py", "# see modules.right.models"),
-    plant("the kernel's own ways down", "platform/kernel/application.py", "def f():\n    import kernel.web.problems\n"),
-    plant("FastAPI in a router", "modules/left/router.py", "from fastapi import Depends, Query"),
-    plant("SQLAlchemy in a repository", "modules/left/repository.py", "from sqlalchemy import func, select as s"),
-    plant("a session type in a service", _SERVICE, "from sqlalchemy.ext.asyncio import AsyncSession"),
-    plant("obstore in the storage", "modules/right/storage.py", "from obstore.store import MemoryStore"),
-    plant("a driver's name in a comment", _SERVICE, "# import asyncpg"),
+VALID_KERNEL_CLEAN = [
+    edit("the kernel speaks of modules", "platform/kernel/application.py", 'X = "modules"\nY = "right"'),
+    edit("its docstring names one", "platform/kernel/application.py", 'def f():\n    """As in the module right."""\n'),
+    edit("its comment names one", "platform/kernel/application.py", "# see modules.right.models"),
+    edit("the kernel's own ways down", "platform/kernel/application.py", "def f():\n    import kernel.web.problems\n"),
+    edit("FastAPI in a router", "modules/left/router.py", "from fastapi import Depends, Query"),
+    edit("SQLAlchemy in a repository", "modules/left/repository.py", "from sqlalchemy import func, select as s"),
+    edit("a session type in a service", _SERVICE, "from sqlalchemy.ext.asyncio import AsyncSession"),
+    edit("obstore in the storage", "modules/right/storage.py", "from obstore.store import MemoryStore"),
+    edit("a driver's name in a comment", _SERVICE, "# import asyncpg"),
 ]
 
 LAYERS = [
-    plant("models use the repository", "modules/left/models.py", "import modules.left.repository"),
-    plant("a repository uses the router", "modules/left/repository.py", "import modules.left.router"),
-    plant("a repository uses the service", "modules/left/repository.py", "def f():\n    from . import service\n"),
-    plant("a service uses the router", "modules/right/service.py", "import modules.right.router"),
-    plant("a router uses the manifest", "modules/right/router.py", "import modules.right.module"),
-    plant("schemas use models", "modules/right/schemas.py", "from modules.right.models import Right"),
-    plant("a router uses handlers", "modules/left/router.py", "from modules.left import handlers"),
-    plant("commands use the router", "modules/left/commands.py", "from modules.left import router"),
-    plant("a contract uses schemas", _CONTRACT, "from modules.right import schemas"),
-    plant("settings use schemas", "modules/right/settings.py", "import modules.right.schemas"),
-    plant("a helper beside the service looks up", "modules/left/words.py", "from modules.left import router"),
-    plant(
-        "a helper beside the repository looks up", "modules/left/rows.py", "from modules.left.service import Answers"
-    ),
-    plant("a repository uses the service's helper", "modules/left/repository.py", "import modules.left.words"),
-    plant("a file that stands nowhere", "modules/left/misc.py", '"""What?"""'),
-    plant("a folder that stands nowhere", "modules/left/more/__init__.py", '"""What?"""'),
-    plant("a helper on a layer that is none", _MANIFEST, ('"words": "service"', '"words": "servcie"')),
-    plant("a helper that is not there", _MANIFEST, ('"words": "service"', '"words": "service", "wrods": "service"')),
-    plant("an __init__.py that hands out models", "modules/right/__init__.py", "from .models import Right"),
-    plant("an __init__.py that loads the kernel", "modules/right/__init__.py", "import kernel.database"),
+    edit("models use the repository", "modules/left/models.py", "import modules.left.repository"),
+    edit("a repository uses the router", "modules/left/repository.py", "import modules.left.router"),
+    edit("a repository uses the service", "modules/left/repository.py", "def f():\n    from . import service\n"),
+    edit("a service uses the router", "modules/right/service.py", "import modules.right.router"),
+    edit("a router uses the manifest", "modules/right/router.py", "import modules.right.module"),
+    edit("schemas use models", "modules/right/schemas.py", "from modules.right.models import Right"),
+    edit("a router uses handlers", "modules/left/router.py", "from modules.left import handlers"),
+    edit("commands use the router", "modules/left/commands.py", "from modules.left import router"),
+    edit("a contract uses schemas", _CONTRACT, "from modules.right import schemas"),
+    edit("settings use schemas", "modules/right/settings.py", "import modules.right.schemas"),
+    edit("a helper beside the service looks up", "modules/left/words.py", "from modules.left import router"),
+    edit("a helper beside the repository looks up", "modules/left/rows.py", "from modules.left.service import Answers"),
+    edit("a repository uses the service's helper", "modules/left/repository.py", "import modules.left.words"),
+    edit("a file that stands nowhere", "modules/left/misc.py", '"""What?"""'),
+    edit("a folder that stands nowhere", "modules/left/more/__init__.py", '"""What?"""'),
+    edit("a helper on a layer that is none", _MANIFEST, ('"words": "service"', '"words": "servcie"')),
+    edit("a helper that is not there", _MANIFEST, ('"words": "service"', '"words": "service", "wrods": "service"')),
+    edit("an __init__.py that hands out models", "modules/right/__init__.py", "from .models import Right"),
+    edit("an __init__.py that loads the kernel", "modules/right/__init__.py", "import kernel.database"),
 ]
-INNOCENT_LAYERS = [
-    plant("a router skips down", "modules/left/router.py", "from modules.left.repository import text"),
-    plant("a helper uses what its layer may use", "modules/left/words.py", "from modules.left import repository"),
-    plant("a helper of the repository uses models", "modules/left/rows.py", "from modules.left import schemas"),
-    plant("a service uses its helper", _SERVICE, "from modules.left.words import schemas as s"),
-    Plant(
+VALID_LAYERS = [
+    edit("a router skips down", "modules/left/router.py", "from modules.left.repository import text"),
+    edit("a helper uses what its layer may use", "modules/left/words.py", "from modules.left import repository"),
+    edit("a helper of the repository uses models", "modules/left/rows.py", "from modules.left import schemas"),
+    edit("a service uses its helper", _SERVICE, "from modules.left.words import schemas as s"),
+    Case(
         "another helper, declared",
         {
             "modules/left/more.py": '"""More."""',
             _MANIFEST: ('"words": "service"', '"words": "service", "more": "router"'),
         },
     ),
-    Plant(
+    Case(
         "an enum that models and schemas share, one layer down",
         {
             "modules/left/kinds.py": 'from enum import StrEnum\n\n\nclass Kind(StrEnum):\n    A = "a"',
@@ -98,7 +96,7 @@ INNOCENT_LAYERS = [
             _MANIFEST: ('"words": "service"', '"words": "service", "kinds": "contract"'),
         },
     ),
-    plant("upward in a comment", "modules/left/models.py", "# import modules.left.repository"),
+    edit("upward in a comment", "modules/left/models.py", "# import modules.left.repository"),
 ]
 
 
@@ -106,8 +104,8 @@ def _method(annotation: str, imported: str = "") -> str:
     return f"{imported}\n\nclass More(Contract):\n    async def do(self) -> {annotation}: ...\n"
 
 
-def _refused(name: str, code: str, *also: str) -> Plant:
-    return plant(name, _CONTRACT, code, "contract-lock", *also)
+def _refused(name: str, code: str, *also: str) -> Case:
+    return edit(name, _CONTRACT, code, "contract-lock", *also)
 
 
 VALUES_ONLY = [
@@ -140,11 +138,11 @@ VALUES_ONLY = [
 ]
 
 
-def _value(name: str, code: str) -> Plant:
-    return plant(name, _CONTRACT, code)
+def _value(name: str, code: str) -> Case:
+    return edit(name, _CONTRACT, code)
 
 
-INNOCENT_VALUES_ONLY = [
+VALID_VALUES_ONLY = [
     _value("an entity in a comment", "# async def do(self) -> Right: ..."),
     _value("an entity in a docstring", 'def f():\n    """Right, Session, Any."""\n'),
     _value("a value that no contract hands out", "class V(BaseModel, frozen=True):\n    x: tuple[int, ...]\n"),
@@ -158,54 +156,54 @@ INNOCENT_VALUES_ONLY = [
 ]
 
 CONTRACT_LOCK = [
-    plant("a method is gone", _CONTRACT, ("    async def paint", "    async def _paint")),
-    plant("a method is renamed", _CONTRACT, ("async def get", "async def read")),
-    plant(
+    edit("a method is gone", _CONTRACT, ("    async def paint", "    async def _paint")),
+    edit("a method is renamed", _CONTRACT, ("async def get", "async def read")),
+    edit(
         "an argument is new and demanded",
         _CONTRACT,
         ("get(self, thing_id: int)", "get(self, thing_id: int, deep: bool)"),
     ),
-    plant("an argument is demanded now", _CONTRACT, ('colour: str = "red"', "colour: str")),
-    plant("an argument takes less", _CONTRACT, ('colour: str = "red"', 'colour: Colour = "red"')),
-    plant("it may answer None", _CONTRACT, ("-> bool", "-> bool | None")),
-    plant("it is not safe any more", _CONTRACT, ("    @safe\n", "")),
-    plant("a field is gone", _CONTRACT, ("    title: str\n", "")),
-    plant("a field is renamed", _CONTRACT, ("    title: str\n", "    name: str\n")),
-    plant("a field may be None", _CONTRACT, ("    title: str\n", "    title: str | None\n")),
-    plant("a colour that nobody knows", _CONTRACT, ('    RED = "red"\n', '    RED = "red"\n    GREEN = "green"\n')),
-    plant(
+    edit("an argument is demanded now", _CONTRACT, ('colour: str = "red"', "colour: str")),
+    edit("an argument takes less", _CONTRACT, ('colour: str = "red"', 'colour: Colour = "red"')),
+    edit("it may answer None", _CONTRACT, ("-> bool", "-> bool | None")),
+    edit("it is not safe any more", _CONTRACT, ("    @safe\n", "")),
+    edit("a field is gone", _CONTRACT, ("    title: str\n", "")),
+    edit("a field is renamed", _CONTRACT, ("    title: str\n", "    name: str\n")),
+    edit("a field may be None", _CONTRACT, ("    title: str\n", "    title: str | None\n")),
+    edit("a colour that nobody knows", _CONTRACT, ('    RED = "red"\n', '    RED = "red"\n    GREEN = "green"\n')),
+    edit(
         "a message has a field more",
         _CONTRACT,
         ('deleted."""\n\n    id: int', 'deleted."""\n\n    id: int\n    by: str'),
     ),
-    plant("a message is renamed", _CONTRACT, ("class Gone", "class Went")),
-    plant("a compatible change is not locked", _CONTRACT, ('colour: str = "red"', 'colour: str | None = "red"')),
-    plant("a new version is not locked", _CONTRACT, ("(Contract)", "(Contract, version=2)")),
-    plant("the lock was edited", _LOCK, ('"thing_id"', '"id"'), at=_CONTRACT),
-    plant("the lock is broken", _LOCK, ("{", "<<<<<<< HEAD\n{")),
-    plant("a message that is narrowed", _CONTRACT, ('deleted."""\n\n    id: int', 'deleted."""\n\n    id: bool')),
-    plant(
+    edit("a message is renamed", _CONTRACT, ("class Gone", "class Went")),
+    edit("a compatible change is not locked", _CONTRACT, ('colour: str = "red"', 'colour: str | None = "red"')),
+    edit("a new version is not locked", _CONTRACT, ("(Contract)", "(Contract, version=2)")),
+    edit("the lock was edited", _LOCK, ('"thing_id"', '"id"'), at=_CONTRACT),
+    edit("the lock is broken", _LOCK, ("{", "<<<<<<< HEAD\n{")),
+    edit("a message that is narrowed", _CONTRACT, ('deleted."""\n\n    id: int', 'deleted."""\n\n    id: bool')),
+    edit(
         "a new version of a message without an upcast",
         _CONTRACT,
         ("class Gone(Message)", "class Gone(Message, version=2)"),
     ),
 ]
-INNOCENT_CONTRACT_LOCK = [
-    plant("a docstring", _CONTRACT, ('"""What others may ask."""', '"""What others may ask, and more."""')),
-    plant("Optional", _CONTRACT, ("-> Info | None", "-> 'None | Info'")),
-    plant("the order of the fields", _CONTRACT, ("    id: int\n    title: str\n", "    title: str\n    id: int\n")),
-    plant("a value that nobody hands out", _CONTRACT, "class Spare(BaseModel):\n    x: int\n"),
-    plant("a default of another value", _CONTRACT, ('colour: str = "red"', 'colour: str = "blue"')),
+VALID_CONTRACT_LOCK = [
+    edit("a docstring", _CONTRACT, ('"""What others may ask."""', '"""What others may ask, and more."""')),
+    edit("Optional", _CONTRACT, ("-> Info | None", "-> 'None | Info'")),
+    edit("the order of the fields", _CONTRACT, ("    id: int\n    title: str\n", "    title: str\n    id: int\n")),
+    edit("a value that nobody hands out", _CONTRACT, "class Spare(BaseModel):\n    x: int\n"),
+    edit("a default of another value", _CONTRACT, ('colour: str = "red"', 'colour: str = "blue"')),
 ]
 
 OWNED = [
-    plant("no owner", _MANIFEST, ('owner="left-team", ', "")),
-    plant("an empty owner", _MANIFEST, ('"left-team"', '""')),
-    plant("an owner that is computed", _MANIFEST, ('"left-team"', "TEAM")),
-    plant("another owner", _MANIFEST, ('"left-team"', '"other-team"'), at=".github/CODEOWNERS"),
-    plant("a later line of CODEOWNERS", ".github/CODEOWNERS", "/modules/left/ @other-team"),
-    plant("CODEOWNERS was edited", ".github/CODEOWNERS", ("@left-team", "@other-team")),
-    Plant(
+    edit("no owner", _MANIFEST, ('owner="left-team", ', "")),
+    edit("an empty owner", _MANIFEST, ('"left-team"', '""')),
+    edit("an owner that is computed", _MANIFEST, ('"left-team"', "TEAM")),
+    edit("another owner", _MANIFEST, ('"left-team"', '"other-team"'), at=".github/CODEOWNERS"),
+    edit("a later line of CODEOWNERS", ".github/CODEOWNERS", "/modules/left/ @other-team"),
+    edit("CODEOWNERS was edited", ".github/CODEOWNERS", ("@left-team", "@other-team")),
+    Case(
         "a new module that CODEOWNERS does not know",
         {
             "modules/fresh/__init__.py": '"""New."""',
@@ -214,8 +212,8 @@ OWNED = [
         at=".github/CODEOWNERS",
     ),
 ]
-INNOCENT_OWNED = [
-    plant("others' own lines", ".github/CODEOWNERS", "*.md @writers"),
-    plant("a comment", _MANIFEST, '# owner=""'),
-    plant("an owner elsewhere", _SERVICE, 'owner = ""'),
+VALID_OWNED = [
+    edit("others' own lines", ".github/CODEOWNERS", "*.md @writers"),
+    edit("a comment", _MANIFEST, '# owner=""'),
+    edit("an owner elsewhere", _SERVICE, 'owner = ""'),
 ]

@@ -1,6 +1,6 @@
-"""What only looks like another module's tables: the innocents of own-tables."""
+"""Valid examples for own-tables: names and texts that resemble the tables of another module."""
 
-from kernel.ext.boundaries.violations import Plant, plant
+from kernel.ext.boundaries.violations import Case, edit
 from kernel.ext.boundaries.violations.data import MIGRATION, MODELS, REPOSITORY, entity, sql, step
 
 # The tables of messages, which every module declares by the same names.
@@ -12,21 +12,21 @@ _MESSAGES = (
 
 _MINE = 'class Mine(Base):\n    __tablename__ = "rights"\n    id: Mapped[int] = mapped_column(primary_key=True)\n'
 
-INNOCENT_OWN_TABLES = [
+VALID_OWN_TABLES = [
     entity(
         "one's own foreign key and relationship",
         'left_id: Mapped[int] = mapped_column(ForeignKey("lefts.id"))\nleft: Mapped["Left"] = relationship()',
     ),
-    plant("a table of the same name", MODELS, _MINE),
-    Plant(
+    edit("a table of the same name", MODELS, _MINE),
+    Case(
         "SQL on one's own table of the same name",
         {
             REPOSITORY: 'X = text("SELECT * FROM rights")',
             MODELS: _MINE,
         },
     ),
-    plant("an association table", MODELS, 'X = Table("rights", Base.metadata)'),
-    plant(
+    edit("an association table", MODELS, 'X = Table("rights", Base.metadata)'),
+    edit(
         "an entity of the same name",
         MODELS,
         'class Right(Base):\n    __tablename__ = "own"\n    id: Mapped[int] = mapped_column(primary_key=True)\n'
@@ -45,45 +45,45 @@ INNOCENT_OWN_TABLES = [
     sql("a parameter of that name", "SELECT * FROM lefts WHERE id = :rights"),
     sql("a function on columns", "to_tsvector('simple', title || ' ' || rights)"),
     sql("a system table", "SELECT * FROM pg_catalog.pg_class"),
-    plant("a comment", REPOSITORY, "# SELECT * FROM right.rights"),
-    plant("a docstring", REPOSITORY, 'def f():\n    """SELECT * FROM right.rights"""\n'),
-    plant("prose", REPOSITORY, 'X = "Select rights from the list, or update rights as you like."'),
-    plant("a message", REPOSITORY, 'X = "rights of left were deleted from rights"'),
-    plant("a path", "modules/left/router.py", 'X = "/api/v1/right/rights"'),
-    plant("a tag", "modules/left/router.py", 'TAGS = ["right", "rights"]'),
-    plant("a local variable", REPOSITORY, "def f(rights):\n    right = rights[0]\n    return right\n"),
-    plant("another's schema as a plain word", REPOSITORY, 'X = {"side": "right"}'),
-    plant("a selected column's label", REPOSITORY, 'X = select(Left.id.label("rights"))'),
+    edit("a comment", REPOSITORY, "# SELECT * FROM right.rights"),
+    edit("a docstring", REPOSITORY, 'def f():\n    """SELECT * FROM right.rights"""\n'),
+    edit("prose", REPOSITORY, 'X = "Select rights from the list, or update rights as you like."'),
+    edit("a message", REPOSITORY, 'X = "rights of left were deleted from rights"'),
+    edit("a path", "modules/left/router.py", 'X = "/api/v1/right/rights"'),
+    edit("a tag", "modules/left/router.py", 'TAGS = ["right", "rights"]'),
+    edit("a local variable", REPOSITORY, "def f(rights):\n    right = rights[0]\n    return right\n"),
+    edit("another's schema as a plain word", REPOSITORY, 'X = {"side": "right"}'),
+    edit("a selected column's label", REPOSITORY, 'X = select(Left.id.label("rights"))'),
     step("one's own column", 'op.add_column("lefts", sa.Column("rights", sa.Integer))'),
     step("an index named as another's table", 'op.create_index("rights", "lefts", ["id"])'),
-    plant("a log's schema", REPOSITORY, 'def f(log):\n    log.info("seen", schema="right")\n'),
+    edit("a log's schema", REPOSITORY, 'def f(log):\n    log.info("seen", schema="right")\n'),
     step("a constraint of one's own", 'op.create_unique_constraint("uq_lefts", "lefts", ["id"])'),
-    plant(
+    edit(
         "small letters in a log",
         REPOSITORY,
         'def f(log):\n    log.info("update rights")\n    log.info("delete from rights")\n',
     ),
-    plant(
+    edit(
         "small letters anywhere",
         REPOSITORY,
         'LABELS = ["update rights", "copy rights", "delete rights", "lock rights"]',
     ),
-    plant("an error", REPOSITORY, 'def f():\n    raise LookupError("delete from rights")\n'),
-    plant("a verb of HTTP", "modules/left/router.py", 'X = "DELETE rights"'),
-    plant(
+    edit("an error", REPOSITORY, 'def f():\n    raise LookupError("delete from rights")\n'),
+    edit("a verb of HTTP", "modules/left/router.py", 'X = "DELETE rights"'),
+    edit(
         "a batch's columns",
         MIGRATION,
         'def s() -> None:\n    with op.batch_alter_table("lefts") as b:\n        b.drop_column("rights")\n'
         '        b.alter_column("rights", new_column_name="x")\n',
     ),
-    plant(
+    edit(
         "others' methods",
         "modules/left/service.py",
         'def f(c):\n    c.stream("right.rights.id")\n    c.fetch("update rights")\n    c.text("right.rights")\n',
     ),
     sql("a channel", "SELECT pg_notify('rights', 'right')"),
     sql("a setting", "SELECT set_config('right.rights', 'rights', true)"),
-    plant(
+    edit(
         "a channel through SQLAlchemy",
         REPOSITORY,
         'from sqlalchemy import func\nX = func.pg_notify("right", "rights")',
@@ -98,8 +98,8 @@ INNOCENT_OWN_TABLES = [
         "IF right.id IS DISTINCT FROM rights THEN WITH rights AS (SELECT 1) SELECT * INTO right FROM rights; END IF; "
         "FOR right IN SELECT * FROM lefts LOOP PERFORM right.id; END LOOP; END $$ LANGUAGE plpgsql",
     ),
-    plant("a key that is schema", "modules/left/router.py", 'X = {"schema": "right", "title": "x"}'),
-    Plant(
+    edit("a key that is schema", "modules/left/router.py", 'X = {"schema": "right", "title": "x"}'),
+    Case(
         "messages of both",
         {
             MODELS: _MESSAGES,

@@ -173,7 +173,7 @@ async def test_a_call_after_a_write_names_the_call_the_line_and_the_write(
             await images.get(1)
 
     with pytest.raises(
-        CallInTransaction, match=rf"Images\.get is called at .*test_runtime_walls_calls\.py:\d+.*{said}"
+        CallInTransaction, match=rf"Images\.get is called at .*test_runtime_boundaries_calls\.py:\d+.*{said}"
     ):
         await asks_too_late()
     async with events.read() as session:
@@ -320,7 +320,7 @@ async def test_where_it_is_not_strict_it_warns_once_for_each_place(pool: AsyncDB
                 await _insert_directly(session)
                 assert await images.get(1) is None
     [warning] = [log for log in logs if log["log_level"] == "warning"]
-    assert (warning["call"], "test_runtime_walls_calls.py:" in warning["place"]) == ("Images.get", True)
+    assert (warning["call"], "test_runtime_boundaries_calls.py:" in warning["place"]) == ("Images.get", True)
     async with events.read() as session:
         assert await EventRepository(session).count() == 3
 

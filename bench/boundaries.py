@@ -1,4 +1,4 @@
-"""`python -m bench.walls`: how long `kernel check` takes, here and for 200 modules of ten files and more each."""
+"""`python -m bench.boundaries`: how long `kernel check` takes, here and for 200 modules of ten files and more each."""
 
 import argparse
 import os
@@ -19,12 +19,12 @@ _AIM_LARGE = 10
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.walls", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.boundaries", description=__doc__)
     parser.add_argument("--modules", type=int, default=200, help="how many modules the large project has")
     parser.add_argument("--quick", action="store_true", help="once instead of three times")
     options = parser.parse_args()
     times = 1 if options.quick else 3
-    with tempfile.TemporaryDirectory(prefix="kernel-walls-") as folder:
+    with tempfile.TemporaryDirectory(prefix="kernel-boundaries-") as folder:
         say(f"writing a project of {options.modules} modules")
         large = write_large(Path(folder) / "large", options.modules)
         count = sum(1 for top in ("modules", "migrations", "tests") for _ in (large / top).rglob("*.py"))

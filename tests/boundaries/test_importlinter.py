@@ -1,4 +1,4 @@
-"""What a plant of `kernel check --prove` cannot show of the walls: that import-linter alone holds its part."""
+"""importlinter.ini works alone, with `lint-imports`, and sees every file."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from kernel.ext.boundaries.self_test import copied, planted
-from kernel.ext.boundaries.violations import Plant, plant
+from kernel.ext.boundaries.self_test import applied, copied
+from kernel.ext.boundaries.violations import Case, edit
 
-# One violation for each wall of importlinter.ini.
+# One violation for each contract of importlinter.ini.
 VIOLATIONS = {
     "The kernel never imports a module": ("platform/kernel/modules/discovery.py", "def f():\n    import modules\n"),
     "A module imports of another only its contract": ("modules/left/service.py", "import modules.right.repository"),
@@ -35,7 +35,7 @@ VIOLATIONS = {
 @pytest.fixture(scope="module")
 def copy(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with two modules more."""
-    return copied(root, tmp_path_factory.mktemp("walls") / "copy")
+    return copied(root, tmp_path_factory.mktemp("boundaries") / "copy")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -44,29 +44,29 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def lint(folder: Path) -> tuple[int, set[str], str]:
-    """The linter's exit code, the walls that it found broken, and its report."""
+    """Return the exit code of import-linter, the broken contracts, and the report."""
     command = [Path(sys.executable).parent / "lint-imports", "--config", "importlinter.ini", "--no-cache"]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
     report = done.stdout + done.stderr
     return done.returncode, set(re.findall(r"^(.+) BROKEN\b", report, re.MULTILINE)), report
 
 
-@pytest.mark.parametrize("wall", VIOLATIONS)
-def test_the_linter_alone_holds_its_walls(copy: Path, wall: str) -> None:
-    with planted(copy, plant(wall, *VIOLATIONS[wall])):
+@pytest.mark.parametrize("contract", VIOLATIONS)
+def test_import_linter_alone_finds_the_violation(copy: Path, contract: str) -> None:
+    with applied(copy, edit(contract, *VIOLATIONS[contract])):
         status, broken, report = lint(copy)
-    assert (status, broken) == (1, {wall}), report
+    assert (status, broken) == (1, {contract}), report
 
 
-def test_every_wall_of_the_linter_is_tried(root: Path) -> None:
+def test_every_contract_has_a_violation(root: Path) -> None:
     configuration = ConfigParser()
     configuration.read(root / "importlinter.ini")
-    walls = {part["name"] for name, part in configuration.items() if name.startswith("importlinter:contract:")}
-    assert walls == set(VIOLATIONS)
+    names = {part["name"] for name, part in configuration.items() if name.startswith("importlinter:contract:")}
+    assert names == set(VIOLATIONS)
 
 
-def test_the_walls_stand_without_any_module(root: Path, tmp_path: Path) -> None:
-    """A wildcard that finds nothing is no failure: each module can be deleted, and all of them."""
+def test_a_project_without_modules_passes(root: Path, tmp_path: Path) -> None:
+    """A wildcard without a match is no failure, so that every module can be deleted."""
     shutil.copy(root / "importlinter.ini", tmp_path)
     shutil.copytree(
         root / "platform/kernel", tmp_path / "platform/kernel", ignore=shutil.ignore_patterns("__pycache__")
@@ -90,19 +90,19 @@ def unseen(folder: Path) -> set[str]:
     return on_disk ^ set(json.loads(done.stdout))
 
 
-def test_the_linter_sees_every_file(root: Path) -> None:
+def test_import_linter_sees_every_file(root: Path) -> None:
     missing = unseen(root)
-    assert not missing, f"{sorted(missing)}: no wall holds here. Does the folder lack an __init__.py?"
+    assert not missing, f"{sorted(missing)}: import-linter does not see these. Does a folder lack an __init__.py?"
 
 
-def test_a_folder_without_an_init_file_is_noticed(copy: Path) -> None:
+def test_a_folder_without_an_init_file_is_found(copy: Path) -> None:
     """The linter passes over it and says nothing: this is what the test above is for."""
     hidden = {
         "modules/hidden/router.py": "import modules.right.models",
         "modules/left/hidden/file.py": "import modules.right.models",
         "platform/kernel/hidden/file.py": "import modules.right.models",
     }
-    with planted(copy, Plant("hidden", hidden)):
+    with applied(copy, Case("hidden", hidden)):
         status, _, report = lint(copy)
         missing = unseen(copy)
     assert status == 0, report
@@ -116,6 +116,6 @@ def test_platform_is_a_source_root_and_never_a_package(root: Path) -> None:
     assert Path(found.stdout.strip()) == Path(sysconfig.get_path("stdlib"), "platform.py")
 
 
-def test_no_wall_names_a_feature(root: Path) -> None:
+def test_no_contract_names_a_feature(root: Path) -> None:
     named = re.findall(r"\bmodules\.(\w+)", (root / "importlinter.ini").read_text())
     assert named == []

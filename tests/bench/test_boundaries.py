@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.walls import timed, write_large
+from bench.boundaries import timed, write_large
 
 
 def test_the_large_project_is_clean_and_is_timed(tmp_path: Path) -> None:
