@@ -128,7 +128,10 @@ def _read_secrets(folder: Path, prefix: str, values: dict[str, str], faults: lis
         name = prefix + re.sub(r"[^A-Z0-9]", "_", path.name.upper())
         try:
             if path.is_dir():
-                _read_secrets(path, f"{name}_", values, faults)
+                if path.resolve() in map(Path.resolve, path.parents):
+                    faults.append(Fault(name, f"{path} is a link to a folder that contains it"))
+                else:
+                    _read_secrets(path, f"{name}_", values, faults)
             elif path.stat().st_size > _LARGEST_SECRET_BYTES:
                 faults.append(Fault(name, f"the secret file {path} is larger than 1 MiB"))
             else:

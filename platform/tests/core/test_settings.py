@@ -136,6 +136,19 @@ def test_a_secret_that_is_no_text_is_a_fault_that_names_the_file(tmp_path: Path)
     assert "secrets/DATABASE_PASSWORD" in faults(tmp_path, {})
 
 
+def test_links_between_secret_folders_that_lead_back_are_faults(tmp_path: Path) -> None:
+    """Followed, two of them in each folder make 2**40 folders."""
+    for name in ("one", "two"):
+        (tmp_path / "secrets" / name).mkdir(parents=True)
+    for folder in ("", "one", "two"):
+        for name in ("one", "two"):
+            (tmp_path / "secrets" / folder / f"link_{name}").symlink_to(tmp_path / "secrets" / name)
+        (tmp_path / "secrets" / folder / "link_up").symlink_to(tmp_path / "secrets")
+    message = faults(tmp_path, {})
+    assert "secrets/link_up is a link to a folder that contains it" in message
+    assert "secrets/link_one/link_two/link_one is a link to a folder that contains it" in message
+
+
 def test_a_secrets_folder_that_was_named_must_exist(tmp_path: Path) -> None:
     assert "SECRETS_DIR" in faults(tmp_path, {"SECRETS_DIR": str(tmp_path / "nowhere")})
 
