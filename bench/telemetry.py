@@ -23,6 +23,7 @@ from bench.scenarios import Recipe
 from bench.worker import Caller, Prepared
 from kernel.application import Application
 from kernel.ext.server import application
+from kernel.ext.telemetry.tracing import Tracing
 from kernel.testing import project_for
 
 # What costs nothing of this process's time, and says which requests it has had.
@@ -115,7 +116,7 @@ def _turn(runner: asyncio.Runner, caller: Caller, app: Application) -> float:
 async def _cost(caller: Caller, app: Application, reads: int) -> float:
     """With all that was to be sent to the collector."""
     request = Prepared(Recipe("GET", "/api/v1/events/1"), 0)
-    provider: Any = None if app.kernel.tracing is None else app.kernel.tracing.of_requests["tracer_provider"]
+    provider: Any = None if app.kernel.get(Tracing) is None else app.kernel.get(Tracing).of_requests["tracer_provider"]
     began_at = time.process_time()
     for _ in range(reads):
         [start, *_] = await caller.ask(request)

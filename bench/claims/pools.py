@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from bench.claims.processes import ROOT
 from bench.claims.reporting import Finding, interleaved, say
-from kernel.application import Kernel
+from kernel.runtime import Kernel
 from kernel.testing import settings_for
 
 _CLAIMED = 0.9

@@ -17,8 +17,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from bench.claims.application import words
 from bench.claims.processes import ROOT
 from bench.claims.reporting import Finding, interleaved, say
-from kernel.application import Kernel
 from kernel.database import BaseRepository, BigId, Database, new_metadata
+from kernel.runtime import Kernel
 from kernel.testing import settings_for
 
 _ROWS = 20

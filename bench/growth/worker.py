@@ -127,8 +127,8 @@ def _bare() -> Starlette:
     """A plain FastAPI with the routers of the project's modules."""
     from fastapi import FastAPI  # noqa: PLC0415
 
-    from kernel.application import load_settings  # noqa: PLC0415
     from kernel.modules.discovery import discover  # noqa: PLC0415
+    from kernel.project import load_settings  # noqa: PLC0415
 
     app = FastAPI()
     for module in discover(load_settings().root):

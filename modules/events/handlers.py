@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from kernel import subscribe, with_session
+from kernel import with_session
+from kernel.ext.messaging import subscribe
 from modules.events.repository import EventRepository
 from modules.images.contract import ImageDeleted
 

@@ -5,8 +5,8 @@ import datetime as dt
 from sqlalchemy import Index, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel import IdempotencyTable
 from kernel.database import BigId, Timestamps, Versioned, new_metadata, search_vector
+from kernel.ext.idempotency import IdempotencyTable
 from kernel.ext.messaging import InboxTable, OutboxTable
 
 # What a search looks at: in the query, and in the index that serves it.

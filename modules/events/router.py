@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from kernel import Conditional, ExpectedVersions, Unprocessable, for_caller, found, idempotent, problems, requires, use
+from kernel import Conditional, ExpectedVersions, Unprocessable, for_caller, found, problems, requires, use
 from kernel.database import Page
+from kernel.ext.idempotency import idempotent
 from kernel.fields import Id
 from modules.events.repository import EventRepository
 from modules.events.schemas import EventIn, EventOut, EventPatch, EventQuery

@@ -2,7 +2,8 @@
 
 from pydantic import BaseModel
 
-from kernel import Contract, Message, safe
+from kernel import Contract, safe
+from kernel.ext.messaging import Message
 
 
 class ImageInfo(BaseModel, frozen=True):

@@ -3,8 +3,8 @@
 from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel import IdempotencyTable
 from kernel.database import BigId, Timestamps, Versioned, new_metadata
+from kernel.ext.idempotency import IdempotencyTable
 from kernel.ext.messaging import OutboxTable
 
 

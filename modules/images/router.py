@@ -12,11 +12,11 @@ from kernel import (
     for_caller,
     found,
     from_module,
-    idempotent,
     problems,
     requires,
 )
 from kernel.database import Page
+from kernel.ext.idempotency import idempotent
 from kernel.fields import Id
 from kernel.web.conditional import matches
 from modules.images.ranges import Unsatisfiable, requested

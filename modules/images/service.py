@@ -11,8 +11,9 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel import ContentTooLarge, Unavailable, publish
+from kernel import ContentTooLarge, Unavailable
 from kernel.database import Database, after_commit, place_of
+from kernel.ext.messaging import publish
 from modules.images.contract import ImageDeleted, ImageInfo, Images
 from modules.images.decoding import Decoder
 from modules.images.repository import ImageRepository, StorageIdentityRepository

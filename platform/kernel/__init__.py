@@ -4,23 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kernel.application import Kernel as Kernel
-    from kernel.application import TheKernel as TheKernel
     from kernel.application import create_app as create_app
-    from kernel.application import load_settings as load_settings
     from kernel.auth.policy import for_caller as for_caller
     from kernel.auth.policy import public as public
     from kernel.auth.policy import requires as requires
     from kernel.auth.principal import Principal as Principal
-    from kernel.ext.cache.cache import Cache as Cache
-    from kernel.ext.cache.cache import cached as cached
-    from kernel.ext.idempotency.idempotency import IdempotencyTable as IdempotencyTable
-    from kernel.ext.idempotency.idempotency import idempotent as idempotent
-    from kernel.ext.messaging.handlers import subscribe as subscribe
-    from kernel.ext.messaging.message import Message as Message
-    from kernel.ext.messaging.message import upcast as upcast
-    from kernel.ext.messaging.outbox import publish as publish
-    from kernel.ext.rate_limit.rate_limit import limited as limited
     from kernel.modules.contracts import Contract as Contract
     from kernel.modules.contracts import ContractError as ContractError
     from kernel.modules.contracts import safe as safe
@@ -30,6 +18,9 @@ if TYPE_CHECKING:
     from kernel.modules.manifest import from_module as from_module
     from kernel.modules.manifest import module_settings as module_settings
     from kernel.modules.manifest import module_state as module_state
+    from kernel.project import load_settings as load_settings
+    from kernel.runtime import Kernel as Kernel
+    from kernel.runtime import TheKernel as TheKernel
     from kernel.settings import ModuleSettings as ModuleSettings
     from kernel.web.conditional import Conditional as Conditional
     from kernel.web.conditional import ExpectedVersions as ExpectedVersions
@@ -49,16 +40,12 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `kernel --help` loads no web framework, a repository no HTTP client.
 _HOMES = {
-    "Kernel": "application", "TheKernel": "application", "create_app": "application", "load_settings": "application",
+    "Kernel": "runtime", "TheKernel": "runtime", "create_app": "application", "load_settings": "project",
     "Contract": "modules.contracts", "ContractError": "modules.contracts",
     "safe": "modules.contracts", "use": "modules.contracts",
     "Module": "modules.manifest", "ModuleContext": "modules.manifest", "from_module": "modules.manifest",
     "module_settings": "modules.manifest", "module_state": "modules.manifest",
-    "Message": "ext.messaging.message", "upcast": "ext.messaging.message",
-    "publish": "ext.messaging.outbox", "subscribe": "ext.messaging.handlers",
-    "Principal": "auth.principal", "limited": "ext.rate_limit.rate_limit",
-    "Cache": "ext.cache.cache", "cached": "ext.cache.cache",
-    "IdempotencyTable": "ext.idempotency.idempotency", "idempotent": "ext.idempotency.idempotency",
+    "Principal": "auth.principal",
     "for_caller": "auth.policy", "public": "auth.policy", "requires": "auth.policy",
     "ModuleSettings": "settings",
     "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",

@@ -22,6 +22,7 @@ from bench.served import Load
 from bench.servers import Generator
 from bench.statements import Statements, logged, sort_out
 from bench.targets import Figures, Spread, Target, judge, ratios
+from kernel.ext.messaging.settings import MessagingSettings
 from kernel.settings import Settings, Sources
 from modules.images.settings import ImagesSettings
 
@@ -76,7 +77,7 @@ def test_a_ping_or_an_unwanted_transaction_misses_the_target_of_one_statement() 
 def test_no_relay_polls_beside_the_requests_whose_statements_are_counted(app: AppSpec, tmp_path: Path) -> None:
     places = Places("postgresql://db/app", *[tmp_path] * 5)
     settings = Settings.load(Sources.read(tmp_path, environment(app, places)), {"images": ImagesSettings})
-    assert not settings.messaging.relay
+    assert not settings.group(MessagingSettings).relay
 
 
 def test_statements_are_read_from_the_log_once_each_and_sorted_by_what_they_are_for() -> None:

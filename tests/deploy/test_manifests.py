@@ -14,8 +14,9 @@ import pytest
 import yaml
 from sqlalchemy.engine import make_url
 
-from kernel.application import Project, create_app
-from kernel.ext.telemetry.prometheus import add_metrics
+from kernel.application import create_app
+from kernel.extension import load_extensions
+from kernel.project import Project
 from kernel.settings import CORE_GROUPS, Environment
 from kernel.settings.sources import DEFAULT_SECRETS_DIR
 from kernel.testing import settings_for
@@ -82,7 +83,8 @@ def test_each_manifest_is_one_that_kubernetes_knows(manifests: list[dict[str, An
 
 
 def test_every_name_in_a_config_is_a_setting(root: Path, manifests: list[dict[str, Any]], pods: dict[str, Any]) -> None:
-    known = {group.variable(field) for _, group in CORE_GROUPS for field in group.model_fields} | {"IMAGES_STORAGE_URL"}
+    groups = [group for _, group in CORE_GROUPS] + [one for kind in load_extensions(root) for one in kind.settings]
+    known = {group.variable(field) for group in groups for field in group.model_fields} | {"IMAGES_STORAGE_URL"}
     for one in manifests:
         names = set(one.get("data", {})) | set(one.get("stringData", {}))
         assert names <= known, one["metadata"]["name"]
@@ -217,7 +219,6 @@ def expressions(root: Path) -> list[str]:
 async def test_the_dashboard_and_the_alerts_ask_for_what_is_told(root: Path, project: Project) -> None:
     """On whatever database: what only PostgreSQL has is told, too, without a number."""
     app = create_app(*project)
-    add_metrics(app)
     transport = httpx2.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport, base_url="http://t") as client:
         text = (await client.get("/metrics", headers={"Authorization": "Bearer a-token"})).text

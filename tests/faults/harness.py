@@ -17,7 +17,7 @@ import httpx2
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from kernel.application import Kernel
+from kernel.runtime import Kernel
 from kernel.testing import query
 from tests.messaging.shop import shop_kernel, write_shop
 

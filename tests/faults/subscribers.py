@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from kernel.application import Kernel
+from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from tests.brokers.servers import Nats, NewestNats, RabbitMQ, Redis, Server, require
 from tests.core.project import imported_alone
@@ -140,7 +140,7 @@ async def _apart(folder: Path, database_url: str, server: Server) -> AsyncIterat
     with imported_alone():
         write_shop(root)
         here, there = (Kernel(settings_for(root, one)) for one in (publishes, subscribes))
-        async with here.running(), there.running(relays=False):
+        async with here.running(), there.running(serving=False):
             yield here, Shop(root, database_url, there, subscribes)
 
 

@@ -15,8 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from kernel.ext.cache.cache import AnswerCache
+from kernel.ext.store.settings import StoreSettings
 from kernel.ext.store.store import SharedStore, StoreUnavailable
-from kernel.settings import StoreSettings
 from kernel.web.recorder import Answer
 from tests.brokers.servers import Redis
 from tests.core.project import MODELS, running_project, write_migration
@@ -28,7 +28,8 @@ import os
 import time
 from fastapi import APIRouter
 from sqlalchemy import func, select
-from kernel import Session, cached, public
+from kernel import Session, public
+from kernel.ext.cache import cached
 from modules.mail.models import Letter
 
 router = APIRouter(dependencies=[public])
@@ -139,7 +140,8 @@ async def test_while_the_redis_is_away_nothing_is_kept_and_what_was_to_be_forgot
 SLOW = """
 import asyncio
 from fastapi import APIRouter
-from kernel import Cache, cached, public
+from kernel import public
+from kernel.ext.cache import Cache, cached
 
 router = APIRouter(dependencies=[public])
 value = 1
@@ -213,7 +215,8 @@ async def test_what_is_read_between_the_forgetting_and_the_commit_is_not_given_a
 
 LAGGING = """
 from fastapi import APIRouter
-from kernel import Cache, cached, public
+from kernel import public
+from kernel.ext.cache import Cache, cached
 
 router = APIRouter(dependencies=[public])
 replica = 1
@@ -335,7 +338,9 @@ async def test_all_questions_of_a_request_together_wait_for_one_timeout(tmp_path
     """Naive: a timeout for each. A Redis that is a little slow every time is bounded by none of them."""
     router = """
 from fastapi import APIRouter
-from kernel import cached, limited, public
+from kernel import public
+from kernel.ext.cache import cached
+from kernel.ext.rate_limit import limited
 
 router = APIRouter()
 

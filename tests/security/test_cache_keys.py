@@ -13,7 +13,8 @@ ROUTER = """
 from typing import Annotated
 from fastapi import APIRouter, Cookie, Depends, Header, Request, Response
 from pydantic import BaseModel
-from kernel import cached, public
+from kernel import public
+from kernel.ext.cache import cached
 
 router = APIRouter()
 shared = [public, cached(60, shared=True)]

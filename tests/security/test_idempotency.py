@@ -13,6 +13,8 @@ from sqlalchemy.engine import URL
 
 from kernel.application import Application, create_app
 from kernel.database import utc_now
+from kernel.ext.idempotency import IdempotencyTable
+from kernel.ext.idempotency.idempotency import Keys
 from kernel.modules.discovery import DiscoveryError
 from kernel.testing import Callers, settings_for
 from kernel.testing.booting import talking_to
@@ -31,7 +33,8 @@ class Idempotency(IdempotencyTable, Base):
 THINGS = """
 import asyncio
 from fastapi import APIRouter, Response
-from kernel import Session, idempotent, requires
+from kernel import Session, requires
+from kernel.ext.idempotency import idempotent
 from kernel.database.pool import before_commit
 from modules.things.models import Thing
 
@@ -189,7 +192,8 @@ async def test_a_kept_answer_is_compressed_and_shared_as_each_caller_takes_it(cl
 async def test_a_key_is_forgotten_after_its_time(client: httpx2.AsyncClient, application: Application) -> None:
     """And what has expired is deleted in passing."""
     database = application.kernel.contexts["events"].database
-    [table] = [module.keys for module in application.kernel.modules if module.name == "events"]
+    [events] = [module for module in application.kernel.modules if module.name == "events"]
+    table = events.files.table(IdempotencyTable)
     assert table is not None
     for number in range(5):
         await client.post(EVENTS, json=CONCERT, headers={"Idempotency-Key": f"{number}"})
@@ -198,7 +202,7 @@ async def test_a_key_is_forgotten_after_its_time(client: httpx2.AsyncClient, app
     answer = await client.post(EVENTS, json=CONCERT | {"title": "Opera"}, headers={"Idempotency-Key": "0"})
     assert answer.status_code == 201
     assert "idempotency-replayed" not in answer.headers
-    keys = application.kernel.contexts["events"].keys
+    keys = application.kernel.contexts["events"].get(Keys)
     assert keys is not None
     keys._swept_at = None  # as if it had been long ago
     await client.post(EVENTS, json=CONCERT, headers=KEY)
@@ -302,7 +306,10 @@ async def test_keys_of_nobody_stop_the_start(tmp_path: Path) -> None:
         create_app(settings_for(_things(root), {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
 
 
-_FILES = {"things/models.py": f"from kernel import IdempotencyTable\n{MODELS}{KEYS}", "things/router.py": THINGS}
+_FILES = {
+    "things/models.py": f"from kernel.ext.idempotency import IdempotencyTable\n{MODELS}{KEYS}",
+    "things/router.py": THINGS,
+}
 
 
 def _things(root: Path) -> Path:

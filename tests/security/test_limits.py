@@ -25,7 +25,8 @@ import os
 from functools import partial
 from typing import Annotated
 from fastapi import APIRouter, File, UploadFile
-from kernel import NotFound, limited, public
+from kernel import NotFound, public
+from kernel.ext.rate_limit import limited
 
 router = APIRouter(dependencies=[public])
 

@@ -22,7 +22,7 @@ from tests.faults.harness import KERNEL, end, free_port, until, until_serving
 ROUTER = """
 import os
 from fastapi import APIRouter
-from kernel import limited
+from kernel.ext.rate_limit import limited
 
 router = APIRouter()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kernel.application import create_app, load_project
+from kernel.application import create_app
+from kernel.project import load_project
 from kernel.settings.sources import Layer, Sources
 from kernel.testing.booting import talking_to
 from tests.core.project import MANIFEST, imported_alone, write_project

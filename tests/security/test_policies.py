@@ -12,9 +12,10 @@ from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from kernel import Principal, public, requires
-from kernel.application import Application, create_app, load_project
+from kernel.application import Application, create_app
 from kernel.auth.policy import policies, unguarded
 from kernel.modules.discovery import DiscoveryError
+from kernel.project import load_project
 from kernel.settings.sources import Layer, Sources
 from kernel.testing import Callers
 from tests.core.project import MANIFEST, imported_alone, write_project

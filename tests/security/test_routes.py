@@ -14,9 +14,10 @@ from starlette.routing import BaseRoute, Host, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from kernel import public, requires
-from kernel.application import Application, create_app, load_project
+from kernel.application import Application, create_app
 from kernel.auth.policy import policies, unguarded
 from kernel.modules.discovery import DiscoveryError
+from kernel.project import load_project
 from kernel.settings.sources import Layer, Sources
 from kernel.testing.booting import talking_to
 from kernel.web.routes import unknown_kinds

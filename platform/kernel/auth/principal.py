@@ -5,6 +5,8 @@ from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
+from kernel.web.context import request_context
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -41,9 +43,8 @@ class Authentication(Protocol):
 
 async def principal_of(connection: HTTPConnection) -> Principal | None:
     """A dependency: who asks, found out once for each request; None without credentials. Raises as Authentication."""
-    scope = connection.scope
-    if "kernel.principal" not in scope:
-        authentication: Authentication = connection.app.state.kernel.authentication
-        scope["kernel.principal"] = await authentication.identify(connection)
-    principal: Principal | None = scope["kernel.principal"]
-    return principal
+    context = request_context(connection)
+    if not context.is_identified:
+        context.principal = await context.kernel.authentication.identify(connection)
+        context.is_identified = True
+    return context.principal

@@ -10,15 +10,16 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kernel.application import Kernel
     from kernel.modules.manifest import ModuleContext
+    from kernel.runtime import Kernel
 
 Result = TypeVar("Result")
 
 
 def load_kernel() -> "Kernel":
     """The kernel of the project that we are in; nothing of it is opened."""
-    from kernel.application import Kernel, load_project  # noqa: PLC0415  # so that `--help` is quick
+    from kernel.project import load_project  # noqa: PLC0415  # so that `--help` is quick
+    from kernel.runtime import Kernel  # noqa: PLC0415  # so that `--help` is quick
 
     return Kernel(*load_project())
 
@@ -38,7 +39,7 @@ def in_module(name: str, work: "Callable[[ModuleContext], Awaitable[Result]]") -
         fail(f"The module {name} does not run here: ENABLED_MODULES leaves it out, or it runs elsewhere.")
 
     async def run() -> Result:
-        async with kernel.running(relays=False):
+        async with kernel.running(serving=False):
             return await work(context)
 
     try:

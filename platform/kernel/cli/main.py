@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +15,8 @@ import typer
 
 from kernel.cli.console import fail, load_kernel, print_table
 from kernel.cli.modules import WithModules
-from kernel.ext.messaging import cli as cli_messages
+from kernel.errors import ProjectError
+from kernel.extension import COMMANDS_GROUP
 
 if TYPE_CHECKING:
     from kernel.database.migrations import History
@@ -24,26 +27,20 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(cli_messages.app, name="messages")
-app.command()(cli_messages.relay)
 
 
 def main() -> None:
     """Run a command; what is wrong with the project ends in one message and exit code 1."""
+    for point in entry_points(group=COMMANDS_GROUP):
+        with suppress(ModuleNotFoundError):  # of an extension whose dependencies are not installed
+            point.load()(app)
     if find_spec("importlinter") is not None:  # the boundaries' own commands: for development, not in the image
         from kernel.ext.boundaries.cli import add_to  # noqa: PLC0415
 
         add_to(app)
     try:
         app()
-    except Exception as error:
-        from kernel.database.errors import MigrationError, RoleError  # noqa: PLC0415
-        from kernel.ext.messaging.handlers import HandlerError  # noqa: PLC0415
-        from kernel.modules.discovery import DiscoveryError  # noqa: PLC0415
-        from kernel.settings import SettingsError  # noqa: PLC0415
-
-        if not isinstance(error, SettingsError | DiscoveryError | HandlerError | MigrationError | RoleError):
-            raise
+    except ProjectError as error:
         typer.secho(str(error), fg="red", err=True)
         sys.exit(1)
 
@@ -66,9 +63,9 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
     # What is imported and assembled from here on stays; to look for garbage in it takes a tenth of the start.
     gc.disable()
-    from kernel.application import load_project  # noqa: PLC0415
     from kernel.ext import server as of_project  # noqa: PLC0415
     from kernel.ext.server.process import listen  # noqa: PLC0415
+    from kernel.project import load_project  # noqa: PLC0415
 
     overrides = {"SERVER_HOST": host, "SERVER_PORT": port, "SERVER_WORKERS": workers, "SERVER_RELOAD": reload}
     overrides["ENABLED_MODULES"] = modules
@@ -197,6 +194,8 @@ def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs."
     """Show the modules, in the order in which they start, and where those run that are asked elsewhere."""
     from rich.table import Table  # noqa: PLC0415
 
+    from kernel.modules.discovery import contracts_of  # noqa: PLC0415
+
     kernel = load_kernel()
     rows = [
         {
@@ -210,10 +209,16 @@ def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs."
         }
         for module in kernel.modules
     ]
+    used = {name for module in kernel.modules for name in module.manifest.depends_on}
     rows += [
-        dict.fromkeys(rows[0])
-        | {"name": peer.module, "provides": sorted(wire.name for wire in peer.wires), "url": peer.url}
-        for peer in kernel.peers
+        {
+            **dict.fromkeys(rows[0] if rows else ("name", "provides", "url")),
+            "name": name,
+            "provides": sorted(contract.__name__ for contract in contracts_of(kernel.settings.root, name)),
+            "url": url,
+        }
+        for name, url in kernel.settings.elsewhere.items()
+        if name in used
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -229,7 +234,7 @@ def settings() -> None:
     """Show the settings in force and where each value came from; secrets are masked."""
     from rich.table import Table  # noqa: PLC0415
 
-    from kernel.application import load_settings  # noqa: PLC0415
+    from kernel.project import load_settings  # noqa: PLC0415
 
     table = Table("Setting", "Value", "From")
     for setting in load_settings().describe():
@@ -247,8 +252,8 @@ def token(
     minutes: Annotated[float, typer.Option(min=0.01, help="How long it holds.")] = 480,
 ) -> None:
     """Print a bearer token of a key of your own, which holds in LOCAL only."""
-    from kernel.application import load_settings  # noqa: PLC0415
     from kernel.auth import local_key  # noqa: PLC0415
+    from kernel.project import load_settings  # noqa: PLC0415
 
     settings = load_settings()
     if settings.application.environment != "local":

@@ -5,6 +5,8 @@ from typing import Literal
 import asyncpg
 from sqlalchemy.exc import DataError, DBAPIError, EmulatedDBAPIException, SQLAlchemyError
 
+from kernel.errors import ProjectError
+
 # Whatever a driver, or SQLAlchemy around it, raises where a command of ours cannot do its work on a database.
 FAILURES = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -83,11 +85,11 @@ class NotAllowed(Exception):
     """The row is there for the caller to see, but somebody else's to change."""
 
 
-class MigrationError(Exception):
+class MigrationError(ProjectError):
     """A history that cannot be applied, or a database that is not where it should be; says what to do."""
 
 
-class RoleError(Exception):
+class RoleError(ProjectError):
     """A module's PostgreSQL role that is missing, has no valid name or may not be taken; says what to do."""
 
 

@@ -205,13 +205,10 @@ class AsyncDBPool:
         modules: Mapping[str, ModuleSettings] | None = None,
         root: Path | None = None,
         with_tables: Collection[str] = (),
-        watch: Callable[[AsyncEngine], None] | None = None,
     ) -> None:
-        """Where several modules `with_tables` share a pool, each module may hold its share of it and no more.
-
-        `watch` is called with every new engine.
-        """
-        self._watch = watch
+        """Where several modules `with_tables` share a pool, each module may hold its share of it and no more."""
+        # Each is called with every new engine.
+        self.on_engine: list[Callable[[AsyncEngine], None]] = []
         self._config = config
         self._modules = modules or {}
         self._root = root or Path.cwd()
@@ -305,6 +302,6 @@ class AsyncDBPool:
             self._engines[key] = (
                 sqlite_engine(url, self._config, writes=writes) if on_sqlite else postgresql_engine(url, self._config)
             )
-            if self._watch is not None:
-                self._watch(self._engines[key])
+            for tell in self.on_engine:
+                tell(self._engines[key])
         return self._engines[key]

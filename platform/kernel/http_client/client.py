@@ -64,13 +64,12 @@ def is_outage(error: BaseException) -> bool:
 class HttpxRestClientPool:
     """The application's HTTP client. Open while the application runs: `async with pool:`."""
 
-    def __init__(
-        self, settings: HttpClientSettings, around: Around | None = None, before: Before | None = None
-    ) -> None:
-        """Each call, with all its tries, goes through `around`; `before` is told its method and host beforehand."""
+    def __init__(self, settings: HttpClientSettings, before: Before | None = None) -> None:
+        """`before` is told the method and host of each call beforehand."""
         self._settings = settings
         self._before = before
-        self._around = around
+        # Each call, with all its tries, goes through it.
+        self.around: Around | None = None
         self._client: httpx2.AsyncClient | None = None
         # By origin (https://host:port), of all that were asked lately.
         self.circuits: dict[str, Circuit] = {}
@@ -95,7 +94,7 @@ class HttpxRestClientPool:
         self._transport = transport
         self._client = _Client(
             total_timeout_seconds=self._settings.total_timeout_seconds,
-            around=self._around,
+            around=self.around,
             before=self._before,
             transport=_RetryingTransport(transport, self._settings, self.circuits),
             timeout=httpx2.Timeout(
@@ -152,7 +151,7 @@ class _Client(httpx2.AsyncClient):
         super().__init__(**options)
         self._before = before
         self._total_timeout = total_timeout_seconds
-        self._around = around
+        self.around = around
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         if self._before is not None and "sign" not in request.extensions:  # a contract call has obeyed the rule already
@@ -163,9 +162,9 @@ class _Client(httpx2.AsyncClient):
         request.extensions = bounds
         before = _bounds.set({name: bounds[name] for name in ("timeout", "total_timeout", "deadline")})
         try:
-            if self._around is None:
+            if self.around is None:
                 return await super().send(request, **options)
-            return await self._around(request, partial(super().send, request, **options))
+            return await self.around(request, partial(super().send, request, **options))
         finally:
             _bounds.reset(before)
 

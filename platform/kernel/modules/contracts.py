@@ -7,7 +7,7 @@ implements it; another asks through `use(...)` and never learns where the answer
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform, get_type_hints
@@ -20,6 +20,7 @@ from starlette.requests import HTTPConnection
 
 from kernel.database import Database
 from kernel.database.session import open_sessions
+from kernel.web.context import request_context
 
 _log = structlog.get_logger("kernel.modules.contracts")
 _KERNEL, _STANDARD_LIBRARY = str(Path(__file__).parents[1]), str(Path(os.__file__).parent)
@@ -146,7 +147,7 @@ def use(contract: type[AContract]) -> AContract:
     """
 
     async def port(connection: HTTPConnection) -> Contract:
-        ports: Mapping[type[Contract], Contract] = connection.app.state.ports
+        ports = request_context(connection).kernel.contracts
         if contract not in ports:
             owner = contract.__module__.rpartition(".")[0]
             raise ContractBroken(f"No enabled module provides {contract.__name__}: add {owner} to ENABLED_MODULES.")

@@ -6,7 +6,7 @@ import pkgutil
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -17,19 +17,18 @@ from fastapi import APIRouter
 from sqlalchemy import MetaData, Table
 from sqlalchemy.orm import DeclarativeBase
 
-from kernel.ext.idempotency.idempotency import IdempotencyTable, idempotent
-from kernel.ext.messaging.handlers import Handler, HandlerError, handlers_of, read_subscriptions
-from kernel.ext.messaging.message import Message
-from kernel.ext.messaging.tables import InboxTable, OutboxTable, table_of
+from kernel.errors import ProjectError
+from kernel.extension import Extension, load_extensions
 from kernel.modules.contracts import Contract, methods_of
 from kernel.modules.manifest import Module
 from kernel.settings import RESERVED_NAMES, ModuleSettings
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_IMPORTS_EXTENSION = re.compile(r"^\s*(?:from|import) kernel\.ext\.(\w+)", re.MULTILINE)
 _ROUTER_CONFIG_KEYS = frozenset({"prefix", "tags"})
 
 
-class DiscoveryError(Exception):
+class DiscoveryError(ProjectError):
     """Everything that keeps the modules from being started, in one message."""
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -51,24 +50,43 @@ class DiscoveredModule:
     settings_type: type[ModuleSettings]
     # Its tables; None for a module without any.
     metadata: MetaData | None
-    # Those of them in which its messages are kept, which it has handled, and the idempotency keys of its requests.
-    outbox: Table | None
-    inbox: Table | None
-    keys: Table | None
-    handlers: tuple[Handler, ...]
-    # The messages that it publishes.
-    messages: tuple[type[Message], ...]
     migrations: Path
+    files: "ModuleFiles"
+
+
+@dataclass(frozen=True)
+class ModuleFiles:
+    """The files of a module that were imported, by name without `.py`: the kernel's, and those that extensions read."""
+
+    name: str
+    root: Path
+    files: Mapping[str, ModuleType]
+
+    def get(self, name: str) -> ModuleType | None:
+        """Return the file of this name, or None if the module has none."""
+        return self.files.get(name)
+
+    def table(self, kind: type) -> Table | None:
+        """Return the table of the class in models.py that derives from this mixin, or None."""
+        for value in vars(self.files["models"]).values() if "models" in self.files else ():
+            if isinstance(value, type) and issubclass(value, kind) and hasattr(value, "__table__"):
+                table: Table = value.__table__
+                return table
+        return None
 
 
 def discover(
-    root: Path, enabled: Collection[str] | None = None, elsewhere: Collection[str] = ()
+    root: Path,
+    enabled: Collection[str] | None = None,
+    elsewhere: Collection[str] = (),
+    extensions: Sequence[type[Extension]] | None = None,
 ) -> tuple[DiscoveredModule, ...]:
-    """The modules below `root/modules`, or those `enabled` of them, each after the modules it depends on.
+    """Return the modules below `root/modules`, or those `enabled` of them, each after the modules it depends on.
 
-    Of the modules `elsewhere` nothing is loaded; others may depend on them, for somebody else answers their contracts.
-    Raises DiscoveryError.
+    Nothing is imported of the modules `elsewhere`; others may depend on them, as another process implements their
+    contracts. `extensions` are by default those of the project. Raises DiscoveryError and ExtensionError.
     """
+    extensions = load_extensions(root) if extensions is None else extensions
     problems: list[str] = []
     names = list(_folders(root / "modules", elsewhere, problems))
     for name in enabled or ():
@@ -78,7 +96,7 @@ def discover(
             hint = f"Did you mean {meant[0]}?" if meant else f"There are: {', '.join(known) or 'none'}."
             problems.append(f"ENABLED_MODULES names {name}, but there is no modules/{name}. {hint}")
     selected = [name for name in names if enabled is None or name in enabled]
-    found = [module for name in selected if (module := _load(root, name, problems)) is not None]
+    found = [module for name in selected if (module := _load(root, name, extensions, problems)) is not None]
     problems += _wrong_together(found, {*selected, *elsewhere}, names)
     if problems:
         raise DiscoveryError(dict.fromkeys(problems))
@@ -89,16 +107,11 @@ def discover(
 
 def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:
     """The contracts that a module declares, of which nothing else is loaded. Raises DiscoveryError."""
-    return tuple(value for value in _declared(root, name) if Contract in value.__bases__)
+    return tuple(value for value in declared(root, name) if Contract in value.__bases__)
 
 
-def messages_of(root: Path, name: str) -> tuple[type[Message], ...]:
-    """The messages that a module declares, of which nothing else is loaded. Raises DiscoveryError."""
-    return tuple(value for value in _declared(root, name) if issubclass(value, Message))
-
-
-def _declared(root: Path, name: str) -> list[type]:
-    """The classes that a module's contract defines, be it a file or a package. Raises DiscoveryError."""
+def declared(root: Path, name: str) -> list[type]:
+    """Return the classes that a module's contract defines, be it a file or a package. Raises DiscoveryError."""
     problems: list[str] = []
     contract = _import(root, name, "contract", problems)
     if problems:
@@ -109,29 +122,6 @@ def _declared(root: Path, name: str) -> list[type]:
     values = [value for file in (contract, *map(importlib.import_module, parts)) for value in vars(file).values()]
     own = [value for value in values if isinstance(value, type) and value.__module__ in {contract.__name__, *parts}]
     return list(dict.fromkeys(own))
-
-
-def handled_messages(modules: Iterable[DiscoveredModule], publisher: str) -> tuple[type[Message], ...]:
-    """The messages of a publisher that these modules handle."""
-    messages = [handler.message for module in modules for handler in module.handlers]
-    return tuple(dict.fromkeys(one for one in messages if one.message_name().partition(".")[0] == publisher))
-
-
-def subscribers_elsewhere(root: Path, here: Collection[str]) -> dict[str, list[str]]:
-    """Who subscribes in the modules that do not run here, by message: read from their handlers.py, not loaded.
-
-    Raises DiscoveryError.
-    """
-    found: dict[str, list[str]] = {}
-    for path in sorted((root / "modules").glob("*/handlers.py")):
-        module = path.parent.name
-        try:
-            subscriptions = {} if module in here else read_subscriptions(path)
-        except (SyntaxError, HandlerError) as error:
-            raise DiscoveryError([f"{path} cannot be read, and messages for it would be lost: {error}"]) from None
-        for function, message in subscriptions.items():
-            found.setdefault(message, []).append(f"{module}.{function}")
-    return found
 
 
 def _folders(modules: Path, elsewhere: Collection[str], problems: list[str]) -> Iterator[str]:
@@ -165,12 +155,14 @@ def _tidy(name: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_0123456789") or "orders"
 
 
-def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None:
-    """Import a module's files and look at what they define; None if that is impossible."""
-    files = {
-        part: _import(root, name, part, problems) for part in ("module", "models", "settings", "router", "handlers")
-    }
+def _load(root: Path, name: str, extensions: Sequence[type[Extension]], problems: list[str]) -> DiscoveredModule | None:
+    """Import a module's files and read what they define; return None if that is impossible."""
+    read = dict.fromkeys(
+        ("module", "models", "settings", "router", *(part for one in extensions for part in one.module_files))
+    )
+    files = {part: _import(root, name, part, problems) for part in read}
     before = len(problems)
+    problems += _of_absent_extensions(root / "modules" / name, extensions)
     manifest = getattr(files["module"], "module", None)
     if files["module"] is not None and not isinstance(manifest, Module):
         problems.append(f'modules/{name}/module.py must define `module = Module(owner="your-team")`.')
@@ -183,10 +175,9 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
     prefix, tags = _routing(name, files["router"], router, problems)
     metadata = _metadata(name, files["models"], problems)
     settings_type = _settings_type(name, files["settings"], problems)
-    inbox = table_of(files["models"], InboxTable)
-    keys = _keys(name, files["router"], files["models"], problems)
-    handlers = _handlers(name, files["handlers"], inbox, problems)
-    messages = _messages(root, name, handlers, problems)
+    known = ModuleFiles(name, root, {part: file for part, file in files.items() if file is not None})
+    for extension in extensions:
+        problems += extension().check_module(known)
     if not isinstance(manifest, Module) or len(problems) > before:
         return None
     return DiscoveredModule(
@@ -198,13 +189,22 @@ def _load(root: Path, name: str, problems: list[str]) -> DiscoveredModule | None
         tags=tags,
         settings_type=settings_type,
         metadata=metadata,
-        outbox=table_of(files["models"], OutboxTable),
-        inbox=inbox,
-        keys=keys,
-        handlers=handlers,
-        messages=messages,
         migrations=root / "migrations" / name,
+        files=known,
     )
+
+
+def _of_absent_extensions(folder: Path, extensions: Sequence[type[Extension]]) -> Iterator[str]:
+    """Say which files import an extension that is not in use: what they declare for it would have no effect."""
+    known = {extension.name for extension in extensions}
+    for path in sorted(folder.rglob("*.py")):
+        for name in dict.fromkeys(_IMPORTS_EXTENSION.findall(path.read_text(encoding="utf-8", errors="replace"))):
+            if name not in known:
+                place = path.relative_to(folder.parents[1])
+                yield (
+                    f"{place} imports kernel.ext.{name}, and the extension {name} is not in use: install "
+                    f"platform-kernel[{name}], or take it out of without-extensions in pyproject.toml."
+                )
 
 
 def _import(root: Path, name: str, part: str, problems: list[str]) -> ModuleType | None:
@@ -269,45 +269,6 @@ def _metadata(name: str, file: ModuleType | None, problems: list[str]) -> MetaDa
         return None
     base: type[DeclarativeBase] = bases[0]
     return base.metadata
-
-
-def _handlers(name: str, file: ModuleType | None, inbox: Table | None, problems: list[str]) -> tuple[Handler, ...]:
-    try:
-        handlers = () if file is None else tuple(handlers_of(name, file))
-    except HandlerError as error:
-        problems.append(f"{error}.")
-        return ()
-    if handlers and inbox is None:
-        problems.append(
-            f"modules/{name}/handlers.py handles messages, but the module has no inbox to tell what is done already: "
-            'add `class Inbox(InboxTable, Base): __tablename__ = "inbox"` to its models.py, and write the migration.'
-        )
-    return handlers
-
-
-def _messages(root: Path, name: str, handlers: Collection[Handler], problems: list[str]) -> tuple[type[Message], ...]:
-    """The messages of a module. A message, own or handled, that cannot read all stored versions is a problem."""
-    try:
-        own = messages_of(root, name)
-    except DiscoveryError as error:
-        problems += error.problems
-        return ()
-    for message in dict.fromkeys((*own, *(handler.message for handler in handlers))):
-        if (missing := message.missing_upcast()) is not None:
-            problems.append(f"{message.__module__}: {missing}.")
-    return own
-
-
-def _keys(name: str, router: ModuleType | None, models: ModuleType | None, problems: list[str]) -> Table | None:
-    """The table of idempotency keys, which a router that imports `idempotent` needs."""
-    keys = table_of(models, IdempotencyTable)
-    if keys is None and router is not None and any(value is idempotent for value in vars(router).values()):
-        problems.append(
-            f"modules/{name}/router.py uses idempotent, but the module has no table for the keys: add "
-            '`class Idempotency(IdempotencyTable, Base): __tablename__ = "idempotency"` to its models.py, and write '
-            "the migration."
-        )
-    return keys
 
 
 def _settings_type(name: str, file: ModuleType | None, problems: list[str]) -> type[ModuleSettings]:

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
 from kernel.database import Database
-from kernel.ext.idempotency.idempotency import Keys
 from kernel.http_client.client import HttpxRestClientPool
 from kernel.modules.contracts import CallRule, Contract
 from kernel.settings import ModuleSettings
+from kernel.web.context import request_context
 
 Thing = TypeVar("Thing")
 
@@ -32,14 +32,18 @@ class ModuleContext:
     # The rule for calls that leave the process. `http` and the contracts obey it; before a call through another client,
     # say `await context.calls.before("PUT s3://images")`.
     calls: CallRule
-    # The idempotency keys of its requests, if it has a table for them.
-    keys: Keys | None = None
     # What the module's own lifespan yielded: an object store, a cache. `get` gives it with its type.
     state: object = None
+    # What extensions keep for this module, by its type.
+    provided: dict[type, object] = field(default_factory=dict)
+
+    def provide(self, thing: object) -> None:
+        """Let `get` find this object by its type."""
+        self.provided[type(thing)] = thing
 
     def get(self, kind: type[Thing]) -> Thing:
-        """Return what the module's lifespan yielded, or its settings, whichever is of this type. Raises TypeError."""
-        for thing in (self.state, self.settings):
+        """Return the module's state, its settings or what an extension provides, by its type. Raises TypeError."""
+        for thing in (self.state, self.settings, self.provided.get(kind)):
             if isinstance(thing, kind):
                 return thing
         raise TypeError(
@@ -68,7 +72,9 @@ class Module:
 
 def module_context(connection: HTTPConnection) -> ModuleContext:
     """A dependency: the context of the module that is asked."""
-    context: ModuleContext = connection.scope["kernel.module"]
+    context = request_context(connection).module
+    if context is None:
+        raise RuntimeError("This route belongs to no module.")
     return context
 
 

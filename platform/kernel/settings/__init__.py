@@ -5,17 +5,14 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pydantic_settings
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from kernel.ext.messaging.settings import MessagingSettings
-from kernel.ext.remote.settings import InternalSettings
-from kernel.ext.server.settings import ServerSettings
-from kernel.ext.telemetry.settings import TelemetrySettings
-from kernel.settings.auth import AuthSettings, IdempotencySettings, RateLimitSettings, StoreSettings
+from kernel.extension import Extension, load_extensions
+from kernel.settings.auth import AuthSettings
 from kernel.settings.groups import CORE_GROUPS as _GROUPS
 from kernel.settings.groups import (
     ApplicationSettings,
@@ -28,6 +25,7 @@ from kernel.settings.groups import (
     address,
     reading,
 )
+from kernel.settings.server import ServerSettings
 from kernel.settings.sources import Environment, Fault, SettingsError, Sources
 
 __all__ = [
@@ -38,19 +36,14 @@ __all__ = [
     "Environment",
     "Fault",
     "HttpClientSettings",
-    "InternalSettings",
     "LogSettings",
-    "MessagingSettings",
     "ModuleSettings",
-    "RateLimitSettings",
     "ServerSettings",
     "Setting",
     "Settings",
     "SettingsError",
     "SettingsGroup",
     "Sources",
-    "StoreSettings",
-    "TelemetrySettings",
     "find_root",
     "without_credentials",
 ]
@@ -59,14 +52,17 @@ Group = TypeVar("Group", bound=SettingsGroup)
 CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
     *_GROUPS,
     ("server", ServerSettings),
-    ("messaging", MessagingSettings),
-    ("internal", InternalSettings),
     ("auth", AuthSettings),
-    ("rate_limit", RateLimitSettings),
-    ("idempotency", IdempotencySettings),
-    ("store", StoreSettings),
-    ("telemetry", TelemetrySettings),
 )
+# The prefixes of the extensions that come with the platform, so that they stay reserved where one is not installed.
+EXTENSION_PREFIXES = {
+    "MESSAGING_": "messaging",
+    "INTERNAL_": "remote",
+    "RATE_LIMIT_": "rate_limit",
+    "IDEMPOTENCY_": "idempotency",
+    "STORE_": "store",
+    "TELEMETRY_": "telemetry",
+}
 
 # Module names whose variables would be taken for the kernel's.
 RESERVED_NAMES = frozenset(
@@ -77,16 +73,12 @@ RESERVED_NAMES = frozenset(
         "database",
         "http",
         "http_client",
-        "internal",
         "log",
-        "messaging",
         "otel",
         "rate",
-        "rate_limit",
         "secrets",
         "server",
-        "store",
-        "telemetry",
+        *(prefix.rstrip("_").lower() for prefix in EXTENSION_PREFIXES),
     }
 )
 # How the values begin that examples, tutorials, compose.yaml and env_files use in the place of a secret.
@@ -140,33 +132,36 @@ class Settings:
     application: ApplicationSettings
     database: DatabaseConfig
     http_client: HttpClientSettings
-    internal: InternalSettings
     cors: CorsSettings
     log: LogSettings
-    messaging: MessagingSettings
     auth: AuthSettings
-    rate_limit: RateLimitSettings
-    idempotency: IdempotencySettings
-    store: StoreSettings
-    telemetry: TelemetrySettings
     server: ServerSettings
     modules: Mapping[str, ModuleSettings]
     # The address of each module that runs in another process.
     elsewhere: Mapping[str, str]
+    # Those of the extensions.
+    groups: Mapping[type[SettingsGroup], SettingsGroup]
     sources: Sources
 
     @classmethod
     def load(
-        cls, sources: Sources, modules: Mapping[str, type[ModuleSettings]], elsewhere: Collection[str] = ()
+        cls,
+        sources: Sources,
+        modules: Mapping[str, type[ModuleSettings]],
+        elsewhere: Collection[str] = (),
+        extensions: Sequence[type[Extension]] | None = None,
     ) -> "Settings":
         """Build every group from `sources`; `modules` gives the settings class of each module by its name.
 
-        Of the modules `elsewhere` only the address is read. Raises SettingsError with all faults at once, and never
-        a value.
+        Of the modules `elsewhere` only the address is read. `extensions` are by default those of the project. Raises
+        SettingsError with all faults at once, and never a value; and ExtensionError.
         """
+        extensions = load_extensions(sources.root) if extensions is None else extensions
         faults = list(sources.faults)
         built: dict[str, SettingsGroup] = {}
         plan = [(name, group, str(group.model_config.get("env_prefix"))) for name, group in CORE_GROUPS]
+        kinds = [group for extension in extensions for group in extension.settings]
+        plan += [(f"extensions.{group.__name__}", group, str(group.model_config.get("env_prefix"))) for group in kinds]
         plan += [(f"modules.{name}", group, f"{name.upper()}_") for name, group in modules.items()]
         for name, group, prefix in plan:
             try:
@@ -175,20 +170,28 @@ class Settings:
             except SettingsError as error:
                 faults += error.faults
         faults += _misspelled(sources, [(group, prefix) for _, group, prefix in plan])
-        addresses = dict(_addresses(sources, elsewhere, built.get("internal"), faults))
-        for name in getattr(built.get("messaging"), "subscribers", ()):
-            if sources.origin(f"{name.upper()}_URL") is None:
-                problem = f"names {name}: say where it runs ({name.upper()}_URL=http://...)"
-                faults.append(Fault("MESSAGING_SUBSCRIBERS", problem))
+        faults += _of_absent_extensions(sources, [prefix for _, _, prefix in plan])
+        addresses = dict(_addresses(sources, elsewhere, faults))
+        groups = {group: built.pop(name) for name, group, _ in plan if group in kinds and name in built}
+        for extension in extensions:
+            faults += extension().check_settings(sources, groups, elsewhere)
         if faults:
             raise SettingsError(dict.fromkeys(faults))
         own = {name: built.pop(f"modules.{name}") for name in modules}
-        return cls(root=sources.root, sources=sources, modules=own, elsewhere=addresses, **built)  # type: ignore[arg-type]  # by CORE_GROUPS
+        return cls(root=sources.root, sources=sources, modules=own, elsewhere=addresses, groups=groups, **built)  # type: ignore[arg-type]  # by CORE_GROUPS
+
+    def group(self, kind: type[Group]) -> Group:
+        """Return the settings of an extension. Raises LookupError if it is not in use."""
+        if kind not in self.groups:
+            raise LookupError(f"no extension in use has the settings {kind.__name__}")
+        return cast(Group, self.groups[kind])
 
     def describe(self) -> Iterator[Setting]:
         """Every setting in force and where its value came from."""
         for name, _ in CORE_GROUPS:
             group: SettingsGroup = getattr(self, name)
+            yield from self._describe(group, str(group.model_config.get("env_prefix")))
+        for group in self.groups.values():
             yield from self._describe(group, str(group.model_config.get("env_prefix")))
         for name, own in self.modules.items():
             yield from self._describe(own, f"{name.upper()}_")
@@ -220,20 +223,26 @@ def read_group(group: type[Group], sources: Sources, prefix: str) -> Group:
         reading.reset(token)
 
 
-def _addresses(
-    sources: Sources, elsewhere: Collection[str], internal: SettingsGroup | None, faults: list[Fault]
-) -> Iterator[tuple[str, str]]:
+def _addresses(sources: Sources, elsewhere: Collection[str], faults: list[Fault]) -> Iterator[tuple[str, str]]:
     for name in sorted(elsewhere):
         variable = f"{name.upper()}_URL"
         if (layer := sources.origin(variable)) is None:
-            continue  # whoever makes the application answers for it
+            continue  # the caller of create_app implements its contracts
         try:
             yield name, address(layer.values[variable])
         except ValueError as error:
             faults.append(Fault(variable, str(error)))
-        may_ask = not isinstance(internal, InternalSettings) or internal.is_off or internal.can_sign
-        if not may_ask:
-            faults.append(Fault(variable, "needs INTERNAL_SECRET (or INTERNAL_PRIVATE_KEY), to sign what we ask there"))
+
+
+def _of_absent_extensions(sources: Sources, prefixes: Collection[str]) -> Iterator[Fault]:
+    """Variables of extensions that are not in use: they would have no effect."""
+    absent = {prefix: name for prefix, name in EXTENSION_PREFIXES.items() if prefix not in prefixes}
+    for layer in sources.layers:
+        for variable, value in layer.values.items():
+            for prefix, name in absent.items():
+                if value and variable.startswith(prefix):
+                    problem = f"(from {layer.place}) is a setting of the extension {name}, which is not in use"
+                    yield Fault(variable, f"{problem}: install platform-kernel[{name}], or remove the variable")
 
 
 def _explain(error: ValidationError, group: type[SettingsGroup], prefix: str) -> Iterator[Fault]:

@@ -1,9 +1,8 @@
-"""Who may call, how often, and where the processes keep what they know together."""
+"""Bearer tokens: whose are believed, and what they allow."""
 
 from collections.abc import Mapping
-from ipaddress import ip_network
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from kernel.settings.groups import Names, SettingsGroup
@@ -73,75 +72,4 @@ class AuthSettings(SettingsGroup):
     def _comes_over_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value and not value.startswith("https://") and info.data.get("environment") in _PRODUCTION:
             raise ValueError("must begin with https://: who stands between could sign for everybody")
-        return value
-
-
-class RateLimitSettings(SettingsGroup):
-    """How often a caller may ask."""
-
-    model_config = SettingsConfigDict(env_prefix="RATE_LIMIT_")
-
-    # For each caller, over all routes: `600/minute`, `10/second; 5000/day`. Unset, only the routes' own limits hold.
-    overall: str | None = None
-    # Addresses and networks whose requests are not counted: `10.0.0.0/8,::1`.
-    exempt: Names = ()
-    # IPv6 addresses with the same first bits are one caller. Most providers give each customer a /56 (RIPE-690); some
-    # give a /48, whose owners then count as 256 callers.
-    ipv6_prefix_length: int = Field(56, ge=16, le=128)
-
-    @field_validator("overall")
-    @classmethod
-    def _is_a_limit(cls, value: str | None) -> str | None:
-        return None if value is None else check_limit(value)
-
-    @field_validator("exempt")
-    @classmethod
-    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            try:
-                ip_network(name, strict=False)
-            except ValueError:
-                raise ValueError("holds something that is no address and no network: 10.0.0.0/8, 192.0.2.7") from None
-        return value
-
-
-def check_limit(limit: str) -> str:
-    """The same text, which says how often. Raises ValueError."""
-    from limits import parse_many  # noqa: PLC0415  # for who has a limit
-
-    try:
-        is_fit = all(item.amount > 0 for item in parse_many(limit))
-    except ValueError:
-        is_fit = False
-    if not is_fit:
-        raise ValueError("is no limit: write 600/minute, 100/15minutes or 10/second; 5000/day")
-    return limit
-
-
-class IdempotencySettings(SettingsGroup):
-    """Requests that may be repeated with their key."""
-
-    model_config = SettingsConfigDict(env_prefix="IDEMPOTENCY_")
-
-    # How long a key and its answer are kept, from the first request on: a day, as clients of others expect it.
-    keep_seconds: float = Field(86400, gt=0)
-
-
-class StoreSettings(SettingsGroup):
-    """Where counts and cached answers are kept: in the process, or in a Redis that all processes share."""
-
-    model_config = SettingsConfigDict(env_prefix="STORE_")
-
-    # redis://:password@host:6379/0; unset, each process keeps its own.
-    url: SecretStr | None = None
-    # How long a request waits for it; then its process goes on with what it has itself.
-    timeout_seconds: float = Field(0.25, gt=0)
-    # What a process keeps of cached answers where there is no Redis.
-    memory_bytes: int = Field(32 << 20, ge=0)
-
-    @field_validator("url")
-    @classmethod
-    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must begin with redis:// (rediss:// for TLS, unix:// for a socket)")
         return value

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from kernel.errors import ProjectError
+
 DEFAULT_SECRETS_DIR = "/mnt/secrets"
 _LARGEST_SECRET_BYTES = 1 << 20  # Kubernetes allows no larger Secret
 # What Kubernetes injects for a Service of the same name as one of our prefixes ("docker links"); it is not ours.
@@ -42,7 +44,7 @@ class Fault:
         return f"{self.name}: {self.problem}"
 
 
-class SettingsError(Exception):
+class SettingsError(ProjectError):
     """Everything that is wrong with the settings, in one message."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:

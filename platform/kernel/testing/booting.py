@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 import httpx2
 
-from kernel.application import Application, Project, create_app, load_project
+from kernel.application import Application, create_app
 from kernel.modules.discovery import contracts_of, discover
+from kernel.project import Project, load_project
 from kernel.settings import Environment, Settings
 from kernel.settings.sources import Layer, Sources
 from kernel.testing.fakes import Fakes
@@ -86,7 +87,7 @@ async def booted(
     choice = Choice.of(root, module, dependencies)
     project = choice.project(variables)
     fakes = choice.fakes(project)
-    app = create_app(project.settings, project.modules, ports=fakes.ports())
+    app = create_app(project.settings, project.modules, contracts=fakes.ports())
     async with app.router.lifespan_context(app), talking_to(app) as client:
         yield Booted(app, client, fakes)
     fakes.verify()

@@ -17,9 +17,11 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from kernel.application import Application, Kernel, Project, create_app
+from kernel.application import Application, create_app
 from kernel.ext.messaging.testing import Messages
 from kernel.ext.roles import roles
+from kernel.project import Project
+from kernel.runtime import Kernel
 from kernel.settings import Settings, find_root
 from kernel.testing.booting import Choice, talking_to
 from kernel.testing.callers import Callers
@@ -175,7 +177,7 @@ def fakes(choice: Choice, project: Project) -> Iterator[Fakes]:
 @pytest_asyncio.fixture
 async def application(project: Project, fakes: Fakes) -> AsyncIterator[Application]:
     """The application under test, started."""
-    app = create_app(project.settings, project.modules, ports=fakes.ports())
+    app = create_app(project.settings, project.modules, contracts=fakes.ports())
     async with app.router.lifespan_context(app):
         yield app
 

@@ -1,14 +1,14 @@
 """The access log: a line for each request, more than all other logging together, and so written in the plainest way."""
 
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any
 
 import structlog
+from starlette.types import Scope
 
 from kernel.settings import LogSettings
+from kernel.web.context import find_context
 
 _log = structlog.get_logger("kernel.access")
 
@@ -33,12 +33,13 @@ def configure_access_log(settings: LogSettings) -> None:
     _Lines.are_wanted = settings.level in {"DEBUG", "INFO"}
 
 
-def log_request(scope: Mapping[str, Any], status: int, seconds: float, traceparent: str | None) -> None:
+def log_request(scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
     """Write the line of a request that took so long and was answered with `status`."""
     if not _Lines.are_wanted:
         return
-    request_id, method, path = scope["request_id"], scope["method"], scope["path"]
-    client, module = (scope.get("client") or ("-",))[0], scope.get("kernel.module")
+    context = find_context(scope)
+    request_id, module = ("", None) if context is None else (context.request_id, context.module)
+    method, path, client = scope["method"], scope["path"], (scope.get("client") or ("-",))[0]
     path = shortened(path)
     duration_ms = round(seconds * 1000, 2)
     if not _Lines.are_json:

@@ -25,6 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from kernel.ext.fast.endpoint import Endpoint, NotCompiled
+from kernel.modules.manifest import ModuleContext
+from kernel.web.context import find_context
 from kernel.web.problems import ContentTooLarge
 from kernel.web.routes import is_plain, rest_of
 from kernel.web.sockets import bounded
@@ -48,12 +50,12 @@ class Site:
     # Where FastAPI documents its routes and finds their names, and the copy of them that is served.
     route: BaseRoute
     router: APIRouter
-    context: object
+    context: ModuleContext | None
     max_body_bytes: int
 
 
 class Dispatcher:
-    """Pure ASGI. Sets `scope["kernel.module"]` to the context of the module that is asked."""
+    """Pure ASGI. Tells the request's context which module it is for."""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class Dispatcher:
         path = get_route_path(scope)
         routes = self._find(path)
         scope["router"] = self._app.router
-        scope["kernel.module"] = routes.context
+        _tell(scope, routes.context)
         if routes.name is not None:
             bind_contextvars(module=routes.name)  # for the log; the shell takes it off again
         endpoint: ASGIApp | None = None
@@ -124,14 +126,14 @@ class _Routes:
     def __init__(
         self,
         router: APIRouter,
-        context: object,
+        context: ModuleContext | None,
         max_body_bytes: int,
         guards_of: Callable[[Any], Sequence[Guard]],
         *,
         compiles: bool,
     ) -> None:
         self.context = context
-        self.name: str | None = getattr(context, "name", None)
+        self.name = None if context is None else context.name
         self.max_body_bytes = max_body_bytes
         self._router = router
         self._guards_of = guards_of
@@ -228,6 +230,11 @@ def _to_here(scope: Scope, send: Send) -> Send:
         await send(message)
 
     return send_here
+
+
+def _tell(scope: Scope, module: ModuleContext | None) -> None:
+    if (context := find_context(scope)) is not None:
+        context.module = module
 
 
 def _segments(path: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from kernel.database.errors import (
     violation_of,
 )
 from kernel.database.paging import InvalidCursor
+from kernel.web.context import find_context
 from kernel.web.recorder import Replay, on_replay
 from kernel.web.validation import MOST_ERRORS
 
@@ -197,13 +198,13 @@ def answer(
     """A response with problem details."""
     if status in {204, 304}:
         return Response(status_code=status, headers=headers)
-    title = phrase_of(status)
+    title, context = phrase_of(status), find_context(request.scope)
     shows_traceback = error is not None and getattr(request.scope.get("app"), "debug", False)
     body = ProblemDetails(
         title=title,
         status=status,
         detail=None if detail == title else _as_json(detail),
-        request_id=request.scope.get("request_id"),
+        request_id=None if context is None else context.request_id,
         errors=list(errors) or None,
         traceback=traceback.format_exception(error) if shows_traceback else None,
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from fastapi import Request, Response
 from starlette.types import Message, Scope, Send
 
+from kernel.web.context import find_context
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -48,7 +50,9 @@ class Keeper:
         self._headers: Sequence[tuple[bytes, bytes]] = ()
         self._parts: list[bytes] = []
         self._size = 0
-        scope["kernel.keep"] = self
+        context = find_context(scope)
+        assert context is not None  # noqa: S101  # dependencies run inside the kernel's outermost layer
+        context.values[Keeper] = self
 
     async def __call__(self, message: Message) -> None:
         """Asked with each part of the answer before it goes on its way."""
@@ -67,7 +71,8 @@ class Keeper:
 
 def kept(scope: Scope, send: Send) -> Send:
     """`send`, with a look of the request's keeper at each part first, if it has one."""
-    keeper: Keeper | None = scope.get("kernel.keep")
+    context = find_context(scope)
+    keeper: Keeper | None = None if context is None else context.values.get(Keeper)
     if keeper is None:
         return send
 

@@ -9,17 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
 from kernel.database import Database
+from kernel.web.context import request_context
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def database_of(connection: HTTPConnection) -> Database:
     """The database of the module that is asked."""
-    context = connection.scope.get("kernel.module")
-    if context is None:
+    module = request_context(connection).module
+    if module is None:
         raise RuntimeError("Only routes of a module have a database; this one belongs to none.")
-    database: Database = context.database
-    return database
+    return module.database
 
 
 def open_session(connection: HTTPConnection) -> AbstractAsyncContextManager[AsyncSession]:

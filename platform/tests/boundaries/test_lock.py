@@ -30,7 +30,8 @@ from typing_extensions import NotRequired, TypedDict
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, RootModel, StringConstraints, computed_field
 from pydantic import Field as F
-from kernel import Contract, ContractError, Message, safe
+from kernel import Contract, ContractError, safe
+from kernel.ext.messaging import Message
 """
 CONTRACT = """
 class Colour(StrEnum):
@@ -432,7 +433,9 @@ def test_with_a_new_version_a_breaking_change_may_be_locked(describe: Describe) 
 
 def test_a_raised_message_must_read_what_is_stored(make: Make) -> None:
     raised = CONTRACT.replace("class Deleted(Message)", "class Deleted(Message, version=3)")
-    project = make(raised + "from kernel import upcast\n@upcast(Deleted, from_version=2)\ndef two(p): return p\n")
+    project = make(
+        raised + "from kernel.ext.messaging import upcast\n@upcast(Deleted, from_version=2)\ndef two(p): return p\n"
+    )
     [gap] = [found for found in lock.check(project) if "stored messages" in found.why]
     assert gap.why == "things.Deleted is version 3, but cannot read stored messages of version 1."
     assert gap.instead == "Write `@upcast(Deleted, from_version=1)` beside the message."

@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, EmailStr, Field, FilePath, Json, Pri
 from pydantic import computed_field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
-from kernel import Contract, ContractError, Message, safe
+from kernel import Contract, ContractError, safe
+from kernel.ext.messaging import Message
 from kernel.database import Page
 from kernel.fields import Id
 from modules.other.contract import Colour
@@ -232,7 +233,9 @@ def test_a_contract_or_message_outside_contract_py_is_refused(
     check: Check, tmp_path: Path, code: str, file: str
 ) -> None:
     assert check("class Things(Contract): ...\n") == []
-    (tmp_path / "modules" / "things" / file).write_text(f"from kernel import Contract, Message\n\n{code}")
+    (tmp_path / "modules" / "things" / file).write_text(
+        f"from kernel import Contract\nfrom kernel.ext.messaging import Message\n\n{code}"
+    )
     [found] = values.check(Project(tmp_path))
     assert (found.path, found.line) == (f"modules/things/{file}", 3)
     assert "not in contract.py" in found.why

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kernel.application import Kernel
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.handlers import HandlerError
 from kernel.health import run_checks
+from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from tests.brokers.servers import Server
 from tests.core.project import imported_alone

@@ -14,6 +14,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from kernel.application import create_app
+from kernel.ext.store.store import SharedStore
+from kernel.extension import Extension
+from kernel.runtime import Kernel
 from kernel.testing import query, settings_for
 from tests.core.project import MANIFEST, MODELS, imported_alone, running_project, write_migration, write_project
 from tests.faults.harness import until
@@ -471,16 +474,21 @@ async def test_no_connection_outlives_the_application_however_far_it_came(
         app = create_app(settings_for(tmp_path, variables))
         kernel = app.kernel
 
-        @asynccontextmanager
-        async def used() -> AsyncIterator[None]:
-            async with kernel.pool.database().read() as session:
-                await session.execute(text("SELECT 1"))
-            await kernel.store.ask(lambda redis: redis.ping())
-            await kernel.http.get_client().get(f"http://{neighbour}")
-            assert await connected() == {"database", "store", "upstream"}
-            yield
+        class Use(Extension):
+            """Uses each connection before the modules start."""
 
-        kernel.beside.append(used)
+            name = "use"
+
+            @asynccontextmanager
+            async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:
+                async with kernel.pool.database().read() as session:
+                    await session.execute(text("SELECT 1"))
+                await kernel.get(SharedStore).ask(lambda redis: redis.ping())
+                await kernel.http.get_client().get(f"http://{neighbour}")
+                assert await connected() == {"database", "store", "upstream"}
+                yield
+
+        kernel.extensions = (*kernel.extensions, Use())
         with nullcontext() if fails == "none" else pytest.raises(RuntimeError, match="cannot open"):
             async with app.router.lifespan_context(app):
                 assert await connected() == {"database", "store", "upstream"}

@@ -55,7 +55,7 @@ def test_any_file_of_a_module_may_be_a_folder(tmp_path: Path) -> None:
 
 
 RAISED = """
-from kernel import Message, upcast
+from kernel.ext.messaging import Message, upcast
 
 class Sold(Message, version=3):
     thing_id: int
@@ -73,7 +73,7 @@ def test_a_message_whose_stored_versions_cannot_be_read_is_a_fault_of_its_publis
 
 def test_a_message_whose_stored_versions_cannot_be_read_is_a_fault_of_its_subscribers(tmp_path: Path) -> None:
     handlers = (
-        "from kernel import subscribe\nfrom modules.shop.contract import Sold\n\n"
+        "from kernel.ext.messaging import subscribe\nfrom modules.shop.contract import Sold\n\n"
         "@subscribe(Sold)\nasync def note(message: Sold) -> None: ...\n"
     )
     files = {"shop/module.py": MANIFEST, "shop/contract.py": RAISED, "post/handlers.py": handlers}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-from kernel.application import Kernel
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
+from kernel.runtime import Kernel
 from kernel.testing import query, settings_for
 from tests.core.project import imported_alone, write_project
 

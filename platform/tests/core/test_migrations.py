@@ -13,10 +13,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from kernel.application import Kernel, create_app
+from kernel.application import create_app
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
 from kernel.ext.roles import roles
+from kernel.runtime import Kernel
 from kernel.testing import query, settings_for
 from kernel.testing.postgresql import MIGRATING, SERVING
 from tests.core.project import MIGRATION, MODELS, imported_alone, write_migration, write_project

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
-from kernel.application import Kernel
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
 from kernel.database.server_session import NoSession, connect, connect_directly
 from kernel.ext.messaging.listen import listen
+from kernel.runtime import Kernel
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
 from tests.core.pgbouncer import PgBouncer, pgbouncer

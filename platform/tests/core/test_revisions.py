@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kernel.application import Kernel
 from kernel.database import DatabaseUnavailable
 from kernel.database.revisions import is_at_head
+from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from tests.core.project import MODELS, imported_alone, write_migration, write_project
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import httpx2
 
 from kernel.application import Application, create_app
+from kernel.ext.messaging.watch import DeliveryWatch
 from kernel.health import Degraded
 from kernel.testing import project_for
 from kernel.testing.booting import talking_to
@@ -31,8 +32,8 @@ class Apart:
 
     async def degraded(self) -> tuple[str, str]:
         """What both sides say of messages that are not delivered, after they have looked: the shop, the mail."""
-        await self.shop.kernel.watch.look()  # what is found here is told to the mail
-        await self.mail.kernel.watch.look()
+        await self.shop.kernel.get(DeliveryWatch).look()  # what is found here is told to the mail
+        await self.mail.kernel.get(DeliveryWatch).look()
         return await _degraded(self.shop), await _degraded(self.mail)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx2
 
-from kernel.application import Application, Kernel
+from kernel.application import Application
 from kernel.ext.messaging.outbox import publish
+from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from tests.core.project import FROM_MODELS, imported_alone, running_project, write_project
 
@@ -30,7 +31,7 @@ class Outbox(OutboxTable, Base):
 
 FILES: Mapping[str, str] = {
     "shop/contract.py": """
-from kernel import Message
+from kernel.ext.messaging import Message
 
 class OrderPlaced(Message, key="customer"):
     number: int
@@ -47,7 +48,8 @@ class Order(Base):
 from typing import Annotated
 from fastapi import APIRouter
 from pydantic import BaseModel
-from kernel import Unprocessable, publish, with_session
+from kernel import Unprocessable, with_session
+from kernel.ext.messaging import publish
 from kernel.database import BaseRepository
 from modules.shop.contract import OrderPlaced
 from modules.shop.models import Order
@@ -108,7 +110,8 @@ import os
 import signal
 from typing import Annotated
 from fastapi import Depends
-from kernel import module_settings, subscribe, with_session
+from kernel import module_settings, with_session
+from kernel.ext.messaging import subscribe
 from kernel.database import BaseRepository
 from modules.mail.models import Letter
 from modules.mail.settings import MailSettings
@@ -167,7 +170,7 @@ async def shop_kernel(root: Path, database_url: str, **variables: str) -> AsyncI
     with imported_alone():
         write_shop(root)
         kernel = Kernel(settings_for(root, {"DATABASE_URL": database_url, **variables}))
-        async with kernel.running(relays=False):
+        async with kernel.running(serving=False):
             yield kernel
 
 

@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy.engine import URL
 
 from kernel.application import Application, create_app
+from kernel.ext.messaging.bus import Exchange
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.inbound import NotYet, Posted
 from kernel.ext.messaging.operations import move
+from kernel.ext.messaging.watch import DeliveryWatch
 from kernel.settings import SettingsError
 from kernel.testing import project_for
 from kernel.testing.booting import talking_to
@@ -173,7 +175,7 @@ async def test_a_message_that_is_newer_than_the_process_waits_for_its_update(
     async with apart(tmp_path, files) as sides:
         body = Posted(envelope=envelope, seconds=1).model_dump_json().encode()
         with pytest.raises(NotYet, match=r"shop.order_placed v2 is newer than what runs here, v1"):
-            await sides.mail.kernel.exchange.inbound.accept("mail", "write_letter", body)
+            await sides.mail.kernel.get(Exchange).inbound.accept("mail", "write_letter", body)
 
 
 async def test_without_a_way_both_sides_degrade_and_say_what_to_set(tmp_path: Path, files: tuple[str, str]) -> None:
@@ -203,7 +205,7 @@ async def test_a_broker_or_its_prefix_on_one_side_only_degrades_both(
     broker = {"MESSAGING_BROKER_URL": "redis://127.0.0.1:9"}
     there = broker | {"MESSAGING_BROKER_PREFIX": prefix} if prefix else {}
     async with apart(tmp_path, files, shop=broker, mail=there) as sides:
-        await sides.mail.kernel.watch.look()
+        await sides.mail.kernel.get(DeliveryWatch).look()
         for said in await sides.degraded():
             assert "set the same MESSAGING_BROKER_URL and MESSAGING_BROKER_PREFIX in both processes" in said
 
@@ -263,7 +265,7 @@ async def test_a_message_whose_subscribers_are_said_does_not_stop_the_start(
     with imported_alone():
         app = create_app(*project_for(stripped, {"ENVIRONMENT": "local", "INTERNAL_SECRET": SECRET} | said))
         app.kernel._refuse()
-        assert app.kernel.exchange.lost(["shop.order_placed"]) == []
+        assert app.kernel.get(Exchange).lost(["shop.order_placed"]) == []
 
 
 def test_a_subscriber_without_an_address_stops_the_start(stripped: Path) -> None:
@@ -276,7 +278,7 @@ async def test_a_module_outside_of_the_code_base_gets_what_it_subscribes_to(
     tmp_path: Path, files: tuple[str, str]
 ) -> None:
     async with apart(tmp_path, files) as sides:
-        exchange = sides.shop.kernel.exchange
+        exchange = sides.shop.kernel.get(Exchange)
         outbox = await put(sides.shop.kernel, None, subscriber="mail")
         payload = outbox.table.update().values(payload='{"number": 5}')
         await outbox.database.run(payload.returning(outbox.table.c.id))

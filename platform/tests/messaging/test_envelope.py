@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, SecretStr, computed_field
 
-from kernel import Message
+from kernel.ext.messaging import Message
 from kernel.ext.messaging.envelope import Envelope, PublishError
 
 

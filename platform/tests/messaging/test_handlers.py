@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ConfigDict
 
-from kernel import Message, upcast
+from kernel.ext.messaging import Message, upcast
+from kernel.ext.messaging.declared import subscribers_elsewhere
 from kernel.ext.messaging.handlers import HandlerError
 from kernel.ext.messaging.message import UnknownVersion
-from kernel.modules.discovery import DiscoveryError, discover, subscribers_elsewhere
+from kernel.modules.discovery import DiscoveryError, discover
 from tests.core.project import imported_alone
 from tests.messaging.shop import FILES, rows, running_shop, write_shop
 from tests.messaging.test_telling import URL, until
@@ -18,7 +19,7 @@ from tests.messaging.test_telling import URL, until
 HEAD = """
 from typing import Annotated
 from fastapi import Depends, Header
-from kernel import subscribe
+from kernel.ext.messaging import subscribe
 from modules.shop.contract import OrderPlaced
 
 async def given():
@@ -127,24 +128,34 @@ PLAIN = "async def write_letter(message: OrderPlaced) -> None: ..."
 @pytest.mark.parametrize(
     "code",
     [
-        f"from kernel import subscribe as on\nfrom modules.shop.contract import OrderPlaced\n@on(OrderPlaced)\n{PLAIN}",
-        f"import kernel\nfrom modules.shop.contract import OrderPlaced\n@kernel.subscribe(OrderPlaced)\n{PLAIN}",
         (
-            "from kernel import subscribe\nfrom modules.shop import contract as c\n@subscribe(c.OrderPlaced)\n"
+            "from kernel.ext.messaging import subscribe as on\n"
+            f"from modules.shop.contract import OrderPlaced\n@on(OrderPlaced)\n{PLAIN}"
+        ),
+        (
+            "import kernel.ext.messaging as m\n"
+            f"from modules.shop.contract import OrderPlaced\n@m.subscribe(OrderPlaced)\n{PLAIN}"
+        ),
+        (
+            "from kernel.ext.messaging import subscribe\n"
+            "from modules.shop import contract as c\n@subscribe(c.OrderPlaced)\n"
             "async def write_letter(message: c.OrderPlaced) -> None: ..."
         ),
-        f"from kernel import subscribe\nfrom .local import OrderPlaced\n@subscribe(OrderPlaced)\n{PLAIN}",
-        f"from kernel import subscribe\nfrom modules.mail.local import OrderPlaced\n@subscribe(OrderPlaced)\n{PLAIN}",
+        f"from kernel.ext.messaging import subscribe\nfrom .local import OrderPlaced\n@subscribe(OrderPlaced)\n{PLAIN}",
         (
-            f"from kernel import subscribe\nfrom modules.shop.contract import OrderPlaced\n{PLAIN}\n"
+            "from kernel.ext.messaging import subscribe\n"
+            f"from modules.mail.local import OrderPlaced\n@subscribe(OrderPlaced)\n{PLAIN}"
+        ),
+        (
+            f"from kernel.ext.messaging import subscribe\nfrom modules.shop.contract import OrderPlaced\n{PLAIN}\n"
             "other = subscribe(OrderPlaced)(write_letter)"
         ),
         (
-            "from kernel import subscribe\nfrom modules.shop.contract import OrderPlaced\nif True:\n"
+            "from kernel.ext.messaging import subscribe\nfrom modules.shop.contract import OrderPlaced\nif True:\n"
             f"    @subscribe(OrderPlaced)\n    {PLAIN}"
         ),
         (
-            "from kernel import subscribe\nfrom modules.shop.contract import OrderPlaced\n"
+            "from kernel.ext.messaging import subscribe\nfrom modules.shop.contract import OrderPlaced\n"
             f"def bare(f): return lambda m: f(m)\n@bare\n@subscribe(OrderPlaced)\n{PLAIN}"
         ),
     ],
@@ -193,7 +204,10 @@ def test_who_subscribes_elsewhere_is_read_and_not_loaded(tmp_path: Path) -> None
 
 
 def test_a_subscription_elsewhere_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
-    code = "from kernel import subscribe\nfrom modules.shop import contract as c\n@subscribe(c.OrderPlaced)\n"
+    code = (
+        "from kernel.ext.messaging import subscribe\n"
+        "from modules.shop import contract as c\n@subscribe(c.OrderPlaced)\n"
+    )
     write_shop(tmp_path, {"mail/handlers.py": f"{code}async def write_letter(message: c.OrderPlaced) -> None: ..."})
     with pytest.raises(DiscoveryError, match="write_letter is not written plainly"):
         subscribers_elsewhere(tmp_path, {"shop"})
@@ -236,7 +250,8 @@ module = Module(owner="team", provides={Prices: PriceList})
 """,
     "mail/handlers.py": """
 from typing import Annotated
-from kernel import subscribe, use, with_session
+from kernel import use, with_session
+from kernel.ext.messaging import subscribe
 from kernel.database import BaseRepository
 from modules.mail.models import Letter
 from modules.shop.contract import OrderPlaced, Prices

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from kernel import Contract, Message
+from kernel import Contract
+from kernel.ext.messaging import Message
 
 
 class Deleted(Message):

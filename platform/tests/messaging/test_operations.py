@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import structlog
 
-from kernel.application import Kernel
+from kernel.ext.messaging.bus import Exchange
 from kernel.ext.messaging.operations import backlog, find, forget, retry
 from kernel.ext.messaging.tables import State
+from kernel.ext.messaging.watch import DeliveryWatch
 from kernel.health import Degraded
+from kernel.runtime import Kernel
 from tests.core.project import imported_alone, settings_for
 from tests.messaging.shop import place, rows, running_shop, shop_kernel, write_shop
 from tests.messaging.test_outbox import WHOM, put, take
@@ -41,21 +43,21 @@ async def test_messages_in_a_newer_version_are_not_delivered_here(tmp_path: Path
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, None)
         [row] = await backlog(outbox)
-        assert (row.newest, kernel.exchange.reads(row.subscriber, row.newest)) == (1, True)
+        assert (row.newest, kernel.get(Exchange).reads(row.subscriber, row.newest)) == (1, True)
         await put(kernel, None, version=2)
         [row] = await backlog(outbox)
-        assert (row.newest, kernel.exchange.reads(row.subscriber, row.newest)) == (2, False)
-        assert not kernel.exchange.reads("gone.handler", 1)
+        assert (row.newest, kernel.get(Exchange).reads(row.subscriber, row.newest)) == (2, False)
+        assert not kernel.get(Exchange).reads("gone.handler", 1)
 
 
 async def test_messages_in_a_newer_version_that_wait_for_long_degrade_readiness(tmp_path: Path) -> None:
     async with running_shop(tmp_path, f"sqlite:///{tmp_path / 'data'}", MESSAGING_POLL_SECONDS="0.01") as (app, _):
         await put(app.kernel, None, version=2)
         async with asyncio.timeout(30):
-            while not app.kernel.watch.problems():
-                await app.kernel.watch.look()
+            while not app.kernel.get(DeliveryWatch).problems():
+                await app.kernel.get(DeliveryWatch).look()
         with pytest.raises(Degraded, match=r"wait for mail.write_letter, some in version 2, which the code"):
-            await app.kernel.watch.check()
+            await app.kernel.get(DeliveryWatch).check()
 
 
 async def test_what_was_abandoned_begins_anew_when_asked(tmp_path: Path, empty_url: str) -> None:
@@ -96,7 +98,7 @@ async def test_only_what_was_completed_long_ago_is_purged(tmp_path: Path, empty_
         done, lost, _ = await take(outbox)
         await outbox.complete(done)
         await outbox.fail(lost, "no", None)
-        assert await kernel.exchange.purge() == 1
+        assert await kernel.get(Exchange).purge() == 1
         assert [row["id"] for row in await rows(kernel, "shop", "outbox")] == [2, 3]
         assert [row["state"] for row in await find(outbox, [State.ABANDONED])] == ["abandoned"]
 
@@ -107,7 +109,7 @@ async def test_the_inbox_outlives_the_outbox(tmp_path: Path, empty_url: str) -> 
         await until(lambda: rows(app, "mail", "inbox"))
 
         async def purged() -> bool:
-            return bool(await app.kernel.exchange.purge())
+            return bool(await app.kernel.get(Exchange).purge())
 
         await until(purged)
         assert len(await rows(app, "mail", "inbox")) == 1
@@ -148,7 +150,7 @@ def test_the_command_shows_and_mends(tmp_path: Path) -> None:
 async def _abandon_one(root: Path, variables: dict[str, str]) -> None:
     with imported_alone():
         kernel = Kernel(settings_for(root, variables))
-        async with kernel.running(relays=False):
+        async with kernel.running(serving=False):
             outbox = await put(kernel, None)
             [one] = await take(outbox)
             await outbox.fail(one, "ValueError: no such address", None)
@@ -179,12 +181,12 @@ def test_a_relay_ends_when_it_is_asked_to_and_finishes_what_it_began(tmp_path: P
 async def _place_one(root: Path, variables: dict[str, str]) -> None:
     with imported_alone():
         kernel = Kernel(settings_for(root, variables))
-        async with kernel.running(relays=False):
+        async with kernel.running(serving=False):
             await place(kernel, 1)
 
 
 async def _letters(root: Path, variables: dict[str, str]) -> list[int]:
     with imported_alone():
         kernel = Kernel(settings_for(root, variables))
-        async with kernel.running(relays=False):
+        async with kernel.running(serving=False):
             return [row["number"] for row in await rows(kernel, "mail", "letters")]

@@ -17,7 +17,7 @@ from urllib.error import HTTPError, URLError
 import pytest
 from sqlalchemy.engine import URL
 
-from kernel.application import Kernel
+from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from tests.core.project import imported_alone
 from tests.faults.harness import free_port

@@ -12,9 +12,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel.application import Kernel
 from kernel.database import AsyncDBPool, BaseRepository, Database, PageRequest, new_metadata
 from kernel.database.errors import RoleError, TransactionAborted
+from kernel.runtime import Kernel
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
 from tests.core.pgbouncer import PgBouncer, pgbouncer

@@ -14,8 +14,8 @@ import jwt
 import pytest
 from structlog.testing import capture_logs
 
+from kernel.ext.remote.settings import InternalSettings
 from kernel.ext.remote.signing import Refused, Seen, Tokens
-from kernel.settings import InternalSettings
 from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, Reply
 from tests.core.keys import key_pair

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import structlog
 
-from kernel import Message
+from kernel.ext.messaging import Message
 from kernel.ext.remote.client import ContractsDiffer
+from kernel.ext.remote.extension import Remote
 from kernel.ext.remote.wire import WireMessage
 from kernel.health import Degraded, run_checks
 from kernel.testing.booting import talking_to
@@ -62,7 +63,7 @@ async def test_a_breaking_difference_found_after_the_start_degrades_a_process_th
 
     changed = telling(lambda told: told["methods"].pop("of"))
     async with two_sides(tmp_path, between) as sides:
-        peer = sides.caller.kernel.peers[0]
+        peer = sides.caller.kernel.get(Remote).peers[0]
         is_changed = True
         await peer.compare()
         failed, degraded, problem = (await findings(sides))["prices.contract"]
@@ -82,9 +83,9 @@ async def test_a_process_that_started_without_an_answer_serves_and_is_only_degra
 
     async with two_sides(tmp_path, between) as sides:
         is_down = False
-        await sides.caller.kernel.peers[0].compare()
+        await sides.caller.kernel.get(Remote).peers[0].compare()
         with pytest.raises(Degraded, match=r"Prices\.of"):
-            await sides.caller.kernel.peers[0].check()
+            await sides.caller.kernel.get(Remote).peers[0].check()
 
 
 async def test_a_new_process_stays_unready_while_the_other_side_does_not_answer(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ async def test_a_new_process_stays_unready_while_the_other_side_does_not_answer(
         return Drop() if is_down else await changed(call, forward)
 
     async with two_sides(tmp_path, between) as sides:
-        peer = sides.caller.kernel.peers[0]
+        peer = sides.caller.kernel.get(Remote).peers[0]
         for is_down in (True, False):  # noqa: B007  # read by `between`
             await peer.compare()
             with pytest.raises(ContractsDiffer, match=r"Prices\.of"):
@@ -103,7 +104,7 @@ async def test_a_new_process_stays_unready_while_the_other_side_does_not_answer(
 
 
 MESSAGE = """
-from kernel import Message
+from kernel.ext.messaging import Message
 
 class PriceChanged(Message):
     thing: str
@@ -123,7 +124,7 @@ class Inbox(InboxTable, Base):
     __tablename__ = "inbox"
 """,
     "post/handlers.py": """
-from kernel import subscribe
+from kernel.ext.messaging import subscribe
 from modules.prices.contract import PriceChanged
 
 @subscribe(PriceChanged)
@@ -200,7 +201,7 @@ async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: P
     with structlog.testing.capture_logs() as logs:
         async with two_sides(tmp_path, telling(lambda told: told["methods"].update(dearest=more))) as sides:
             for _ in range(3):
-                await sides.caller.kernel.peers[0].compare()
+                await sides.caller.kernel.get(Remote).peers[0].compare()
             assert (await findings(sides))["prices.contract"] == (False, False, "")
     told = [log["found"] for log in logs if log["event"] == "module elsewhere"]
     assert told == ["Prices.dearest: is provided, but not known to the caller"]
@@ -208,16 +209,16 @@ async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: P
 
 async def test_the_callee_logs_what_its_caller_means(tmp_path: Path) -> None:
     async with two_sides(tmp_path) as sides:
-        [wire] = sides.caller.kernel.peers[0].wires
+        [wire] = sides.caller.kernel.get(Remote).peers[0].wires
         wire.described["fingerprint"] = "another"
         wire.description["methods"]["gone"] = wire.description["methods"]["of"]
         with structlog.testing.capture_logs() as logs:
             for _ in range(3):
-                await sides.caller.kernel.peers[0].compare()
+                await sides.caller.kernel.get(Remote).peers[0].compare()
         [log] = [log for log in logs if log["event"] == "a caller means another contract"]
         assert (log["difference"], log["is_breaking"]) == ("Prices.gone: is not provided", True)
         with pytest.raises(Degraded, match=r"Prices\.gone"):
-            await sides.caller.kernel.peers[0].check()
+            await sides.caller.kernel.get(Remote).peers[0].check()
 
 
 async def drop(call: Call, forward: Forward) -> Reply | Drop:
@@ -254,7 +255,7 @@ async def test_a_process_that_does_not_provide_the_module_is_a_breaking_differen
 
     async with two_sides(tmp_path, between) as sides:
         with pytest.raises(ContractsDiffer, match="Prices: is not provided"):
-            await sides.caller.kernel.peers[0].check()
+            await sides.caller.kernel.get(Remote).peers[0].check()
 
 
 async def test_it_recovers_by_itself(tmp_path: Path) -> None:
@@ -264,7 +265,7 @@ async def test_it_recovers_by_itself(tmp_path: Path) -> None:
         return Drop() if is_down else await forward(call)
 
     async with two_sides(tmp_path, between, caller={"INTERNAL_COMPARE_SECONDS": "0.05"}) as sides:
-        peer = sides.caller.kernel.peers[0]
+        peer = sides.caller.kernel.get(Remote).peers[0]
         with pytest.raises(Degraded):
             await peer.check()
         is_down = False
@@ -284,7 +285,7 @@ async def test_a_start_does_not_wait_for_the_others(tmp_path: Path, monkeypatch:
 
     async with two_sides(tmp_path, between, waits=False) as sides:
         assert sides.caller.kernel.is_started
-        check = asyncio.create_task(sides.caller.kernel.peers[0].check())
+        check = asyncio.create_task(sides.caller.kernel.get(Remote).peers[0].check())
         await looked.wait()
         assert not check.done()
         with pytest.raises(Degraded):

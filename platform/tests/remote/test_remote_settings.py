@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from kernel.application import Kernel
+from kernel.ext.remote.extension import Remote
 from kernel.modules.discovery import DiscoveryError
+from kernel.runtime import Kernel
 from kernel.settings import SettingsError
 from kernel.testing import project_for
 from tests.core.keys import key_pair
@@ -28,7 +29,7 @@ def shop(tmp_path: Path) -> Iterator[Path]:
 def modules(shop: Path, variables: dict[str, str]) -> tuple[list[str], list[str]]:
     """The modules that run here, and those that are asked elsewhere."""
     kernel = Kernel(*project_for(shop, variables))
-    return [module.name for module in kernel.modules], [peer.module for peer in kernel.peers]
+    return [module.name for module in kernel.modules], [peer.module for peer in kernel.get(Remote).peers]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 
 from kernel.application import Application, create_app
+from kernel.ext.remote.extension import Remote
 from kernel.testing import project_for
 from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, HttpServer, Reply
@@ -207,8 +208,8 @@ async def two_sides(
         app = create_app(*project_for(root, settings))
         await stack.enter_async_context(app.router.lifespan_context(app))
         shop = await stack.enter_async_context(talking_to(app))
-        for peer in app.kernel.peers if waits else ():
+        for peer in app.kernel.get(Remote).peers if waits else ():
             await peer._is_compared.wait()
         wire.calls.clear()
         contract, service = (importlib.import_module(f"modules.prices.{file}") for file in ("contract", "service"))
-        yield Sides(app, other, shop, wire, app.kernel.ports[contract.Prices], contract, service)
+        yield Sides(app, other, shop, wire, app.kernel.contracts[contract.Prices], contract, service)

@@ -20,7 +20,9 @@ FILES = {
     "talk/router.py": """
 from typing import Annotated
 from fastapi import APIRouter, HTTPException, WebSocket
-from kernel import Principal, Unavailable, limited, public, requires
+from kernel import Principal, Unavailable, public, requires
+from kernel.ext.rate_limit import limited
+from kernel.modules.manifest import module_context
 import asyncio
 
 router = APIRouter()
@@ -34,7 +36,7 @@ async def echo(websocket: WebSocket) -> None:
 @router.websocket("/module", dependencies=[public])
 async def module(websocket: WebSocket) -> None:
     await websocket.accept()
-    await websocket.send_text(websocket.scope["kernel.module"].name)
+    await websocket.send_text(module_context(websocket).name)
 
 @router.websocket("/mine")
 async def mine(websocket: WebSocket, caller: Annotated[Principal, requires("talk:read")]) -> None:

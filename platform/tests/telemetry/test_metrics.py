@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 
 from kernel.application import Application, create_app
 from kernel.database import Database
-from kernel.ext.telemetry.prometheus import add_metrics
+from kernel.ext.telemetry.meter import Meter
 from kernel.testing import settings_for
 from kernel.testing.booting import talking_to
 from tests.core.project import imported_alone, write_project
@@ -58,7 +58,6 @@ async def _served(
             {"DATABASE_URL": f"sqlite:///{root / 'data'}", "AUTH_ENABLED": "false"} | variables,
         )
         app = create_app(settings)
-        add_metrics(app)
         async with app.router.lifespan_context(app), talking_to(app) as client:
             yield app, client
 
@@ -317,4 +316,4 @@ def test_a_relay_whose_port_is_taken_says_so(tmp_path: Path) -> None:
 async def test_nothing_is_counted_where_it_is_switched_off(tmp_path: Path) -> None:
     async with _served(tmp_path, TELEMETRY_METRICS="false") as (app, client):
         assert (await client.get("/metrics")).status_code == 404
-        assert app.kernel.meter is None
+        assert app.kernel.find(Meter) is None

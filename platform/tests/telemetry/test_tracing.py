@@ -35,7 +35,7 @@ class Shop(Contract):
 """,
     "shop/service.py": """
 import structlog
-from kernel import publish
+from kernel.ext.messaging import publish
 from modules.shop.contract import OrderPlaced, Shop
 from modules.shop.models import Order
 

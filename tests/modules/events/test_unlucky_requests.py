@@ -34,7 +34,7 @@ async def test_a_change_that_wants_nothing_to_be_there_fails_where_something_is(
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400])
 async def test_a_number_that_no_column_holds_is_out_of_range(application: Application, number: int) -> None:
-    port = application.kernel.ports[Images]
+    port = application.kernel.contracts[Images]
     assert isinstance(port, Images)
     with pytest.raises(DBAPIError) as caught:
         await port.get(number)

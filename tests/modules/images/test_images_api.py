@@ -356,7 +356,7 @@ async def test_an_upload_that_waits_is_not_in_memory(
 
 async def test_others_ask_through_the_contract(client: httpx2.AsyncClient, application: Application) -> None:
     image = await upload(client, caption="A cat")
-    images = application.kernel.ports[Images]
+    images = application.kernel.contracts[Images]
     assert isinstance(images, Images)
     expected = ImageInfo(id=image["id"], caption="A cat", content_type="image/png", width=64, height=48)
     assert await images.get(image["id"]) == expected

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from kernel.application import Application, Kernel
+from kernel.application import Application
+from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from modules.images.service import ForeignStorage, ImageService, Swept
 from tests.modules.images.pictures import picture
@@ -144,6 +145,6 @@ async def other_deployment(folder: Path, tmp_path: Path) -> AsyncIterator[ImageS
         "IMAGES_STORAGE_URL": f"file://{folder}",
     }
     kernel = Kernel(settings_for(Path(__file__).parents[3], variables))
-    async with kernel.running(relays=False):
+    async with kernel.running(serving=False):
         service: ImageService = kernel.contexts["images"].state
         yield service

@@ -14,7 +14,6 @@ KINDS: dict[str, Kind] = {
     "kernel.modules.contracts.Contract": "contract",
     "kernel.ContractError": "error",
     "kernel.modules.contracts.ContractError": "error",
-    "kernel.Message": "message",
     "kernel.ext.messaging.Message": "message",
     "kernel.ext.messaging.message.Message": "message",
     "kernel.fields.RequestBody": "value",

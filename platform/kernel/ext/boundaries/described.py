@@ -33,8 +33,9 @@ def _describe(root: Path, modules: list[str]) -> dict[str, Contracts]:
 
 
 def _of_module(root: Path, name: str) -> Contracts:
+    from kernel.ext.messaging.declared import messages_of  # noqa: PLC0415  # only in this process
     from kernel.ext.remote.wire import WireContract, WireMessage  # noqa: PLC0415
-    from kernel.modules.discovery import DiscoveryError, contracts_of, messages_of  # noqa: PLC0415  # only in this process
+    from kernel.modules.discovery import DiscoveryError, contracts_of  # noqa: PLC0415  # only in this process
 
     described: dict[str, Any] = {}
     wires: list[WireContract | WireMessage] = []

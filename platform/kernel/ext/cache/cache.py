@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from functools import partial
 from string import Formatter
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import structlog
 from fastapi import APIRouter, Depends, Request, Response
@@ -31,9 +31,11 @@ from starlette.routing import compile_path
 from kernel.auth.policy import Requires, calls_of, dependant_of, name_of
 from kernel.auth.principal import principal_of
 from kernel.database import after_commit
+from kernel.ext.store.settings import StoreSettings
 from kernel.ext.store.store import OwnStore, SharedStore, StoreUnavailable
-from kernel.settings import StoreSettings
+from kernel.modules.manifest import module_context
 from kernel.web.conditional import matches
+from kernel.web.context import request_context
 from kernel.web.recorder import Answer, Keeper, Replay
 from kernel.web.routes import methods_of, routes_of
 from kernel.web.session import Session
@@ -172,9 +174,6 @@ def _new_version(forgotten_at: float) -> bytes:
 class Cached:
     """A dependency: see `cached`."""
 
-    # Whether a route has one at all.
-    is_declared: ClassVar[bool] = False
-
     def __init__(self, seconds: float, tags: Sequence[str], *, shared: bool) -> None:
         if not 0 < seconds <= _TAG_SECONDS:
             raise ValueError(f"an answer is kept for up to {_TAG_SECONDS:.0f} seconds, not for {seconds}")
@@ -188,7 +187,6 @@ class Cached:
         whose = "public" if shared else "private"
         # What others keep we cannot have them forget: where that can happen they ask again, with the ETag.
         self._control = f"{whose}, no-cache" if tags else f"{whose}, max-age={int(seconds)}"
-        Cached.is_declared = True
 
     async def __call__(self, request: Request, response: Response) -> None:
         """Asked by FastAPI. Raises Replay, and 304."""
@@ -196,8 +194,8 @@ class Cached:
         headers = request.headers
         if request.method != "GET" or "range" in headers:
             return
-        cache: AnswerCache = request.app.state.kernel.cache
-        module = request.scope["kernel.module"].name
+        cache: AnswerCache = request_context(request).kernel.get(AnswerCache)
+        module = module_context(request).name
         scope = request.scope  # as it came: a URL made from it is not the same for every two that differ
         asked = (scope["scheme"], scope["path"], repr(scope.get("raw_path")), repr(scope["query_string"]))
         keyed = _KEYED | self.reads.get(request.scope["endpoint"], frozenset())
@@ -284,8 +282,8 @@ class ModuleCache:
 
 
 async def _cache(connection: HTTPConnection, session: Session) -> ModuleCache:
-    cache: AnswerCache = connection.app.state.kernel.cache
-    return ModuleCache(cache.forget, connection.scope["kernel.module"].name, session)
+    cache: AnswerCache = request_context(connection).kernel.get(AnswerCache)
+    return ModuleCache(cache.forget, module_context(connection).name, session)
 
 
 Cache = Annotated[ModuleCache, Depends(_cache)]

@@ -44,6 +44,7 @@ from kernel.database import Database, DatabaseUnavailable, UtcDateTime, after_co
 from kernel.database.errors import FAILURES
 from kernel.database.pool import before_commit
 from kernel.database.session import LazySession
+from kernel.modules.manifest import module_context
 from kernel.web.problems import BadRequest, Conflict, Unprocessable
 from kernel.web.recorder import Answer, Keeper, Replay
 from kernel.web.routes import routes_of
@@ -243,7 +244,7 @@ async def _idempotent(
         return
     if len(request.headers.getlist("idempotency-key")) > 1 or not _KEY.fullmatch(key):
         raise BadRequest("Idempotency-Key must be one name of 1 to 200 printable characters without spaces.")
-    keys: Keys = request.scope["kernel.module"].keys
+    keys = module_context(request).get(Keys)
     await keys.take(request, session, key.strip('"'))
 
 

@@ -24,10 +24,11 @@ from kernel.ext.messaging.message import Message
 from kernel.ext.messaging.outages import Outage
 from kernel.ext.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox, Wanted
 from kernel.ext.messaging.relay import Relay, Target
+from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.tables import State, clock
 from kernel.ext.telemetry.tracing import Tracing
 from kernel.health import Degraded
-from kernel.settings import DatabaseConfig, MessagingSettings
+from kernel.settings import DatabaseConfig
 
 _log = structlog.get_logger("kernel.ext.messaging")
 

@@ -12,8 +12,9 @@ import typer
 from kernel.cli.console import fail, load_kernel, print_table
 
 if TYPE_CHECKING:
-    from kernel.application import Kernel
+    from kernel.ext.messaging.bus import Exchange
     from kernel.ext.messaging.outbox import Outbox
+    from kernel.runtime import Kernel
 
 Result = TypeVar("Result")
 OfModule = Annotated[str, typer.Argument(help="The module that published.")]
@@ -21,6 +22,12 @@ _LARGEST_ID = 2**63 - 1
 
 
 app = typer.Typer(help="Look at the messages between modules, and mend what went wrong.", no_args_is_help=True)
+
+
+def add_to(cli: typer.Typer) -> None:
+    """Add these commands to those of `kernel`."""
+    cli.add_typer(app, name="messages")
+    cli.command()(relay)
 
 
 def relay() -> None:
@@ -34,7 +41,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
     from kernel.ext.messaging.operations import backlog  # noqa: PLC0415
 
     rows = [row for part in _on_all(lambda outbox: backlog(outbox, with_completed=True)) for row in part]
-    exchange = load_kernel().exchange
+    exchange = _bus(load_kernel())
     shown = [
         {
             "module": row.module, "subscriber": row.subscriber, "state": row.state.value, "messages": row.messages,
@@ -50,10 +57,11 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 def _on_broker() -> list[dict[str, Any]]:
     """What waits on the broker, in the form of `status`."""
     from kernel.ext.messaging.brokers.broker import BrokerUnavailable  # noqa: PLC0415
+    from kernel.ext.messaging.extension import Messaging  # noqa: PLC0415
 
     kernel = load_kernel()
     try:
-        found = asyncio.run(kernel.exchange.on_broker(kernel.published()))
+        found = asyncio.run(_bus(kernel).on_broker(kernel.get(Messaging).published()))
     except BrokerUnavailable as error:
         typer.echo(f"What waits on the broker is not known. {error}", err=True)
         return []
@@ -122,12 +130,12 @@ def purge(
     from kernel.ext.messaging.operations import forget  # noqa: PLC0415
 
     if subscriber is not None:
-        if subscriber in load_kernel().exchange.targets:
+        if subscriber in _bus(load_kernel()).targets:
             fail(f"{subscriber} is there, and gets its messages. Only what waits for somebody who is gone is dropped.")
         typer.echo(f"Removed: {sum(_on_all(lambda outbox: forget(outbox, subscriber)))}")
         return
     kernel = load_kernel()
-    typer.echo(f"Removed: {asyncio.run(_closing(kernel, kernel.exchange.purge()))}")
+    typer.echo(f"Removed: {asyncio.run(_closing(kernel, _bus(kernel).purge()))}")
 
 
 @app.command()
@@ -138,7 +146,7 @@ def move(
     """Give all that waits for a handler that was renamed to the one that took its place."""
     from kernel.ext.messaging.operations import move as give  # noqa: PLC0415
 
-    targets = load_kernel().exchange.targets
+    targets = _bus(load_kernel()).targets
     if subscriber in targets:
         fail(f"{subscriber} is there, and gets its messages. Only what waits for a handler that is gone is moved.")
     if to not in targets:
@@ -149,7 +157,7 @@ def move(
 def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = None) -> list[Result]:
     """What it gives for every outbox, or for that of one module."""
     kernel = load_kernel()
-    outboxes = kernel.exchange.outboxes
+    outboxes = _bus(kernel).outboxes
     if only is not None and only not in outboxes:
         fail(f"No module {only} with an outbox. There are: {', '.join(outboxes) or 'none'}.")
 
@@ -202,7 +210,15 @@ async def _closing(kernel: "Kernel", work: Awaitable[Result]) -> Result:
         await kernel.pool.close()
 
 
+def _bus(kernel: "Kernel") -> "Exchange":
+    from kernel.ext.messaging.bus import Exchange  # noqa: PLC0415  # so that `--help` is quick
+
+    return kernel.get(Exchange)
+
+
 async def _relay(kernel: "Kernel") -> None:
+    from kernel.ext.messaging.extension import Messaging  # noqa: PLC0415
+    from kernel.ext.telemetry.settings import TelemetrySettings  # noqa: PLC0415
     from kernel.logging import configure_logging  # noqa: PLC0415
 
     configure_logging(kernel.settings.log)
@@ -211,7 +227,7 @@ async def _relay(kernel: "Kernel") -> None:
         with suppress(NotImplementedError):  # Windows
             asyncio.get_running_loop().add_signal_handler(signal_, is_over.set)
     async with AsyncExitStack() as stack:
-        if (port := kernel.settings.telemetry.relay_port) is not None:
+        if (port := kernel.settings.group(TelemetrySettings).relay_port) is not None:
             from kernel.ext.server.probes import answering  # noqa: PLC0415
             from kernel.ext.server.process import listen  # noqa: PLC0415
 
@@ -220,6 +236,7 @@ async def _relay(kernel: "Kernel") -> None:
             except OSError as error:
                 fail(f"Cannot listen on port {port} ({error.strerror}): choose another TELEMETRY_RELAY_PORT.")
             await stack.enter_async_context(answering(kernel, sock))
-        await stack.enter_async_context(kernel.running(relays=True))
+        kernel.get(Messaging).delivers = True
+        await stack.enter_async_context(kernel.running())
         await is_over.wait()
         kernel.is_stopping = True

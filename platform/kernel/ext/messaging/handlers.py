@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from kernel.database import Database
 from kernel.database.errors import violation_of
 from kernel.database.session import LazySession
+from kernel.errors import ProjectError
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.message import Message, snake_case
 from kernel.ext.messaging.tables import clock
@@ -31,7 +32,7 @@ _PLAINLY = (
 Function = TypeVar("Function", bound=Callable[..., Awaitable[None]])
 
 
-class HandlerError(Exception):
+class HandlerError(ProjectError):
     """A handler that could never be called; says what to change."""
 
 

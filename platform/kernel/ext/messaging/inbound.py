@@ -7,7 +7,7 @@ has committed. An answer that is lost has the message posted again; the inbox ro
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -68,6 +68,15 @@ class RemoteModule(Protocol):
 
     async def subscribed(self, body: bytes) -> bytes:
         """Tell the module what subscribes to its messages here; return its answer. Raises ContractUnavailable."""
+
+
+@dataclass
+class RemoteModules:
+    """The modules in other processes that `remote` can reach."""
+
+    # Those whose contracts or messages are used here.
+    used: Mapping[str, RemoteModule]
+    reach: Callable[[str, str], RemoteModule]
 
 
 class NoSuchHandler(Exception):

@@ -18,9 +18,9 @@ from structlog.contextvars import bound_contextvars
 
 from kernel.ext.messaging.outages import Failed, Outage
 from kernel.ext.messaging.outbox import Delivery, Limits, Outbox, Wanted
+from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.tables import State
 from kernel.ext.telemetry.tracing import Tracing
-from kernel.settings import MessagingSettings
 
 _log = structlog.get_logger("kernel.ext.messaging")
 _CLAIM_SECONDS = 5.0

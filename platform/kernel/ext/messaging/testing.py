@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from kernel.application import Application
+from kernel.ext.messaging.bus import Exchange
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.message import Message
 
@@ -16,7 +17,7 @@ class Messages:
     """The messages of one application under test."""
 
     def __init__(self, application: Application) -> None:
-        self._exchange = application.kernel.exchange
+        self._exchange = application.kernel.get(Exchange)
         for outbox in self._exchange.outboxes.values():
             outbox.subscribers_of = _and_the_test(outbox.subscribers_of)
 

@@ -12,6 +12,8 @@ from kernel.ext.messaging.bus import Exchange
 from kernel.ext.messaging.inbound import RemoteModule
 from kernel.ext.messaging.operations import Waiting, waiting
 from kernel.ext.messaging.outbox import BROKER
+from kernel.ext.messaging.settings import MessagingSettings
+from kernel.ext.remote.settings import InternalSettings
 from kernel.health import Degraded
 from kernel.modules.contracts import ContractUnavailable
 from kernel.settings import Settings
@@ -45,8 +47,8 @@ class DeliveryWatch:
     def __init__(self, exchange: Exchange, settings: Settings, publishers: Mapping[str, RemoteModule]) -> None:
         """`publishers` are the modules elsewhere to whose messages this process subscribes."""
         self._exchange, self._publishers = exchange, publishers
-        self._settings = settings.messaging
-        self._every = settings.internal.compare_seconds
+        self._settings = settings.group(MessagingSettings)
+        self._every = settings.group(InternalSettings).compare_seconds
         # Whether this process delivers; `running` is told.
         self._relays = False
         self._own: Problems = {}

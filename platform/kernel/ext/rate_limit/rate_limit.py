@@ -19,9 +19,10 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kernel.auth.principal import principal_of
+from kernel.ext.rate_limit.settings import RateLimitSettings, check_limit
 from kernel.ext.store.store import SharedStore, StoreUnavailable
-from kernel.settings import RateLimitSettings
-from kernel.settings.auth import check_limit
+from kernel.modules.manifest import module_context
+from kernel.web.context import request_context
 from kernel.web.dispatch import WITHOUT_BODY, close_unread
 from kernel.web.problems import RETRY_AFTER_SECONDS, Problem, TooManyRequests
 
@@ -57,8 +58,8 @@ class Limits:
         caller = await self.caller(connection)
         if caller is None:
             return
-        headers = connection.scope.setdefault("kernel.headers", [])  # which the shell adds to the answer
-        counted = connection.scope.setdefault("kernel.counted", set())
+        context = request_context(connection)
+        headers, counted = context.response_headers, context.values.setdefault(Limits, set())
         for item in items:
             if (name, item) in counted:  # a router's limit, and the same again of its route
                 continue
@@ -147,9 +148,9 @@ class Limited:
 
     async def __call__(self, connection: HTTPConnection) -> None:
         """Asked by FastAPI."""
-        module, route = connection.scope["kernel.module"].name, connection.scope["route"]
+        module, route = module_context(connection).name, connection.scope["route"]
         handler = getattr(route.endpoint, "__qualname__", "")  # two routers may have the same path below themselves
-        limits: Limits = connection.app.state.kernel.limits
+        limits = request_context(connection).kernel.get(Limits)
         name = f"{module} {' '.join(sorted(getattr(route, 'methods', ())))} {route.path} {handler}"
         await limits.check(connection, "route", name, self._items)
 
@@ -172,7 +173,9 @@ def limited(limit: str) -> Any:
 class Overall:
     """Pure ASGI: the limit over all requests, whether such a route exists or not."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, limit: str, free: Collection[str], internal: str) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Limits, limit: str, free: Collection[str], internal: tuple[str, ...]
+    ) -> None:
         """Not counted are the paths `free`. Below `internal` only refused calls (401) are counted."""
         from limits import parse_many  # noqa: PLC0415
 
@@ -180,7 +183,7 @@ class Overall:
         self._limits = limits
         self._items = parse_many(limit)
         self._free = free
-        self._internal = f"{internal}/"
+        self._internal = internal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -210,7 +213,9 @@ class CallerShares:
     Without a share, one caller with slow uploads fills the process, and every other caller is answered 503.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, requests: int, websockets: int, free_below: str) -> None:
+    def __init__(
+        self, app: ASGIApp, limits: Limits, requests: int, websockets: int, free_below: tuple[str, ...]
+    ) -> None:
         """`requests` and `websockets` are the shares. Nothing below `free_below` counts."""
         self._app = app
         self._limits = limits
@@ -218,7 +223,7 @@ class CallerShares:
             "http": (requests, f"You have {requests} requests with a body in work. Wait for one of them to end."),
             "websocket": (websockets, f"You have {websockets} WebSockets open. Close one of them."),
         }
-        self._free_below = f"{free_below}/"
+        self._free_below = free_below
         self._taken: Counter[tuple[str, str]] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -23,6 +23,7 @@ from kernel.ext.remote.client import NOT_YET
 from kernel.ext.remote.compatibility import compare
 from kernel.ext.remote.deadline import HEADER, DeadlinePassed, until
 from kernel.ext.remote.openapi import document
+from kernel.ext.remote.settings import InternalSettings
 from kernel.ext.remote.signing import Refused, Tokens
 from kernel.ext.remote.wire import DESCRIBED, Described, WireContract, WireMessage, WireMethod
 from kernel.modules.contracts import Contract, ContractError
@@ -53,7 +54,7 @@ class Internal:
         self._provided, self._published, self._ports, self._tokens = provided, published, ports, tokens
         self._inbound, self._watch = inbound, watch
         self._title = settings.application.title
-        self._leeway = settings.internal.clock_leeway_seconds
+        self._leeway = settings.group(InternalSettings).clock_leeway_seconds
         self._told: set[str] = set()
 
     @cached_property

@@ -10,7 +10,7 @@ import socket
 import time
 from typing import Any
 
-from kernel.settings import InternalSettings
+from kernel.ext.remote.settings import InternalSettings
 
 # In each of two spans of time. A caller who holds a key and asks faster than that is refused, not believed.
 _MOST_REMEMBERED = 100_000

@@ -8,7 +8,8 @@ from socket import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kernel.application import Application, Project
+    from kernel.application import Application
+    from kernel.project import Project
 
 # Python's are 700, 10, 10: made for scripts, they look through all that is alive many times a second under load.
 # These served a third more requests a second at 64 connections; larger ones brought nothing more.
@@ -18,17 +19,16 @@ _COLLECT_AFTER = (5000, 20, 50)
 def application(project: "Project | None" = None) -> "Application":
     """The application, with the process's logging and memory set up; `create_app` itself leaves the process alone."""
     gc.disable()  # until the start is over: what is imported and assembled stays
-    from kernel.application import create_app, load_project  # noqa: PLC0415
-    from kernel.ext.telemetry.prometheus import add_metrics  # noqa: PLC0415
+    from kernel.application import create_app  # noqa: PLC0415
     from kernel.logging import configure_logging  # noqa: PLC0415
+    from kernel.project import load_project  # noqa: PLC0415
     from kernel.web.access_log import configure_access_log  # noqa: PLC0415
 
-    settings, modules = project or load_project()
+    project = project or load_project()
+    settings = project.settings
     configure_logging(settings.log)
     configure_access_log(settings.log)
-    app = create_app(settings, modules, when_started=_settle)
-    add_metrics(app)
-    return app
+    return create_app(*project, when_started=_settle)
 
 
 def _settle() -> None:

@@ -8,8 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.settings import MessagingSettings
+
 if TYPE_CHECKING:
-    from kernel.application import Kernel
+    from kernel.runtime import Kernel
 
 _log = structlog.get_logger("kernel.ext.server")
 
@@ -60,7 +63,7 @@ def _by_server(kernel: "Kernel") -> dict[tuple[str, int], dict[URL, AsyncEngine]
 
 def _most(kernel: "Kernel", url: URL) -> int:
     """How many connections one process may open to a database: its pool, and one that listens for messages."""
-    config, messaging = kernel.settings.database, kernel.settings.messaging
-    outboxes = kernel.exchange.outboxes.values()
+    config, messaging = kernel.settings.database, kernel.settings.group(MessagingSettings)
+    outboxes = kernel.get(Exchange).outboxes.values()
     listens = messaging.relay and messaging.listen and any(one.database.placement.url == url for one in outboxes)
     return config.pool_size + config.max_overflow + listens

@@ -11,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from kernel.application import Kernel
-from kernel.ext.telemetry.prometheus import PATH, Metrics
 from kernel.health import run_checks
+from kernel.runtime import Kernel
 from kernel.web.problems import HANDLERS, answer
 
 _CHECK_SECONDS = 1.0
@@ -31,12 +30,7 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def answering(kernel: Kernel, sock: socket.socket) -> AsyncIterator[None]:
     """Answer on a bound socket during the block, which may begin before the kernel runs and end after it."""
-    metrics = Metrics(kernel, kernel.meter)
-    routes = [Route("/health/live", _live), Route("/health/ready", _ready)]
-    if kernel.meter is not None:
-        kernel.beside.append(kernel.meter.watching)
-        if metrics.is_served:
-            routes.append(Route(PATH, metrics.respond))
+    routes = [Route("/health/live", _live), Route("/health/ready", _ready), *kernel.builder.routes]
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
     app.state.kernel = kernel
     config = uvicorn.Config(

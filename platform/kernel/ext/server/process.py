@@ -19,6 +19,7 @@ from kernel.application import Application
 from kernel.ext.server.connection_budget import report_connections
 from kernel.ext.server.protocol import Connection, State
 from kernel.settings import ServerSettings
+from kernel.web.context import find_context
 
 _log = logging.getLogger("kernel.ext.server")
 
@@ -178,8 +179,9 @@ class Server(uvicorn.Server):
         for connection in list(state.connections):
             if isinstance(connection, Connection) and connection.cycle and not connection.cycle.response_complete:
                 in_work.append(f"{connection.cycle.scope['method']} {connection.cycle.scope['path']}")
-                if not connection.transport.is_closing():  # else the caller has left
-                    connection.cycle.scope["kernel.status"] = 503  # type: ignore[typeddict-unknown-key]  # for the log
+                context = find_context(connection.cycle.scope)
+                if context is not None and not connection.transport.is_closing():  # else the caller has left
+                    context.status_without_response = 503
                 connection.cut()
         _log.error(
             "%d request(s) cut: still in work at the end of the stop (SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS): %s",

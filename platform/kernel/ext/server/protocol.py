@@ -14,8 +14,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from kernel.settings import ServerSettings
+from kernel.web.context import find_context
 from kernel.web.dispatch import PROBES
-from kernel.web.request_context import STRICTEST_POLICY
+from kernel.web.middleware import STRICTEST_POLICY
 
 _log = logging.getLogger("kernel.ext.server")
 quiet = logging.getLogger("kernel.ext.server.quiet")
@@ -239,7 +240,8 @@ class Connection(HttpToolsProtocol):
         Its handler gets `http.disconnect`. Other answers that are sent in parts have an end of their own.
         """
         cycle = self.cycle
-        if cycle is None or cycle.response_complete or "kernel.is_endless" not in cycle.scope:
+        context = None if cycle is None else find_context(cycle.scope)
+        if cycle is None or cycle.response_complete or context is None or not context.is_endless:
             return
         if cycle.chunked_encoding:
             self.transport.write(b"0\r\n\r\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kernel.settings import StoreSettings
+from kernel.ext.store.settings import StoreSettings
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -2,9 +2,12 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+
+from starlette.types import Scope
+
+from kernel.web.context import find_context
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds; those that OpenTelemetry recommends for http.server.request.duration, without its odd ones."""
@@ -39,9 +42,25 @@ class Meter:
         # By how much the event loop was late, in seconds: the most since somebody last asked.
         self.lag = 0.0
 
-    def count(self, scope: Mapping[str, Any], status: int, seconds: float) -> None:
-        """A request that was answered. What its caller can make up, a path or a method, makes no new row."""
-        module, route = scope.get("kernel.module"), scope.get("route")
+    def started(self, scope: Scope) -> None:
+        """Count a request or a WebSocket that has come in."""
+        if scope["type"] == "http":
+            self.in_flight += 1
+        else:
+            self.websockets += 1
+
+    def ended(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one that has ended."""
+        if scope["type"] == "http":
+            self.in_flight -= 1
+        else:
+            self.websockets -= 1
+        self.count(scope, status, seconds)
+
+    def count(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a response. A path or a method that a caller made up adds no new row."""
+        context, route = find_context(scope), scope.get("route")
+        module = None if context is None else context.module
         method = scope["method"]
         key = (
             module.name if module is not None else "",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from kernel.application import Application, Kernel
 from kernel.ext.messaging.operations import backlog
 from kernel.ext.telemetry.meter import BUCKETS, Meter
+from kernel.ext.telemetry.settings import TelemetrySettings
+from kernel.runtime import Kernel
 from kernel.settings import Environment
 from kernel.web.problems import answer
 
@@ -51,12 +51,14 @@ class Metrics:
     def is_served(self) -> bool:
         """In LOCAL to everybody, elsewhere only to who has the token."""
         settings = self._kernel.settings
-        is_guarded = settings.telemetry.metrics_token is not None
-        return settings.telemetry.metrics and (is_guarded or settings.application.environment is Environment.LOCAL)
+        is_guarded = settings.group(TelemetrySettings).metrics_token is not None
+        return settings.group(TelemetrySettings).metrics and (
+            is_guarded or settings.application.environment is Environment.LOCAL
+        )
 
     async def respond(self, request: Request) -> Response:
         """The answer to a scrape."""
-        token = self._kernel.settings.telemetry.metrics_token
+        token = self._kernel.settings.group(TelemetrySettings).metrics_token
         sent = request.headers.get("authorization", "").encode()
         if token is not None and not hmac.compare_digest(sent, f"Bearer {token.get_secret_value()}".encode()):
             challenge = {"WWW-Authenticate": 'Bearer realm="metrics"'}
@@ -221,19 +223,6 @@ class Metrics:
             self._registry = CollectorRegistry()
             ProcessCollector(registry=self._registry)
         return list(self._registry.collect())
-
-
-def add_metrics(app: Application) -> None:
-    """Count, and serve /metrics to whoever may ask."""
-    kernel = app.kernel
-    if kernel.meter is None:
-        return
-    metrics = Metrics(kernel, kernel.meter)
-    kernel.beside += [kernel.meter.watching, metrics.running]
-    if metrics.is_served:
-        route = Route(PATH, metrics.respond, methods=["GET"])
-        app.router.routes.append(route)
-        app.checked.append(route)  # its own token decides who may ask
 
 
 class _Collected:

@@ -87,7 +87,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel
 
-from kernel import Contract, Message, safe
+from kernel import Contract, safe
+from kernel.ext.messaging import Message
 
 
 class Colour(StrEnum):

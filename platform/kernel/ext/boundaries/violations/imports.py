@@ -10,7 +10,7 @@ _TEST = "tests/modules/left/test_left.py"
 
 def _hears(other: str) -> str:
     return (
-        f"from kernel import subscribe\nfrom modules.{other}.contract import Gone\n\n"
+        f"from kernel.ext.messaging import subscribe\nfrom modules.{other}.contract import Gone\n\n"
         "@subscribe(Gone)\nasync def forget(message: Gone) -> None: ...\n"
     )
 

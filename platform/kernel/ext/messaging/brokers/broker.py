@@ -24,6 +24,8 @@ _CHECK_SECONDS = 0.9
 _LOOK_SECONDS = 1.0
 _TEND_EVERY = 10
 _LET_FINISH_SECONDS = 2.0
+# The file of each kind of broker.
+_FILES = {"nats": "nats", "rabbit": "rabbitmq", "redis": "redis_streams"}
 
 
 class BrokerUnavailable(Outage):
@@ -140,7 +142,7 @@ class Broker:
         return self._link
 
     async def _stay_connected(self, tried: asyncio.Event) -> None:
-        opened: type[Link] = import_module(f"kernel.ext.messaging.brokers.{self._kind}").Opened
+        opened: type[Link] = import_module(f"kernel.ext.messaging.brokers.{_FILES[self._kind]}").Opened
         pause = 0.0
         while not self._stopping.is_set():
             link = opened(self._url, self._prefix, self._prefetch, self._lease, self._subscriptions)

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.requests import HTTPConnection, Request
@@ -12,11 +13,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from kernel.ext.telemetry.meter import Meter
-from kernel.ext.telemetry.tracing import identity
 from kernel.web.access_log import log_request
+from kernel.web.context import RequestContext
 from kernel.web.problems import answer
 from kernel.web.sockets import Handshake, deny
+
+if TYPE_CHECKING:
+    from kernel.runtime import Kernel
 
 _errors = structlog.get_logger("kernel.errors")
 
@@ -50,17 +53,19 @@ class Shell:
 
     def __init__(
         self,
+        kernel: "Kernel",
         app: ASGIApp,
         cors: ASGIApp,
         *,
         allowed_hosts: Sequence[str] = ("*",),
         allowed_origins: Sequence[str] = ("*",),
         strict_transport: bool = False,
-        meter: Meter | None = None,
     ) -> None:
         self._app = app
         self._cors = cors
-        self._meter = meter
+        self._kernel = kernel
+        self._observers = tuple(kernel.builder.observers)
+        self._trace_of = kernel.builder.trace_of
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset((*allowed_hosts, *_LOOPBACK))
         self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
@@ -73,18 +78,19 @@ class Shell:
             await (self._serve_socket if scope["type"] == "websocket" else self._app)(scope, receive, send)
             return
         started_at = time.perf_counter()
-        request_id, host, origin, trace = _look_at(scope)
-        scope["request_id"] = request_id
+        request_id, host, origin, trace = self._look_at(scope)
+        context = RequestContext(self._kernel, request_id)
+        context.attach(scope)
         status = 0
-        if self._meter is not None:
-            self._meter.in_flight += 1
+        for observer in self._observers:
+            observer.started(scope)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message["headers"] = list(message.get("headers", ()))
-                self._complete(headers, scope)
+                self._complete(headers, context)
                 if origin is None:
                     headers.append(_VARY_ORIGIN)
                 headers.append((b"x-request-id", request_id.encode()))
@@ -105,18 +111,19 @@ class Shell:
             await answer(Request(scope), 500)(scope, receive, send_with_headers)
         finally:
             if not status:  # who is cut at the stop the server answers; who left has nginx's code for that
-                status = scope.get("kernel.status", 499)
+                status = context.status_without_response
             self._end(scope, status, time.perf_counter() - started_at, trace.get("traceparent"))
             reset_contextvars(**bound)
 
     async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = time.perf_counter()
-        request_id, host, origin, trace = _look_at(scope)
-        scope["request_id"] = request_id
-        handshake = Handshake(send, request_id, partial(self._complete, scope=scope))
+        request_id, host, origin, trace = self._look_at(scope)
+        context = RequestContext(self._kernel, request_id)
+        context.attach(scope)
+        handshake = Handshake(send, request_id, partial(self._complete, context=context))
         bound = bind_contextvars(request_id=request_id, module=None, **trace)
-        if self._meter is not None:
-            self._meter.websockets += 1
+        for observer in self._observers:
+            observer.started(scope)
         try:
             refusal = self._socket_refusal(scope, origin, host.lower())
             if refusal is None:
@@ -130,9 +137,8 @@ class Shell:
             await deny(answer(HTTPConnection(scope), 500), scope, receive, handshake.send)
         finally:
             shown, status = {**scope, "method": "WEBSOCKET"}, handshake.status or 499
-            if self._meter is not None:
-                self._meter.websockets -= 1
-                self._meter.count(shown, status, (handshake.ended_at or time.perf_counter()) - started_at)
+            for observer in self._observers:
+                observer.ended(shown, status, (handshake.ended_at or time.perf_counter()) - started_at)
             log_request(shown, status, time.perf_counter() - started_at, trace.get("traceparent"))
             reset_contextvars(**bound)
 
@@ -147,44 +153,42 @@ class Shell:
             return None
         return answer(HTTPConnection(scope), 403, _FOREIGN_PAGE)
 
-    def _complete(self, headers: list[tuple[bytes, bytes]], scope: Scope) -> None:
+    def _complete(self, headers: list[tuple[bytes, bytes]], context: RequestContext) -> None:
         for name, value in headers:
             if name == b"content-security-policy":
                 break
             if name == b"content-type" and value.startswith(b"text/event-stream"):
-                scope["kernel.is_endless"] = True  # the server ends it when it stops
+                context.is_endless = True  # the server ends it when it stops
         else:
             headers.append(_DEFAULT_POLICY)
         headers.extend(self._headers)
-        headers.extend(scope.get("kernel.headers", ()))
+        headers.extend(context.response_headers)
 
     def _end(self, scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
-        if self._meter is not None:
-            self._meter.in_flight -= 1
-            self._meter.count(scope, status, seconds)
+        for observer in self._observers:
+            observer.ended(scope, status, seconds)
         log_request(scope, status, seconds, traceparent)
 
     def _is_allowed(self, host: str) -> bool:
         found = _HOST.fullmatch(host.lower())
         return found is not None and (found[1] in self._hosts or found[1].endswith(self._suffixes))
 
+    def _look_at(self, scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:
+        """The id, the host and the origin of a request, and its place in a trace (W3C Trace Context), if it has one.
 
-def _look_at(scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:
-    """The id, the host and the origin of a request, and its place in a trace (W3C Trace Context), if it has one.
-
-    The id is the caller's `X-Request-ID` where that is fit for a log line, else a new one of 128 random bits.
-    """
-    request_id, host, origin, trace = "", "", None, _NO_TRACE
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            given = value.decode("latin-1")
-            request_id = given if _VALID_ID.fullmatch(given) else ""
-        elif name == b"host":
-            host = value.decode("latin-1")
-        elif name == b"origin":
-            origin = value
-        elif name == b"traceparent" and _TRACE.fullmatch(value):
-            trace = {"traceparent": value.decode()}
-    if (telemetry := scope.get("fastapi.telemetry")) is not None:
-        trace = identity(telemetry.span)
-    return request_id or os.urandom(16).hex(), host, origin, trace
+        The id is the caller's `X-Request-ID` where that is fit for a log line, else a new one of 128 random bits.
+        """
+        request_id, host, origin, trace = "", "", None, _NO_TRACE
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = value.decode("latin-1")
+                request_id = given if _VALID_ID.fullmatch(given) else ""
+            elif name == b"host":
+                host = value.decode("latin-1")
+            elif name == b"origin":
+                origin = value
+            elif name == b"traceparent" and _TRACE.fullmatch(value):
+                trace = {"traceparent": value.decode()}
+        if self._trace_of is not None:
+            trace = self._trace_of(scope) or trace
+        return request_id or os.urandom(16).hex(), host, origin, trace

@@ -1,0 +1,136 @@
+"""The extension `messaging`."""
+
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import ClassVar
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+
+from kernel.ext.messaging.bus import WITHOUT_SUBSCRIBERS, Elsewhere, Exchange
+from kernel.ext.messaging.declared import Declared, faults_of, subscribers_elsewhere
+from kernel.ext.messaging.inbound import Correspondent, RemoteModules
+from kernel.ext.messaging.settings import MessagingSettings
+from kernel.ext.messaging.watch import DeliveryWatch
+from kernel.ext.telemetry.tracing import Tracing
+from kernel.extension import Extension
+from kernel.modules.discovery import DiscoveredModule, ModuleFiles
+from kernel.modules.manifest import ModuleContext
+from kernel.runtime import Kernel
+from kernel.settings import Fault, SettingsError, SettingsGroup, Sources, read_group
+from kernel.web.context import RequestContext
+
+_log = structlog.get_logger("kernel.ext.messaging")
+
+
+class Messaging(Extension):
+    """Messages between modules: published in a transaction, delivered at least once, effective once."""
+
+    name = "messaging"
+    settings = (MessagingSettings,)
+    module_files: ClassVar[Mapping[str, str]] = {"handlers": "router"}
+
+    def __init__(self) -> None:
+        self.declared: dict[str, Declared] = {}
+        # Whether this process delivers messages; None: as the settings say.
+        self.delivers: bool | None = None
+
+    def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:
+        try:
+            subscribers = read_group(MessagingSettings, sources, "MESSAGING_").subscribers
+        except SettingsError:  # reported with all other faults
+            return ()
+        return {name for name in subscribers if not (sources.root / "modules" / name / "module.py").is_file()}
+
+    def check_settings(
+        self, sources: Sources, groups: Mapping[type[SettingsGroup], SettingsGroup], elsewhere: Collection[str]
+    ) -> Iterator[Fault]:
+        settings = groups.get(MessagingSettings)
+        for name in settings.subscribers if isinstance(settings, MessagingSettings) else ():
+            if sources.origin(f"{name.upper()}_URL") is None:
+                problem = f"names {name}: say where it runs ({name.upper()}_URL=http://...)"
+                yield Fault("MESSAGING_SUBSCRIBERS", problem)
+
+    def check_module(self, files: ModuleFiles) -> Iterable[str]:
+        return faults_of(files)
+
+    def configure_module(self, module: DiscoveredModule, context: ModuleContext) -> None:
+        self.declared[module.name] = Declared.of(module.files)
+
+    def assemble(self, kernel: Kernel) -> None:
+        exchange = Exchange(
+            [self._correspondent(kernel, name) for name in kernel.contexts],
+            kernel.settings.group(MessagingSettings),
+            kernel.settings.database,
+            self._elsewhere(kernel),
+            kernel.find(Tracing),
+        )
+        told_by = {
+            name.partition(".")[0] for name in exchange.handlers if name.partition(".")[0] not in kernel.contexts
+        }
+        remote = kernel.find(RemoteModules)
+        publishers = {} if remote is None else {name: one for name, one in remote.used.items() if name in told_by}
+        watch = DeliveryWatch(exchange, kernel.settings, publishers)
+        kernel.builder.provide(exchange)
+        kernel.builder.provide(watch)
+        if exchange.broker is not None:
+            kernel.builder.health_checks["broker"] = exchange.check_broker
+        if exchange.is_used:
+            kernel.builder.health_checks["messages"] = watch.check
+
+    @asynccontextmanager
+    async def serving(self, kernel: Kernel) -> AsyncIterator[None]:
+        exchange, watch = kernel.get(Exchange), kernel.get(DeliveryWatch)
+        delivers = kernel.settings.group(MessagingSettings).relay if self.delivers is None else self.delivers
+        async with AsyncExitStack() as stack:
+            if delivers:
+                await stack.enter_async_context(exchange.running())
+            if exchange.is_used:
+                await stack.enter_async_context(watch.running(relays=delivers))
+            yield
+
+    def published(self) -> list[str]:
+        """Return the names of the messages that the modules here declare and can publish."""
+        return [
+            message.message_name()
+            for one in self.declared.values()
+            if one.outbox is not None
+            for message in one.messages
+        ]
+
+    def check_start(self, kernel: Kernel) -> Iterator[Fault]:
+        lost = kernel.get(Exchange).lost(self.published())
+        if lost and kernel.settings.group(MessagingSettings).is_local:
+            _log.warning("messages without a subscriber", messages=lost, advice=WITHOUT_SUBSCRIBERS)
+            return
+        for name in lost:
+            yield Fault(name, WITHOUT_SUBSCRIBERS)
+
+    def _elsewhere(self, kernel: Kernel) -> Elsewhere:
+        """Return what is known of the modules in other processes that could subscribe to messages of this one."""
+        root = kernel.settings.root
+        publishers = [name for name, one in self.declared.items() if one.outbox is not None]
+        subscribers = {
+            name: found
+            for name, found in subscribers_elsewhere(root, kernel.contexts).items()
+            if name.partition(".")[0] in publishers
+        }
+        addresses = kernel.settings.elsewhere
+        unread = [name for name in addresses if not (root / "modules" / name / "module.py").is_file()]
+        wanted = {one.partition(".")[0] for found in subscribers.values() for one in found} | {*unread}
+        remote = kernel.find(RemoteModules)
+        modules = {
+            name: remote.reach(name, url)
+            for name, url in addresses.items()
+            if name in wanted and publishers and remote is not None
+        }
+        return Elsewhere(subscribers, modules, tuple(unread if publishers else ()))
+
+    def _correspondent(self, kernel: Kernel, name: str) -> Correspondent:
+        """Return the module as one that publishes and subscribes. Its handlers get dependencies as requests do."""
+        context, declared = kernel.contexts[name], self.declared[name]
+        application = Starlette()
+        connection = HTTPConnection({"type": "http", "app": application, "headers": [], "path": ""})
+        RequestContext(kernel, "", module=context).attach(connection.scope)
+        return Correspondent(name, context.database, declared.handlers, declared.outbox, declared.inbox, connection)

@@ -1,0 +1,39 @@
+"""The extension `rate_limit`."""
+
+from kernel.ext.rate_limit.rate_limit import CallerShares, Limits, Overall
+from kernel.ext.rate_limit.settings import RateLimitSettings
+from kernel.ext.store.store import SharedStore
+from kernel.extension import ApplicationBuilder, Extension
+from kernel.runtime import Kernel
+from kernel.web.dispatch import PROBES
+
+
+class RateLimit(Extension):
+    """Limits for each caller: on single routes, over all routes, and of what one caller may hold at a time."""
+
+    name = "rate_limit"
+    requires = ("store",)
+    settings = (RateLimitSettings,)
+
+    def configure(self, app: ApplicationBuilder) -> None:
+        self._limits = Limits(app.settings.group(RateLimitSettings), app.get(SharedStore))
+        app.provide(self._limits)
+
+    def assemble(self, kernel: Kernel) -> None:
+        if limit := kernel.settings.group(RateLimitSettings).overall:
+            kernel.builder.middleware.append(
+                lambda app: Overall(app, self._limits, limit, PROBES, _below_mounts(kernel))
+            )
+        server = kernel.settings.server
+        requests, websockets = (
+            max(1, most * server.caller_share_percent // 100)
+            for most in (server.max_concurrent_requests, server.max_websockets)
+        )
+        kernel.builder.middleware.append(
+            lambda app: CallerShares(app, self._limits, requests, websockets, _below_mounts(kernel))
+        )
+
+
+def _below_mounts(kernel: Kernel) -> tuple[str, ...]:
+    """Return what the paths of mounted applications begin with. These authorise their callers themselves."""
+    return tuple(f"{prefix}/" for prefix in kernel.builder.mounts)

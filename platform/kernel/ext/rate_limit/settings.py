@@ -1,0 +1,50 @@
+"""How often a caller may send requests."""
+
+from ipaddress import ip_network
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from kernel.settings.groups import Names, SettingsGroup
+
+
+class RateLimitSettings(SettingsGroup):
+    """How often a caller may ask."""
+
+    model_config = SettingsConfigDict(env_prefix="RATE_LIMIT_")
+
+    # For each caller, over all routes: `600/minute`, `10/second; 5000/day`. Unset, only the routes' own limits hold.
+    overall: str | None = None
+    # Addresses and networks whose requests are not counted: `10.0.0.0/8,::1`.
+    exempt: Names = ()
+    # IPv6 addresses with the same first bits are one caller. Most providers give each customer a /56 (RIPE-690); some
+    # give a /48, whose owners then count as 256 callers.
+    ipv6_prefix_length: int = Field(56, ge=16, le=128)
+
+    @field_validator("overall")
+    @classmethod
+    def _is_a_limit(cls, value: str | None) -> str | None:
+        return None if value is None else check_limit(value)
+
+    @field_validator("exempt")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                ip_network(name, strict=False)
+            except ValueError:
+                raise ValueError("holds something that is no address and no network: 10.0.0.0/8, 192.0.2.7") from None
+        return value
+
+
+def check_limit(limit: str) -> str:
+    """The same text, which says how often. Raises ValueError."""
+    from limits import parse_many  # noqa: PLC0415  # for who has a limit
+
+    try:
+        is_fit = all(item.amount > 0 for item in parse_many(limit))
+    except ValueError:
+        is_fit = False
+    if not is_fit:
+        raise ValueError("is no limit: write 600/minute, 100/15minutes or 10/second; 5000/day")
+    return limit

@@ -1,0 +1,231 @@
+"""How an extension plugs into the kernel.
+
+An extension is a subclass of `Extension`, named in the entry-point group `kernel.extensions` of its distribution. The
+kernel calls its hooks in the order of `requires`: `configure` before anything of the application exists,
+`configure_module` for each module, `assemble` when all modules are known, `lifespan` while the application runs.
+docs/extensions.md shows a whole one.
+"""
+
+import tomllib
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
+
+from kernel.errors import ProjectError
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+    from starlette.routing import BaseRoute
+    from starlette.types import ASGIApp, Scope
+
+    from kernel.database import AsyncDBPool
+    from kernel.health import Check
+    from kernel.http_client.client import HttpxRestClientPool
+    from kernel.modules.contracts import CallRule, Contract
+    from kernel.modules.discovery import DiscoveredModule, ModuleFiles
+    from kernel.modules.manifest import ModuleContext
+    from kernel.runtime import Kernel
+    from kernel.settings import Fault, Settings, SettingsGroup, Sources
+
+GROUP = "kernel.extensions"
+# Functions that add an extension's commands to the command line `kernel`, under the extension's name. They are apart,
+# so that `kernel --help` does not import the extensions.
+COMMANDS_GROUP = "kernel.commands"
+
+Thing = TypeVar("Thing")
+
+
+class ExtensionError(ProjectError):
+    """The extensions that a project needs cannot all be used; says which, why, and what to do."""
+
+
+class RequestObserver(Protocol):
+    """Is told of every request and WebSocket: telemetry, or an audit log."""
+
+    def started(self, scope: "Scope") -> None:
+        """A request has come in."""
+
+    def ended(self, scope: "Scope", status: int, seconds: float) -> None:
+        """The last byte of the response has been sent, or the caller has left (status 499)."""
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """An ASGI application of an extension, below a path prefix. It authorises its callers itself."""
+
+    app: "ASGIApp"
+    max_body_bytes: int
+
+
+@dataclass
+class ApplicationBuilder:
+    """What extensions add to one application. `configure` and `assemble` write it; the kernel reads it afterwards."""
+
+    settings: "Settings"
+    modules: "tuple[DiscoveredModule, ...]"
+    # No engine exists before the first module is configured, and no client before the start.
+    pool: "AsyncDBPool"
+    http: "HttpxRestClientPool"
+    rule: "CallRule"
+    # Implementations of the contracts of modules that do not run here.
+    contracts: "dict[type[Contract], Contract]" = field(default_factory=dict)
+    health_checks: "dict[str, Check]" = field(default_factory=dict)
+    observers: list[RequestObserver] = field(default_factory=list)
+    # Returns the place of a request in a trace for its log lines, {"traceparent": ...}; None: as the caller sent it.
+    trace_of: "Callable[[Scope], Mapping[str, str] | None] | None" = None
+    # Around the dispatch of requests and inside the handling of errors; the first one is the outermost.
+    middleware: "list[Callable[[ASGIApp], ASGIApp]]" = field(default_factory=list)
+    # Each below its prefix.
+    mounts: dict[str, Mounted] = field(default_factory=dict)
+    # Routes outside the modules. Each authorises its callers itself.
+    routes: "list[BaseRoute]" = field(default_factory=list)
+    # Each yields what is wrong with a module's router; any fault stops the start.
+    route_rules: "list[Callable[[APIRouter], Iterator[str]]]" = field(default_factory=list)
+    error_handlers: dict[int | type[Exception], Any] = field(default_factory=dict)
+    # Options of the FastAPI application.
+    fastapi_options: dict[str, Any] = field(default_factory=dict)
+    provided: dict[type, object] = field(default_factory=dict)
+
+    def provide(self, thing: object) -> None:
+        """Let the kernel, dependencies and other extensions find this object by its type: `kernel.get(Limits)`."""
+        self.provided[type(thing)] = thing
+
+    def find(self, kind: type[Thing]) -> Thing | None:
+        """Return the object of this type that an extension provides, or None."""
+        return cast("Thing | None", self.provided.get(kind))
+
+    def get(self, kind: type[Thing]) -> Thing:
+        """Return the object of this type that an extension provides. Raises LookupError."""
+        thing = self.find(kind)
+        if thing is None:
+            raise LookupError(f"no extension provides {kind.__module__}.{kind.__name__}: is its extension in use?")
+        return thing
+
+
+class Extension:
+    """Adds one capability to the kernel. Subclass it and override what you need.
+
+    Each application has an instance of its own, made without arguments.
+    """
+
+    name: ClassVar[str]
+    # The extensions that it imports. They are configured before it.
+    requires: ClassVar[tuple[str, ...]] = ()
+    settings: "ClassVar[tuple[type[SettingsGroup], ...]]" = ()
+    # The files of a module that it reads, each with the layer on which it stands: {"handlers": "router"}.
+    module_files: ClassVar[Mapping[str, str]] = {}
+
+    def locate(self, sources: "Sources", enabled: Collection[str] | None) -> Collection[str]:
+        """Return the modules that run in other processes, so that discovery passes over them."""
+        return ()
+
+    def check_settings(
+        self, sources: "Sources", groups: "Mapping[type[SettingsGroup], SettingsGroup]", elsewhere: Collection[str]
+    ) -> "Iterable[Fault]":
+        """Yield what is wrong with the settings taken together. `groups` lacks those that could not be built."""
+        return ()
+
+    def check_module(self, files: "ModuleFiles") -> Iterable[str]:
+        """Yield what is wrong with what one module declares, each with the file and the remedy."""
+        return ()
+
+    def configure(self, app: ApplicationBuilder) -> None:
+        """Change how the kernel makes its pool and its client, and register what needs no module."""
+
+    def configure_module(self, module: "DiscoveredModule", context: "ModuleContext") -> None:
+        """Read what one module declares for this extension."""
+
+    def assemble(self, kernel: "Kernel") -> None:
+        """Register what needs to know all modules: mounts, checks, contracts. Nothing is open yet."""
+
+    def check_start(self, kernel: "Kernel") -> "Iterable[Fault]":
+        """Yield why the application must not start: settings with which it would run and not do what is wanted."""
+        return ()
+
+    @asynccontextmanager
+    async def lifespan(self, kernel: "Kernel") -> AsyncIterator[None]:
+        """Run while the application runs. The pools are open; the modules' own lifespans are inside this one."""
+        yield
+
+    @asynccontextmanager
+    async def serving(self, kernel: "Kernel") -> AsyncIterator[None]:
+        """Run while the modules run: inside their lifespans. Not entered by commands that only use a module."""
+        yield
+
+
+def load_extensions(root: Path) -> tuple[type[Extension], ...]:
+    """Return the extensions of a project, each after those that it requires.
+
+    These are all installed ones whose dependencies are there. `[tool.kernel]` of `pyproject.toml` may list those that
+    the product needs (`extensions`) and those that it does not want (`without-extensions`). Raises ExtensionError.
+    """
+    needed, unwanted = _choice(root / "pyproject.toml")
+    found, missing = _installed()
+    missing = {**missing, **{name: "it is listed in without-extensions" for name in unwanted if name in found}}
+    found = {name: kind for name, kind in found.items() if name not in unwanted}
+    if faults := [f"{name}: {missing.get(name, 'it is not installed')}" for name in needed if name not in found]:
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        raise ExtensionError(
+            f"[tool.kernel] of pyproject.toml lists extensions that cannot be used:\n{lines}\n"
+            "Install them, or take them out of the list."
+        )
+    return _in_order(found, missing)
+
+
+def _choice(path: Path) -> tuple[Sequence[str], Collection[str]]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("kernel", {})
+    except (OSError, ValueError):
+        table = {}  # the settings report an unreadable file
+    return table.get("extensions", ()), frozenset(table.get("without-extensions", ()))
+
+
+@cache
+def _installed() -> tuple[dict[str, type[Extension]], dict[str, str]]:
+    """Return the extensions that can be imported, and why the others cannot. Raises ExtensionError."""
+    found, missing = {}, {}
+    for point in entry_points(group=GROUP):
+        try:
+            kind = point.load()
+        except ModuleNotFoundError as error:
+            missing[point.name] = _why(point, error)
+            continue
+        if not (isinstance(kind, type) and issubclass(kind, Extension)):
+            raise ExtensionError(f"The entry point {point.name} of {GROUP} names {point.value}, which is no Extension.")
+        found[kind.name] = kind
+    return found, missing
+
+
+def _why(point: EntryPoint, error: ModuleNotFoundError) -> str:
+    """Tell an extension whose optional dependency is missing from an entry point that leads nowhere."""
+    absent = error.name or ""
+    if point.module == absent or point.module.startswith(f"{absent}."):
+        distribution = point.dist.name if point.dist is not None else "its distribution"
+        raise ExtensionError(
+            f"The extension {point.name} is declared by {distribution}, but {point.module} does not exist. "
+            f"Install {distribution} again, or remove the entry point {point.name} from its pyproject.toml."
+        ) from error
+    if absent.startswith("kernel.ext."):
+        return f"it imports {absent}, which does not exist"
+    return f"it needs {absent}: install platform-kernel[{point.name}]"
+
+
+def _in_order(found: Mapping[str, type[Extension]], missing: Mapping[str, str]) -> tuple[type[Extension], ...]:
+    for kind in found.values():
+        for other in kind.requires:
+            if other not in found:
+                raise ExtensionError(
+                    f"The extension {kind.name} requires {other}, which cannot be used: "
+                    f"{missing.get(other, 'it is not installed')}. Name {kind.name} in without-extensions of "
+                    "[tool.kernel] in pyproject.toml, or install both."
+                )
+    try:
+        order = TopologicalSorter({name: sorted(kind.requires) for name, kind in sorted(found.items())}).static_order()
+        return tuple(found[name] for name in order)
+    except CycleError as error:
+        raise ExtensionError(f"Extensions require each other: {' -> '.join(error.args[1])}.") from error

@@ -1,0 +1,55 @@
+"""Where code of a module runs: in which application, for which module, and for which request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from kernel.auth.principal import Principal
+    from kernel.modules.manifest import ModuleContext
+    from kernel.runtime import Kernel
+
+# The one key of the kernel's in the ASGI scope.
+_KEY = "kernel"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What the kernel knows of one request. The outermost layer makes it, and it travels in the ASGI scope."""
+
+    kernel: "Kernel"
+    request_id: str
+    # The module whose routes the path leads to; None outside the modules.
+    module: "ModuleContext | None" = None
+    # The caller, once it was asked for.
+    principal: "Principal | None" = None
+    is_identified: bool = False
+    # Headers that every response of this request gets, also an error.
+    response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    # What the access log says of a request that got no response: 499, the caller has left.
+    status_without_response: int = 499
+    # A response that ends only when the caller or the server does: server-sent events.
+    is_endless: bool = False
+    # What extensions keep for the time of one request, by its type.
+    values: dict[type, Any] = field(default_factory=dict)
+
+    def attach(self, scope: Scope) -> None:
+        """Make this the context of a request."""
+        scope[_KEY] = self
+
+
+def find_context(scope: Mapping[str, Any]) -> RequestContext | None:
+    """Return the context of a request; None for one that did not come through the kernel's outermost layer."""
+    context: RequestContext | None = scope.get(_KEY)
+    return context
+
+
+def request_context(connection: HTTPConnection) -> RequestContext:
+    """A dependency: the context of this request. Raises RuntimeError outside an application of the kernel."""
+    context = find_context(connection.scope)
+    if context is None:
+        raise RuntimeError("This request did not come through an application made by kernel.create_app.")
+    return context
