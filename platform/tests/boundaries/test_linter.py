@@ -57,5 +57,5 @@ class Silent(ForbiddenContract):
 
 def test_a_broken_contract_that_names_no_import_is_a_finding(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(linter.TYPES, "forbidden", Silent)
-    found = [one for one in linter.check(Project(root)) if "The contract roots is broken" in one.why]
+    found = [one for one in linter.check(Project(root)) if "The contract drivers is broken" in one.why]
     assert [one.rule for one in found] == [COULD_NOT_CHECK]

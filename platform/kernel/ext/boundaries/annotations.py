@@ -92,7 +92,7 @@ def followed(project: Project, source: Source, node: ast.expr) -> str:
     dotted = source.named(node.value if isinstance(node, ast.Subscript) else node) or ast.unparse(node)
     for _ in range(20):
         home, _, name = dotted.rpartition(".")
-        found = project.by_name.get(home)
+        found = project.source(home)
         statement = found.definitions.get(name) if found else None
         value = getattr(statement, "value", None)
         if found and isinstance(value, ast.Name | ast.Attribute):

@@ -5,7 +5,6 @@ from typing import Any
 
 from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
 from kernel.ext.boundaries.project import Project, module_of
-from kernel.ext.boundaries.sources import class_value
 
 RULE = "one-metadata"
 
@@ -56,11 +55,6 @@ def _tables(tables: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
 
 
 def _homeless(project: Project) -> Iterator[Finding]:
-    for source in project.kernel:
-        for node in source.classes:
-            if class_value(node, "__tablename__") is not None:
-                why = f"{node.name} is a table without a module: no migration creates it, and no role has rights on it."
-                yield Finding(source.path, node.lineno, RULE, why, "Move it into a module's models.py.")
     for name, sources in project.migrations.items():
         if name not in project.modules and sources:
             why = f"migrations/{name or sources[0].path} belongs to no module, so its tables have no owner."

@@ -11,7 +11,7 @@ RULES = (
     "contract-only",
     "declared",
     "acyclic",
-    "kernel-clean",
+    "libraries",
     "layers",
     "own-tables",
     "values-only",

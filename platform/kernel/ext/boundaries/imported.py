@@ -66,7 +66,7 @@ def begin(task: Callable[..., Any], root: Path, *arguments: object) -> Callable[
 
 def _answer(task: Callable[..., Any], root: str, arguments: tuple[object, ...], answer: Connection) -> None:
     os.dup2(2, 1)  # what a module prints is no part of a report
-    sys.path[:0] = [root, str(Path(root, "platform"))]
+    sys.path.insert(0, root)
     answer.send(task(Path(root), *arguments))
 
 

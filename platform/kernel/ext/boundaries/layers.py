@@ -1,6 +1,5 @@
 """Layers: what is wrong with an import between two of them, and what import-linter does not know of them."""
 
-import ast
 from collections.abc import Iterator, Sequence
 
 from kernel.ext.boundaries.findings import Finding
@@ -44,31 +43,23 @@ def _files(layer: Sequence[str]) -> str:
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """The rules layers and kernel-clean, where import-linter does not know."""
-    yield from _kernel_clean(project)
+    """The rules layers and libraries, where import-linter does not know."""
+    yield from _engines(project)
     yield from _layers(project)
 
 
-def _kernel_clean(project: Project) -> Iterator[Finding]:
-    for source in project.kernel:
-        for node in source.nodes:
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                parts = node.value.split(".")
-                if parts[0] == "modules" and len(parts) > 1 and parts[1] in project.modules:
-                    why = f"The kernel names the module {parts[1]}, but it also serves an application without it."
-                    instead = "Let the module hand itself over, through its manifest (module.py)."
-                    yield Finding(source.path, node.lineno, "kernel-clean", why, instead)
+def _engines(project: Project) -> Iterator[Finding]:
     for _, source in project.of_modules():
         used = [(found.name, found.line) for found in source.imports]
         used += [(source.named(call.func) or "", call.lineno) for call in source.calls]
         for name, line in used:
-            if name.rpartition(".")[2] in _ENGINES and name.startswith("sqlalchemy"):
+            if name.rpartition(".")[2] in _MAKE_ENGINE and name.startswith("sqlalchemy"):
                 why = f"{name} makes a connection beside the kernel's pools, without their limits and timeouts."
                 instead = "Take a session: `Session` in a signature, `context.database` in a lifespan."
-                yield Finding(source.path, line, "kernel-clean", why, instead)
+                yield Finding(source.path, line, "libraries", why, instead)
 
 
-_ENGINES = frozenset({"create_engine", "create_async_engine", "engine_from_config", "async_engine_from_config"})
+_MAKE_ENGINE = frozenset({"create_engine", "create_async_engine", "engine_from_config", "async_engine_from_config"})
 # Frameworks that have no place on a layer, for files with names that importlinter.ini cannot know.
 _FOREIGN = {
     "router": ("sqlalchemy",),
@@ -116,12 +107,10 @@ def _upward(module: Slice, source: Source) -> Iterator[Finding]:
                 yield Finding(source.path, found.line, "layers", why, _DOWN)
             elif RANKS[layer] == RANKS["router"] and other_layer == "models":
                 why = f"{part} is on the layer of {layer} and imports {other}, but only repositories use tables."
-                yield Finding(
-                    source.path, found.line, "kernel-clean", why, "Add a method to repository.py and call it."
-                )
-        elif part in module.helpers and f"{found.name}.".startswith(
+                yield Finding(source.path, found.line, "libraries", why, "Add a method to repository.py and call it.")
+        elif (part in module.helpers or found.name.startswith("kernel.")) and f"{found.name}.".startswith(
             tuple(f"{name}." for name in _FOREIGN.get(layer, ()))
         ):
-            why = f"{part} is on the layer of {layer} and imports {found.name}, which belongs on another layer."
+            why = f"{part} is on the layer {layer} and imports {found.name}, which belongs on another layer."
             instead = "Move the code to the layer whose job it is."
-            yield Finding(source.path, found.line, "kernel-clean", why, instead)
+            yield Finding(source.path, found.line, "libraries", why, instead)

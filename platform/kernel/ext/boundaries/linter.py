@@ -26,15 +26,14 @@ CONFIGURATION = "importlinter.ini"
 
 # Each contract of importlinter.ini by its id, with the rule that it is part of. Another is a rule of its own.
 _RULES = {
-    "roots": "kernel-clean",
     "contract-only": "contract-only",
-    "no-circles": "acyclic",
+    "no-cycles": "acyclic",
     "empty-init": "layers",
     "module-layers": "layers",
     "plain-contracts": "values-only",
-    "no-sql-in-routers": "kernel-clean",
-    "no-web-in-repositories": "kernel-clean",
-    "drivers": "kernel-clean",
+    "no-sql-in-routers": "libraries",
+    "no-web-in-repositories": "libraries",
+    "drivers": "libraries",
 }
 # The kinds of contracts, which are classes with a documented interface.
 TYPES: dict[str, type[Contract]] = {
@@ -45,7 +44,7 @@ TYPES: dict[str, type[Contract]] = {
     "protected": ProtectedContract,
 }
 # Those that every project with modules needs.
-_NEEDED = ("roots", "contract-only", "no-circles", "empty-init", "module-layers", "plain-contracts", "drivers")
+_NEEDED = ("contract-only", "no-cycles", "empty-init", "module-layers", "plain-contracts", "drivers")
 
 
 def check(project: Project) -> Iterator[Finding]:
@@ -84,13 +83,11 @@ def _linted(
 
     Only documented interfaces are used: reading the configuration, Grimp's graph, and the classes of contracts.
     """
-    with _importable(project.root, project.root / "platform"):
-        for name in ("kernel", "modules"):
-            home = project.root / ("platform" if name == "kernel" else "") / name
-            found = importlib.util.find_spec(name)
-            if home.is_dir() and (found is None or Path(str(found.origin)).parent.resolve() != home.resolve()):
-                where = None if found is None else found.origin
-                raise RuntimeError(f"{name} would be that of {where}, not that of {home}")
+    with _importable(project.root):
+        found = importlib.util.find_spec("modules")
+        if found is None or Path(str(found.origin)).parent.resolve() != (project.root / "modules").resolve():
+            where = None if found is None else found.origin
+            raise RuntimeError(f"Python would import the package modules from {where}, not from {project.root}")
         session, checks = options["session_options"], []
         # Without a cache: it compares the times of files, and saves little.
         graph = build_graph(*session["root_packages"], include_external_packages=True, cache_dir=None)

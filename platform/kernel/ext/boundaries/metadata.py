@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from alembic.migration import MigrationContext
@@ -106,7 +105,7 @@ class _Models:
 
     def _made(self, item: Any, several: list[Any]) -> None:
         several.append(item)
-        place = self.here("modules") or self.here("platform/kernel") or _NOWHERE
+        place = self.here("modules") or _NOWHERE
         self._places.setdefault(id(item), (item, place))
 
     def here(self, folder: str) -> Place | None:
@@ -124,7 +123,7 @@ class _Models:
 
     def bases(self) -> Iterator[dict[str, Any]]:
         """The declarative bases of the project, each with the names under which others have its metadata."""
-        every = _all_bases()
+        every, named = _all_bases(), _named_metadata()
         for base in every:
             path = self._path_of(base.__module__)
             if path:
@@ -132,7 +131,9 @@ class _Models:
                 yield {
                     "path": path,
                     "name": base.__name__,
-                    "metadata": sorted({*others, *_globals_of(base.metadata)} - {f"{base.__module__}.{base.__name__}"}),
+                    "metadata": sorted(
+                        {*others, *named.get(id(base.metadata), ())} - {f"{base.__module__}.{base.__name__}"}
+                    ),
                     "is_named": {"ix", "uq", "ck", "fk", "pk"} <= set(base.metadata.naming_convention),
                 }
 
@@ -334,8 +335,11 @@ def _all_bases() -> list[type[DeclarativeBase] | type[DeclarativeBaseNoMeta]]:
     return [one for base in _BASES for one in base.__subclasses__()]
 
 
-def _globals_of(value: MetaData) -> Iterator[str]:
-    """The names under which the project's files have a metadata."""
+def _named_metadata() -> dict[int, set[str]]:
+    """Return the global names of each metadata in all imported files, by its identity."""
+    found: dict[int, set[str]] = {}
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in {"kernel", "modules"} and isinstance(module, ModuleType):
-            yield from (f"{name}.{key}" for key, one in list(vars(module).items()) if one is value)
+        for key, value in list(getattr(module, "__dict__", {}).items()):
+            if isinstance(value, MetaData):
+                found.setdefault(id(value), set()).add(f"{name}.{key}")
+    return found

@@ -4,7 +4,7 @@ import ast
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # What belongs to a module beside its folder, by its name in each.
 FOLDERS = ("modules", "migrations", "tests/modules")
+_KERNEL = Path(__file__).parents[2]
 
 
 @dataclass
@@ -83,7 +84,6 @@ class Project:
         self.root = root
         self.problems: list[Finding] = []
         self.modules: dict[str, Slice] = {}
-        self.kernel: list[Source] = []
         # By module; what tests and migrations belong to no module is under "".
         self.tests: dict[str, list[Source]] = {}
         self.migrations: dict[str, list[Source]] = {}
@@ -118,9 +118,12 @@ class Project:
 
     @cached_property
     def by_name(self) -> dict[str, Source]:
-        """The files of the modules and of the kernel, by their dotted names."""
-        every = [*self.kernel, *(one for module in self.modules.values() for one in module.sources)]
-        return {source.dotted: source for source in every}
+        """The files of the modules, by their dotted names."""
+        return {source.dotted: source for _, source in self.of_modules()}
+
+    def source(self, dotted: str) -> Source | None:
+        """Return a file of the modules or of the installed kernel by its dotted name."""
+        return self.by_name.get(dotted) or _of_kernel(dotted)
 
     @cached_property
     def tests_by_name(self) -> dict[str, Source]:
@@ -137,7 +140,7 @@ class Project:
         """Where a dotted name is defined, imports between the project's files followed; None if elsewhere."""
         for _ in range(20):
             home, _, name = dotted.rpartition(".")
-            source = self.by_name.get(home)
+            source = self.source(home)
             if source is None:
                 return None
             if name in source.definitions:
@@ -152,7 +155,7 @@ class Project:
         return None
 
     def _has(self, home: str, name: str) -> bool:
-        source = self.by_name.get(home)
+        source = self.source(home)
         return source is not None and (name in source.definitions or name in source.names)
 
     def _read(self) -> None:
@@ -172,7 +175,6 @@ class Project:
                 self._problem(
                     source.path, 0, "This file belongs to no module, so no rule checks it.", "Move it into a module."
                 )
-        self.kernel = list(self._sources(self.root / "platform" / "kernel", "kernel"))
         self.tests = self._by_module("tests", "tests/modules")
         self.migrations = self._by_module("migrations", "migrations")
         for path in sorted(path for top in ("modules", "migrations") for path in (self.root / top).rglob("*.sql")):
@@ -284,6 +286,17 @@ class Project:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
+
+
+@cache
+def _of_kernel(dotted: str) -> Source | None:
+    """Return a file of the installed kernel, which is read only where a name of a module leads there."""
+    first, *rest = dotted.split(".")
+    place = _KERNEL.joinpath(*rest)
+    file = next((one for one in (place / "__init__.py", place.with_suffix(".py")) if one.is_file()), None)
+    if first != "kernel" or file is None:
+        return None
+    return read(file.relative_to(_KERNEL.parent).as_posix(), dotted, file.read_bytes())
 
 
 def _has_python(folder: Path) -> bool:

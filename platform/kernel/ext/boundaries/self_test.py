@@ -26,7 +26,7 @@ VIOLATIONS: Mapping[str, list[Case]] = {
     "contract-only": imports.CONTRACT_ONLY,
     "declared": imports.DECLARED,
     "acyclic": imports.ACYCLIC,
-    "kernel-clean": inside.KERNEL_CLEAN,
+    "libraries": inside.LIBRARIES,
     "layers": inside.LAYERS,
     "own-tables": data.OWN_TABLES,
     "values-only": inside.VALUES_ONLY,
@@ -39,7 +39,7 @@ VALID_EXAMPLES: Mapping[str, list[Case]] = {
     "contract-only": imports.VALID_CONTRACT_ONLY,
     "declared": imports.VALID_DECLARED,
     "acyclic": imports.VALID_ACYCLIC,
-    "kernel-clean": inside.VALID_KERNEL_CLEAN,
+    "libraries": inside.VALID_LIBRARIES,
     "layers": inside.VALID_LAYERS,
     "own-tables": lookalikes.VALID_OWN_TABLES,
     "values-only": inside.VALID_VALUES_ONLY,
@@ -49,7 +49,7 @@ VALID_EXAMPLES: Mapping[str, list[Case]] = {
     "one-history": histories.VALID_ONE_HISTORY,
 }
 
-_COPIED = ("platform/kernel", "modules", "migrations", "tests/modules", "importlinter.ini", "pyproject.toml")
+_COPIED = ("modules", "migrations", "tests/modules", "importlinter.ini", "pyproject.toml")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
@@ -87,8 +87,8 @@ def run_self_test(root: Path) -> SelfTestResult:
         running = []
         for number in range(workers):
             copy = copied(root, Path(folder) / str(number))
-            places = (copy / "platform", copy, Path(__file__).parents[3])
-            # A new process, which has not imported the kernel: the linter must look at the kernel of the copy.
+            places = (copy, Path(__file__).parents[3])
+            # A new process, which has not imported the modules of the project.
             running.append(
                 subprocess.Popen(  # noqa: S603  # our own Python
                     [sys.executable, "-m", "kernel.ext.boundaries.self_test", str(copy), str(number), str(workers)],

@@ -198,36 +198,28 @@ ONE_METADATA = [
         "contract-only",
     ),
     Case(
-        "a base in the kernel",
+        "a base outside the modules",
         {
-            MODELS: 'from kernel.extra import Shared\n\nclass A(Shared):\n    __tablename__ = "a"' + _KEY,
-            "platform/kernel/extra.py": "from sqlalchemy.orm import DeclarativeBase as D\n\nclass Shared(D): ...\n",
+            MODELS: 'from shared import Shared\n\nclass A(Shared):\n    __tablename__ = "a"' + _KEY,
+            "shared.py": "from sqlalchemy.orm import DeclarativeBase as D\n\nclass Shared(D): ...\n",
         },
-        also=frozenset({"kernel-clean"}),
     ),
     Case(
         "a base made by a function",
         {
-            MODELS: 'from kernel.extra import Shared\n\nclass A(Shared):\n    __tablename__ = "a"' + _KEY,
-            "platform/kernel/extra.py": "from sqlalchemy.orm import declarative_base\n\nShared = declarative_base()\n",
+            MODELS: 'from shared import Shared\n\nclass A(Shared):\n    __tablename__ = "a"' + _KEY,
+            "shared.py": "from sqlalchemy.orm import declarative_base\n\nShared = declarative_base()\n",
         },
-        also=frozenset({"kernel-clean"}),
     ),
     edit("plain metadata", MODELS, ("metadata = new_metadata()", "metadata = MetaData()")),
     edit("no metadata", MODELS, ("    metadata = new_metadata()\n", "")),
     edit("two bases", MODELS, "class Second(DeclarativeBase):\n    pass\n"),
     Case(
-        "metadata of the kernel",
+        "metadata outside the modules",
         {
-            MODELS: ("metadata = new_metadata()", "import kernel.extra\n    metadata = kernel.extra.shared"),
-            "platform/kernel/extra.py": "from sqlalchemy import MetaData\n\nshared = MetaData()\n",
+            MODELS: ("metadata = new_metadata()", "import shared\n    metadata = shared.shared"),
+            "shared.py": "from sqlalchemy import MetaData\n\nshared = MetaData()\n",
         },
-        also=frozenset({"kernel-clean"}),
-    ),
-    edit(
-        "a table of the kernel",
-        "platform/kernel/fields.py",
-        'from sqlalchemy.orm import DeclarativeBase as D\n\nclass B(D): ...\n\nclass T(B):\n    __tablename__ = "t"\n',
     ),
     edit(
         "a base made by a function here",

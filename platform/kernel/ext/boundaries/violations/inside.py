@@ -1,4 +1,4 @@
-"""Cases for kernel-clean, layers, values-only, contract-lock and owned."""
+"""Cases for libraries, layers, values-only, contract-lock and owned."""
 
 from kernel.ext.boundaries.violations import Case, edit
 
@@ -7,8 +7,7 @@ _LOCK = "modules/right/contract.lock.json"
 _MANIFEST = "modules/left/module.py"
 _SERVICE = "modules/left/service.py"
 
-KERNEL_CLEAN = [
-    edit("the kernel names a module", "platform/kernel/application.py", 'X = "modules.right.models"'),
+LIBRARIES = [
     edit("FastAPI in a repository", "modules/left/repository.py", "from fastapi import Depends"),
     edit("Starlette in models", "modules/right/models.py", "import starlette.requests"),
     edit("the kernel's web in a repository", "modules/right/repository.py", "import kernel.web.problems"),
@@ -42,11 +41,7 @@ KERNEL_CLEAN = [
     ),
     edit("an engine under an alias", "modules/left/repository.py", "from sqlalchemy import create_engine as e"),
 ]
-VALID_KERNEL_CLEAN = [
-    edit("the kernel speaks of modules", "platform/kernel/application.py", 'X = "modules"\nY = "right"'),
-    edit("its docstring names one", "platform/kernel/application.py", 'def f():\n    """As in the module right."""\n'),
-    edit("its comment names one", "platform/kernel/application.py", "# see modules.right.models"),
-    edit("the kernel's own ways down", "platform/kernel/application.py", "def f():\n    import kernel.web.problems\n"),
+VALID_LIBRARIES = [
     edit("FastAPI in a router", "modules/left/router.py", "from fastapi import Depends, Query"),
     edit("SQLAlchemy in a repository", "modules/left/repository.py", "from sqlalchemy import func, select as s"),
     edit("a session type in a service", _SERVICE, "from sqlalchemy.ext.asyncio import AsyncSession"),
