@@ -15,13 +15,13 @@ from pathlib import Path
 import httpx2
 import trustme
 
-from kernel.http_client.client import CircuitOpen, HttpxRestClientPool
-from kernel.settings import HttpClientSettings
+from kernel.http_client.client import CircuitOpen
 from tests.core.https_server import Call, Drop, Handler, Hang, HttpServer, Reply, tls_context
 from tests.faults.harness import Result, percentiles, until_serving
 from tests.faults.prober import probing
 from tests.faults.proxy import FaultProxy, Mode
 from tests.faults.served import Served, project
+from tests.http_retries.pools import circuits_of, retrying_pool
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
@@ -138,14 +138,14 @@ def _kind(error: httpx2.HTTPError) -> str:
 async def _outage(folder: Path, url: str, way: _Way, seconds: float, reached: Callable[[], int]) -> Result:
     took: list[float] = []
     ends: Counter[str] = Counter()
-    settings = HttpClientSettings(
-        total_timeout_seconds=_TOTAL_SECONDS,
-        read_timeout_seconds=1,
-        ca_file=folder / "ca.pem",
-        max_answer_bytes=5_000_000,
-    )
+    settings = {
+        "total_timeout_seconds": _TOTAL_SECONDS,
+        "read_timeout_seconds": 1,
+        "ca_file": folder / "ca.pem",
+        "max_answer_bytes": 5_000_000,
+    }
     over_at = time.monotonic() + seconds
-    async with HttpxRestClientPool(settings) as pool:
+    async with retrying_pool(**settings) as pool:
 
         async def call(number: int) -> None:
             while time.monotonic() < over_at:
@@ -161,7 +161,7 @@ async def _outage(folder: Path, url: str, way: _Way, seconds: float, reached: Ca
                 await asyncio.sleep(0.02)
 
         await asyncio.gather(*(call(number) for number in range(_CALLERS)))
-        [circuit] = pool.circuits.values()
+        [circuit] = circuits_of(pool).values()
         state = circuit.state
     asked = ends.keys() - {CircuitOpen.__name__}
     ratio = reached() / len(took)
@@ -184,7 +184,7 @@ async def half_well(_folder: Path, _database_url: str, quick: bool) -> list[Resu
         return Reply(503 if source.random() < 0.3 else 200)
 
     ends: Counter[int] = Counter()
-    async with HttpServer(handler) as server, HttpxRestClientPool(HttpClientSettings(backoff_seconds=0.01)) as pool:
+    async with HttpServer(handler) as server, retrying_pool(backoff_seconds=0.01) as pool:
 
         async def caller() -> None:
             for _ in range(times // _CALLERS):

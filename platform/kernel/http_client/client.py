@@ -1,14 +1,10 @@
-"""One pool of outgoing HTTP connections for all modules: bounded in number and time, retried only where it is safe."""
+"""One pool of outgoing HTTP connections for all modules, bounded in number, size and time."""
 
 import asyncio
-import random
-import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -18,25 +14,10 @@ import h2.exceptions
 import httpx2
 
 from kernel.http_client import http2_patch
-from kernel.http_client.circuit_breaker import Circuit
 from kernel.settings import HttpClientSettings
 
-# RFC 9110, section 9.2.2. Any other method is idempotent if it carries an Idempotency-Key.
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # Statuses that say "not now": the upstream, or a proxy before it, is busy, down or late.
 OUTAGES = frozenset({429, 502, 503, 504})
-_OUT_OF_ORDER = OUTAGES - {429}
-# Nothing was sent yet, so that even a POST may be tried again. Not PoolTimeout: we ourselves are the bottleneck then.
-_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
-# The connection broke, and the upstream may or may not have done what was asked.
-_DROPPED = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
-# What says nothing of the upstream: there was no room here, or the call made no sense.
-_OUR_OWN = (httpx2.PoolTimeout, httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
-# Whoever is given less than this to answer and does not is no sign of ill health.
-_FAIR_SECONDS = 1.0
-_MOST_ORIGINS = 1000
-# How long the rest of a failed answer may take; its connection is closed otherwise.
-_DISCARD_SECONDS = 0.5
 
 Send = Callable[[], Awaitable[httpx2.Response]]
 Around = Callable[[httpx2.Request, Send], Awaitable[httpx2.Response]]
@@ -51,7 +32,7 @@ UpstreamFailed = httpx2.TransportError
 
 
 class CircuitOpen(UpstreamFailed):
-    """The upstream has failed so often that it is not asked for a while."""
+    """The upstream has failed so often that it gets no call for a while (extension `http_retries`)."""
 
 
 def is_outage(error: BaseException) -> bool:
@@ -59,6 +40,10 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, httpx2.HTTPStatusError):
         return error.response.status_code in OUTAGES
     return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | CircuitOpen)
+
+
+def _unchanged(transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
+    return transport
 
 
 class HttpxRestClientPool:
@@ -70,9 +55,9 @@ class HttpxRestClientPool:
         self._before = before
         # Each call, with all its tries, goes through it.
         self.around: Around | None = None
+        # What stands between the deadline of a call and the network: retries, for instance.
+        self.wrap_transport: Callable[[httpx2.AsyncBaseTransport], httpx2.AsyncBaseTransport] = _unchanged
         self._client: httpx2.AsyncClient | None = None
-        # By origin (https://host:port), of all that were asked lately.
-        self.circuits: dict[str, Circuit] = {}
         self._transport: httpx2.AsyncHTTPTransport | None = None
 
     async def __aenter__(self) -> Self:
@@ -88,15 +73,13 @@ class HttpxRestClientPool:
         if self._settings.http2:
             http2_patch.apply()
         # On the transport: a client that is given one ignores its own verify, limits and http2.
-        transport = httpx2.AsyncHTTPTransport(
-            verify=context, trust_env=False, http2=self._settings.http2, limits=limits
-        )
+        transport = _SigningTransport(verify=context, trust_env=False, http2=self._settings.http2, limits=limits)
         self._transport = transport
         self._client = _Client(
             total_timeout_seconds=self._settings.total_timeout_seconds,
             around=self.around,
             before=self._before,
-            transport=_RetryingTransport(transport, self._settings, self.circuits),
+            transport=_DeadlineTransport(self.wrap_transport(transport), self._settings.max_answer_bytes),
             timeout=httpx2.Timeout(
                 connect=self._settings.connect_timeout_seconds,
                 read=self._settings.read_timeout_seconds,
@@ -122,13 +105,11 @@ class HttpxRestClientPool:
             await client.aclose()
 
     def get_client(self) -> httpx2.AsyncClient:
-        """The shared client; do not close it.
+        """Return the shared client; do not close it.
 
         A call ends after `total_timeout_seconds` with all its tries and its whole body, or after its own
         `extensions={"total_timeout": seconds}`; it raises `httpx2.ReadTimeout` then. `extensions={"sign": function}`
-        is called with the request before each try. A body that breaks off is not
-        fetched again: part of it may already be in use. An upstream that fails all the time is not asked for a while:
-        CircuitOpen is raised at once. Raises RuntimeError while the pool is not open.
+        is called with the request before each try. Raises RuntimeError while the pool is not open.
         """
         if self._client is None:
             raise RuntimeError("The HTTP client pool is not open: use it while the application runs.")
@@ -169,128 +150,49 @@ class _Client(httpx2.AsyncClient):
             _bounds.reset(before)
 
 
-class _RetryingTransport(httpx2.AsyncBaseTransport):
-    """Tries again what may be tried again, until the deadline."""
+class _DeadlineTransport(httpx2.AsyncBaseTransport):
+    """Ends a call, with all that the inner transport does for it, at its deadline."""
 
-    def __init__(
-        self, inner: httpx2.AsyncBaseTransport, settings: HttpClientSettings, circuits: dict[str, Circuit]
-    ) -> None:
+    def __init__(self, inner: httpx2.AsyncBaseTransport, max_body_bytes: int) -> None:
         self._inner = inner
-        self._settings = settings
-        self._circuits = circuits
+        self._max_body_bytes = max_body_bytes
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if "deadline" not in request.extensions:
             request.extensions = {**request.extensions, **_bounds.get()}
         deadline: float = request.extensions["deadline"]
         async with _until(deadline, request):
-            circuit, epoch = await self._admitted(request)
-            began_at = time.monotonic()
-            try:
-                response = await self._handle(request, deadline, circuit)
-            except BaseException as error:
-                circuit.places.release()
-                is_late = time.monotonic() >= deadline and deadline - began_at > _FAIR_SECONDS
-                if is_late or (isinstance(error, httpx2.TransportError) and not isinstance(error, _OUR_OWN)):
-                    circuit.note(epoch, ok=False)
-                else:
-                    circuit.forget(epoch)
-                raise
-        circuit.note(epoch, ok=response.status_code not in _OUT_OF_ORDER)
-        most_bytes = self._settings.max_answer_bytes
-        stream = _DeadlineStream(response.stream, request, deadline, circuit, epoch, most_bytes)
-        return _BoundedResponse(response, stream, most_bytes)
-
-    async def _admitted(self, request: httpx2.Request) -> tuple[Circuit, int]:
-        """The circuit of the request's upstream, with a place in it, and its epoch. Raises CircuitOpen, PoolTimeout."""
-        origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
-        circuit = self._circuits.get(origin)
-        if circuit is None:
-            if len(self._circuits) >= _MOST_ORIGINS:
-                del self._circuits[next(iter(self._circuits))]
-            settings = self._settings
-            circuit = Circuit(settings.circuit_open_seconds, settings.max_calls_per_origin)
-            self._circuits[origin] = circuit
-        patience = asyncio.timeout(self._settings.pool_timeout_seconds)
-        try:
-            async with patience:
-                await circuit.places.acquire()
-        except TimeoutError as error:
-            if not patience.expired():
-                raise
-            raise httpx2.PoolTimeout(f"{origin} has all its places in use", request=request) from error
-        epoch = circuit.admits()
-        if epoch is None:
-            circuit.places.release()
-            message = f"{origin} has failed too often: it is asked again in {circuit.opens_in():.1f} s"
-            raise CircuitOpen(message, request=request)
-        return circuit, epoch
-
-    async def _handle(self, request: httpx2.Request, deadline: float, circuit: Circuit) -> httpx2.Response:
-        attempt = 1
-        while True:
-            started = time.monotonic()
-            if "sign" in request.extensions:
-                request.extensions["sign"](request)
-            try:
-                response = await self._inner.handle_async_request(request)
-            except httpx2.TransportError as error:
-                pause = self._backoff(attempt)
-                is_safe = _is_safe_after(error, request, started)
-                if not (is_safe and self._has_room(attempt, pause, deadline) and circuit.takes_retry()):
-                    raise
-            else:
-                asked_for = _retry_after(response)
-                pause = self._backoff(attempt) if asked_for is None else asked_for
-                is_retried = response.status_code in OUTAGES and _is_repeatable(request)
-                if not (is_retried and self._has_room(attempt, pause, deadline) and circuit.takes_retry()):
-                    return response
-                await _discard(response, request)
-            await asyncio.sleep(pause)
-            attempt += 1
+            response = await self._inner.handle_async_request(request)
+        stream = _DeadlineStream(response.stream, request, deadline, self._max_body_bytes)
+        return _BoundedResponse(response, stream, self._max_body_bytes)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
-    def _has_room(self, attempt: int, pause: float, deadline: float) -> bool:
-        return attempt < self._settings.max_attempts and time.monotonic() + pause < deadline
 
-    def _backoff(self, attempt: int) -> float:
-        """Seconds before the next try: exponential, with full jitter.
+class _SigningTransport(httpx2.AsyncHTTPTransport):
+    """Signs each try of a call that asks for it (`extensions={"sign": function}`)."""
 
-        https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-        """
-        ceiling = min(self._settings.max_backoff_seconds, self._settings.backoff_seconds * 2 ** (attempt - 1))
-        return random.uniform(0, ceiling)  # noqa: S311  # jitter, not a secret
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if "sign" in request.extensions:
+            request.extensions["sign"](request)
+        return await super().handle_async_request(request)
 
 
 class _DeadlineStream(httpx2.AsyncByteStream):
     """A body that must have arrived by the deadline, and fit: the read timeout alone starts anew with each chunk."""
 
-    def __init__(
-        self, inner: Any, request: httpx2.Request, deadline: float, circuit: Circuit, epoch: int, most_bytes: int
-    ) -> None:
+    def __init__(self, inner: Any, request: httpx2.Request, deadline: float, max_bytes: int) -> None:
         self._inner = inner
-        self._circuit: Circuit | None = circuit
-        self._epoch = epoch
-        self._bytes_left = most_bytes
+        self._bytes_left = max_bytes
         self._request = request
         self._deadline = deadline
-        self._began_at = time.monotonic()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        waited = 0.0
         async with aclosing(aiter(self._inner)) as parts:
             while True:
-                asked_at = time.monotonic()
-                try:
-                    async with _until(self._deadline, self._request):
-                        part = await anext(parts, None)
-                except httpx2.TransportError:
-                    if self._circuit is not None and not self._is_readers_fault(waited + time.monotonic() - asked_at):
-                        self._circuit.note(self._epoch, ok=False)
-                    raise
-                waited += time.monotonic() - asked_at
+                async with _until(self._deadline, self._request):
+                    part = await anext(parts, None)
                 if part is None:
                     return
                 self._bytes_left -= len(part)
@@ -298,18 +200,8 @@ class _DeadlineStream(httpx2.AsyncByteStream):
                     raise _too_large(self._request)
                 yield part
 
-    def _is_readers_fault(self, waited: float) -> bool:
-        """Whether the deadline has passed, and most of the time with whoever reads: the upstream waited for them."""
-        now = time.monotonic()
-        return now >= self._deadline and waited < (now - self._began_at) / 2
-
     async def aclose(self) -> None:
-        circuit, self._circuit = self._circuit, None
-        try:
-            await self._inner.aclose()
-        finally:
-            if circuit is not None:
-                circuit.places.release()
+        await self._inner.aclose()
 
 
 class _BoundedResponse(httpx2.Response):
@@ -350,50 +242,3 @@ async def _until(deadline: float, request: httpx2.Request) -> AsyncIterator[None
         total = request.extensions["total_timeout"]
         message = f"{request.method} {request.url.host}: no complete answer within {total:g} s"
         raise httpx2.ReadTimeout(message, request=request) from error
-
-
-async def _discard(response: httpx2.Response, request: httpx2.Request) -> None:
-    """Read a failed answer to its end, so that its connection serves the next try; cut a slow one off."""
-    try:
-        with suppress(httpx2.TransportError):
-            async with _until(time.monotonic() + _DISCARD_SECONDS, request):
-                async for _ in response.aiter_raw():
-                    pass
-    finally:
-        await response.aclose()
-
-
-def _is_safe_after(error: httpx2.TransportError, request: httpx2.Request, started: float) -> bool:
-    if isinstance(error, _NOT_SENT):
-        return not _is_about_certificates(error)
-    if isinstance(error, httpx2.ReadTimeout):
-        # An upstream that is too slow is not helped by asking it twice. But on HTTP/2 all calls of a connection fail
-        # when one of them times out: a call that has not waited its own time out was merely dropped.
-        own_limit = request.extensions["timeout"]["read"]
-        return own_limit is not None and time.monotonic() - started < own_limit and _is_repeatable(request)
-    return isinstance(error, _DROPPED) and _is_repeatable(request)
-
-
-def _is_repeatable(request: httpx2.Request) -> bool:
-    """Whether doing it twice is as good as once, and its body is still at hand."""
-    is_idempotent = request.method in _IDEMPOTENT or "idempotency-key" in request.headers
-    return is_idempotent and isinstance(request.stream, httpx2.ByteStream)
-
-
-def _is_about_certificates(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """The seconds that `Retry-After` asks for, given as a number or a date (RFC 9110, section 10.2.3)."""
-    value = response.headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError, OverflowError):
-        return None

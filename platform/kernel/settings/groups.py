@@ -295,14 +295,6 @@ class HttpClientSettings(SettingsGroup):
     total_timeout_seconds: float = Field(30, gt=0)
     # The largest body of an answer, as it arrives and after its decompression: a body that is read whole is in memory.
     max_answer_bytes: int = Field(100 << 20, ge=1)
-    max_attempts: int = Field(3, ge=1, le=10)
-    # How many calls one upstream may hold at a time: a slow one leaves the other connections to the others.
-    max_calls_per_origin: int = Field(50, ge=1)
-    # An upstream of whose last calls half have failed is not asked for so long; then one call tries.
-    circuit_open_seconds: float = Field(2, gt=0)
-    # The first pause between tries; it doubles, with full jitter, up to the longest.
-    backoff_seconds: float = Field(0.1, gt=0)
-    max_backoff_seconds: float = Field(2, gt=0)
     # Certificates to trust beside the system's, in PEM.
     ca_file: Path | None = None
 

@@ -1,15 +1,11 @@
-"""The pool of outgoing connections against a real server: what is reused, retried, refused and given up, and when."""
+"""The pool of outgoing connections against a real server: what is reused, refused and given up, and when."""
 
 import asyncio
-import contextlib
 import gc
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from datetime import UTC, datetime
-from email.utils import format_datetime
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -17,105 +13,21 @@ import trustme
 
 from kernel.http_client.client import HttpxRestClientPool
 from kernel.settings import HttpClientSettings
-from tests.core.https_server import Call, Drop, Handler, Hang, HttpServer, Reply, tls_context
-
-RETRIED_FAILURES = [Reply(429), Reply(502), Reply(503), Reply(504), Drop()]
-KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("authority") / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
+from tests.core.https_server import Call, Handler, Hang, HttpServer, Reply, tls_context
+from tests.core.upstreams import (
+    DRIP,
+    after,
+    always,
+    first,
+    read_all,
+    read_streamed,
+)
 
 
 @pytest.fixture
 def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:
-    """A pool that trusts the servers of these tests and makes short pauses."""
-    return lambda **changes: HttpxRestClientPool(
-        HttpClientSettings(**{"ca_file": ca_file, "backoff_seconds": 0.001, "max_backoff_seconds": 0.01} | changes)
-    )
-
-
-@pytest.fixture
-def http2_server(authority: trustme.CA) -> Callable[[Handler], HttpServer]:
-    return lambda handler: HttpServer(handler, tls_context(authority, "h2"))
-
-
-@pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
-def either_server(request: pytest.FixtureRequest, authority: trustme.CA) -> Callable[[Handler], HttpServer]:
-    """A server of each protocol in turn, over TLS."""
-    protocol = "h2" if request.param == "HTTP/2" else "http/1.1"
-    return lambda handler: HttpServer(handler, tls_context(authority, protocol))
-
-
-def always(todo: Reply | Drop | Hang) -> Handler:
-    async def handler(call: Call) -> Reply | Drop | Hang:
-        return todo
-
-    return handler
-
-
-def first(failure: Reply | Drop | Hang) -> Handler:
-    """Fail once, then succeed."""
-
-    async def handler(call: Call) -> Reply | Drop | Hang:
-        return failure if call.attempt == 1 else Reply()
-
-    return handler
-
-
-def after(seconds: float, reply: Reply) -> Handler:
-    async def handler(call: Call) -> Reply:
-        await asyncio.sleep(seconds)
-        return reply
-
-    return handler
-
-
-def gap(server: HttpServer) -> float:
-    """The seconds between the only two calls."""
-    one, two = server.calls
-    return two.at - one.at
-
-
-def shown(value: object) -> str:
-    """The name of a parameter in the test's id."""
-    match value:
-        case Reply(status=status):
-            return str(status)
-        case Drop():
-            return "dropped"
-        case dict():
-            return "with-key" if value else "without-key"
-    return str(value)
-
-
-class Connects:
-    """Counts the attempts to connect, as httpx2 itself reports them, and may act before one."""
-
-    def __init__(self, before: Callable[[int], None] = lambda attempt: None) -> None:
-        self.count = 0
-        self._before = before
-
-    async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        if event == "connection.connect_tcp.started":
-            self.count += 1
-            self._before(self.count)
-
-
-async def in_parts() -> AsyncIterator[bytes]:
-    yield b"one"
-    yield b"two"
-
-
-# Connections and protocols.
+    """A pool that trusts the servers of these tests."""
+    return lambda **changes: HttpxRestClientPool(HttpClientSettings(**{"ca_file": ca_file} | changes))
 
 
 async def test_sequential_http1_calls_use_one_connection(pool: Callable[..., HttpxRestClientPool]) -> None:
@@ -206,9 +118,6 @@ async def test_the_pool_says_so_when_it_is_not_open(pool: Callable[..., HttpxRes
         closed.get_client()
 
 
-# Trust.
-
-
 async def test_an_unknown_authority_is_refused_at_once(
     pool: Callable[..., HttpxRestClientPool], authority: trustme.CA
 ) -> None:
@@ -274,237 +183,6 @@ async def test_a_cookie_of_one_call_is_not_sent_with_the_next(pool: Callable[...
     assert [call.headers.get("cookie") for call in server.calls] == [None, None, "session=bob"]
 
 
-# What is tried again.
-
-
-@pytest.mark.parametrize("failure", RETRIED_FAILURES, ids=shown)
-@pytest.mark.parametrize(
-    ("method", "headers"),
-    [*((method, {}) for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")), ("POST", KEY), ("PATCH", KEY)],
-    ids=shown,
-)
-async def test_what_may_be_repeated_is_tried_again(
-    pool: Callable[..., HttpxRestClientPool], method: str, headers: dict[str, str], failure: Reply | Drop
-) -> None:
-    content = b"same each time" if method in {"POST", "PATCH", "PUT"} else None
-    async with HttpServer(first(failure)) as server, pool() as opened:
-        response = await opened.get_client().request(method, server.url, headers=headers, content=content)
-    assert response.status_code == 200
-    assert [call.method for call in server.calls] == [method, method]
-    assert {call.body for call in server.calls} == {content or b""}
-
-
-@pytest.mark.parametrize("failure", RETRIED_FAILURES, ids=shown)
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
-async def test_what_may_not_be_repeated_is_sent_once(
-    pool: Callable[..., HttpxRestClientPool], method: str, failure: Reply | Drop
-) -> None:
-    async with HttpServer(first(failure)) as server, pool() as opened:
-        call = opened.get_client().request(method, server.url, json={"amount": 1})
-        if isinstance(failure, Reply):
-            assert (await call).status_code == failure.status
-        else:
-            with pytest.raises(httpx2.TransportError):
-                await call
-    assert len(server.calls) == 1
-
-
-@pytest.mark.parametrize("status", [200, 304, 400, 404, 409, 500, 501])
-async def test_an_answer_that_would_not_change_is_returned_at_once(
-    pool: Callable[..., HttpxRestClientPool], status: int
-) -> None:
-    async with HttpServer(first(Reply(status, body=b""))) as server, pool() as opened:
-        assert (await opened.get_client().get(server.url)).status_code == status
-    assert len(server.calls) == 1
-
-
-@pytest.mark.parametrize("failure", [Reply(503), Drop()], ids=shown)
-async def test_both_protocols_are_retried_alike(
-    pool: Callable[..., HttpxRestClientPool],
-    either_server: Callable[[Handler], HttpServer],
-    failure: Reply | Drop,
-) -> None:
-    async with either_server(first(failure)) as server, pool() as opened:
-        client = opened.get_client()
-        assert (await client.put(server.url, content=b"new")).status_code == 200
-        assert [call.body for call in server.calls] == [b"new", b"new"]
-        if isinstance(failure, Reply):
-            assert (await client.post(server.url, content=b"new")).status_code == 503
-        else:
-            with pytest.raises(httpx2.TransportError):
-                await client.post(server.url, content=b"new")
-    assert [call.method for call in server.calls] == ["PUT", "PUT", "POST"]
-
-
-async def test_after_three_tries_the_last_answer_is_returned(pool: Callable[..., HttpxRestClientPool]) -> None:
-    async def handler(call: Call) -> Reply:
-        return Reply(503, body=f"try {call.attempt}".encode())
-
-    async with HttpServer(handler) as server, pool() as opened:
-        response = await opened.get_client().get(server.url)
-    assert (response.status_code, response.text) == (503, "try 3")
-    assert len(server.calls) == 3
-
-
-async def test_after_three_tries_the_last_error_is_raised(pool: Callable[..., HttpxRestClientPool]) -> None:
-    async with HttpServer(always(Drop())) as server, pool() as opened:
-        with pytest.raises(httpx2.TransportError):
-            await opened.get_client().get(server.url)
-    assert len(server.calls) == 3
-
-
-async def test_a_single_try_can_be_configured(pool: Callable[..., HttpxRestClientPool]) -> None:
-    async with HttpServer(always(Reply(503))) as server, pool(max_attempts=1) as opened:
-        assert (await opened.get_client().get(server.url)).status_code == 503
-    assert len(server.calls) == 1
-
-
-async def test_an_upstream_that_is_too_slow_is_not_asked_twice(pool: Callable[..., HttpxRestClientPool]) -> None:
-    async with HttpServer(always(Hang())) as server, pool(read_timeout_seconds=0.1) as opened:
-        with pytest.raises(httpx2.ReadTimeout):
-            await opened.get_client().get(server.url)
-    assert len(server.calls) == 1
-
-
-@pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])
-async def test_a_refused_connection_is_tried_three_times(pool: Callable[..., HttpxRestClientPool], method: str) -> None:
-    connects = Connects()
-    async with HttpServer(always(Reply()), listening=False) as server, pool() as opened:
-        with pytest.raises(httpx2.ConnectError):
-            await opened.get_client().request(method, server.url, extensions={"trace": connects})
-    assert connects.count == 3
-
-
-async def test_a_handshake_that_breaks_off_is_tried_again_even_for_a_post(
-    pool: Callable[..., HttpxRestClientPool],
-) -> None:
-    accepted = 0
-
-    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal accepted
-        accepted += 1
-        writer.close()
-        await writer.wait_closed()
-
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server, pool() as opened:
-        port = server.sockets[0].getsockname()[1]
-        with pytest.raises(httpx2.ConnectError):
-            await opened.get_client().post(f"https://127.0.0.1:{port}")
-    assert accepted == 3
-
-
-async def test_a_failed_answer_is_read_so_that_its_connection_serves_the_next_try(
-    pool: Callable[..., HttpxRestClientPool],
-) -> None:
-    async with HttpServer(first(Reply(503, body=b"." * 50_000))) as server, pool() as opened:
-        assert (await opened.get_client().get(server.url)).status_code == 200
-    assert (len(server.calls), server.connections) == (2, 1)
-
-
-async def test_a_failed_answer_that_drips_does_not_hold_up_the_next_try(
-    pool: Callable[..., HttpxRestClientPool], either_server: Callable[[Handler], HttpServer]
-) -> None:
-    async with either_server(first(Reply(503, body=b"." * 200, drip_seconds=0.05))) as server, pool() as opened:
-        assert (await opened.get_client().get(server.url)).status_code == 200
-    assert gap(server) < 5  # the whole of it takes ten
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-async def test_a_post_is_sent_once_the_server_is_up(pool: Callable[..., HttpxRestClientPool], streamed: bool) -> None:
-    connects = Connects(lambda attempt: server.listen() if attempt == 3 else None)
-    async with HttpServer(always(Reply(201)), listening=False) as server, pool() as opened:
-        content = in_parts() if streamed else b"onetwo"
-        response = await opened.get_client().post(server.url, content=content, extensions={"trace": connects})
-    assert (response.status_code, connects.count) == (201, 3)
-    assert [call.body for call in server.calls] == [b"onetwo"]
-
-
-@pytest.mark.parametrize("failure", [Reply(503), Drop()], ids=shown)
-async def test_a_streamed_body_is_never_sent_twice(
-    pool: Callable[..., HttpxRestClientPool], failure: Reply | Drop
-) -> None:
-    async with HttpServer(first(failure)) as server, pool() as opened:
-        call = opened.get_client().put(server.url, content=in_parts(), headers=KEY)
-        if isinstance(failure, Reply):
-            assert (await call).status_code == 503
-        else:
-            with pytest.raises(httpx2.TransportError):
-                await call
-    assert [call.body for call in server.calls] == [b"onetwo"]
-
-
-# When it is tried again.
-
-
-async def test_retry_after_in_seconds_is_honoured(pool: Callable[..., HttpxRestClientPool]) -> None:
-    async with HttpServer(first(Reply(503, {"retry-after": "1"}))) as server, pool() as opened:
-        assert (await opened.get_client().get(server.url)).status_code == 200
-    assert 0.99 <= gap(server) < 1.5
-
-
-async def test_retry_after_as_a_date_is_honoured(pool: Callable[..., HttpxRestClientPool]) -> None:
-    asked_for: list[float] = []
-
-    async def handler(call: Call) -> Reply:
-        if call.attempt > 1:
-            return Reply()
-        now = time.time()
-        then = int(now + 1.3)  # a date has whole seconds: 0.3 to 1.3 from now
-        asked_for.append(then - now)
-        return Reply(429, {"retry-after": format_datetime(datetime.fromtimestamp(then, UTC), usegmt=True)})
-
-    async with HttpServer(handler) as server, pool() as opened:
-        assert (await opened.get_client().get(server.url)).status_code == 200
-    assert asked_for[0] - 0.01 <= gap(server) < asked_for[0] + 0.5
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "soon",
-        "-1",
-        "Thu, 01 Jan 1970 00:00:00 GMT",
-        "Thu, 01 Jan 1970 00:00:00",
-        "Thu, 01 Jan 1970 00:00:00 +99999999999999",
-    ],
-)
-async def test_a_senseless_or_past_retry_after_is_no_reason_to_wait_or_fail(
-    pool: Callable[..., HttpxRestClientPool], value: str
-) -> None:
-    async with HttpServer(first(Reply(503, {"retry-after": value}))) as server, pool() as opened:
-        assert (await opened.get_client().get(server.url)).status_code == 200
-    assert gap(server) < 2
-
-
-@pytest.mark.parametrize("value", ["60", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"], ids=["60", "huge", "date"])
-async def test_a_retry_after_beyond_the_deadline_ends_the_call_at_once(
-    pool: Callable[..., HttpxRestClientPool], value: str
-) -> None:
-    started = time.monotonic()
-    reply = Reply(503, {"retry-after": value}, b"later")
-    async with HttpServer(first(reply)) as server, pool(total_timeout_seconds=5) as opened:
-        response = await opened.get_client().get(server.url)
-    assert (response.status_code, response.text) == (503, "later")
-    assert time.monotonic() - started < 2
-    assert len(server.calls) == 1
-
-
-# The deadline.
-
-DRIP = Reply(body=b"." * 200, drip_seconds=0.05)  # ten seconds, if one lets it
-
-
-async def read_all(client: httpx2.AsyncClient, url: str, **options: Any) -> None:
-    await client.get(url, **options)
-
-
-async def read_streamed(client: httpx2.AsyncClient, url: str, **options: Any) -> None:
-    async with client.stream("GET", url, **options) as response:
-        assert response.status_code == 200
-        async for _ in response.aiter_bytes():
-            pass
-
-
 @pytest.mark.alone
 @pytest.mark.parametrize("read", [read_all, read_streamed])
 async def test_a_dripping_answer_ends_at_the_deadline(
@@ -541,38 +219,6 @@ async def test_an_answer_that_never_pauses_ends_at_the_deadline(
             await read_streamed(opened.get_client(), server.url, extensions={"total_timeout": 0.05})
 
 
-async def read_slowly(client: httpx2.AsyncClient, url: str) -> None:
-    async with client.stream("GET", url) as response:
-        async for _ in response.aiter_bytes(100_000):
-            await asyncio.sleep(0.05)
-
-
-async def read_late(client: httpx2.AsyncClient, url: str) -> None:
-    async with client.stream("GET", url) as response:
-        await asyncio.sleep(0.5)
-        await response.aread()
-
-
-@pytest.mark.parametrize(
-    ("read", "reply", "state"),
-    [
-        (read_slowly, Reply(body=b"." * 3_000_000), "closed"),
-        (read_late, Reply(body=b"." * 3_000_000), "closed"),
-        (read_streamed, DRIP, "open"),
-    ],
-    ids=["slow-reader", "late-reader", "slow-upstream"],
-)
-async def test_an_upstream_is_not_blamed_for_a_deadline_that_its_reader_missed(
-    pool: Callable[..., HttpxRestClientPool], read: Callable[..., Awaitable[None]], reply: Reply, state: str
-) -> None:
-    async with HttpServer(always(reply)) as server, pool(total_timeout_seconds=0.4) as opened:
-        reads = (read(opened.get_client(), server.url) for _ in range(12))
-        ends = await asyncio.gather(*reads, return_exceptions=True)
-        assert {type(end) for end in ends} == {httpx2.ReadTimeout}
-        [circuit] = opened.circuits.values()
-        assert circuit.state == state
-
-
 async def test_a_call_may_set_a_later_deadline_than_the_pool(pool: Callable[..., HttpxRestClientPool]) -> None:
     async with HttpServer(after(0.3, Reply())) as server, pool(total_timeout_seconds=0.1) as opened:
         response = await opened.get_client().get(server.url, extensions={"total_timeout": 5})
@@ -589,17 +235,6 @@ async def test_an_answer_that_never_starts_ends_at_the_deadline(
             await opened.get_client().get(server.url)
         assert 0.29 <= time.monotonic() - started < 0.8
     assert len(server.calls) == 1
-
-
-@pytest.mark.alone
-async def test_all_tries_share_one_deadline(pool: Callable[..., HttpxRestClientPool]) -> None:
-    slow_failure = after(0.2, Reply(503))
-    async with HttpServer(slow_failure) as server, pool(total_timeout_seconds=0.5, max_attempts=10) as opened:
-        started = time.monotonic()
-        with contextlib.suppress(httpx2.ReadTimeout):  # or the last 503, if there was no time for another try
-            await opened.get_client().get(server.url)
-        assert time.monotonic() - started < 1.5
-    assert 1 < len(server.calls) < 5
 
 
 @pytest.mark.alone
@@ -639,9 +274,6 @@ async def test_an_answer_read_in_part_leaves_its_connection_free(
     assert len(server.calls) == 3
 
 
-# What the calls that share an HTTP/2 connection do to each other: nothing.
-
-
 async def test_a_body_that_nobody_reads_on_http2_does_not_hold_up_others(
     pool: Callable[..., HttpxRestClientPool], http2_server: Callable[[Handler], HttpServer]
 ) -> None:
@@ -678,29 +310,6 @@ async def test_bodies_that_arrived_and_were_not_read_on_http2_do_not_hold_up_oth
     assert server.connections == 1
 
 
-async def test_a_call_that_timed_out_on_http2_does_not_fail_others(
-    pool: Callable[..., HttpxRestClientPool], http2_server: Callable[[Handler], HttpServer]
-) -> None:
-    """httpcore2 2.16 fails all calls of the connection with the first, however short they have waited themselves."""
-    is_waiting = asyncio.Event()
-
-    async def handler(call: Call) -> Reply | Hang:
-        if call.path == "/other" and call.attempt > 1:
-            return Reply()
-        is_waiting.set()
-        return Hang()
-
-    async with http2_server(handler) as server, pool(read_timeout_seconds=0.5) as opened:
-        client = opened.get_client()
-        slow = asyncio.create_task(client.get(f"{server.url}/slow"))
-        await is_waiting.wait()
-        await asyncio.sleep(0.1)
-        assert (await client.get(f"{server.url}/other")).status_code == 200
-        with pytest.raises(httpx2.ReadTimeout):
-            await slow
-    assert [call.path for call in server.calls] == ["/slow", "/other", "/other"]
-
-
 async def test_a_call_that_timed_out_leaves_its_connection_free(
     pool: Callable[..., HttpxRestClientPool], either_server: Callable[[Handler], HttpServer]
 ) -> None:
@@ -712,10 +321,6 @@ async def test_a_call_that_timed_out_leaves_its_connection_free(
         assert (await client.get(server.url)).status_code == 200
 
 
-# Cancelled calls.
-
-
-# The server's ends of the connections that were cut are left to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
 async def test_ten_thousand_cancelled_calls_do_not_use_up_the_pool(
     pool: Callable[..., HttpxRestClientPool], either_server: Callable[[Handler], HttpServer]
@@ -772,9 +377,6 @@ async def test_calls_that_timed_out_leave_their_http2_connection_usable(tmp_path
             )
         good = await asyncio.gather(*(client.get(f"{server.url}/good") for _ in range(20)))
     assert {(response.status_code, response.http_version) for response in good} == {(200, "HTTP/2")}
-
-
-# Requests that the caller's `Auth` makes
 
 
 class TokenFirst(httpx2.Auth):

@@ -14,6 +14,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kernel.ext.http_retries.transport import Retries
 from kernel.ext.messaging.operations import backlog
 from kernel.ext.telemetry.meter import BUCKETS, Meter
 from kernel.ext.telemetry.settings import TelemetrySettings
@@ -181,7 +182,9 @@ class Metrics:
         yield gauge(
             "http_client_connections", "To others.", ("state",), [((state,), n) for state, n in kernel.http.usage()]
         )
-        circuits = [((origin,), float(one.state != "closed")) for origin, one in kernel.http.circuits.items()]
+        retries = kernel.find(Retries)
+        known = {} if retries is None else retries.circuits
+        circuits = [((origin,), float(one.state != "closed")) for origin, one in known.items()]
         yield gauge("http_client_circuit_open", "Whether an upstream is not asked for a while.", ("origin",), circuits)
         yield gauge("messages", "Not delivered yet, or given up.", ("module", "state"), self._by_state())
         yield gauge(

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 import httpx2
 import pytest
 
-from kernel.http_client import circuit_breaker as circuits
-from kernel.http_client.circuit_breaker import Circuit
+from kernel.ext.http_retries import circuit_breaker as circuits
+from kernel.ext.http_retries.circuit_breaker import Circuit
 from kernel.http_client.client import CircuitOpen, HttpxRestClientPool
-from kernel.settings import HttpClientSettings
 from tests.core.https_server import Call, HttpServer, Reply
+from tests.http_retries.pools import circuits_of, retrying_pool
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_in_the_long_run_one_call_in_five_is_tried_again(circuit: Circuit) -> No
 
 
 def pool(**changes: float) -> HttpxRestClientPool:
-    return HttpxRestClientPool(HttpClientSettings(**{"backoff_seconds": 0.001, "circuit_open_seconds": 0.2} | changes))  # type: ignore[arg-type]  # numbers, all of them
+    return retrying_pool(**{"backoff_seconds": 0.001, "circuit_open_seconds": 0.2} | changes)
 
 
 def answering(status: Callable[[], int]) -> HttpServer:
@@ -152,7 +152,7 @@ async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_wel
         with pytest.raises(CircuitOpen, match="asked again in"):
             await client.get(server.url)
         assert len(server.calls) == asked
-        [found] = opened.circuits.values()
+        [found] = circuits_of(opened).values()
         assert found.state == "open"
         status = 200
         await asyncio.sleep(found.opens_in() + 0.01)
@@ -178,7 +178,7 @@ async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late:
 
         old = [group.create_task(fail(0.2 + 0.1 * number)) for number in range(10)]
         await asyncio.gather(*(client.post(server.url) for _ in range(10)))
-        [found] = opened.circuits.values()
+        [found] = circuits_of(opened).values()
         assert found.state == "open"
         await asyncio.sleep(found.opens_in() + 0.01)
         assert (await client.get(server.url)).status_code == 200
