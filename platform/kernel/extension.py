@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from kernel.errors import ProjectError
+from kernel.tracing import NoTracer, Tracer
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -78,6 +79,8 @@ class ApplicationBuilder:
     observers: list[RequestObserver] = field(default_factory=list)
     # Returns the place of a request in a trace for its log lines, {"traceparent": ...}; None: as the caller sent it.
     trace_of: "Callable[[Scope], Mapping[str, str] | None] | None" = None
+    # Records the work of extensions in traces.
+    tracer: Tracer = field(default_factory=NoTracer)
     # Around the dispatch of requests and inside the handling of errors; the first one is the outermost.
     middleware: "list[Callable[[ASGIApp], ASGIApp]]" = field(default_factory=list)
     # Each below its prefix.

@@ -288,7 +288,7 @@ def test_one_scrape_counts_every_request_of_four_workers(tmp_path: Path) -> None
 def test_a_relay_answers_probes_and_metrics_on_a_port_of_its_own(tmp_path: Path, empty_url: str) -> None:
     write_shop(tmp_path)
     port, log = free_port(), tmp_path / "log"
-    variables = {"ENVIRONMENT": "local", "DATABASE_URL": empty_url, "TELEMETRY_RELAY_PORT": str(port)}
+    variables = {"ENVIRONMENT": "local", "DATABASE_URL": empty_url, "MESSAGING_RELAY_PORT": str(port)}
     variables["SERVER_HOST"] = "127.0.0.1"
     relay = Process(tmp_path, log, variables, "relay")
     url = f"http://127.0.0.1:{port}"
@@ -307,10 +307,10 @@ def test_a_relay_whose_port_is_taken_says_so(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         ended = subprocess.run(
             [KERNEL, "relay"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
-            env={"PATH": "/usr/bin:/bin", "TELEMETRY_RELAY_PORT": port, "SERVER_HOST": "127.0.0.1"},
+            env={"PATH": "/usr/bin:/bin", "MESSAGING_RELAY_PORT": port, "SERVER_HOST": "127.0.0.1"},
         )  # fmt: skip
     assert ended.returncode == 1
-    assert "choose another TELEMETRY_RELAY_PORT" in ended.stderr
+    assert "choose another MESSAGING_RELAY_PORT" in ended.stderr
 
 
 async def test_nothing_is_counted_where_it_is_switched_off(tmp_path: Path) -> None:

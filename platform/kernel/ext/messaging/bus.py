@@ -26,9 +26,9 @@ from kernel.ext.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox, Wante
 from kernel.ext.messaging.relay import Relay, Target
 from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.tables import State, clock
-from kernel.ext.telemetry.tracing import Tracing
 from kernel.health import Degraded
 from kernel.settings import DatabaseConfig
+from kernel.tracing import Tracer
 
 _log = structlog.get_logger("kernel.ext.messaging")
 
@@ -71,10 +71,10 @@ class Exchange:
         settings: MessagingSettings,
         database: DatabaseConfig,
         elsewhere: Elsewhere,
-        tracing: Tracing | None = None,
+        tracer: Tracer,
     ) -> None:
         """`elsewhere` is what is known of the modules in other processes."""
-        self._settings, self._config, self._tracing = settings, database, tracing
+        self._settings, self._config, self._tracer = settings, database, tracer
         self._modules = {module.name: module for module in modules}
         self.elsewhere = elsewhere
         # By the message's name.
@@ -83,7 +83,7 @@ class Exchange:
         self.targets: dict[str, Target] = {}
         # Why the last delivery to a module elsewhere met an outage; None where it was answered.
         self.outages: dict[str, str | None] = {}
-        self.inbound = Inbound(modules, settings.handler_timeout_seconds, tracing)
+        self.inbound = Inbound(modules, settings.handler_timeout_seconds, tracer)
         names: dict[str, type[Message]] = {}
         for module in modules:
             if module.outbox is not None:
@@ -193,7 +193,7 @@ class Exchange:
                 stack.push_async_callback(self.broker.stop)
                 await self.broker.start()
             routes = {outbox: self.targets_of(outbox) for outbox in self.outboxes.values()}
-            relay = Relay(routes, self._settings, self._tracing)
+            relay = Relay(routes, self._settings, self._tracer)
             await stack.enter_async_context(relay.running(self._purge_now_and_then, *self._listeners()))
             yield
 

@@ -218,7 +218,7 @@ def _bus(kernel: "Kernel") -> "Exchange":
 
 async def _relay(kernel: "Kernel") -> None:
     from kernel.ext.messaging.extension import Messaging  # noqa: PLC0415
-    from kernel.ext.telemetry.settings import TelemetrySettings  # noqa: PLC0415
+    from kernel.ext.messaging.settings import MessagingSettings  # noqa: PLC0415
     from kernel.logging import configure_logging  # noqa: PLC0415
 
     configure_logging(kernel.settings.log)
@@ -227,14 +227,13 @@ async def _relay(kernel: "Kernel") -> None:
         with suppress(NotImplementedError):  # Windows
             asyncio.get_running_loop().add_signal_handler(signal_, is_over.set)
     async with AsyncExitStack() as stack:
-        if (port := kernel.settings.group(TelemetrySettings).relay_port) is not None:
-            from kernel.ext.server.probes import answering  # noqa: PLC0415
-            from kernel.ext.server.process import listen  # noqa: PLC0415
+        if (port := kernel.settings.group(MessagingSettings).relay_port) is not None:
+            from kernel.ext.messaging.probes import answering, bind  # noqa: PLC0415
 
             try:
-                sock = listen(kernel.settings.server.host, port)
+                sock = bind(kernel.settings.server.host, port)
             except OSError as error:
-                fail(f"Cannot listen on port {port} ({error.strerror}): choose another TELEMETRY_RELAY_PORT.")
+                fail(f"Cannot listen on port {port} ({error.strerror}): choose another MESSAGING_RELAY_PORT.")
             await stack.enter_async_context(answering(kernel, sock))
         kernel.get(Messaging).delivers = True
         await stack.enter_async_context(kernel.running())

@@ -2,12 +2,15 @@
 
 import json
 import secrets
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 from structlog.contextvars import get_contextvars
 
 from kernel.ext.messaging.message import Message
+from kernel.tracing import Tracer
 
 LONGEST_KEY = 200
 # What of the caller's surroundings goes along: one request can be followed through all that it sets off.
@@ -66,6 +69,19 @@ class Envelope:
 
 
 _ENVELOPE = TypeAdapter(Envelope)
+
+
+def traced(
+    tracer: Tracer, verb: Literal["process", "send"], envelope: Envelope, subscriber: str
+) -> AbstractContextManager[None]:
+    """Record the block as a part of the trace in which the message was published."""
+    attributes = {
+        "messaging.operation.name": verb,
+        "messaging.destination.name": envelope.name,
+        "subscriber": subscriber,
+    }
+    kind: Literal["consumer", "producer"] = "consumer" if verb == "process" else "producer"
+    return tracer.span(f"{verb} {envelope.name}", kind, attributes, envelope.context)
 
 
 def _written(message: Message) -> str:

@@ -13,7 +13,6 @@ from kernel.ext.messaging.declared import Declared, faults_of, subscribers_elsew
 from kernel.ext.messaging.inbound import Correspondent, RemoteModules
 from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.watch import DeliveryWatch
-from kernel.ext.telemetry.tracing import Tracing
 from kernel.extension import Extension
 from kernel.modules.discovery import DiscoveredModule, ModuleFiles
 from kernel.modules.manifest import ModuleContext
@@ -64,7 +63,7 @@ class Messaging(Extension):
             kernel.settings.group(MessagingSettings),
             kernel.settings.database,
             self._elsewhere(kernel),
-            kernel.find(Tracing),
+            kernel.builder.tracer,
         )
         told_by = {
             name.partition(".")[0] for name in exchange.handlers if name.partition(".")[0] not in kernel.contexts

@@ -8,7 +8,7 @@ has committed. An answer that is lost has the message posted again; the inbox ro
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,10 +19,10 @@ from starlette.requests import HTTPConnection
 from structlog.contextvars import bound_contextvars
 
 from kernel.database import Database
-from kernel.ext.messaging.envelope import Envelope
+from kernel.ext.messaging.envelope import Envelope, traced
 from kernel.ext.messaging.handlers import Handler
 from kernel.ext.messaging.outages import Failed, Outage, is_outage
-from kernel.ext.telemetry.tracing import Tracing
+from kernel.tracing import Tracer
 
 _log = structlog.get_logger("kernel.ext.messaging")
 
@@ -90,10 +90,10 @@ class NotYet(Exception):
 class Inbound:
     """Runs the handlers of this process, each within a time limit."""
 
-    def __init__(self, modules: Sequence[Correspondent], seconds: float, tracing: Tracing | None) -> None:
+    def __init__(self, modules: Sequence[Correspondent], seconds: float, tracer: Tracer) -> None:
         """`seconds`: how long a handler may take."""
         self._modules = {module.name: module for module in modules}
-        self._seconds, self._tracing = seconds, tracing
+        self._seconds, self._tracer = seconds, tracer
         # SQLite has one writer: waiting for it must not use up the time of a handler.
         self._turns = {
             module.name: asyncio.Semaphore(1) for module in modules if module.database.writer.dialect.name == "sqlite"
@@ -158,7 +158,7 @@ class Inbound:
         envelope = posted.envelope
         with bound_contextvars(**envelope.context, message_id=envelope.id, module=handler.module):
             try:
-                with self._traced(handler, envelope):
+                with traced(self._tracer, "process", envelope, handler.name):
                     async with self._turn(handler.module, posted.seconds * _WAIT_FACTOR):
                         # Never the first attempt: the answer to an earlier one may have been lost.
                         await self.handle_in_time(handler, envelope, seconds=posted.seconds)
@@ -170,11 +170,6 @@ class Inbound:
                 _log.warning("posted message not handled", subscriber=handler.name, reason=reason, exc_info=error)
                 return Failed(reason)
         return None
-
-    def _traced(self, handler: Handler, envelope: Envelope) -> AbstractContextManager[None]:
-        if self._tracing is None:
-            return nullcontext()
-        return self._tracing.message("process", envelope.name, handler.name, envelope.context)
 
     @asynccontextmanager
     async def _turn(self, module: str, seconds: float) -> AsyncIterator[None]:

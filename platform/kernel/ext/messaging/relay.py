@@ -10,17 +10,19 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from kernel.ext.messaging.envelope import traced
 from kernel.ext.messaging.outages import Failed, Outage
 from kernel.ext.messaging.outbox import Delivery, Limits, Outbox, Wanted
 from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.tables import State
-from kernel.ext.telemetry.tracing import Tracing
+from kernel.tracing import Tracer
 
 _log = structlog.get_logger("kernel.ext.messaging")
 _CLAIM_SECONDS = 5.0
@@ -62,13 +64,10 @@ class Relay:
     """Delivers what is in each outbox to its targets, by subscriber. Others' messages stay where they are."""
 
     def __init__(
-        self,
-        routes: Mapping[Outbox, Mapping[str, Target]],
-        settings: MessagingSettings,
-        tracing: Tracing | None = None,
+        self, routes: Mapping[Outbox, Mapping[str, Target]], settings: MessagingSettings, tracer: Tracer
     ) -> None:
         self._routes = routes
-        self._tracing = tracing
+        self._tracer = tracer
         self._settings = settings
         self._limits = Limits(settings.lease_seconds, settings.max_attempts)
         self._free = settings.concurrency
@@ -204,7 +203,8 @@ class Relay:
         with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id, module=who):
             started_at = time.perf_counter()
             try:
-                with self._traced(delivery, target):
+                verb: Literal["process", "send"] = "send" if target.sends else "process"
+                with traced(self._tracer, verb, delivery.envelope, delivery.subscriber):
                     await target.deliver(delivery)
             except (Exception, asyncio.CancelledError) as error:  # a handler may fail in any way
                 if _is_cancelled():
@@ -219,13 +219,6 @@ class Relay:
             seconds = round(time.perf_counter() - started_at, 4)
             _log.debug("message delivered", **_described(delivery), seconds=seconds, is_ours=is_ours)
             return True
-
-    def _traced(self, delivery: Delivery, target: Target) -> AbstractContextManager[None]:
-        if self._tracing is None:
-            return nullcontext()
-        verb = "send" if target.sends else "process"
-        envelope = delivery.envelope
-        return self._tracing.message(verb, envelope.name, delivery.subscriber, envelope.context)
 
     async def _failed(self, outbox: Outbox, delivery: Delivery, error: BaseException) -> None:
         settings = self._settings

@@ -14,6 +14,8 @@ class MessagingSettings(SettingsGroup):
 
     # Deliver in the processes that serve. Off where `kernel relay` runs beside them.
     relay: bool = True
+    # The port on which `kernel relay` answers probes and the routes of other extensions (/metrics). Unset: none.
+    relay_port: int | None = Field(None, ge=1, le=65535)
     # Where messages for modules in other places go: nats://, amqp:// or redis://.
     broker_url: SecretStr | None = None
     # What the names of streams, exchanges and queues begin with: another one for each application on a broker.

@@ -28,6 +28,7 @@ class Telemetry(Extension):
         tracing = Tracing.configured(app.settings.application)
         if tracing is not None:
             app.provide(tracing)
+            app.tracer = tracing
             app.pool.on_engine.append(tracing.watch)
             app.http.around = tracing.call
             app.fastapi_options["telemetry"] = tracing.of_requests

@@ -1,6 +1,6 @@
 """What the application tells about itself."""
 
-from pydantic import Field, SecretStr
+from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from kernel.settings.groups import SettingsGroup
@@ -14,5 +14,3 @@ class TelemetrySettings(SettingsGroup):
     # Count, and serve /metrics: outside LOCAL only to who sends the token, `Authorization: Bearer TOKEN`.
     metrics: bool = True
     metrics_token: SecretStr | None = None
-    # Where `kernel relay` answers probes and /metrics; unset, nowhere.
-    relay_port: int | None = Field(None, ge=1, le=65535)

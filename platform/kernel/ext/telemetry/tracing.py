@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
@@ -130,12 +130,12 @@ class Tracing:
             return response
 
     @contextmanager
-    def message(self, verb: str, name: str, subscriber: str, context: Mapping[str, str]) -> Iterator[None]:
-        """Handle or send a message as part of the trace in which it was published (`context`)."""
-        parent = _propagator.extract(context, context=Context())
-        kind = SpanKind.CONSUMER if verb == "process" else SpanKind.PRODUCER
-        attributes = {"messaging.operation.name": verb, "messaging.destination.name": name, "subscriber": subscriber}
-        with self._span(f"{verb} {name}", kind, attributes, parent) as span, bound_contextvars(**identity(span)):
+    def span(
+        self, name: str, kind: Literal["consumer", "producer"], attributes: Mapping[str, str], parent: Mapping[str, str]
+    ) -> Iterator[None]:
+        """Record the block as a span below `parent`, and bind its place in the trace to the log lines of the block."""
+        above = _propagator.extract(parent, context=Context())
+        with self._span(name, SpanKind[kind.upper()], attributes, above) as span, bound_contextvars(**identity(span)):
             yield
 
     def _around(self, fetch: Fetch, system: str) -> Fetch:

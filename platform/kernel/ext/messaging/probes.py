@@ -1,4 +1,4 @@
-"""What `kernel relay` answers over HTTP: probes for the orchestrator, and /metrics."""
+"""Serve probes for an orchestrator, and the routes of other extensions (/metrics), beside `kernel relay`."""
 
 import asyncio
 import socket
@@ -20,16 +20,28 @@ _STOP_SECONDS = 1
 
 
 class _Server(uvicorn.Server):
-    """One that leaves the signals to the process that it is part of."""
+    """A server that leaves signals to the process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound and does not listen yet. Raises OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 @asynccontextmanager
 async def answering(kernel: Kernel, sock: socket.socket) -> AsyncIterator[None]:
-    """Answer on a bound socket during the block, which may begin before the kernel runs and end after it."""
+    """Serve on a bound socket during the block, which may begin before the kernel runs and end after it."""
     routes = [Route("/health/live", _live), Route("/health/ready", _ready), *kernel.builder.routes]
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
     app.state.kernel = kernel
@@ -51,17 +63,17 @@ async def answering(kernel: Kernel, sock: socket.socket) -> AsyncIterator[None]:
 
 
 async def _live(_request: Request) -> Response:
-    """Asks no dependency: restarting us would not mend one."""
+    """Report that the process runs. No dependency is checked: a restart would not repair one."""
     return JSONResponse({"status": "alive"})
 
 
 async def _ready(request: Request) -> Response:
-    """Whether messages can be delivered. Names what is not well, and says no more: its errors are in the log."""
+    """Report whether messages can be delivered. A failed check is named only; its error is in the log."""
     kernel: Kernel = request.app.state.kernel
     if kernel.is_stopping or not kernel.is_started:
         return answer(request, 503, "Stopping." if kernel.is_stopping else "Still starting.")
     findings = await run_checks(kernel.health_checks(), _CHECK_SECONDS)
     failed = [one.component for one in findings if one.problem is not None and not one.is_degraded]
     if failed:
-        return answer(request, 503, f"Not well: {', '.join(failed)}.")
+        return answer(request, 503, f"Failed checks: {', '.join(failed)}.")
     return JSONResponse({"status": "ready"})
