@@ -44,10 +44,10 @@ def run(folder: Path, *command: str | Path) -> str:
 
 
 @pytest.mark.timeout(240)
-def test_a_module_made_by_following_the_readme_works_and_passes_the_checks(root: Path, tmp_path: Path) -> None:
+def test_a_module_made_by_following_the_guide_works_and_passes_the_checks(root: Path, tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path / "copy")
-    readme = re.sub(r"^   ", "", (root / "README.md").read_text(), flags=re.MULTILINE)
-    files = re.findall(r"```python\n# (modules/notes/\w+\.py)\n(.*?)```", readme, re.DOTALL)
+    guide = (root / "docs" / "add-a-module.md").read_text()
+    files = re.findall(r"```python\n# (modules/notes/\w+\.py)\n(.*?)```", guide, re.DOTALL)
     assert len(files) == 5
     (copy / "modules" / "notes").mkdir()
     (copy / "modules" / "notes" / "__init__.py").write_text('"""Notes."""\n')
@@ -71,3 +71,7 @@ def test_every_link_and_path_in_the_readme_exists(root: Path) -> None:
         assert (root / link).exists(), link
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z]+)", readme)) <= targets
+
+
+def test_the_readme_is_a_tour_and_not_a_manual(root: Path) -> None:
+    assert len((root / "README.md").read_text().splitlines()) <= 200
