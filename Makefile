@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check self-test newest audit format docs changelog migrate migration bench claims growth bench-boundaries messages faults lock clean venv
+.PHONY: help run test check self-test newest audit format docs changelog migrate migration bench claims growth bench-boundaries messages faults drill lines lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -83,6 +83,12 @@ messages: venv ## Time the delivery of messages, beside a naive loop (2 minutes)
 
 faults: venv ## Kill, freeze and race processes, and count what was lost or doubled (25 minutes)   [QUICK=1]
 	@$(BIN)/python -m tests.faults $(if $(QUICK),--quick) $(ARGS)
+
+drill: venv ## Remove each extension from a copy, and start and test what is left   [QUICK=1 ARGS="cache store"]
+	@$(BIN)/python -m tests.drill $(if $(QUICK),--quick) $(ARGS)
+
+lines: venv ## Count the lines of the core and of each extension
+	@$(BIN)/python -m tests.core.lines
 
 ##@ Keep
 lock: venv ## Resolve the dependencies anew and write requirements/*.txt   [UPGRADE=1]

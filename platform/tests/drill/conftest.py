@@ -1,0 +1,3 @@
+"""The project's own tests run in the copies of the drill alone."""
+
+collect_ignore = ["project"]

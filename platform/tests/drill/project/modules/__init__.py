@@ -1,0 +1,1 @@
+"""Modules for the removal drill: notes uses no extension, each other module uses one."""

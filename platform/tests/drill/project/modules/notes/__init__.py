@@ -1,0 +1,1 @@
+"""Notes that can be created, read, changed and deleted. This module uses no extension."""

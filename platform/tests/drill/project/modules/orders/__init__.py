@@ -1,0 +1,1 @@
+"""Orders that are published as messages. This module uses the extension messaging."""

@@ -1,0 +1,1 @@
+"""Exchange rates, cached for a minute. This module uses the extension cache."""
