@@ -22,8 +22,8 @@ from bench.claims.reporting import interleaved, markdown, say
 from bench.scenarios import Recipe
 from bench.worker import Caller, Prepared
 from kernel.application import Application
-from kernel.ext.server import application
 from kernel.ext.telemetry.tracing import Tracing
+from kernel.serving import application
 from kernel.testing import project_for
 
 # What costs nothing of this process's time, and says which requests it has had.

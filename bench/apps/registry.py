@@ -40,9 +40,9 @@ APPS = {
         AppSpec("limit", "bench.apps.limit:application", "raw ASGI, hand-written SQL on asyncpg's own pool", more=5),
         AppSpec("control", "bench.apps.control:application", "hand-tuned FastAPI with the SQLAlchemy ORM"),
         AppSpec("template", "bench.apps.template:application", "the way most templates do it"),
-        AppSpec("ours", "kernel.ext.server:application", "this project, as in production"),
+        AppSpec("ours", "kernel.serving:application", "this project, as in production"),
         AppSpec("control-sqlite", "bench.apps.control:application", "the control on SQLite", on_sqlite=True),
-        AppSpec("ours-sqlite", "kernel.ext.server:application", "this project on SQLite", on_sqlite=True),
+        AppSpec("ours-sqlite", "kernel.serving:application", "this project on SQLite", on_sqlite=True),
     )
 }
 

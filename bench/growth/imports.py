@@ -63,7 +63,7 @@ def main(project: str, *paths: str) -> None:
     os.chdir(project)
     sys.path.insert(0, project)
     from bench.growth.worker import call  # noqa: PLC0415
-    from kernel.ext.server import application  # noqa: PLC0415
+    from kernel.serving import application  # noqa: PLC0415
 
     app = application()
     ran: set[str] = set()

@@ -146,7 +146,7 @@ def main(project: str, kind: str) -> None:
     if kind == "bare":
         app = _bare()
     else:
-        from kernel.ext.server import application  # noqa: PLC0415
+        from kernel.serving import application  # noqa: PLC0415
 
         app = application()
     uvloop.run(_work(app, answers))

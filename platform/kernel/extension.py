@@ -21,6 +21,7 @@ from kernel.tracing import NoTracer, Tracer
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+    from sqlalchemy.engine import URL
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Scope
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from kernel.modules.discovery import DiscoveredModule, ModuleFiles
     from kernel.modules.manifest import ModuleContext
     from kernel.runtime import Kernel
+    from kernel.serving import ServerRunner
     from kernel.settings import Fault, Settings, SettingsGroup, Sources
 
 GROUP = "kernel.extensions"
@@ -89,6 +91,8 @@ class ApplicationBuilder:
     routes: "list[BaseRoute]" = field(default_factory=list)
     # Each yields what is wrong with a module's router; any fault stops the start.
     route_rules: "list[Callable[[APIRouter], Iterator[str]]]" = field(default_factory=list)
+    # Databases to which an extension opens a connection beside the pool's, once for each connection.
+    connections: "list[URL]" = field(default_factory=list)
     error_handlers: dict[int | type[Exception], Any] = field(default_factory=dict)
     # Options of the FastAPI application.
     fastapi_options: dict[str, Any] = field(default_factory=dict)
@@ -136,6 +140,10 @@ class Extension:
     def check_module(self, files: "ModuleFiles") -> Iterable[str]:
         """Yield what is wrong with what one module declares, each with the file and the remedy."""
         return ()
+
+    def server(self) -> "ServerRunner | None":
+        """Return what `kernel serve` runs in place of plain uvicorn."""
+        return None
 
     def configure(self, app: ApplicationBuilder) -> None:
         """Change how the kernel makes its pool and its client, and register what needs no module."""

@@ -33,7 +33,7 @@ async def read() -> int:
 FILES = {"things/router.py": ROUTER}
 PATH = "/api/v1/things"
 # A caller has half of six.
-SHARE = {"SERVER_MAX_CONCURRENT_REQUESTS": "6", "SERVER_CALLER_SHARE_PERCENT": "50"}
+SHARE = {"SERVER_MAX_CONCURRENT_REQUESTS": "6", "RATE_LIMIT_CALLER_SHARE_PERCENT": "50"}
 
 
 class SlowUploads:
@@ -90,7 +90,7 @@ async def test_a_caller_has_a_share_of_the_requests_with_a_body(tmp_path: Path) 
 
 async def test_the_refusal_says_what_to_do_and_closes_an_unread_body(tmp_path: Path) -> None:
     async with (
-        running_project(tmp_path, FILES, {**SHARE, "SERVER_CALLER_SHARE_PERCENT": "1"}) as (application, _),
+        running_project(tmp_path, FILES, {**SHARE, "RATE_LIMIT_CALLER_SHARE_PERCENT": "1"}) as (application, _),
         at(application, "192.0.2.1") as (client,),
     ):
         uploads = SlowUploads(client, {})

@@ -63,9 +63,8 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
     # What is imported and assembled from here on stays; to look for garbage in it takes a tenth of the start.
     gc.disable()
-    from kernel.ext import server as of_project  # noqa: PLC0415
-    from kernel.ext.server.process import listen  # noqa: PLC0415
     from kernel.project import load_project  # noqa: PLC0415
+    from kernel.serving import listen, runner_for  # noqa: PLC0415
 
     overrides = {"SERVER_HOST": host, "SERVER_PORT": port, "SERVER_WORKERS": workers, "SERVER_RELOAD": reload}
     overrides["ENABLED_MODULES"] = modules
@@ -74,8 +73,6 @@ def serve(
     project = load_project()
     settings = project.settings
     server = settings.server
-    if server.reload and server.workers > 1:
-        fail("Auto-reload serves with one process: leave out --workers, or say --no-reload.")
     if server.reload and hangup:  # the developer's terminal was closed
         signal.signal(hangup, on_hangup)
     try:
@@ -92,7 +89,7 @@ def serve(
     if any(module.name == "health" for module in project.modules):
         typer.echo(f"Health   {base}/health")
     os.chdir(settings.root)
-    sys.exit(of_project.serve(project, sock))
+    sys.exit(runner_for(project)(project, sock))
 
 
 @app.command()

@@ -63,6 +63,24 @@ EXTENSION_PREFIXES = {
     "STORE_": "store",
     "TELEMETRY_": "telemetry",
 }
+# The settings of extensions below a prefix that they share with the core.
+_EXTENSION_VARIABLES = {
+    **EXTENSION_PREFIXES,
+    **dict.fromkeys(
+        (
+            "SERVER_BACKLOG",
+            "SERVER_CLOSE_",
+            "SERVER_DRAIN_",
+            "SERVER_GRACEFUL_",
+            "SERVER_KEEP_ALIVE_",
+            "SERVER_MAX_",
+            "SERVER_MINIMUM_",
+            "SERVER_SLOW_",
+            "SERVER_WORKER",
+        ),
+        "server",
+    ),
+}
 
 # Module names whose variables would be taken for the kernel's.
 RESERVED_NAMES = frozenset(
@@ -169,8 +187,9 @@ class Settings:
                 faults += _unsafe_secrets(built[name], sources, prefix)
             except SettingsError as error:
                 faults += error.faults
-        faults += _misspelled(sources, [(group, prefix) for _, group, prefix in plan])
-        faults += _of_absent_extensions(sources, [prefix for _, _, prefix in plan])
+        faults += (absent := list(_of_absent_extensions(sources, {extension.name for extension in extensions})))
+        misspelled = _misspelled(sources, [(group, prefix) for _, group, prefix in plan])
+        faults += [fault for fault in misspelled if fault.name not in {one.name for one in absent}]
         addresses = dict(_addresses(sources, elsewhere, faults))
         groups = {group: built.pop(name) for name, group, _ in plan if group in kinds and name in built}
         for extension in extensions:
@@ -234,9 +253,9 @@ def _addresses(sources: Sources, elsewhere: Collection[str], faults: list[Fault]
             faults.append(Fault(variable, str(error)))
 
 
-def _of_absent_extensions(sources: Sources, prefixes: Collection[str]) -> Iterator[Fault]:
-    """Variables of extensions that are not in use: they would have no effect."""
-    absent = {prefix: name for prefix, name in EXTENSION_PREFIXES.items() if prefix not in prefixes}
+def _of_absent_extensions(sources: Sources, in_use: Collection[str]) -> Iterator[Fault]:
+    """Yield the variables of extensions that are not in use: they would have no effect."""
+    absent = {prefix: name for prefix, name in _EXTENSION_VARIABLES.items() if name not in in_use}
     for layer in sources.layers:
         for variable, value in layer.values.items():
             for prefix, name in absent.items():

@@ -87,7 +87,7 @@ SETTINGS = {
     "CORS_ALLOW_ORIGINS": PAGE,
     "SERVER_MAX_WEBSOCKETS": "2",
     "SERVER_MAX_CONCURRENT_REQUESTS": "2",
-    "SERVER_CALLER_SHARE_PERCENT": "100",
+    "RATE_LIMIT_CALLER_SHARE_PERCENT": "100",
     "SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS": "5",
 }
 
@@ -249,7 +249,7 @@ async def test_open_websockets_have_a_bound_of_their_own(served: Served) -> None
 
 
 async def test_a_caller_has_a_share_of_the_open_websockets(tmp_path: Path) -> None:
-    shares = {"SERVER_MAX_WEBSOCKETS": "4", "SERVER_CALLER_SHARE_PERCENT": "50"}
+    shares = {"SERVER_MAX_WEBSOCKETS": "4", "RATE_LIMIT_CALLER_SHARE_PERCENT": "50"}
     here = project(tmp_path, f"sqlite:///{tmp_path / 'data'}", FILES, **SETTINGS | shares)
     first, second = {"x_forwarded_for": "192.0.2.1"}, {"x_forwarded_for": "192.0.2.2"}
     with here.process():

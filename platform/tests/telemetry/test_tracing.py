@@ -231,7 +231,7 @@ def test_a_collector_that_hangs_or_is_gone_costs_requests_nothing_and_the_stop_t
 
 
 def test_without_an_endpoint_nothing_of_the_sdk_is_imported() -> None:
-    code = "import sys, kernel.ext.server, kernel.application; kernel.ext.server.application(); print(*sys.modules)"
+    code = "import sys, kernel.serving; kernel.serving.application(); print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "fastapi" in found
     assert [one for one in found if one.startswith(("opentelemetry.sdk", "opentelemetry.exporter", "requests"))] == []

@@ -228,10 +228,11 @@ async def _relay(kernel: "Kernel") -> None:
             asyncio.get_running_loop().add_signal_handler(signal_, is_over.set)
     async with AsyncExitStack() as stack:
         if (port := kernel.settings.group(MessagingSettings).relay_port) is not None:
-            from kernel.ext.messaging.probes import answering, bind  # noqa: PLC0415
+            from kernel.ext.messaging.probes import answering  # noqa: PLC0415
+            from kernel.serving import listen  # noqa: PLC0415
 
             try:
-                sock = bind(kernel.settings.server.host, port)
+                sock = listen(kernel.settings.server.host, port)
             except OSError as error:
                 fail(f"Cannot listen on port {port} ({error.strerror}): choose another MESSAGING_RELAY_PORT.")
             await stack.enter_async_context(answering(kernel, sock))

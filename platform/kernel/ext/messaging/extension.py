@@ -71,6 +71,9 @@ class Messaging(Extension):
         remote = kernel.find(RemoteModules)
         publishers = {} if remote is None else {name: one for name, one in remote.used.items() if name in told_by}
         watch = DeliveryWatch(exchange, kernel.settings, publishers)
+        settings = kernel.settings.group(MessagingSettings)
+        if settings.relay and settings.listen:
+            kernel.builder.connections += {one.database.placement.url for one in exchange.outboxes.values()}
         kernel.builder.provide(exchange)
         kernel.builder.provide(watch)
         if exchange.broker is not None:

@@ -27,18 +27,6 @@ class _Server(uvicorn.Server):
         yield
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound and does not listen yet. Raises OSError."""
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
 @asynccontextmanager
 async def answering(kernel: Kernel, sock: socket.socket) -> AsyncIterator[None]:
     """Serve on a bound socket during the block, which may begin before the kernel runs and end after it."""

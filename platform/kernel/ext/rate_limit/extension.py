@@ -5,6 +5,7 @@ from kernel.ext.rate_limit.settings import RateLimitSettings
 from kernel.ext.store.store import SharedStore
 from kernel.extension import ApplicationBuilder, Extension
 from kernel.runtime import Kernel
+from kernel.serving import Capacity
 from kernel.web.dispatch import PROBES
 
 
@@ -24,11 +25,10 @@ class RateLimit(Extension):
             kernel.builder.middleware.append(
                 lambda app: Overall(app, self._limits, limit, PROBES, _below_mounts(kernel))
             )
-        server = kernel.settings.server
-        requests, websockets = (
-            max(1, most * server.caller_share_percent // 100)
-            for most in (server.max_concurrent_requests, server.max_websockets)
-        )
+        if (capacity := kernel.find(Capacity)) is None:
+            return  # the server sets no limit of which a caller could hold a share
+        percent = kernel.settings.group(RateLimitSettings).caller_share_percent
+        requests, websockets = (max(1, most * percent // 100) for most in (capacity.requests, capacity.websockets))
         kernel.builder.middleware.append(
             lambda app: CallerShares(app, self._limits, requests, websockets, _below_mounts(kernel))
         )

@@ -21,6 +21,11 @@ class RateLimitSettings(SettingsGroup):
     # give a /48, whose owners then count as 256 callers.
     ipv6_prefix_length: int = Field(56, ge=16, le=128)
 
+    # The percentage of the requests and WebSockets that a process handles at a time (SERVER_MAX_CONCURRENT_REQUESTS,
+    # SERVER_MAX_WEBSOCKETS) that one caller may hold, at least one; one more is answered 429. Of requests only those
+    # with a body count.
+    caller_share_percent: int = Field(25, ge=1, le=100)
+
     @field_validator("overall")
     @classmethod
     def _is_a_limit(cls, value: str | None) -> str | None:

@@ -8,8 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from kernel.ext.messaging.bus import Exchange
-from kernel.ext.messaging.settings import MessagingSettings
+from kernel.ext.server.settings import ServerProcessSettings
 
 if TYPE_CHECKING:
     from kernel.runtime import Kernel
@@ -29,8 +28,9 @@ async def report_connections(kernel: "Kernel") -> None:
     A warning, in PROD too: a pool too large shows under full load, a process that does not start at once; and this one
     knows neither how many instances there are nor whether a pooler stands between.
     """
+    workers = kernel.settings.group(ServerProcessSettings).workers
     for (host, port), engines in _by_server(kernel).items():
-        wanted = sum(_most(kernel, url) for url in engines) * kernel.settings.server.workers
+        wanted = sum(_most(kernel, url) for url in engines) * workers
         try:
             async with next(iter(engines.values())).connect() as connection:
                 allowed = (await connection.execute(_ALLOWED)).scalar_one()
@@ -43,7 +43,7 @@ async def report_connections(kernel: "Kernel") -> None:
                 f"{allowed}: lower DATABASE_POOL_SIZE, DATABASE_MAX_OVERFLOW or SERVER_WORKERS, or raise its "
                 "max_connections",
                 server=f"{host}:{port}",
-                workers=kernel.settings.server.workers,
+                workers=workers,
             )
 
 
@@ -62,8 +62,6 @@ def _by_server(kernel: "Kernel") -> dict[tuple[str, int], dict[URL, AsyncEngine]
 
 
 def _most(kernel: "Kernel", url: URL) -> int:
-    """How many connections one process may open to a database: its pool, and one that listens for messages."""
-    config, messaging = kernel.settings.database, kernel.settings.group(MessagingSettings)
-    outboxes = kernel.get(Exchange).outboxes.values()
-    listens = messaging.relay and messaging.listen and any(one.database.placement.url == url for one in outboxes)
-    return config.pool_size + config.max_overflow + listens
+    """Return how many connections one process may open to a database: its pool's, and those of extensions."""
+    config = kernel.settings.database
+    return config.pool_size + config.max_overflow + kernel.builder.connections.count(url)

@@ -17,7 +17,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from kernel.application import Application
 from kernel.ext.server.connection_budget import report_connections
-from kernel.ext.server.protocol import Connection, State
+from kernel.ext.server.protocol import Connection, ProcessState
+from kernel.ext.server.settings import ServerProcessSettings
 from kernel.settings import ServerSettings
 from kernel.web.context import find_context
 
@@ -33,7 +34,7 @@ _CUT_SECONDS = 1
 _WANTED_FILES = 65_536
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Uvicorn's server that says for a while that it stops before it does.
 
     The first SIGTERM or SIGINT begins the stop, the second hastens it.
@@ -42,16 +43,17 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         app: Application,
-        settings: ServerSettings,
         beat: Callable[[], None] | None = None,
         *,
         counts_connections: bool = True,
     ) -> None:
         """`beat` is called about once a second while we serve."""
-        super().__init__(_config(app, settings))
-        self.server_state: State = State(settings)
+        socket_settings = app.kernel.settings.server
+        settings = app.kernel.settings.group(ServerProcessSettings)
+        super().__init__(_config(app, socket_settings, settings))
+        self.server_state: ProcessState = ProcessState(settings)
         overloaded: Any = app.overloaded()  # ASGI, for which uvicorn and Starlette have each their own words
-        self.server_state.overloaded = ProxyHeadersMiddleware(overloaded, list(settings.forwarded_allow_ips))
+        self.server_state.overloaded = ProxyHeadersMiddleware(overloaded, list(socket_settings.forwarded_allow_ips))
         self._kernel = app.kernel
         self._settings = settings
         self._beat = beat
@@ -193,23 +195,6 @@ class Server(uvicorn.Server):
         await asyncio.wait(tasks, timeout=_CUT_SECONDS)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound and does not listen yet. Raises OSError."""
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        # Connections inherit it. Linux would take megabytes for a caller who reads slowly, and for as long nobody could
-        # tell that from one who does not read at all.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 << 10)
-    try:
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    sock.set_inheritable(True)
-    return sock
-
-
 def _end_within(seconds: float, code: int) -> None:
     """The process ends, whatever keeps it: a thread cannot be cancelled, and a task need not obey."""
 
@@ -226,7 +211,7 @@ def _end_within(seconds: float, code: int) -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _config(app: Application, settings: ServerSettings) -> uvicorn.Config:
+def _config(app: Application, sock: ServerSettings, process: ServerProcessSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Connection,
@@ -237,11 +222,11 @@ def _config(app: Application, settings: ServerSettings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=settings.backlog,
+        backlog=process.backlog,
         proxy_headers=True,
-        forwarded_allow_ips=list(settings.forwarded_allow_ips),
-        root_path=settings.root_path,
-        timeout_keep_alive=settings.keep_alive_timeout_seconds,
+        forwarded_allow_ips=list(sock.forwarded_allow_ips),
+        root_path=sock.root_path,
+        timeout_keep_alive=process.keep_alive_timeout_seconds,
     )
 
 

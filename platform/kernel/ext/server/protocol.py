@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from kernel.settings import ServerSettings
+from kernel.ext.server.settings import ServerProcessSettings
 from kernel.web.context import find_context
 from kernel.web.dispatch import PROBES
 from kernel.web.middleware import STRICTEST_POLICY
@@ -36,10 +36,10 @@ _RESET = struct.pack("ii", 1, 0)
 _LOOKED_AT = frozenset({b"expect", b"host", b"transfer-encoding"})
 
 
-class State(ServerState):
+class ProcessState(ServerState):
     """What the connections of a process share."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerProcessSettings) -> None:
         super().__init__()
         self.settings = settings
         # The event loop's time, at most a tick old: to ask for it at every request would cost more than this is worth.
@@ -51,7 +51,7 @@ class State(ServerState):
         self.overloaded: Any = None
 
 
-class Refused(Exception):
+class RefusedRequest(Exception):
     """What was sent is not taken."""
 
     def __init__(self, status: int, detail: str) -> None:
@@ -72,7 +72,7 @@ class Connection(HttpToolsProtocol):
     def __init__(
         self,
         config: Config,
-        server_state: State,
+        server_state: ProcessState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -102,8 +102,8 @@ class Connection(HttpToolsProtocol):
                 self._close_after_answer()
         except httptools.HttpParserError as error:
             cause = error.__context__
-            refused = cause if isinstance(cause, Refused) else Refused(400, "The request is not valid HTTP.")
-            self._refuse(refused)
+            invalid = RefusedRequest(400, "The request is not valid HTTP.")
+            self._refuse(cause if isinstance(cause, RefusedRequest) else invalid)
         else:
             if self._reading != _NOTHING or self.cycle is None or self.cycle.response_complete:
                 self._bound(len(data))
@@ -116,11 +116,11 @@ class Connection(HttpToolsProtocol):
 
     def _upgrade(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._refuse(Refused(400, "A WebSocket cannot begin before the answer to the request before it."))
+            self._refuse(RefusedRequest(400, "A WebSocket cannot begin before the answer to the request before it."))
         elif not self.url.isascii():
-            self._refuse(Refused(400, "The address is not valid."))
+            self._refuse(RefusedRequest(400, "The address is not valid."))
         elif len(self._state.websockets) >= self._state.settings.max_websockets:
-            self._refuse(Refused(503, "The server has as many WebSockets open as it can bear. Try again shortly."))
+            self._refuse(RefusedRequest(503, "Too many WebSockets are open. Try again shortly."))
         else:
             self._reading = _NOTHING
             self.handle_websocket_upgrade()
@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
         if name in _LOOKED_AT:
             self._look_at(name, value)
         if len(self.headers) >= _MOST_HEADERS:
-            raise Refused(431, f"There are more than {_MOST_HEADERS} headers.")
+            raise RefusedRequest(431, f"There are more than {_MOST_HEADERS} headers.")
         self.headers.append((name, value))
 
     def _look_at(self, name: bytes, value: bytes) -> None:
@@ -146,10 +146,10 @@ class Connection(HttpToolsProtocol):
             self.expect_100_continue = value.lower() == b"100-continue"
         elif name == b"host":
             if self._has_host:
-                raise Refused(400, "There is more than one Host header.")
+                raise RefusedRequest(400, "There is more than one Host header.")
             self._has_host = True
         elif value.lower() != b"chunked":  # some the parser would find too late, and take others for chunks
-            raise Refused(400, "The Transfer-Encoding is not known here.")
+            raise RefusedRequest(400, "The Transfer-Encoding is not known here.")
 
     def on_headers_complete(self) -> None:
         if self._arrived > self._most_head_bytes:
@@ -157,9 +157,9 @@ class Connection(HttpToolsProtocol):
             if size > self._most_head_bytes:
                 raise self._too_large()
         if not self._has_host and self.parser.get_http_version() == "1.1":
-            raise Refused(400, "There is no Host header.")
+            raise RefusedRequest(400, "There is no Host header.")
         if len(self.pipeline) >= _MOST_PIPELINED:
-            raise Refused(400, "Too many requests at once: wait for the answers.")
+            raise RefusedRequest(400, "Too many requests at once: wait for the answers.")
         self._reading, self._since = _BODY, self._state.now
         self._head = self._around = self._body = 0
         is_full = len(self.tasks) >= self._most_requests and self.url.partition(b"?")[0] not in _FREE
@@ -181,7 +181,7 @@ class Connection(HttpToolsProtocol):
         if self._reading == _BODY:
             self._around += arrived
             if self._around - self._body > 2 * self._most_head_bytes + _FRAMING_PER_BODY_BYTE * self._body:
-                self._refuse(Refused(400, "There is more around the body than in it."))
+                self._refuse(RefusedRequest(400, "There is more around the body than in it."))
         elif self._reading != _REFUSED:
             if self._reading == _NOTHING:  # empty lines before a request: they do not keep a connection
                 self._reading, self._since = _HEAD, self._state.now
@@ -189,11 +189,11 @@ class Connection(HttpToolsProtocol):
             if self._head > self._most_head_bytes:
                 self._refuse(self._too_large())
 
-    def _too_large(self) -> Refused:
+    def _too_large(self) -> RefusedRequest:
         limit = f"at most {self._most_head_bytes:,} bytes."
         if self.headers and len(self.url) <= self._most_head_bytes:
-            return Refused(431, f"The headers are too large: {limit}")
-        return Refused(414, f"The address is too long: {limit}")
+            return RefusedRequest(431, f"The headers are too large: {limit}")
+        return RefusedRequest(414, f"The address is too long: {limit}")
 
     # What is too slow
 
@@ -217,7 +217,7 @@ class Connection(HttpToolsProtocol):
         if self.flow.read_paused or (cycle is not None and cycle.waiting_for_100_continue):
             self._since += passed  # it is for us to go on
         elif self._is_slow(self._since, self._body if self._reading == _BODY else 0):
-            self._refuse(Refused(408, "The request came too slowly."))
+            self._refuse(RefusedRequest(408, "The request came too slowly."))
 
     def resume_writing(self) -> None:
         self._unread = None
@@ -254,10 +254,10 @@ class Connection(HttpToolsProtocol):
         self._reading = _BODY
         if self.cycle is not None:
             self.cycle.logger = quiet  # it would log the cancellation that follows as an error of the application
-        self._refuse(Refused(503, "The server stops. Try again."))
+        self._refuse(RefusedRequest(503, "The server stops. Try again."))
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(Refused(400, msg))
+        self._refuse(RefusedRequest(400, msg))
 
     def _close_after_answer(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -265,7 +265,7 @@ class Connection(HttpToolsProtocol):
         else:
             self.cycle.keep_alive = False
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: RefusedRequest) -> None:
         """Answer with problem details, unless another answer is on its way, and close."""
         cycle, is_next = self.cycle, self._reading == _HEAD
         self._reading = _REFUSED
@@ -282,7 +282,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def _answer(refused: Refused, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+def _answer(refused: RefusedRequest, headers: list[tuple[bytes, bytes]]) -> list[bytes]:
     title = HTTPStatus(refused.status).phrase
     body = json.dumps({"type": "about:blank", "title": title, "status": refused.status, "detail": refused.detail})
     retry = b"retry-after: 1\r\n" if refused.status == 503 else b""

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from uvicorn.config import STARTUP_FAILURE
 
-from kernel.ext.server import application
-from kernel.ext.server.process import RETIRE, Server
-from kernel.ext.telemetry.prometheus import WORKERS
-from kernel.settings import ServerSettings
+from kernel.ext.server.extension import WORKERS_FOLDER
+from kernel.ext.server.process import RETIRE, DrainingServer
+from kernel.ext.server.settings import ServerProcessSettings
+from kernel.serving import application
 
 _log = logging.getLogger("kernel.ext.server")
 _spawn = multiprocessing.get_context("spawn")
@@ -85,7 +85,7 @@ class Supervisor:
     each when its successor serves. One that dies is replaced; the start ends if the first does not come to serve.
     """
 
-    def __init__(self, settings: ServerSettings, sock: socket.socket) -> None:
+    def __init__(self, settings: ServerProcessSettings, sock: socket.socket) -> None:
         self._settings = settings
         self._sock = sock
         self._folder = _folder()
@@ -228,7 +228,7 @@ class Supervisor:
 
 def _folder() -> Path | None:
     """Where the workers find each other; no longer where none of their sockets could be."""
-    folder = Path(os.environ[WORKERS])
+    folder = Path(os.environ[WORKERS_FOLDER])
     longest = folder / "4194304.sock"
     try:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -236,7 +236,7 @@ def _folder() -> Path | None:
         longest.unlink()
     except OSError as error:
         _log.error("/metrics tells of one worker at a time: no socket in %s (%s). Is TMPDIR too long?", folder, error)
-        del os.environ[WORKERS]
+        del os.environ[WORKERS_FOLDER]
         return None
     return folder
 
@@ -254,7 +254,7 @@ def _work(sock: socket.socket, beats: Connection, is_first: bool) -> None:
             pass  # the supervisor does not read at the moment
         except BrokenPipeError:  # nobody would stop us any more, and nobody else would tidy up
             server.abandon()
-            if folder := os.environ.get(WORKERS):
+            if folder := os.environ.get(WORKERS_FOLDER):
                 shutil.rmtree(folder, ignore_errors=True)
 
     os.set_blocking(beats.fileno(), False)
@@ -263,5 +263,5 @@ def _work(sock: socket.socket, beats: Connection, is_first: bool) -> None:
     except Exception as error:  # noqa: BLE001  # the project could be read a moment ago: whatever it is, it is said
         sys.stderr.write(f"Cannot start: {error}\n")
         sys.exit(STARTUP_FAILURE)
-    server = Server(app, app.kernel.settings.server, beat, counts_connections=is_first)
+    server = DrainingServer(app, beat, counts_connections=is_first)
     server.run([sock])

@@ -7,7 +7,7 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from kernel.ext.server.protocol import State, quiet
+from kernel.ext.server.protocol import ProcessState, quiet
 
 _log = logging.getLogger("kernel.ext.server")
 # uvicorn writes a line for each handshake with its whole query, where browsers put tokens. The access log has one, too.
@@ -18,7 +18,7 @@ _uvicorn.setLevel(logging.WARNING)
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """Counts apart from the requests in work, and is cut when its reader does not take even the end of it."""
 
-    def __init__(self, config: Config, server_state: State, app_state: dict[str, Any]) -> None:
+    def __init__(self, config: Config, server_state: ProcessState, app_state: dict[str, Any]) -> None:
         super().__init__(config, server_state, app_state)
         self.logger = _uvicorn
         self.tasks = server_state.websockets

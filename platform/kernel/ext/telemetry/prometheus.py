@@ -19,6 +19,7 @@ from kernel.ext.messaging.operations import backlog
 from kernel.ext.telemetry.meter import BUCKETS, Meter
 from kernel.ext.telemetry.settings import TelemetrySettings
 from kernel.runtime import Kernel
+from kernel.serving import Siblings
 from kernel.settings import Environment
 from kernel.web.problems import answer
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("kernel.metrics")
 
 PATH = "/metrics"
-# Where the workers of one server find each other: a folder with a socket of each.
-WORKERS = "KERNEL_WORKERS"
 _MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # For what has to be asked elsewhere: the outboxes, and the other workers. A scrape is never kept waiting for more.
 _PATIENCE_SECONDS = 1.0
@@ -42,8 +41,8 @@ class Metrics:
     def __init__(self, kernel: Kernel, meter: Meter | None) -> None:
         self._kernel = kernel
         self._meter = meter
-        folder = os.environ.get(WORKERS)
-        self._socket = Path(folder, f"{os.getpid()}.sock") if folder else None
+        siblings = kernel.find(Siblings)
+        self._socket = None if siblings is None else siblings.folder / f"{os.getpid()}.sock"
         self._backlog: list[Any] = []
         self._backlog_at = float("-inf")
         self._registry: Any = None
