@@ -1,13 +1,12 @@
 """What the fault scenarios share: the project under test in a folder of its own, its processes, and what they did."""
 
-import asyncio
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from sqlalchemy.engine import URL
 
 from kernel.runtime import Kernel
 from kernel.testing import query
+from tests.core.waiting import until
 from tests.messaging.shop import shop_kernel, write_shop
 
 KERNEL = str(Path(sys.executable).with_name("kernel"))
@@ -125,14 +125,6 @@ async def shop(folder: Path, database_url: str, **variables: str) -> AsyncIterat
     own = {name: value for name, value in common.items() if name not in {"ENVIRONMENT", "DATABASE_URL"}}
     async with shop_kernel(root, database_url, DATABASE_POOL_SIZE="20", **own) as kernel:
         yield Shop(root, database_url, kernel, common)
-
-
-async def until(look: Callable[[], Awaitable[object]], seconds: float = 30) -> Any:
-    """What `look` gives, once that is something."""
-    async with asyncio.timeout(seconds):
-        while not (seen := await look()):  # noqa: ASYNC110  # what changes is in another process
-            await asyncio.sleep(0.02)
-    return seen
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -14,12 +14,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from kernel.application import create_app
-from kernel.ext.store.store import SharedStore
 from kernel.extension import Extension
 from kernel.runtime import Kernel
 from kernel.testing import query, settings_for
 from tests.core.project import MANIFEST, MODELS, imported_alone, running_project, write_migration, write_project
-from tests.faults.harness import until
+from tests.core.waiting import until
 
 SENTINEL = "s3ntinel-of-a-caller"
 
@@ -446,32 +445,28 @@ async def test_a_start_that_fails_half_way_closes_what_was_opened(tmp_path: Path
 async def test_no_connection_outlives_the_application_however_far_it_came(
     tmp_path: Path, seen: list[str], new_database: Callable[[str], URL], fails: str
 ) -> None:
-    """As those see it to whom the connections go: the database, the shared store and an upstream."""
+    """The database and an upstream count their connections."""
     url = new_database("closing")
-    held: dict[asyncio.StreamWriter, str] = {}
-    answers = {b"HELLO": b"%1\r\n+proto\r\n:3\r\n", b"PING": b"+PONG\r\n", b"GET /": b"HTTP/1.1 204 -\r\n\r\n"}
+    held: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        held[writer] = "somebody"
-        while asked := await reader.read(1000):
-            held[writer] = "upstream" if b"HTTP" in asked else "store"
-            writer.write(next((said for word, said in answers.items() if word in asked), b"-ERR unknown command\r\n"))
+        held.add(writer)
+        while await reader.read(1000):
+            writer.write(b"HTTP/1.1 204 -\r\n\r\n")
         writer.close()
         await writer.wait_closed()
-        del held[writer]
+        held.remove(writer)
 
     async def connected() -> set[str]:
         counted = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{url.database}'"
         number = await asyncio.to_thread(query, url.set(database="postgres"), counted)
-        return set(held.values()) | ({"database"} if number != "0" else set())
+        return ({"upstream"} if held else set()) | ({"database"} if number != "0" else set())
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     neighbour = "{}:{}".format(*server.sockets[0].getsockname())
     with imported_alone():
         write_project(tmp_path, resources(fails=fails))
-        variables = {"DATABASE_URL": url.render_as_string(hide_password=False), "STORE_URL": f"redis://{neighbour}"}
-        variables["STORE_TIMEOUT_SECONDS"] = "5"
-        app = create_app(settings_for(tmp_path, variables))
+        app = create_app(settings_for(tmp_path, {"DATABASE_URL": url.render_as_string(hide_password=False)}))
         kernel = app.kernel
 
         class Use(Extension):
@@ -483,15 +478,14 @@ async def test_no_connection_outlives_the_application_however_far_it_came(
             async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:
                 async with kernel.pool.database().read() as session:
                     await session.execute(text("SELECT 1"))
-                await kernel.get(SharedStore).ask(lambda redis: redis.ping())
                 await kernel.http.get_client().get(f"http://{neighbour}")
-                assert await connected() == {"database", "store", "upstream"}
+                assert await connected() == {"database", "upstream"}
                 yield
 
         kernel.extensions = (*kernel.extensions, Use())
         with nullcontext() if fails == "none" else pytest.raises(RuntimeError, match="cannot open"):
             async with app.router.lifespan_context(app):
-                assert await connected() == {"database", "store", "upstream"}
+                assert await connected() == {"database", "upstream"}
     assert "open a" in seen
 
     async def are_all_closed() -> bool:

@@ -1,6 +1,5 @@
 """Database URLs as libpq's users write them: what is translated, what is refused, and TLS to a real PostgreSQL."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from kernel.database import AsyncDBPool, DatabaseUnavailable
-from kernel.ext.messaging.listen import listen
 from kernel.settings import DatabaseConfig, ModuleSettings, Settings, SettingsError, Sources
 from tests.core.tls_proxy import TlsProxy, server_context, tls_proxy
 
@@ -130,19 +128,6 @@ async def test_a_client_certificate_is_shown_to_the_server(
         assert "app" in str(proxy.encrypted[0])
         with pytest.raises(DatabaseUnavailable):
             await answered(url_through(proxy, database, "sslmode=require"))
-
-
-async def test_listening_uses_tls_too(proxy: TlsProxy, database: URL, files: Path) -> None:
-    config = DatabaseConfig(url=url_through(proxy, database, f"sslmode=verify-full&sslrootcert={files}/ca.pem"))
-    is_connected = asyncio.Event()
-    listening = asyncio.create_task(
-        listen(config.get_url(), config, "channel", lambda _: is_connected.set(), pause_seconds=60)
-    )
-    async with asyncio.timeout(30):
-        await is_connected.wait()
-    assert len(proxy.encrypted) == 1
-    listening.cancel()
-    await asyncio.wait([listening])
 
 
 async def test_the_environment_of_libpq_says_how_to_connect_where_the_url_does_not(

@@ -54,41 +54,6 @@ def test_any_file_of_a_module_may_be_a_folder(tmp_path: Path) -> None:
     assert module.router is not None
 
 
-RAISED = """
-from kernel.ext.messaging import Message, upcast
-
-class Sold(Message, version=3):
-    thing_id: int
-
-@upcast(Sold, from_version=2)
-def _as_it_was(old):
-    return old
-"""
-GAP = "Sold is version 3, but stored messages of version 1 cannot be read: write `@upcast(Sold, from_version=1)` beside"
-
-
-def test_a_message_whose_stored_versions_cannot_be_read_is_a_fault_of_its_publisher(tmp_path: Path) -> None:
-    assert GAP in fault(tmp_path, {"shop/module.py": MANIFEST, "shop/contract.py": RAISED})
-
-
-def test_a_message_whose_stored_versions_cannot_be_read_is_a_fault_of_its_subscribers(tmp_path: Path) -> None:
-    handlers = (
-        "from kernel.ext.messaging import subscribe\nfrom modules.shop.contract import Sold\n\n"
-        "@subscribe(Sold)\nasync def note(message: Sold) -> None: ...\n"
-    )
-    files = {"shop/module.py": MANIFEST, "shop/contract.py": RAISED, "post/handlers.py": handlers}
-    files["post/module.py"] = manifest(depends_on={"shop"})
-    write_project(tmp_path, files)
-    with pytest.raises(DiscoveryError) as caught:
-        discover(tmp_path, {"post"}, {"shop"})
-    assert GAP in str(caught.value)
-
-
-def test_a_message_that_reads_all_its_versions_is_no_fault(tmp_path: Path) -> None:
-    complete = RAISED + "\n@upcast(Sold, from_version=1)\ndef _too(old):\n    return old\n"
-    assert found(tmp_path, {"shop/module.py": MANIFEST, "shop/contract.py": complete})
-
-
 def test_only_enabled_modules_are_found(tmp_path: Path) -> None:
     files = {"a/module.py": MANIFEST, "b/module.py": "raise RuntimeError('not to be imported')"}
     assert [module.name for module in found(tmp_path, files, ["a"])] == ["a"]

@@ -1,18 +1,15 @@
-"""Migrations and LISTEN where a PgBouncer stands in between: they have a session of their own, or refuse."""
+"""Migrations where a PgBouncer stands in between: they have a session of their own, or refuse."""
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL
-from structlog.testing import capture_logs
 
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
 from kernel.database.server_session import NoSession, connect, connect_directly
-from kernel.ext.messaging.listen import listen
 from kernel.runtime import Kernel
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
@@ -98,21 +95,3 @@ async def test_a_session_is_told_from_a_pooler_while_others_use_it(transactions:
             with pytest.raises(NoSession, match="transaction mode"):
                 await connect_directly(url, config, "DATABASE_DIRECT_URL")
         is_over.set()
-
-
-async def test_listening_through_a_pooler_of_transactions_says_so_once_and_hears_past_it(
-    database: URL, transactions: PgBouncer
-) -> None:
-    config = DatabaseConfig(url=transactions.url)
-    heard: asyncio.Queue[str | None] = asyncio.Queue()
-    with capture_logs() as logs:
-        deaf = asyncio.create_task(listen(config.get_url(), config, "things", heard.put_nowait, pause_seconds=0.01))
-        with suppress(TimeoutError):  # it tries all the while
-            await asyncio.wait_for(asyncio.shield(deaf), 2)
-        deaf.cancel()
-    assert [(one["event"], "DATABASE_DIRECT_URL" in one["reason"]) for one in logs] == [("not listening", True)]
-    hears = asyncio.create_task(listen(database, config, "things", heard.put_nowait, pause_seconds=0.01))
-    assert await heard.get() == ""
-    query(database, "NOTIFY things, 'events'")
-    assert await asyncio.wait_for(heard.get(), 10) == "events"
-    hears.cancel()

@@ -120,3 +120,10 @@ def test_what_would_collide_below_internal_is_found_at_the_start(shop: Path, fil
     with pytest.raises(DiscoveryError) as caught:
         modules(shop, {})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("environment", ["uat", "prod"])
+def test_an_example_secret_behind_a_good_one_is_refused(tmp_path: Path, environment: str) -> None:
+    variables = {"ENVIRONMENT": environment, "INTERNAL_SECRET": f"{'9f8e7d6c' * 4}, {'change-me-' * 4}"}
+    with pytest.raises(SettingsError, match="- INTERNAL_SECRET: "):
+        project_for(write_project(tmp_path, {}), variables)
