@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
 
     from kernel.database import AsyncDBPool
+    from kernel.gauges import GaugeSource
     from kernel.health import Check
     from kernel.http_client.client import HttpxRestClientPool
     from kernel.modules.contracts import CallRule, Contract
@@ -79,6 +80,7 @@ class ApplicationBuilder:
     contracts: "dict[type[Contract], Contract]" = field(default_factory=dict)
     health_checks: "dict[str, Check]" = field(default_factory=dict)
     observers: list[RequestObserver] = field(default_factory=list)
+    gauges: "list[GaugeSource]" = field(default_factory=list)
     # Returns the place of a request in a trace for its log lines, {"traceparent": ...}; None: as the caller sent it.
     trace_of: "Callable[[Scope], Mapping[str, str] | None] | None" = None
     # Records the work of extensions in traces.

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 from kernel.application import Application, create_app
 from kernel.database import Database
 from kernel.ext.telemetry.meter import Meter
+from kernel.gauges import Gauge
 from kernel.testing import settings_for
 from kernel.testing.booting import talking_to
 from tests.core.project import imported_alone, write_project
@@ -241,6 +242,38 @@ async def test_a_connection_to_others_is_told_and_who_is_not_asked_any_more(tmp_
         "http_client_connections": {"in_use": 1, "idle": 1},
         "http_client_circuit_open": {up: 0, down: 1},
     }
+
+
+class _Queue:
+    """Gauges of a system that answers once and fails from then on."""
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.length = 0
+
+    async def refresh(self) -> None:
+        if self.is_down:
+            raise ConnectionRefusedError
+        self.length += 1
+
+    def gauges(self) -> list[Gauge]:
+        return (
+            [] if self.is_down else [Gauge("queue_length", "Jobs that wait.", ("queue",), [(("mail",), self.length)])]
+        )
+
+
+async def test_an_extension_contributes_gauges_and_its_failure_costs_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernel.ext.telemetry.metrics._REFRESH_SECONDS", 0)
+    async with _served(tmp_path) as (app, client):
+        queue = _Queue()
+        app.kernel.builder.gauges.append(queue)
+        assert (await _scraped(client, "queue_length"))["queue_length"] == {"mail": 1}
+        queue.is_down = True
+        text = (await client.get("/metrics")).text
+    assert not _series(text, "queue_length")
+    assert len(_series(text, "application_info")) == 1
 
 
 async def test_an_event_loop_that_was_late_is_told_once(tmp_path: Path) -> None:

@@ -14,4 +14,5 @@ class HttpRetries(Extension):
     def configure(self, app: ApplicationBuilder) -> None:
         retries = Retries(app.settings.group(RetrySettings), app.settings.http_client.pool_timeout_seconds)
         app.provide(retries)
+        app.gauges.append(retries)
         app.http.wrap_transport = retries.around

@@ -4,7 +4,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,6 +14,7 @@ import httpx2
 
 from kernel.ext.http_retries.circuit_breaker import Circuit
 from kernel.ext.http_retries.settings import RetrySettings
+from kernel.gauges import Gauge
 from kernel.http_client.client import OUTAGES, CircuitOpen
 
 # RFC 9110, section 9.2.2. Any other method is idempotent if it carries an Idempotency-Key.
@@ -40,6 +41,14 @@ class Retries:
         self._pool_timeout_seconds = pool_timeout_seconds
         # By origin (https://host:port), of the most recent upstreams.
         self.circuits: dict[str, Circuit] = {}
+
+    def gauges(self) -> Iterator[Gauge]:
+        """Return which upstreams get no calls for a while."""
+        rows = [((origin,), float(circuit.state != "closed")) for origin, circuit in self.circuits.items()]
+        yield Gauge("http_client_circuit_open", "Whether an upstream gets no calls for a while.", ("origin",), rows)
+
+    async def refresh(self) -> None:
+        """Do nothing: the circuits are in this process."""
 
     def around(self, transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTransport:
         """Return a transport that retries what `transport` sends."""

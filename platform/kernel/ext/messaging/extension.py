@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from kernel.ext.messaging.bus import WITHOUT_SUBSCRIBERS, Elsewhere, Exchange
 from kernel.ext.messaging.declared import Declared, faults_of, subscribers_elsewhere
+from kernel.ext.messaging.gauges import BacklogGauges
 from kernel.ext.messaging.inbound import Correspondent, RemoteModules
 from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.watch import DeliveryWatch
@@ -74,6 +75,7 @@ class Messaging(Extension):
         settings = kernel.settings.group(MessagingSettings)
         if settings.relay and settings.listen:
             kernel.builder.connections += {one.database.placement.url for one in exchange.outboxes.values()}
+        kernel.builder.gauges.append(BacklogGauges(exchange.outboxes.values()))
         kernel.builder.provide(exchange)
         kernel.builder.provide(watch)
         if exchange.broker is not None:

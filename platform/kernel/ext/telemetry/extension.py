@@ -7,7 +7,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from kernel.ext.telemetry.meter import Meter
-from kernel.ext.telemetry.prometheus import PATH, Metrics
+from kernel.ext.telemetry.metrics import PATH, Metrics
 from kernel.ext.telemetry.settings import TelemetrySettings
 from kernel.ext.telemetry.tracing import Tracing, identity
 from kernel.extension import ApplicationBuilder, Extension
