@@ -22,8 +22,15 @@ help: ## List the targets
 run: venv ## Set up everything, migrate, and serve with auto-reload   [HOST=127.0.0.1 PORT=8000]
 	@$(BIN)/kernel serve $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)')
 
-test: venv ## Set up everything and run all tests, on SQLite and on PostgreSQL   [ARGS="-k events"]
-	@$(BIN)/kernel test --whole -- -n auto --maxschedchunk 10 $(ARGS)
+test: venv ## Set up everything, run unit and integration tests on SQLite and PostgreSQL   [ARGS="-k events"]
+	@$(TEST) -m "not slow" $(ARGS)
+
+test-all: test-slow self-test drill-if-any ## Run every test, the self-test of the rules and quick measurements (an hour)
+	@$(TEST) -m "not slow"
+	@test ! -d bench || $(BIN)/python -m bench --quick --no-served --rounds 1
+
+test-slow: venv ## Run the slow tests: faults, fuzzing, brokers, workers   [ARGS="-k brokers"]
+	@$(TEST) -m slow $(ARGS)
 
 ##@ Change
 check: venv ## Lint, formatting, types and the boundaries between modules

@@ -7,6 +7,8 @@ import pytest
 
 from tests.test_readme import BIN, copy_of, run
 
+pytestmark = pytest.mark.slow
+
 # What remains and looks at the modules of this repository. The other tests make projects of their own.
 _LOOK_AT_THE_REPOSITORY = (
     *(f"platform/tests/core/test_{name}.py" for name in ("settings", "discovery", "application", "database")),

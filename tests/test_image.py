@@ -48,6 +48,7 @@ def test_the_entry_is_in_exec_form_unprivileged_and_has_a_health_check(root: Pat
     assert not re.search(r"(?i)ENV \w*(password|secret|token)", text)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_what_the_build_installs_serves_without_any_development_tool(root: Path, tmp_path: Path) -> None:
     app = tmp_path / "app"

@@ -44,6 +44,7 @@ def run(folder: Path, *command: str | Path) -> str:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_a_module_made_by_following_the_guide_works_and_passes_the_checks(root: Path, tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path / "copy")
     guide = (root / "docs" / "add-a-module.md").read_text()

@@ -7,6 +7,8 @@ import pytest
 
 from bench.boundaries import timed, write_large
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_large_project_is_clean_and_is_timed(tmp_path: Path) -> None:
     project = write_large(tmp_path / "large", modules=3)

@@ -118,6 +118,7 @@ def test_calling_in_process_passes_the_query_and_the_headers_on() -> None:
     assert (b"accept", b"x") in seen[0]["headers"]
 
 
+@pytest.mark.slow
 async def test_many_modules_are_routed_as_fastapi_alone_would_route_them(tmp_path: Path) -> None:
     """Route by route: answers, refused methods, redirects, what is not there, and the OpenAPI document."""
     project = write_project(tmp_path, modules=20, routes=10, tables=2)

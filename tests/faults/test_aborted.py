@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults import aborted
 from tests.faults.harness import assert_all_hold
+
+pytestmark = pytest.mark.slow
 
 
 async def test_who_leaves_takes_nothing_along(tmp_path: Path, empty_url: str) -> None:

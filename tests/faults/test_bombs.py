@@ -7,7 +7,7 @@ import pytest
 from tests.faults import bombs
 from tests.faults.harness import assert_all_hold
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.mark.parametrize("scenario", bombs.ONCE, ids=lambda one: one.__name__)

@@ -9,6 +9,8 @@ from sqlalchemy.engine import URL
 from tests.faults import commits
 from tests.faults.harness import assert_all_hold
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("scenario", commits.ON_BOTH, ids=lambda one: one.__name__)
 async def test_what_is_answered_is_true(tmp_path: Path, empty_url: str, scenario: commits.Scenario) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 from tests.faults import databases
 from tests.faults.harness import assert_all_hold
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.mark.parametrize("scenario", databases.ONCE, ids=lambda one: one.__name__)

@@ -8,7 +8,7 @@ import pytest
 from tests.faults import disks
 from tests.faults.harness import assert_all_hold
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")]
 
 
 async def test_an_upload_that_finds_no_room_leaves_nothing_behind(tmp_path: Path, empty_url: str) -> None:

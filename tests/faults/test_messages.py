@@ -9,6 +9,8 @@ from sqlalchemy.engine import URL
 from tests.faults import messages
 from tests.faults.harness import assert_all_hold
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("scenario", messages.ON_BOTH, ids=lambda one: one.__name__)
 async def test_nothing_is_lost_and_nothing_happens_twice(

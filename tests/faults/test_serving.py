@@ -9,6 +9,8 @@ from sqlalchemy.engine import URL
 from tests.faults import load, much, slow, starts, stops
 from tests.faults.harness import assert_all_hold
 
+pytestmark = pytest.mark.slow
+
 # The others have no bound that a busy neighbour could break.
 _ALONE = (*slow.ONCE, load.overload, starts.failed_starts)
 

@@ -7,6 +7,8 @@ import pytest
 from tests.faults import subscribers
 from tests.faults.harness import assert_all_hold
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("scenario", subscribers.ON_BOTH, ids=lambda one: one.__name__)

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults import uploads
 from tests.faults.harness import assert_all_hold
+
+pytestmark = pytest.mark.slow
 
 
 async def test_no_row_is_without_its_bytes_and_the_sweep_finds_the_rest(tmp_path: Path, empty_url: str) -> None:

@@ -7,6 +7,8 @@ import pytest
 from tests.faults import upstreams
 from tests.faults.harness import assert_all_hold
 
+pytestmark = pytest.mark.slow
+
 # That others do not notice can be seen only where nobody else is there to be noticed.
 _SCENARIOS = [
     pytest.param(one, id=one.__name__, marks=[pytest.mark.alone] if one is upstreams.others_go_on else [])

@@ -107,6 +107,7 @@ async def test_a_message_has_kept_answers_forgotten(tmp_path: Path, empty_url: s
             await until_seen(client, number)
 
 
+@pytest.mark.slow
 async def test_a_message_has_them_forgotten_on_all_workers(tmp_path: Path, redis: Redis) -> None:
     async with served(tmp_path, STORE_URL=redis.url, STORE_TIMEOUT_SECONDS="5") as client:
         for number in range(1, 6):
@@ -118,6 +119,7 @@ async def test_a_message_has_them_forgotten_on_all_workers(tmp_path: Path, redis
             assert len({one["read"] for one in answers}) == 1, "each worker keeps its own"
 
 
+@pytest.mark.slow
 async def test_while_the_redis_is_away_nothing_is_kept_and_what_was_to_be_forgotten_is_not_given_after(
     tmp_path: Path, redis: Redis
 ) -> None:

@@ -12,6 +12,8 @@ from tests.security.corpus import Input
 from tests.security.forms import upload
 from tests.security.serving import Served, request, served
 
+pytestmark = pytest.mark.slow
+
 KINDS: dict[str, Callable[[], Iterable[Input]]] = {
     "bodies": corpus.bodies,
     "queries": corpus_wire.queries,

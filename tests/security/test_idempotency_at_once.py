@@ -10,11 +10,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from kernel.application import Application
 from tests.faults.harness import end, free_port, until_serving
 from tests.security.serving import served
 from tests.security.test_idempotency import CONCERT, EVENTS, KEY, rows
+
+pytestmark = pytest.mark.slow
 
 AT_ONCE = 50
 # Ends the process where the event is committed and its answer not yet kept.

@@ -19,6 +19,8 @@ from tests.brokers.servers import Redis
 from tests.core.project import write_project
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving
 
+pytestmark = pytest.mark.slow
+
 ROUTER = """
 import os
 from fastapi import APIRouter

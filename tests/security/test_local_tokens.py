@@ -51,6 +51,7 @@ async def answer(folder: Path, sent: str, **variables: str) -> tuple[int, object
         return got.status_code, got.json()
 
 
+@pytest.mark.slow
 async def test_a_token_of_the_command_holds_in_local(project: Path) -> None:
     by_scope = token(project, "--subject", "alice", "--scope", "shop:read").stdout
     assert await answer(project, by_scope) == (200, "local|alice")
@@ -63,6 +64,7 @@ async def test_a_token_of_the_command_holds_in_local(project: Path) -> None:
     assert (await answer(project, token(project, "--scope", "else:read").stdout))[0] == 403
 
 
+@pytest.mark.slow
 async def test_another_projects_token_does_not_hold(project: Path, tmp_path: Path) -> None:
     other = write_project(tmp_path / "other", {"shop/module.py": MANIFEST})
     foreign = token(other, "--scope", "shop:read").stdout

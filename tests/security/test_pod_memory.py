@@ -15,6 +15,8 @@ from tests.modules.images.pictures import flat_png, flat_webp, picture
 from tests.security.forms import upload
 from tests.security.serving import Served, served
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.alone
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 from tests.faults.harness import KERNEL
 from tests.security.serving import served
 
+pytestmark = pytest.mark.slow
+
 # `SCHEMATHESIS_EXAMPLES=1000` looks longer than is fit for every change.
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "40")
 SEED = "20300501"

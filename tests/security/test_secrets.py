@@ -57,6 +57,7 @@ def run(root: Path, command: str, variables: Mapping[str, str]) -> str:
     return (done.stdout + done.stderr).decode(errors="replace")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", FAILING)
 @pytest.mark.parametrize("command", ["serve", "settings"])
 def test_a_command_that_fails_shows_no_secret(root: Path, command: str, failure: str) -> None:

@@ -102,6 +102,7 @@ UNSEEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UNSEEN)
 def test_what_it_cannot_see_is_a_finding_and_ends_with_2(copy: Path, case: str) -> None:
     with applied(copy, UNSEEN[case]):
@@ -136,6 +137,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ODD)
 def test_what_is_only_odd_is_read_like_everything(copy: Path, case: str) -> None:
     with applied(copy, ODD[case]):
@@ -157,6 +159,7 @@ router.include_router(more)
 '''
 
 
+@pytest.mark.slow
 def test_a_route_that_does_not_say_who_may_ask_it_is_found_at_its_handler(copy: Path) -> None:
     router = copy / "modules/left/router.py"
     router.write_text(router.read_text() + MORE)
@@ -168,6 +171,7 @@ def test_a_route_that_does_not_say_who_may_ask_it_is_found_at_its_handler(copy: 
     assert instead.startswith('  Instead: Give it or its router dependencies=[requires("...")]')
 
 
+@pytest.mark.slow
 def test_a_route_without_a_policy_is_found_in_the_run_that_finds_something_else(copy: Path) -> None:
     router = copy / "modules/left/router.py"
     router.write_text(router.read_text() + MORE)
@@ -176,6 +180,7 @@ def test_a_route_without_a_policy_is_found_in_the_run_that_finds_something_else(
     assert {one["rule"] for one in found} == {"contract-only", "guarded"}
 
 
+@pytest.mark.slow
 def test_a_configuration_that_is_gone_ends_with_2(copy: Path) -> None:
     (copy / "importlinter.ini").unlink()
     done = check(copy)
@@ -189,6 +194,7 @@ def test_outside_a_project_it_ends_with_2(tmp_path: Path) -> None:
     assert "is not in a project" in done.stderr
 
 
+@pytest.mark.slow
 def test_it_is_the_copy_that_is_judged(copy: Path, root: Path) -> None:
     """With the modules of another project first on the path, import-linter would judge those."""
     done = check(copy, PYTHONPATH=os.pathsep.join(map(str, (root, copy))))
@@ -196,6 +202,7 @@ def test_it_is_the_copy_that_is_judged(copy: Path, root: Path) -> None:
     assert "Python would import the package modules from" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_ledger_accepts_what_is_there_and_nothing_more(copy: Path) -> None:
     debt = edit("", "modules/left/service.py", "import modules.right.models")
     with applied(copy, debt):
@@ -209,6 +216,7 @@ def test_the_ledger_accepts_what_is_there_and_nothing_more(copy: Path) -> None:
     assert check(copy).returncode == 0
 
 
+@pytest.mark.slow
 def test_what_could_not_be_checked_is_never_accepted(copy: Path) -> None:
     with applied(copy, edit("", "modules/left/service.py", "def broken(:")):
         assert check(copy, "--baseline").returncode == 2

@@ -236,6 +236,7 @@ def test_tests_that_import_another_helper_of_that_folder_do_not_run(shop: Path) 
     assert folders(changed(shop)) == ["boundaries", "events"]
 
 
+@pytest.mark.slow
 def test_a_failure_of_a_test_that_imports_a_changed_helper_was_not_skipped(
     shop: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -445,6 +446,7 @@ def kernel_test(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("check", "fails", "status"), [(0, False, 0), (1, False, 1), (0, True, 1), (2, True, 1)])
 def test_the_boundary_rules_run_first_and_both_must_hold(
     shop: Path, capfd: pytest.CaptureFixture[str], check: int, fails: bool, status: int
@@ -465,6 +467,7 @@ def test_what_was_selected_can_be_listed_without_running(shop: Path, capfd: pyte
     assert capfd.readouterr().out == f"boundaries  always (compared with {head})\nevents      named\n"
 
 
+@pytest.mark.slow
 def test_pytest_gets_what_is_meant_for_it_and_gives_the_exit_code(shop: Path) -> None:
     assert kernel_test(shop, "events", arguments=("-k", "nothing")) == 5
     assert kernel_test(shop, "events", arguments=("--no-such-option",)) == 4
@@ -488,6 +491,7 @@ def test_no_tests_at_all_are_no_success(shop: Path, capfd: pytest.CaptureFixture
     assert "There are no tests for this" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [(), ("-n", "2")])
 def test_the_whole_names_the_failures_that_the_selection_would_have_skipped(
     shop: Path, capfd: pytest.CaptureFixture[str], processes: tuple[str, ...]
@@ -504,6 +508,7 @@ def test_the_whole_names_the_failures_that_the_selection_would_have_skipped(
     assert named == ["tests/kernel/test_app.py::test_x", "tests/modules/health/test_health.py::test_fails"]
 
 
+@pytest.mark.slow
 def test_a_whole_without_such_failures_says_nothing_of_them(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write(shop, "tests/modules/images/test_images.py", "def test_fails() -> None:\n    assert False\n")
     assert kernel_test(shop, whole=True) == 1
@@ -552,6 +557,7 @@ def test_changed_goes_with_and_without_a_revision(
     assert seen == [parsed]
 
 
+@pytest.mark.slow
 def test_without_git_the_whole_runs_nevertheless(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(shop / ".git")
     assert kernel_test(shop, whole=True) == 0

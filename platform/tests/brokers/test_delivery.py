@@ -11,6 +11,8 @@ from kernel.ext.messaging.brokers.connection import OnBroker, Refused
 from tests.brokers.servers import Nats, Redis, Server
 from tests.brokers.taker import NAME, Taker, until
 
+pytestmark = pytest.mark.slow
+
 NewBroker = Callable[..., Broker]
 
 

@@ -15,6 +15,8 @@ from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
 from tests.brokers.servers import Server, free_port
 from tests.brokers.taker import NAME, Taker, until, until_answering
 
+pytestmark = pytest.mark.slow
+
 NewBroker = Callable[..., Broker]
 
 

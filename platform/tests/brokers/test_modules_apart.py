@@ -17,6 +17,8 @@ from tests.core.project import imported_alone
 from tests.messaging.shop import FILES, place, rows, write_shop
 from tests.messaging.test_telling import until
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = "http://127.0.0.1:9"
 
 

@@ -14,6 +14,8 @@ from kernel.ext.messaging.brokers.broker import Broker
 from tests.brokers.servers import Server
 from tests.brokers.taker import NAME, Taker, until
 
+pytestmark = pytest.mark.slow
+
 NewBroker = Callable[..., Broker]
 only_nats = pytest.mark.parametrize("server", ["nats", "newest nats"], indirect=True)
 only_rabbitmq = pytest.mark.parametrize("server", ["rabbitmq"], indirect=True)

@@ -110,6 +110,7 @@ def test_settings_are_shown_with_their_origin_and_without_secrets(root: Path, tm
     assert "hunter2" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("serve",), ("migrate",), ("modules",), ("settings",)])
 def test_wrong_settings_end_every_command_with_all_faults_in_one_message(
     root: Path, tmp_path: Path, command: tuple[str, ...]
@@ -122,6 +123,7 @@ def test_wrong_settings_end_every_command_with_all_faults_in_one_message(
     assert "hunter2" not in done.stderr
 
 
+@pytest.mark.slow
 def test_migrating_brings_the_tables_and_check_compares_them(root: Path, tmp_path: Path) -> None:
     before = run(root, tmp_path, "migrate", "--check")
     assert before.returncode == 1
@@ -164,11 +166,13 @@ def test_a_server_says_where_it_is_serves_and_stops_at_a_signal(root: Path, tmp_
     assert (request["status"], request["path"], request["level"]) == (200, "/health/ready", "info")
 
 
+@pytest.mark.slow
 def test_a_server_with_auto_reload_serves_too(root: Path, tmp_path: Path) -> None:
     with serving(root, tmp_path, "--reload") as (base, _):
         assert httpx2.get(f"{base}/health/live", trust_env=False).status_code == 200
 
 
+@pytest.mark.slow
 def test_two_workers_serve_one_address(root: Path, tmp_path: Path) -> None:
     server = serving(root, tmp_path, "--workers", "2", "--no-reload")
     with server as (base, _), httpx2.Client(trust_env=False) as client:

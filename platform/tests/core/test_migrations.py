@@ -91,6 +91,7 @@ async def test_a_table_that_differs_from_its_model_is_drift(histories: dict[str,
     assert "stray" in change
 
 
+@pytest.mark.slow
 def test_eight_processes_may_migrate_at_once(root: Path, empty_url: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_", "ENV"))}
     environment |= {"DATABASE_URL": empty_url}

@@ -275,6 +275,7 @@ async def test_in_vain(client):
 """
 
 
+@pytest.mark.slow
 def test_a_stranger_has_it_by_one_line(shop: Path) -> None:
     """In a process of its own: a project that has nothing of this repository but the kernel."""
     (shop / "tests").mkdir()

@@ -168,6 +168,7 @@ def ways(
         runner.run(pool.close())
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_values_of_every_type_go_in_and_come_out_the_same_both_ways(ways: Ways, data: st.DataObject) -> None:
@@ -191,6 +192,7 @@ def test_values_of_every_type_go_in_and_come_out_the_same_both_ways(ways: Ways, 
     ways.runner.run(compare())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ways", ["postgresql"], indirect=True)  # on SQLite, writing is SQLAlchemy's alone
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())

@@ -115,6 +115,7 @@ async def test_the_inbox_outlives_the_outbox(tmp_path: Path, empty_url: str) -> 
         assert len(await rows(app, "mail", "inbox")) == 1
 
 
+@pytest.mark.slow
 def test_the_command_shows_and_mends(tmp_path: Path) -> None:
     write_shop(tmp_path)
     variables = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from secrets import token_hex
 
+import pytest
 from sqlalchemy import update
 
 from kernel.ext.messaging.bus import Exchange
@@ -67,6 +68,7 @@ async def test_whoever_claims_at_the_same_time_gets_others(tmp_path: Path, empty
         assert sorted(claimed) == list(range(1, 31))
 
 
+@pytest.mark.slow
 async def test_the_next_of_a_key_is_found_as_fast_however_many_of_another_wait(tmp_path: Path, empty_url: str) -> None:
     """Where PostgreSQL looks at each of those that wait, it takes more than twenty times as long."""
     async with shop_kernel(tmp_path, empty_url) as kernel:

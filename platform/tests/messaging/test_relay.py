@@ -223,6 +223,7 @@ async def test_a_row_of_another_message_is_not_given_to_a_handler(tmp_path: Path
         assert (await rows(app, "shop", "outbox"))[0]["state"] == "pending"
 
 
+@pytest.mark.slow
 async def test_a_long_queue_of_one_key_is_not_looked_through_for_each(
     tmp_path: Path, empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

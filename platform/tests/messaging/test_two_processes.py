@@ -24,6 +24,8 @@ from tests.faults.harness import free_port
 from tests.messaging.apart import SECRET
 from tests.messaging.shop import FILES, rows, write_shop
 
+pytestmark = pytest.mark.slow
+
 # The handler ends its process once, after the commit of the third order and before the answer.
 KILLS_ITSELF = (
     FILES["mail/handlers.py"]

@@ -51,6 +51,7 @@ async def test_a_slow_statement_may_take_its_time(pool: AsyncDBPool) -> None:
     await asyncio.gather(*(sleep(pool, 3) for _ in range(3)))
 
 
+@pytest.mark.slow
 async def test_a_late_event_loop_is_no_silence(near: AsyncDBPool) -> None:
     under_way = asyncio.create_task(sleep(near, 5))
     await asyncio.sleep(0.3)

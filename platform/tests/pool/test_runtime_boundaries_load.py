@@ -88,6 +88,7 @@ async def orders(tmp_path: Path, url: URL) -> AsyncIterator[tuple[Any, httpx2.As
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orm", ["true", "false"])
 async def test_also_where_each_has_read_in_its_own_transaction_before(
     tmp_path: Path, new_database: Callable[[str], URL], orm: str

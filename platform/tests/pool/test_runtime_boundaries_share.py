@@ -155,6 +155,7 @@ async def test_alone_in_a_pool_a_module_may_have_all_of_it(url: URL) -> None:
         await pool.close()
 
 
+@pytest.mark.slow
 async def test_a_flooded_module_is_answered_503_and_the_others_as_fast_as_ever(
     tmp_path: Path, new_database: Callable[[str], URL]
 ) -> None:

@@ -100,6 +100,7 @@ async def use(database: Database, module: str, number: int) -> None:
         assert [row async for row in await session.stream(sa.select(Fruit.id).where(Fruit.id == made.id))]
 
 
+@pytest.mark.slow
 async def test_modules_take_turns_on_one_server_connection_each_under_its_role(pool: AsyncDBPool, server: URL) -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(20):

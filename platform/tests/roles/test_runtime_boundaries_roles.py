@@ -404,6 +404,7 @@ def test_two_modules_of_one_role_are_refused(new_database: Callable[[str], URL])
         asyncio.run(roles.apply(made, DatabaseConfig(url=str(url))))
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_roles_and_applies_them(
     root: Path, new_database: Callable[[str], URL], tmp_path: Path
 ) -> None:

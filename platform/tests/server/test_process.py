@@ -42,6 +42,7 @@ def _not_under_nohup() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["sync", "thread", "stubborn"])
 async def test_a_request_that_cannot_be_cancelled_does_not_keep_the_process(tmp_path: Path, what: str) -> None:
     here = stubborn_project(tmp_path)
@@ -58,6 +59,7 @@ async def test_a_request_that_cannot_be_cancelled_does_not_keep_the_process(tmp_
         assert '"status": 503' in here.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["thread", "stubborn", "block"])
 async def test_an_end_that_does_not_end_does_not_keep_the_process(tmp_path: Path, end: str) -> None:
     here = stubborn_project(tmp_path, BAD_END=end)
@@ -107,6 +109,7 @@ async def test_a_hangup_in_the_first_moments_does_not_end_the_start(tmp_path: Pa
         assert (await _ends(process))[0] == 0
 
 
+@pytest.mark.slow
 async def test_with_auto_reload_it_ends_with_its_terminal(tmp_path: Path) -> None:
     here = stubborn_project(tmp_path, SERVER_RELOAD="true")
     with here.process() as process:

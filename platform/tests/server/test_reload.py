@@ -4,9 +4,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from tests.faults.harness import until, until_serving
 from tests.faults.served import project
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_change_that_breaks_the_start_is_answered_503_until_it_is_mended(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tests.faults.harness import end, until, until_serving
 from tests.faults.served import Served, children, open_files
 from tests.server.stubborn import stubborn_project
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:

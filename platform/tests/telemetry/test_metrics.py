@@ -155,6 +155,7 @@ async def test_pools_messages_and_the_process_are_told(tmp_path: Path, empty_url
     assert len(_series(text, "application_info")) == 1
 
 
+@pytest.mark.slow
 async def test_a_connection_is_told_to_be_in_use_idle_or_above_the_size_and_a_caller_to_wait(
     tmp_path: Path, new_database: Callable[[str], URL]
 ) -> None:
@@ -298,6 +299,7 @@ async def test_a_message_that_waits_is_told_with_its_age(tmp_path: Path, empty_u
     assert told["messages_oldest_seconds"] == {"mail": 0}
 
 
+@pytest.mark.slow
 def test_one_scrape_counts_every_request_of_four_workers(tmp_path: Path) -> None:
     write_project(tmp_path, _FILES)
     port, log = free_port(), tmp_path / "log"

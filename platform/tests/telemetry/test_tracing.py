@@ -155,6 +155,7 @@ def _lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
+@pytest.mark.slow
 def test_one_request_is_followed_through_a_contract_call_and_a_message_in_two_processes(
     tmp_path: Path, empty_url: str
 ) -> None:
@@ -205,6 +206,7 @@ def test_one_request_is_followed_through_a_contract_call_and_a_message_in_two_pr
     assert "sesame" not in str(placed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_collector_that_hangs_or_is_gone_costs_requests_nothing_and_the_stop_two_seconds(
     tmp_path: Path, *, is_there: bool

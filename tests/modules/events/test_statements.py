@@ -83,6 +83,7 @@ async def test_each_request_is_as_few_statements_as_can_be(client: httpx2.AsyncC
     await costs("POST", URL, 422, "SELECT", json=CONCERT | {"image_id": image + 1})
 
 
+@pytest.mark.slow
 async def test_64_callers_at_once_are_all_answered_by_a_pool_of_5_and_10(client: httpx2.AsyncClient) -> None:
     async def call(number: int) -> int:
         made = await client.post(URL, json=CONCERT | {"title": f"Concert {number}"})

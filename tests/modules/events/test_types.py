@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from mypy import api
 
+pytestmark = pytest.mark.slow
+
 _CODE = """
 import datetime as dt
 from typing import Annotated

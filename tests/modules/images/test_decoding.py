@@ -80,6 +80,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", LARGE.values(), ids=LARGE.keys())
 async def test_a_picture_of_49_million_pixels_is_decoded_within_the_limit(
     decoder: Decoder, make: Callable[[], bytes]
@@ -90,6 +91,7 @@ async def test_a_picture_of_49_million_pixels_is_decoded_within_the_limit(
     assert memory_bytes(child) < ImagesSettings().max_decode_memory_bytes + _CHILD_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"lossless": True}, {"lossless": False, "quality": 1}])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 async def test_a_webp_that_needs_too_much_memory_is_refused_before_it_is_decoded(

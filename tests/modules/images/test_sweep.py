@@ -68,6 +68,7 @@ async def test_a_file_that_was_never_finished_goes(application: Application, fol
     assert not half.exists()
 
 
+@pytest.mark.slow
 async def test_a_large_store_is_gone_through_in_parts(application: Application, folder: Path) -> None:
     for number in range(2100):
         put(folder / "aa" / "bb" / f"{number:04}", hours_ago=2)
