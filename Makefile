@@ -1,13 +1,14 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test check self-test newest audit format docs changelog migrate migration bench claims growth bench-boundaries messages faults drill lines lock clean venv
+.PHONY: help run test test-unit test-slow test-all check self-test newest audit format docs changelog migrate migration bench claims growth bench-boundaries messages faults drill lines lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+TEST := $(BIN)/pytest -n auto --maxschedchunk 10 --durations=15
 STAMP := $(VENV)/.installed
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--quiet --custom-compile-command "make lock"
@@ -25,12 +26,14 @@ run: venv ## Set up everything, migrate, and serve with auto-reload   [HOST=127.
 test: venv ## Set up everything, run unit and integration tests on SQLite and PostgreSQL   [ARGS="-k events"]
 	@$(TEST) -m "not slow" $(ARGS)
 
-test-all: test-slow self-test drill-if-any ## Run every test, the self-test of the rules and quick measurements (an hour)
-	@$(TEST) -m "not slow"
-	@test ! -d bench || $(BIN)/python -m bench --quick --no-served --rounds 1
+test-unit: venv ## Run the tests that need no server, socket or process (a minute)   [ARGS="-k events"]
+	@$(TEST) -m "not slow and not integration" $(ARGS)
 
-test-slow: venv ## Run the slow tests: faults, fuzzing, brokers, workers   [ARGS="-k brokers"]
-	@$(TEST) -m slow $(ARGS)
+test-slow: venv ## Run faults, fuzzing, brokers, workers and proofs (15 minutes)   [QUICK=1 ARGS="-k brokers"]
+	@$(TEST) -m slow $(if $(QUICK),--one-case) $(ARGS)
+
+test-all: self-test test test-slow drill ## Run all tests, the proofs, the drill and the benchmark in small (30 minutes)
+	@test ! -d bench || $(BIN)/python -m bench --quick --no-served --rounds 1
 
 ##@ Change
 check: venv ## Lint, formatting, types and the boundaries between modules
@@ -48,7 +51,7 @@ newest: ## Check and test with the newest dependencies that the bounds allow, in
 	@PYTHON='$(PYTHON)' bin/install .venv-newest newest
 	.venv-newest/bin/mypy
 	.venv-newest/bin/kernel check
-	.venv-newest/bin/kernel test --whole -- -n auto --maxschedchunk 10 $(ARGS)
+	.venv-newest/bin/pytest -n auto --maxschedchunk 10 $(ARGS)
 
 audit: venv ## Look up known vulnerabilities of the locked dependencies; ends with 3 if nobody could be asked
 	@$(BIN)/python bin/audit

@@ -20,7 +20,13 @@ EXTENSIONS = PLATFORM / "kernel" / "ext"
 
 # What the core's tests need of the repository. The module health uses no extension.
 _COPIED = ("pyproject.toml", "conftest.py", "importlinter.ini", "env_files", "modules/health", "migrations/health")
-_TEST_HELPERS = ("tests/alone.py", "tests/conftest.py", "tests/faults/proxy.py", "platform/tests/brokers/servers.py")
+_TEST_HELPERS = (
+    "tests/alone.py",
+    "tests/tiers.py",
+    "tests/conftest.py",
+    "tests/faults/proxy.py",
+    "platform/tests/brokers/servers.py",
+)
 _IMPORT = re.compile(r"^\s*(?:from|import) kernel\.ext\.(\w+)", re.MULTILINE)
 _KEPT_VARIABLES = {"PATH", "HOME", "LANG", "TMPDIR", "CI"}
 
