@@ -26,10 +26,11 @@ from kernel.modules.discovery import DiscoveredModule, DiscoveryError
 from kernel.project import load_project
 from kernel.runtime import Kernel
 from kernel.settings import Environment, Settings, SettingsError
+from kernel.web.access_log import AccessLog, write_through_structlog
 from kernel.web.compression import Compression
-from kernel.web.dispatch import Dispatcher, Site
+from kernel.web.dispatch import Dispatcher, ModuleMount
 from kernel.web.docs import add_docs
-from kernel.web.middleware import Shell
+from kernel.web.middleware import RequestContextMiddleware
 from kernel.web.openapi import ANY_FAILURE, document_problems
 from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer
 from kernel.web.routes import rest_of, router_for, speaks_websocket, unknown_kinds
@@ -39,6 +40,8 @@ _log = structlog.get_logger("kernel.application")
 
 # Level 9 takes three times as long as 5 for a response a few percent smaller (zlib's own figures).
 _GZIP_LEVEL = 5
+# FastAPI would send spans and metrics wherever another library has configured OpenTelemetry to.
+_NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 _MAX_BODY_BYTES_ELSEWHERE = 0  # no route outside the modules reads a body
 
 
@@ -46,21 +49,20 @@ class Application(FastAPI):
     """FastAPI with the kernel's layers around its routes, and no others."""
 
     kernel: Kernel
+    access_log: AccessLog
     # By module, and by the prefix of what an extension mounts.
-    sites: dict[str, Site]
+    mounts: dict[str, ModuleMount]
     # Routes whose policies create_app has checked, and the kernel's own, each of which decides itself who may ask.
     checked: list[BaseRoute]
-
-    # Whether FastAPI's own telemetry has anybody to report to, once that is known. It would ask at every request.
-    is_traced = True
+    # Whether FastAPI's own telemetry is in use. It would find that out at every request.
+    is_traced: bool
 
     def build_middleware_stack(self) -> ASGIApp:
         """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
         settings = self.kernel.settings
         self.refuse_unchecked()  # again: what is added after the start is not served either
-        self.is_traced = self._native_telemetry.enabled()
         compiles = settings.application.compiled_endpoints
-        app: ASGIApp = Dispatcher(self, self.sites, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
+        app: ASGIApp = Dispatcher(self, self.mounts, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
         for make in reversed(self.kernel.builder.middleware):
             app = make(app)
         http = ExceptionMiddleware(app, self.exception_handlers, debug=False)
@@ -68,7 +70,7 @@ class Application(FastAPI):
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)
         app = Compression(app, settings.server.gzip_minimum_bytes, _GZIP_LEVEL)
-        return self._shell(app)
+        return self._with_context(app)
 
     @property
     def speaks_websocket(self) -> bool:
@@ -77,10 +79,10 @@ class Application(FastAPI):
         return any(map(speaks_websocket, (*modules, rest_of(self, self.checked))))
 
     def overloaded(self) -> ASGIApp:
-        """What answers, in place of the whole application, a request that is one too many."""
-        return self._shell(_overloaded)
+        """Return the ASGI application that answers 503 for a request above the limit of the server."""
+        return self._with_context(_overloaded)
 
-    def _shell(self, app: ASGIApp) -> Shell:
+    def _with_context(self, app: ASGIApp) -> RequestContextMiddleware:
         settings = self.kernel.settings
         cors = CORSMiddleware(
             app,
@@ -92,10 +94,11 @@ class Application(FastAPI):
             max_age=settings.cors.max_age_seconds,
         )
         served_over_tls = settings.application.environment in {Environment.UAT, Environment.PROD}
-        return Shell(
+        return RequestContextMiddleware(
             self.kernel,
             app,
             cors,
+            self.access_log,
             allowed_hosts=settings.server.allowed_hosts,
             allowed_origins=settings.cors.allow_origins,
             strict_transport=served_over_tls,
@@ -134,6 +137,7 @@ def create_app(
     *,
     contracts: Mapping[type[Contract], Contract] | None = None,
     when_started: Callable[[], None] | None = None,
+    access_log: AccessLog = write_through_structlog,
 ) -> Application:
     """Assemble an application; nothing is opened before its lifespan, at whose start `when_started` is called last.
 
@@ -169,10 +173,12 @@ def create_app(
             **dict.fromkeys((ContractUnavailable, UpstreamFailed), _on_contract_unavailable),
             **kernel.builder.error_handlers,
         },
-        **{"telemetry": None, **kernel.builder.fastapi_options},
+        **{"telemetry": _NO_TELEMETRY, **kernel.builder.fastapi_options},
     )
     app.kernel = kernel
-    app.sites = {}
+    app.access_log = access_log
+    app.is_traced = "telemetry" in kernel.builder.fastapi_options
+    app.mounts = {}
     _refuse(kernel.modules, unknown_kinds)
     if kernel.settings.auth.enabled:
         _refuse(kernel.modules, _without_policy)
@@ -187,11 +193,13 @@ def create_app(
             app.include_router(module.router, prefix=prefix, tags=tags)
             context = kernel.contexts[module.name]
             route, router = app.router.routes[-1], router_for(app, module.router, prefix)
-            app.sites[module.name] = Site(module.prefix, route, router, context, context.settings.max_body_bytes)
+            app.mounts[module.name] = ModuleMount(
+                module.prefix, route, router, context, context.settings.max_body_bytes
+            )
     for prefix, mounted in kernel.builder.mounts.items():
         mount = Mount(prefix, mounted.app)
         app.router.routes.append(mount)
-        app.sites[prefix] = Site(prefix, mount, APIRouter(routes=[mount]), None, mounted.max_body_bytes)
+        app.mounts[prefix] = ModuleMount(prefix, mount, APIRouter(routes=[mount]), None, mounted.max_body_bytes)
     app.router.routes += kernel.builder.routes
     app.checked = list(app.router.routes)
     return app

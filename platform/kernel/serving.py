@@ -43,12 +43,11 @@ def application(project: "Project | None" = None) -> "Application":
     from kernel.application import create_app  # noqa: PLC0415
     from kernel.logging import configure_logging  # noqa: PLC0415
     from kernel.project import load_project  # noqa: PLC0415
-    from kernel.web.access_log import configure_access_log  # noqa: PLC0415
+    from kernel.web.access_log import access_log_for  # noqa: PLC0415
 
     project = project or load_project()
     configure_logging(project.settings.log)
-    configure_access_log(project.settings.log)
-    return create_app(*project, when_started=_freeze)
+    return create_app(*project, when_started=_freeze, access_log=access_log_for(project.settings.log))
 
 
 def _freeze() -> None:

@@ -43,7 +43,7 @@ _TOO_LARGE = "The body is too large: at most {limit:,} bytes."
 
 
 @dataclass(frozen=True)
-class Site:
+class ModuleMount:
     """Where a module is served, what its handlers reach through the request, and how large a body may be."""
 
     prefix: str
@@ -60,7 +60,7 @@ class Dispatcher:
     def __init__(
         self,
         app: FastAPI,
-        sites: Mapping[str, Site],
+        mounts: Mapping[str, ModuleMount],
         max_body_bytes: int,
         guards_of: Callable[[Any], Sequence[Guard]],
         *,
@@ -68,16 +68,16 @@ class Dispatcher:
     ) -> None:
         """`guards_of` a route decide whether its body is read at all; FastAPI itself asks them only after that."""
         self._app = app
-        self._sites = {
-            _segments(site.prefix): _Routes(
-                site.router, site.context, site.max_body_bytes, guards_of, compiles=compiles
+        self._mounts = {
+            _segments(mount.prefix): _Routes(
+                mount.router, mount.context, mount.max_body_bytes, guards_of, compiles=compiles
             )
-            for site in sites.values()
+            for mount in mounts.values()
         }
-        rest = rest_of(app, [site.route for site in sites.values()])
+        rest = rest_of(app, [mount.route for mount in mounts.values()])
         self._rest = _Routes(rest, None, max_body_bytes, guards_of, compiles=compiles)
         # Prefixes of several lengths are possible (/health, /api/v1/events): the longest that matches wins.
-        self._lengths = sorted({len(segments) for segments in self._sites}, reverse=True)
+        self._lengths = sorted({len(segments) for segments in self._mounts}, reverse=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -88,7 +88,7 @@ class Dispatcher:
         scope["router"] = self._app.router
         _tell(scope, routes.context)
         if routes.name is not None:
-            bind_contextvars(module=routes.name)  # for the log; the shell takes it off again
+            bind_contextvars(module=routes.name)  # for the log; RequestContextMiddleware resets it
         endpoint: ASGIApp | None = None
         if scope["type"] == "http":
             receive = _limited(scope, receive, routes.max_body_bytes)
@@ -114,9 +114,9 @@ class Dispatcher:
     def _find(self, path: str) -> "_Routes":
         segments = _segments(path)
         for length in self._lengths:
-            site = self._sites.get(segments[:length])
-            if site is not None:
-                return site
+            mount = self._mounts.get(segments[:length])
+            if mount is not None:
+                return mount
         return self._rest
 
 

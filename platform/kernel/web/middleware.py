@@ -1,4 +1,4 @@
-"""The one layer around everything: an id, a clock, the access log, the headers of every answer, the last catch."""
+"""The outermost layer: request id, duration, access log, the headers of every response, and unexpected errors."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from kernel.web.access_log import log_request
+from kernel.web.access_log import AccessLog
 from kernel.web.context import RequestContext
 from kernel.web.problems import answer
 from kernel.web.sockets import Handshake, deny
@@ -27,8 +27,8 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TRACE: Mapping[str, str] = {}
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
-_FOREIGN_HOST = "This host is not served here: see SERVER_ALLOWED_HOSTS."
-_FOREIGN_PAGE = "Pages of this origin may not open a WebSocket here: see CORS_ALLOW_ORIGINS."
+_UNKNOWN_HOST = "The application does not serve this host: see SERVER_ALLOWED_HOSTS."
+_FORBIDDEN_ORIGIN = "Pages of this origin may not open a WebSocket: see CORS_ALLOW_ORIGINS."
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 # The OWASP REST security cheat sheet's headers for an API that serves no pages.
@@ -40,29 +40,37 @@ _SECURITY_HEADERS = (
 )
 STRICTEST_POLICY = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 _DEFAULT_POLICY = (b"content-security-policy", STRICTEST_POLICY.encode())
-# A page of another origin would get an answer with other headers (CORS).
+# The response to a page of another origin has other headers (CORS).
 _VARY_ORIGIN = (b"vary", b"Origin")
 _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
-class Shell:
-    """Pure ASGI. `allowed_hosts` are names or `*.suffix`; `("*",)` allows all.
+# What this layer reads of a request's headers: its id, the host, the origin, and its place in a trace as
+# {"traceparent": ...} (W3C Trace Context), empty without one.
+_Head = tuple[str, str, bytes | None, Mapping[str, str]]
 
-    Requests of web pages (with an Origin) go through `cors`, all others straight to `app`.
-    """
+
+class RequestContextMiddleware:
+    """Gives each request its RequestContext, and completes its response. Pure ASGI."""
 
     def __init__(
         self,
         kernel: "Kernel",
         app: ASGIApp,
         cors: ASGIApp,
+        access_log: AccessLog,
         *,
         allowed_hosts: Sequence[str] = ("*",),
         allowed_origins: Sequence[str] = ("*",),
         strict_transport: bool = False,
     ) -> None:
+        """Send requests of web pages (with an Origin header) through `cors`, and all others straight to `app`.
+
+        `allowed_hosts` are names or `*.suffix`; `("*",)` allows all.
+        """
         self._app = app
         self._cors = cors
+        self._access_log = access_log
         self._kernel = kernel
         self._observers = tuple(kernel.builder.observers)
         self._trace_of = kernel.builder.trace_of
@@ -75,10 +83,10 @@ class Shell:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await (self._serve_socket if scope["type"] == "websocket" else self._app)(scope, receive, send)
+            await (self._serve_websocket if scope["type"] == "websocket" else self._app)(scope, receive, send)
             return
         started_at = time.perf_counter()
-        request_id, host, origin, trace = self._look_at(scope)
+        request_id, host, origin, trace = self._read_head(scope)
         context = RequestContext(self._kernel, request_id)
         context.attach(scope)
         status = 0
@@ -96,28 +104,28 @@ class Shell:
                 headers.append((b"x-request-id", request_id.encode()))
             await send(message)
 
-        bound = bind_contextvars(request_id=request_id, module=None, **trace)  # the dispatcher finds the module
+        bound = bind_contextvars(request_id=request_id, module=None, **trace)  # the dispatcher sets the module
         try:
             if self._any_host or self._is_allowed(host):
                 await (self._app if origin is None else self._cors)(scope, receive, send_with_headers)
             else:
-                refusal = answer(Request(scope), 400, _FOREIGN_HOST)
+                refusal = answer(Request(scope), 400, _UNKNOWN_HOST)
                 await refusal(scope, receive, send_with_headers)
         except Exception as error:
-            # Handlers of errors stand further in; what gets here failed after the answer had begun, or in them.
+            # The error handlers are further inside: this error came after the response had begun, or from a handler.
             _errors.error("unexpected error outside the application", exc_info=error)
             if status:
-                raise  # only closing the connection can tell the caller that the answer is not whole
+                raise  # the server closes the connection, so that the client sees an incomplete response
             await answer(Request(scope), 500)(scope, receive, send_with_headers)
         finally:
-            if not status:  # who is cut at the stop the server answers; who left has nginx's code for that
+            if not status:  # the client has left, or the server has answered 503 because it stops
                 status = context.status_without_response
             self._end(scope, status, time.perf_counter() - started_at, trace.get("traceparent"))
             reset_contextvars(**bound)
 
-    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = time.perf_counter()
-        request_id, host, origin, trace = self._look_at(scope)
+        request_id, host, origin, trace = self._read_head(scope)
         context = RequestContext(self._kernel, request_id)
         context.attach(scope)
         handshake = Handshake(send, request_id, partial(self._complete, context=context))
@@ -125,7 +133,7 @@ class Shell:
         for observer in self._observers:
             observer.started(scope)
         try:
-            refusal = self._socket_refusal(scope, origin, host.lower())
+            refusal = self._refuse_websocket(scope, origin, host.lower())
             if refusal is None:
                 await self._app(scope, receive, handshake.send)
             else:
@@ -139,26 +147,30 @@ class Shell:
             shown, status = {**scope, "method": "WEBSOCKET"}, handshake.status or 499
             for observer in self._observers:
                 observer.ended(shown, status, (handshake.ended_at or time.perf_counter()) - started_at)
-            log_request(shown, status, time.perf_counter() - started_at, trace.get("traceparent"))
+            self._access_log(shown, status, time.perf_counter() - started_at, trace.get("traceparent"))
             reset_contextvars(**bound)
 
-    def _socket_refusal(self, scope: Scope, origin: bytes | None, host: str) -> Response | None:
-        """A WebSocket has no CORS: a page of any origin may open one, with its reader's cookies. So we look at it."""
+    def _refuse_websocket(self, scope: Scope, origin: bytes | None, host: str) -> Response | None:
+        """Return the response that refuses a handshake, or None.
+
+        CORS does not cover WebSockets: without this check a page of any origin could open one, with the user's cookies.
+        """
         if not (self._any_host or self._is_allowed(host)):
-            return answer(HTTPConnection(scope), 400, _FOREIGN_HOST)
+            return answer(HTTPConnection(scope), 400, _UNKNOWN_HOST)
         if origin is None or self._any_origin:
             return None
         given = origin.decode("latin-1").lower()
         if given in self._origins or given in {f"http://{host}", f"https://{host}"}:
             return None
-        return answer(HTTPConnection(scope), 403, _FOREIGN_PAGE)
+        return answer(HTTPConnection(scope), 403, _FORBIDDEN_ORIGIN)
 
     def _complete(self, headers: list[tuple[bytes, bytes]], context: RequestContext) -> None:
+        """Add the headers that every response gets."""
         for name, value in headers:
             if name == b"content-security-policy":
                 break
             if name == b"content-type" and value.startswith(b"text/event-stream"):
-                context.is_endless = True  # the server ends it when it stops
+                context.is_endless = True  # so that the server ends it when it stops
         else:
             headers.append(_DEFAULT_POLICY)
         headers.extend(self._headers)
@@ -167,17 +179,14 @@ class Shell:
     def _end(self, scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
         for observer in self._observers:
             observer.ended(scope, status, seconds)
-        log_request(scope, status, seconds, traceparent)
+        self._access_log(scope, status, seconds, traceparent)
 
     def _is_allowed(self, host: str) -> bool:
         found = _HOST.fullmatch(host.lower())
         return found is not None and (found[1] in self._hosts or found[1].endswith(self._suffixes))
 
-    def _look_at(self, scope: Scope) -> tuple[str, str, bytes | None, Mapping[str, str]]:
-        """The id, the host and the origin of a request, and its place in a trace (W3C Trace Context), if it has one.
-
-        The id is the caller's `X-Request-ID` where that is fit for a log line, else a new one of 128 random bits.
-        """
+    def _read_head(self, scope: Scope) -> _Head:
+        """Read the headers. The id is the caller's `X-Request-ID` if it fits a log line, else 128 random bits."""
         request_id, host, origin, trace = "", "", None, _NO_TRACE
         for name, value in scope["headers"]:
             if name == b"x-request-id":

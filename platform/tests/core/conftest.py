@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 import structlog
 
-from kernel.settings import LogSettings
-from kernel.web.access_log import configure_access_log
-
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
@@ -21,4 +18,3 @@ def own_logging() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.configure(**before)
-    configure_access_log(LogSettings(format="console", level="INFO"))

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -11,6 +11,7 @@ import structlog
 from kernel.logging import configure_logging
 from kernel.settings import LogSettings
 from kernel.web import access_log
+from kernel.web.context import RequestContext
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 
@@ -18,12 +19,14 @@ PATHS = ["/", "/ä\n\x00\"'\\", "/\u2028", "/\ud800", "/" + "x" * 5000]
 
 
 def _scope(path: str) -> dict[str, Any]:
-    return {"request_id": "an-id", "method": "GET", "path": path, "client": ("127.0.0.1", 1)}
+    scope = {"method": "GET", "path": path, "client": ("127.0.0.1", 1)}
+    RequestContext(cast("Any", None), "an-id").attach(scope)
+    return scope
 
 
-def lines(capsys: pytest.CaptureFixture[str], path: str, status: int = 200) -> list[str]:
+def lines(capsys: pytest.CaptureFixture[str], write: access_log.AccessLog, path: str) -> list[str]:
     with structlog.contextvars.bound_contextvars(request_id="an-id"):
-        access_log.log_request(_scope(path), status, 0.001, None)
+        write(_scope(path), 200, 0.001, None)
     return capsys.readouterr().out.splitlines(keepends=True)
 
 
@@ -31,9 +34,9 @@ def lines(capsys: pytest.CaptureFixture[str], path: str, status: int = 200) -> l
 def test_the_line_is_the_one_that_structlog_would_write(capsys: pytest.CaptureFixture[str], path: str) -> None:
     settings = LogSettings(format="json", level="INFO")
     configure_logging(settings)
-    [theirs] = lines(capsys, path)
-    access_log.configure_access_log(settings)
-    [ours] = lines(capsys, path)
+    [theirs] = lines(capsys, access_log.write_through_structlog, path)
+    [ours] = lines(capsys, access_log.access_log_for(settings), path)
+    assert access_log.access_log_for(settings) is not access_log.write_through_structlog
     assert ours.isascii()
     expected, found = json.loads(theirs), json.loads(ours)
     assert list(found) == list(expected)
@@ -49,8 +52,8 @@ def test_the_line_is_the_one_that_structlog_would_write(capsys: pytest.CaptureFi
 def test_nothing_is_written_above_its_level(capsys: pytest.CaptureFixture[str], level: Any) -> None:
     settings = LogSettings(format="json", level=level)
     configure_logging(settings)
-    access_log.configure_access_log(settings)
-    assert lines(capsys, "/") == []
+    assert lines(capsys, access_log.access_log_for(settings), "/") == []
+    assert lines(capsys, access_log.write_through_structlog, "/") == []
 
 
 def test_a_log_that_nobody_reads_stops_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +61,5 @@ def test_a_log_that_nobody_reads_stops_no_request(monkeypatch: pytest.MonkeyPatc
         def write(self, _text: str) -> None:
             raise BrokenPipeError
 
-    access_log.configure_access_log(LogSettings(format="json", level="INFO"))
     monkeypatch.setattr(sys, "stdout", Gone())
-    access_log.log_request(_scope("/"), 200, 0.001, None)
+    access_log.write_json(_scope("/"), 200, 0.001, None)
