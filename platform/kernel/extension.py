@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
 
     from kernel.database import AsyncDBPool
+    from kernel.database.migrations import Comparison
     from kernel.gauges import GaugeSource
     from kernel.health import Check
     from kernel.http_client.client import HttpxRestClientPool
@@ -98,6 +99,8 @@ class ApplicationBuilder:
     error_handlers: dict[int | type[Exception], Any] = field(default_factory=dict)
     # Options of the FastAPI application.
     fastapi_options: dict[str, Any] = field(default_factory=dict)
+    # Makes the comparison of models with tables; None: Alembic's own.
+    comparison: "Callable[[], Comparison] | None" = None
     provided: dict[type, object] = field(default_factory=dict)
 
     def provide(self, thing: object) -> None:

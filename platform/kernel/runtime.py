@@ -135,13 +135,15 @@ class Kernel:
 
     def histories(self) -> Iterator["History"]:
         """The migrations of every module that has tables, in the order in which they are applied."""
-        from kernel.database.migrations import History  # noqa: PLC0415  # Alembic is slow to import and seldom needed
+        from kernel.database.migrations import History, PlainComparison  # noqa: PLC0415  # Alembic is slow to import
+
+        comparison = (self.builder.comparison or PlainComparison)()
 
         for module in self.modules:
             if module.metadata is not None:
                 placement, config = self.contexts[module.name].database.placement, self.settings.database
                 role = self.pool.role(module.name) if config.role_per_module else None
-                yield History(module.name, module.metadata, placement, module.migrations, config, role)
+                yield History(module.name, module.metadata, placement, module.migrations, config, role, comparison)
 
     def roles(self) -> list[roles.Role]:
         """The PostgreSQL role of every module that is not on SQLite. Raises RoleError."""

@@ -6,11 +6,11 @@ import io
 import time
 import traceback
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 import structlog
@@ -18,7 +18,6 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.runtime.plugins import Plugin
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from filelock import AsyncFileLock, Timeout
@@ -27,8 +26,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from kernel.database.alembic_environment import constraints, enums
-from kernel.database.alembic_environment.rendering import render_item
 from kernel.database.errors import FAILURES, MigrationError, code_of, reason_of
 from kernel.database.pool import Placement
 from kernel.database.revisions import check_history
@@ -41,9 +38,6 @@ _ENVIRONMENT = Path(__file__).parent / "alembic_environment"
 _POLL_SECONDS = 0.2
 _CANNOT_WAIT_LONGER = "another process has been migrating {module} for more than {seconds:g} s"
 _VERSIONS = "alembic_version"
-PLUGINS = (constraints.PLUGIN, enums.PLUGIN)
-for _module in (constraints, enums):
-    Plugin.setup_plugin_from_module(_module, _module.PLUGIN)
 # The lock is a transaction's, which stays open and idle as long as the migrations take. A session's would stay on the
 # server connection of a pooler after we are gone. It has no snapshot, so it holds back neither VACUUM nor CREATE INDEX
 # CONCURRENTLY; those who wait for the lock have no transaction.
@@ -58,6 +52,26 @@ _MIGRATED = f"""
 """  # noqa: S608  # our own name
 
 
+class Comparison(Protocol):
+    """How models are compared with tables, and how the difference is written."""
+
+    def options(self) -> Mapping[str, Any]:
+        """Return the options for Alembic's migration context."""
+
+    def not_compared(self, metadata: MetaData, *, on_postgresql: bool) -> list[str]:
+        """Return what the comparison cannot see in this database, in words."""
+
+
+class PlainComparison:
+    """Alembic's own."""
+
+    def options(self) -> Mapping[str, Any]:
+        return {}
+
+    def not_compared(self, metadata: MetaData, *, on_postgresql: bool) -> list[str]:
+        return ["check constraints and the labels of enums (extension autogenerate)"]
+
+
 @dataclass(frozen=True)
 class History:
     """A module's migrations: its tables, where they live, and the folder of its revisions."""
@@ -69,6 +83,7 @@ class History:
     config: DatabaseConfig
     # Where each module has roles: its owner runs the migrations, so that they reach no other module's tables.
     role: Role | None = None
+    comparison: Comparison = field(default_factory=PlainComparison)
 
     async def upgrade(self, revision: str = "head") -> None:
         """Apply what is missing up to `revision`. Waits for other processes that are migrating this module."""
@@ -112,9 +127,7 @@ class History:
 
     def not_compared(self) -> list[str]:
         """What `drift` cannot see in this database, in words."""
-        if self.placement.schema is not None or not (names := sorted(enums.enums_of(self.metadata))):
-            return []
-        return [f"the labels of {', '.join(names)}, as SQLite has no enum types: compare on PostgreSQL (DATABASE_URL)"]
+        return self.comparison.not_compared(self.metadata, on_postgresql=self.placement.schema is not None)
 
     async def write(self, message: str) -> Path:
         """Write the revision that turns the tables into the models. Raises MigrationError if nothing differs."""
@@ -163,8 +176,7 @@ class History:
             "include_object": self._is_compared,
             "compare_type": True,
             "compare_server_default": True,
-            "autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname", *PLUGINS],
-            "render_item": render_item,
+            **self.comparison.options(),
             # SQLite cannot alter a column; batch operations rebuild the table there and are plain ALTERs elsewhere.
             "render_as_batch": True,
         }

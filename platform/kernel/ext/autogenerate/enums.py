@@ -15,7 +15,7 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 from sqlalchemy import ARRAY, Column, Enum, Inspector, MetaData, inspect
 from sqlalchemy.dialects.postgresql.base import PGInspector
 
-from kernel.database.alembic_environment.rendering import POSTGRESQL, type_on
+from kernel.ext.autogenerate.rendering import POSTGRESQL, type_on
 
 PLUGIN = "kernel.enums"
 
