@@ -181,7 +181,7 @@ def load_extensions(root: Path) -> tuple[type[Extension], ...]:
     the product needs (`extensions`) and those that it does not want (`without-extensions`). Raises ExtensionError.
     """
     needed, unwanted = _choice(root / "pyproject.toml")
-    found, missing = _installed()
+    found, missing = installed()
     missing = {**missing, **{name: "it is listed in without-extensions" for name in unwanted if name in found}}
     found = {name: kind for name, kind in found.items() if name not in unwanted}
     if faults := [f"{name}: {missing.get(name, 'it is not installed')}" for name in needed if name not in found]:
@@ -202,7 +202,7 @@ def _choice(path: Path) -> tuple[Sequence[str], Collection[str]]:
 
 
 @cache
-def _installed() -> tuple[dict[str, type[Extension]], dict[str, str]]:
+def installed() -> tuple[dict[str, type[Extension]], dict[str, str]]:
     """Return the extensions that can be imported, and why the others cannot. Raises ExtensionError."""
     found, missing = {}, {}
     for point in entry_points(group=GROUP):
@@ -220,15 +220,15 @@ def _installed() -> tuple[dict[str, type[Extension]], dict[str, str]]:
 def _why(point: EntryPoint, error: ModuleNotFoundError) -> str:
     """Tell an extension whose optional dependency is missing from an entry point that leads nowhere."""
     absent = error.name or ""
+    distribution = point.dist.name if point.dist is not None else "its distribution"
     if point.module == absent or point.module.startswith(f"{absent}."):
-        distribution = point.dist.name if point.dist is not None else "its distribution"
         raise ExtensionError(
             f"The extension {point.name} is declared by {distribution}, but {point.module} does not exist. "
             f"Install {distribution} again, or remove the entry point {point.name} from its pyproject.toml."
         ) from error
     if absent.startswith("kernel.ext."):
         return f"it imports {absent}, which does not exist"
-    return f"it needs {absent}: install platform-kernel[{point.name}]"
+    return f"it needs {absent}: install {distribution}[{point.name}]"
 
 
 def _in_order(found: Mapping[str, type[Extension]], missing: Mapping[str, str]) -> tuple[type[Extension], ...]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+from uv import find_uv_bin
+
 HERE = Path(__file__).parent
 PROJECT = HERE / "project"
 PLATFORM = HERE.parents[1]
@@ -19,7 +21,15 @@ ROOT = PLATFORM.parent
 EXTENSIONS = PLATFORM / "kernel" / "ext"
 
 # What the core's tests need of the repository. The module health uses no extension.
-_COPIED = ("pyproject.toml", "conftest.py", "importlinter.ini", "env_files", "modules/health", "migrations/health")
+_COPIED = (
+    "pyproject.toml",
+    "conftest.py",
+    "importlinter.ini",
+    "env_files",
+    "docs",
+    "modules/health",
+    "migrations/health",
+)
 _TEST_HELPERS = (
     "tests/alone.py",
     "tests/tiers.py",
@@ -113,7 +123,7 @@ class Copy:
         # A plain path: the .pth files of that folder are not read, so its editable kernel is not on the path.
         (packages / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
         self.run(
-            Path(sys.executable).with_name("uv"),
+            find_uv_bin(),
             *("pip", "install", "--quiet", "--offline", "--no-deps", "--python", self.python),
             *("--editable", self.folder / "platform"),
         ).check_returncode()
