@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as Shown
 from sqlalchemy import Table
 
-from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
 from kernel.testing import create_database, postgresql_server
 from tests.faults.harness import Shop, percentiles, shop
@@ -27,7 +27,7 @@ SUBSCRIBER = "mail.write_letter"
 
 async def throughput(here: Shop, many: int, deliver: Deliver) -> float:
     """Messages a second that are handled, from a backlog of so many."""
-    outbox = here.kernel.get(Exchange).outboxes["shop"]
+    outbox = here.kernel.get(MessageBus).outboxes["shop"]
     async with outbox.database.transaction() as session:
         for number in range(many):
             payload = f'{{"number": {number}, "customer": null}}'
@@ -67,7 +67,7 @@ def relays(count: int) -> Deliver:
 @contextlib.asynccontextmanager
 async def naive(here: Shop) -> AsyncIterator[None]:
     """The oldest row, its handler's transaction, a mark, and a second's sleep when there is none. It has no inbox."""
-    outbox = here.kernel.get(Exchange).outboxes["shop"]
+    outbox = here.kernel.get(MessageBus).outboxes["shop"]
     table, mail = outbox.table, here.kernel.contexts["mail"].database
     letters: Table = next(one for one in here.kernel.modules if one.name == "mail").metadata.tables["letters"]  # type: ignore[union-attr]  # it has tables
 

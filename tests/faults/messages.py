@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 from sqlalchemy.engine import URL, make_url
 
-from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.outbox import Limits, Outbox, Wanted
 from tests.faults.harness import (
     LEASE_SECONDS,
@@ -356,7 +356,7 @@ async def a_million_done(folder: Path, database_url: str, quick: bool) -> list[R
 
     finished = 20_000 if quick else 1_000_000
     async with shop(folder, database_url) as here:
-        outbox: Outbox = here.kernel.get(Exchange).outboxes["shop"]
+        outbox: Outbox = here.kernel.get(MessageBus).outboxes["shop"]
         for number in range(5):
             await place(here.kernel, number)
 

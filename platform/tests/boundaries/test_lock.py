@@ -12,7 +12,7 @@ import pytest
 from kernel.ext.boundaries import lock
 from kernel.ext.boundaries.project import Project
 from kernel.ext.messaging.message import Message
-from kernel.ext.remote.wire import WireContract, WireMessage
+from kernel.ext.remote.wire import WireContract, description_of
 from kernel.modules.contracts import Contract
 
 Make = Callable[..., Project]
@@ -86,9 +86,9 @@ def describe(monkeypatch: pytest.MonkeyPatch) -> Describe:
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(HEAD + contract, vars(module))  # noqa: S102  # the texts below
         own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
-        wires = [WireContract(one) for one in own if Contract in one.__bases__]
-        messages = [WireMessage(one) for one in own if issubclass(one, Message)]
-        return {one.name: one.description for one in (*wires, *messages)}
+        contracts = {one.__name__: WireContract(one).description for one in own if Contract in one.__bases__}
+        messages = {one.__name__: description_of(one.as_shared_model()) for one in own if issubclass(one, Message)}
+        return contracts | messages
 
     return described
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.operations import backlog, find, forget, retry
 from kernel.ext.messaging.tables import State
 from kernel.ext.messaging.watch import DeliveryWatch
@@ -43,11 +43,11 @@ async def test_messages_in_a_newer_version_are_not_delivered_here(tmp_path: Path
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, None)
         [row] = await backlog(outbox)
-        assert (row.newest, kernel.get(Exchange).reads(row.subscriber, row.newest)) == (1, True)
+        assert (row.newest, kernel.get(MessageBus).reads(row.subscriber, row.newest)) == (1, True)
         await put(kernel, None, version=2)
         [row] = await backlog(outbox)
-        assert (row.newest, kernel.get(Exchange).reads(row.subscriber, row.newest)) == (2, False)
-        assert not kernel.get(Exchange).reads("gone.handler", 1)
+        assert (row.newest, kernel.get(MessageBus).reads(row.subscriber, row.newest)) == (2, False)
+        assert not kernel.get(MessageBus).reads("gone.handler", 1)
 
 
 async def test_messages_in_a_newer_version_that_wait_for_long_degrade_readiness(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ async def test_only_what_was_completed_long_ago_is_purged(tmp_path: Path, empty_
         done, lost, _ = await take(outbox)
         await outbox.complete(done)
         await outbox.fail(lost, "no", None)
-        assert await kernel.get(Exchange).purge() == 1
+        assert await kernel.get(MessageBus).purge() == 1
         assert [row["id"] for row in await rows(kernel, "shop", "outbox")] == [2, 3]
         assert [row["state"] for row in await find(outbox, [State.ABANDONED])] == ["abandoned"]
 
@@ -109,7 +109,7 @@ async def test_the_inbox_outlives_the_outbox(tmp_path: Path, empty_url: str) -> 
         await until(lambda: rows(app, "mail", "inbox"))
 
         async def purged() -> bool:
-            return bool(await app.kernel.get(Exchange).purge())
+            return bool(await app.kernel.get(MessageBus).purge())
 
         await until(purged)
         assert len(await rows(app, "mail", "inbox")) == 1

@@ -8,7 +8,7 @@ from secrets import token_hex
 import pytest
 from sqlalchemy import update
 
-from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.outbox import Delivery, Limits, Outbox, Wanted
 from kernel.ext.messaging.tables import State, clock
@@ -24,7 +24,7 @@ def envelope(key: str | None, version: int = 1) -> Envelope:
 
 async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: str = WHOM) -> Outbox:
     """The outbox of shop, with a message for each key."""
-    outbox = kernel.get(Exchange).outboxes["shop"]
+    outbox = kernel.get(MessageBus).outboxes["shop"]
     async with outbox.database.transaction() as session:
         for key in keys:
             await outbox.add(session, envelope(key, version), [subscriber])
@@ -145,7 +145,7 @@ async def test_the_clock_is_the_databases(tmp_path: Path, empty_url: str) -> Non
 async def test_who_publishes_under_one_key_follows_who_did_before(tmp_path: Path, empty_url: str) -> None:
     """Rows are numbered before the commit: without waiting, the later number could be committed first."""
     async with shop_kernel(tmp_path, empty_url) as kernel:
-        outbox = kernel.get(Exchange).outboxes["shop"]
+        outbox = kernel.get(MessageBus).outboxes["shop"]
         async with outbox.database.transaction() as first:
             await outbox.add(first, envelope("a"), [WHOM])
             second = asyncio.create_task(put(kernel, "a"))

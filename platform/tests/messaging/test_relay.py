@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from kernel.application import Application
-from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.outbox import Delivery, Outbox
 from tests.messaging.shop import FILES, place, rows, running_shop
@@ -33,7 +33,7 @@ async def test_slow_subscribers_leave_a_place_for_the_others(tmp_path: Path, emp
     async with running_shop(tmp_path, empty_url, files, MESSAGING_RELAY="false", **settings) as (app, _client):
         for number in range(20):
             await place(app.kernel, number)
-        async with app.kernel.get(Exchange).running():
+        async with app.kernel.get(MessageBus).running():
             started_at = time.monotonic()
 
             async def all_written() -> bool:
@@ -198,7 +198,7 @@ async def test_what_is_cut_off_at_the_end_is_given_back_at_once(tmp_path: Path, 
     async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false", **settings) as (app, _client):
         for number in range(20):
             await place(app.kernel, number)
-        async with app.kernel.get(Exchange).running():
+        async with app.kernel.get(MessageBus).running():
 
             async def begun() -> bool:
                 return "processing" in {row["state"] for row in await rows(app, "shop", "outbox")}
@@ -213,7 +213,7 @@ async def test_what_is_cut_off_at_the_end_is_given_back_at_once(tmp_path: Path, 
 
 async def test_a_row_of_another_message_is_not_given_to_a_handler(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url) as (app, client):
-        outbox = app.kernel.get(Exchange).outboxes["shop"]
+        outbox = app.kernel.get(MessageBus).outboxes["shop"]
         other = Envelope(id="0" * 32, name="shop.order_paid", version=1, key=None, payload='{"number": 7}')
         async with outbox.database.transaction() as session:
             await outbox.add(session, other, ["mail.write_letter"])
@@ -239,13 +239,13 @@ async def test_a_long_queue_of_one_key_is_not_looked_through_for_each(
     monkeypatch.setattr(Outbox, "claim", counted)
     async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false") as (app, _client):
         many = 200
-        outbox = app.kernel.get(Exchange).outboxes["shop"]
+        outbox = app.kernel.get(MessageBus).outboxes["shop"]
         async with outbox.database.transaction() as session:
             for number in range(many):
                 payload = f'{{"number": {number}, "customer": "c"}}'
                 one = Envelope(id=f"{number:032}", name="shop.order_placed", version=1, key="c", payload=payload)
                 await outbox.add(session, one, ["mail.write_letter"])
-        async with app.kernel.get(Exchange).running():
+        async with app.kernel.get(MessageBus).running():
 
             async def all_written() -> bool:
                 return len(await rows(app, "mail", "letters")) == many

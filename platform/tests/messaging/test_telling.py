@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from kernel.ext.messaging import Message
-from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.outbox import PublishError, publish
 from tests.messaging.shop import rows, running_shop
 
@@ -68,7 +68,7 @@ async def test_a_delivery_of_what_was_handled_already_does_nothing(tmp_path: Pat
             return [row for row in await rows(app, "shop", "outbox") if row["state"] == "completed"]
 
         await until(completed)
-        outbox = app.kernel.get(Exchange).outboxes["shop"]
+        outbox = app.kernel.get(MessageBus).outboxes["shop"]
         columns = outbox.table.c
         as_if_new = outbox.table.update().values(state="pending", finished_at=None, due_at=columns.created_at)
         await outbox.database.run(as_if_new.returning(columns.id))
@@ -129,7 +129,7 @@ async def test_what_was_handled_is_not_done_again_by_who_begins_anew(tmp_path: P
     async with running_shop(tmp_path, empty_url, MESSAGING_POLL_SECONDS="60") as (app, client):
         await client.post(URL, json={"number": 1})
         await until(lambda: rows(app, "mail", "inbox"))
-        outbox = app.kernel.get(Exchange).outboxes["shop"]
+        outbox = app.kernel.get(MessageBus).outboxes["shop"]
         columns = outbox.table.c
 
         async def is_completed() -> bool:

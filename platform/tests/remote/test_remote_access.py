@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kernel.ext.remote.settings import InternalSettings
-from kernel.ext.remote.signing import Refused, Seen, Tokens
+from kernel.ext.remote.signing import CallRefused, CallSigner, UsedTokens
 from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, Reply
 from tests.core.keys import key_pair
@@ -37,12 +37,12 @@ async def callee(sides: Sides) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-def tokens(**changes: Any) -> Tokens:
-    return Tokens(InternalSettings(**{"environment": "dev", "secret": SECRET} | changes))
+def tokens(**changes: Any) -> CallSigner:
+    return CallSigner(InternalSettings(**{"environment": "dev", "secret": SECRET} | changes))
 
 
 def signed(
-    signer: Tokens | None = None,
+    signer: CallSigner | None = None,
     module: str = "prices",
     subject: str = "prices/of",
     body: bytes = BODY,
@@ -59,7 +59,7 @@ def forged(**claims: Any) -> dict[str, str]:
     return {"Authorization": f"Bearer {jwt.encode(chosen, SECRET, 'HS256')}"}
 
 
-def verify(callee: Tokens, token: str) -> None:
+def verify(callee: CallSigner, token: str) -> None:
     callee.accept(callee.authenticate(token, "prices", "prices/of"), BODY)
 
 
@@ -188,14 +188,14 @@ async def test_the_body_of_a_call_is_not_read_before_its_token_holds(sides: Side
 async def test_a_token_that_came_before_is_refused_without_reading_the_body() -> None:
     callee, token = tokens(), signed()["Authorization"][7:]
     verify(callee, token)
-    with pytest.raises(Refused, match="came before"):
+    with pytest.raises(CallRefused, match="came before"):
         callee.authenticate(token, "prices", "prices/of")
 
 
 async def test_a_token_with_another_body_is_not_used_up() -> None:
     """Otherwise a caller that saw a token could make the call that it was signed for fail."""
     callee, token = tokens(), signed()["Authorization"][7:]
-    with pytest.raises(Refused, match="not the one that was signed"):
+    with pytest.raises(CallRefused, match="not the one that was signed"):
         callee.accept(callee.authenticate(token, "prices", "prices/of"), b"{}")
     verify(callee, token)
 
@@ -274,7 +274,7 @@ def test_with_key_pairs_only_those_are_let_in_whose_public_key_is_known() -> Non
         if is_known:
             verify(callee, token)
         else:
-            with pytest.raises(Refused, match="Signature verification failed"):
+            with pytest.raises(CallRefused, match="Signature verification failed"):
                 verify(callee, token)
 
 
@@ -284,7 +284,7 @@ def test_a_public_key_is_no_secret_that_somebody_could_sign_with() -> None:
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "HS256"}, claims)]
     signature = hmac.digest(public.strip().encode(), b".".join(parts), "sha256")
     token = b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
-    with pytest.raises(Refused, match="alg value is not allowed"):
+    with pytest.raises(CallRefused, match="alg value is not allowed"):
         verify(tokens(secret=None, public_keys=public), token)
 
 
@@ -294,21 +294,21 @@ def test_what_came_is_remembered_for_as_long_as_it_could_come_again(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("kernel.ext.remote.signing.time.monotonic", lambda: now)
-    seen = Seen(1)
-    assert seen.is_new("another")
+    used = UsedTokens(1)
+    assert used.is_new("another")
     now += first
-    assert seen.is_new("a")
+    assert used.is_new("a")
     for _ in range(100):
         now += 0.01
-        assert not seen.is_new("a")
-        seen.is_new("another")
+        assert not used.is_new("a")
+        used.is_new("another")
     now += 2
-    assert seen.is_new("a"), "and is forgotten some time"
+    assert used.is_new("a"), "and is forgotten some time"
 
 
 def test_more_than_can_be_remembered_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernel.ext.remote.signing._MOST_REMEMBERED", 3)
-    seen = Seen(60)
-    assert all(seen.is_new(str(number)) for number in range(3))
-    with pytest.raises(Refused, match="too many calls"):
-        seen.is_new("4")
+    used = UsedTokens(60)
+    assert all(used.is_new(str(number)) for number in range(3))
+    with pytest.raises(CallRefused, match="too many calls"):
+        used.is_new("4")

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
-from kernel.ext.messaging.message import Message
 from kernel.ext.remote import compatibility as comparing
 from kernel.ext.remote.compatibility import Difference, Effect, compare, message_differences, stored_differences
-from kernel.ext.remote.wire import WireContract, WireMessage
+from kernel.ext.remote.wire import WireContract, description_of, with_fingerprint
+from kernel.modules.channel import SharedModel
 from kernel.modules.contracts import Contract, safe
 from tests.remote.shape_cases import CASES, Case, DefaultPrice, Price, PriceAndMore, Red, RedOrBlue, shown
 
@@ -31,8 +31,7 @@ def described(argument: Any, result: Any, **more: Any) -> Any:
 
 def message(field: Any, version: int = 1) -> Any:
     """The description of a message with one field."""
-    told = create_model("Told", __base__=Message, __cls_kwargs__={"version": version}, thing=(field, ...))
-    return WireMessage(told).description
+    return description_of(SharedModel("Told", create_model("Told", thing=(field, ...)), version, version))
 
 
 def judge(found: list[Difference], member: str, said: str | None) -> None:
@@ -223,7 +222,7 @@ def test_equal_fingerprints_are_not_looked_into() -> None:
         async def of(self, thing: int) -> int:
             raise NotImplementedError
 
-    mine = WireContract(Prices).described
+    mine = with_fingerprint(WireContract(Prices).description)
     assert len(mine["fingerprint"]) == 64
     assert compare({"Prices": mine}, {"Prices": {**mine, "description": {}}}) == []
     assert compare({"Prices": mine}, {}) == [Difference("Prices", Effect.REFUSED, "is not provided")]
@@ -244,7 +243,7 @@ def test_what_is_no_description_is_named(theirs: Any) -> None:
             raise NotImplementedError
 
     with pytest.raises(ValueError, match="Prices is not described as this kernel describes contracts"):
-        compare({"Prices": WireContract(Prices).described}, {"Prices": theirs})
+        compare({"Prices": with_fingerprint(WireContract(Prices).description)}, {"Prices": theirs})
 
 
 def test_a_definition_that_refers_to_itself_ends_the_comparison() -> None:

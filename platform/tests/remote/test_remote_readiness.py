@@ -4,20 +4,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
 
-from kernel.ext.messaging import Message
 from kernel.ext.remote.client import ContractsDiffer
 from kernel.ext.remote.extension import Remote
-from kernel.ext.remote.wire import WireMessage
 from kernel.health import Degraded, run_checks
 from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, Hang, Reply
-from tests.core.project import FROM_MODELS
-from tests.remote.two_sides import CONTRACT, Between, Forward, Sides, plainly, two_sides
+from tests.remote.two_sides import Between, Forward, Sides, plainly, two_sides
 
 
 def telling(change: Callable[[dict[str, Any]], object]) -> Between:
@@ -63,14 +60,14 @@ async def test_a_breaking_difference_found_after_the_start_degrades_a_process_th
 
     changed = telling(lambda told: told["methods"].pop("of"))
     async with two_sides(tmp_path, between) as sides:
-        peer = sides.caller.kernel.get(Remote).peers[0]
+        module = sides.caller.kernel.get(Remote).channel.compared["prices"]
         is_changed = True
-        await peer.compare()
+        await module.compare()
         failed, degraded, problem = (await findings(sides))["prices.contract"]
         assert (failed, degraded) == (True, True)
         assert problem.startswith("Prices.of: is not provided (found after the start")
         is_changed = False
-        await peer.compare()
+        await module.compare()
         assert (await findings(sides))["prices.contract"] == (False, False, "")
 
 
@@ -83,9 +80,9 @@ async def test_a_process_that_started_without_an_answer_serves_and_is_only_degra
 
     async with two_sides(tmp_path, between) as sides:
         is_down = False
-        await sides.caller.kernel.get(Remote).peers[0].compare()
+        await sides.caller.kernel.get(Remote).channel.compared["prices"].compare()
         with pytest.raises(Degraded, match=r"Prices\.of"):
-            await sides.caller.kernel.get(Remote).peers[0].check()
+            await sides.caller.kernel.get(Remote).channel.compared["prices"].check()
 
 
 async def test_a_new_process_stays_unready_while_the_other_side_does_not_answer(tmp_path: Path) -> None:
@@ -96,104 +93,11 @@ async def test_a_new_process_stays_unready_while_the_other_side_does_not_answer(
         return Drop() if is_down else await changed(call, forward)
 
     async with two_sides(tmp_path, between) as sides:
-        peer = sides.caller.kernel.get(Remote).peers[0]
+        module = sides.caller.kernel.get(Remote).channel.compared["prices"]
         for is_down in (True, False):  # noqa: B007  # read by `between`
-            await peer.compare()
+            await module.compare()
             with pytest.raises(ContractsDiffer, match=r"Prices\.of"):
-                await peer.check()
-
-
-MESSAGE = """
-from kernel.ext.messaging import Message
-
-class PriceChanged(Message):
-    thing: str
-    cents: int
-"""
-SUBSCRIBER = {
-    "prices/contract.py": CONTRACT + MESSAGE,
-    "post/models.py": """
-from sqlalchemy.orm import DeclarativeBase
-from kernel.database import new_metadata
-from kernel.ext.messaging import InboxTable
-
-class Base(DeclarativeBase):
-    metadata = new_metadata()
-
-class Inbox(InboxTable, Base):
-    __tablename__ = "inbox"
-""",
-    "post/handlers.py": """
-from kernel.ext.messaging import subscribe
-from modules.prices.contract import PriceChanged
-
-@subscribe(PriceChanged)
-async def note(message: PriceChanged) -> None: ...
-""",
-    "post/module.py": "from kernel import Module\nmodule = Module(owner='team', depends_on={'prices'})\n",
-}
-
-
-class Same(Message):
-    thing: str
-    cents: int
-    note: str = ""
-
-
-class Narrower(Message):
-    thing: str | None
-    cents: int
-
-
-class Newer(Message, version=2):
-    thing: str
-
-
-@pytest.mark.parametrize(
-    ("published", "said"),
-    [
-        (Same, None),
-        (Narrower, "PriceChanged: thing is sent as null and read as string"),
-        (Newer, "PriceChanged: is published as version 2 and read up to version 1"),
-        (None, "PriceChanged: is not provided"),
-    ],
-)
-async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishes(
-    tmp_path: Path, published: type[Message] | None, said: str | None
-) -> None:
-    async def between(call: Call, forward: Forward) -> Reply | Drop:
-        answer = await forward(call)
-        if call.path != "/internal/contracts/prices":
-            return answer
-        assert isinstance(answer, Reply)
-        told = json.loads(answer.body)
-        assert told["PriceChanged"]["description"]["version"] == 1
-        told.pop("PriceChanged")
-        if published is not None:
-            told["PriceChanged"] = WireMessage(published).described
-        return Reply(200, {}, json.dumps(told).encode())
-
-    folder = tmp_path / "migrations" / "post"
-    folder.mkdir(parents=True)
-    (folder / "0001_first.py").write_text(FROM_MODELS.format(module="post"))
-    caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
-    async with two_sides(tmp_path, between, caller=caller, files=SUBSCRIBER) as sides:
-        failed, degraded, problem = (await findings(sides))["prices.contract"]
-        assert (failed, degraded) == (said is not None, False)
-        assert problem == (f"ContractsDiffer: {said}" if said else "")
-
-
-async def test_a_message_that_cannot_be_described_degrades_and_says_so(tmp_path: Path) -> None:
-    folder = tmp_path / "migrations" / "post"
-    folder.mkdir(parents=True)
-    (folder / "0001_first.py").write_text(FROM_MODELS.format(module="post"))
-    callback = MESSAGE.replace("cents: int", "cents: Callable[[], int]")
-    files = SUBSCRIBER | {"prices/contract.py": f"{CONTRACT}from collections.abc import Callable\n{callback}"}
-    caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
-    async with asyncio.timeout(60), two_sides(tmp_path, caller=caller, files=files) as sides:
-        failed, degraded, problem = (await findings(sides))["prices.contract"]
-        assert (failed, degraded) == (True, True)
-        assert "Cannot generate a JsonSchema" in problem
+                await module.check()
 
 
 async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: Path) -> None:
@@ -201,24 +105,25 @@ async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: P
     with structlog.testing.capture_logs() as logs:
         async with two_sides(tmp_path, telling(lambda told: told["methods"].update(dearest=more))) as sides:
             for _ in range(3):
-                await sides.caller.kernel.get(Remote).peers[0].compare()
+                await sides.caller.kernel.get(Remote).channel.compared["prices"].compare()
             assert (await findings(sides))["prices.contract"] == (False, False, "")
-    told = [log["found"] for log in logs if log["event"] == "module elsewhere"]
+    told = [log["found"] for log in logs if log["event"] == "contracts of another process"]
     assert told == ["Prices.dearest: is provided, but not known to the caller"]
 
 
 async def test_the_callee_logs_what_its_caller_means(tmp_path: Path) -> None:
     async with two_sides(tmp_path) as sides:
-        [wire] = sides.caller.kernel.get(Remote).peers[0].wires
-        wire.described["fingerprint"] = "another"
-        wire.description["methods"]["gone"] = wire.description["methods"]["of"]
+        expected = sides.caller.kernel.get(Remote).channel.compared["prices"].expected["Prices"]
+        expected["fingerprint"] = "another"
+        methods = cast("dict[str, Any]", expected["description"]["methods"])
+        methods["gone"] = methods["of"]
         with structlog.testing.capture_logs() as logs:
             for _ in range(3):
-                await sides.caller.kernel.get(Remote).peers[0].compare()
-        [log] = [log for log in logs if log["event"] == "a caller means another contract"]
+                await sides.caller.kernel.get(Remote).channel.compared["prices"].compare()
+        [log] = [log for log in logs if log["event"] == "the contracts of a caller differ"]
         assert (log["difference"], log["is_breaking"]) == ("Prices.gone: is not provided", True)
         with pytest.raises(Degraded, match=r"Prices\.gone"):
-            await sides.caller.kernel.get(Remote).peers[0].check()
+            await sides.caller.kernel.get(Remote).channel.compared["prices"].check()
 
 
 async def drop(call: Call, forward: Forward) -> Reply | Drop:
@@ -255,7 +160,7 @@ async def test_a_process_that_does_not_provide_the_module_is_a_breaking_differen
 
     async with two_sides(tmp_path, between) as sides:
         with pytest.raises(ContractsDiffer, match="Prices: is not provided"):
-            await sides.caller.kernel.get(Remote).peers[0].check()
+            await sides.caller.kernel.get(Remote).channel.compared["prices"].check()
 
 
 async def test_it_recovers_by_itself(tmp_path: Path) -> None:
@@ -265,9 +170,9 @@ async def test_it_recovers_by_itself(tmp_path: Path) -> None:
         return Drop() if is_down else await forward(call)
 
     async with two_sides(tmp_path, between, caller={"INTERNAL_COMPARE_SECONDS": "0.05"}) as sides:
-        peer = sides.caller.kernel.get(Remote).peers[0]
+        module = sides.caller.kernel.get(Remote).channel.compared["prices"]
         with pytest.raises(Degraded):
-            await peer.check()
+            await module.check()
         is_down = False
         async with asyncio.timeout(10):
             while (await findings(sides))["prices.contract"][0]:  # noqa: ASYNC110  # no event tells
@@ -285,7 +190,7 @@ async def test_a_start_does_not_wait_for_the_others(tmp_path: Path, monkeypatch:
 
     async with two_sides(tmp_path, between, waits=False) as sides:
         assert sides.caller.kernel.is_started
-        check = asyncio.create_task(sides.caller.kernel.get(Remote).peers[0].check())
+        check = asyncio.create_task(sides.caller.kernel.get(Remote).channel.compared["prices"].check())
         await looked.wait()
         assert not check.done()
         with pytest.raises(Degraded):

@@ -29,7 +29,7 @@ def shop(tmp_path: Path) -> Iterator[Path]:
 def modules(shop: Path, variables: dict[str, str]) -> tuple[list[str], list[str]]:
     """The modules that run here, and those that are asked elsewhere."""
     kernel = Kernel(*project_for(shop, variables))
-    return [module.name for module in kernel.modules], [peer.module for peer in kernel.get(Remote).peers]
+    return [module.name for module in kernel.modules], [*kernel.get(Remote).channel.compared]
 
 
 @pytest.mark.parametrize(

@@ -208,8 +208,8 @@ async def two_sides(
         app = create_app(*project_for(root, settings))
         await stack.enter_async_context(app.router.lifespan_context(app))
         shop = await stack.enter_async_context(talking_to(app))
-        for peer in app.kernel.get(Remote).peers if waits else ():
-            await peer._is_compared.wait()
+        for module in app.kernel.get(Remote).channel.compared.values() if waits else ():
+            await module._is_compared.wait()
         wire.calls.clear()
         contract, service = (importlib.import_module(f"modules.prices.{file}") for file in ("contract", "service"))
         yield Sides(app, other, shop, wire, app.kernel.contracts[contract.Prices], contract, service)

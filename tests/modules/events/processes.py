@@ -156,6 +156,7 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
         "AUTH_ENABLED": "false",
         "INTERNAL_SECRET": SECRET,
         "INTERNAL_COMPARE_SECONDS": "0.2",
+        "MESSAGING_CHECK_SECONDS": "0.2",
     }
     variables |= {"IMAGES_STORAGE_URL": f"file://{folder / 'images'}", "HEALTH_CACHE_SECONDS": "0"}
     variables |= {"SERVER_DRAIN_SECONDS": "0", **PATIENT}  # nobody stands before them

@@ -34,18 +34,20 @@ def _describe(root: Path, modules: list[str]) -> dict[str, Contracts]:
 
 def _of_module(root: Path, name: str) -> Contracts:
     from kernel.ext.messaging.declared import messages_of  # noqa: PLC0415  # only in this process
-    from kernel.ext.remote.wire import WireContract, WireMessage  # noqa: PLC0415
+    from kernel.ext.remote.wire import WireContract, description_of  # noqa: PLC0415
     from kernel.modules.discovery import DiscoveryError, contracts_of  # noqa: PLC0415  # only in this process
 
     described: dict[str, Any] = {}
-    wires: list[WireContract | WireMessage] = []
+    where = name
     try:
-        wires = [*map(WireContract, contracts_of(root, name)), *map(WireMessage, messages_of(root, name))]
-        for wire in wires:
-            described[wire.name] = wire.description
+        for contract in contracts_of(root, name):
+            where = contract.__name__
+            described[where] = WireContract(contract).description
+        for message in messages_of(root, name):
+            where = message.__name__
+            described[where] = description_of(message.as_shared_model())
     except DiscoveryError as error:
         return Contracts(problem="; ".join(error.problems))
     except Exception as error:  # noqa: BLE001  # a type may fail in any way when it is described
-        where = wires[len(described)].name
         return Contracts(problem=f"{where} cannot be described: {type(error).__name__}: {error}")
     return Contracts(described)

@@ -18,10 +18,10 @@ from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
 from kernel.ext.messaging.brokers.connection import OnBroker
 from kernel.ext.messaging.envelope import Envelope, PublishError
 from kernel.ext.messaging.handlers import Handler, HandlerError
-from kernel.ext.messaging.inbound import Correspondent, Inbound, Posted, RemoteModule
+from kernel.ext.messaging.inbound import Inbound, ModuleEndpoint
 from kernel.ext.messaging.listen import listen
 from kernel.ext.messaging.message import Message
-from kernel.ext.messaging.outages import Outage
+from kernel.ext.messaging.outbound import Outbound
 from kernel.ext.messaging.outbox import BROKER, CHANNEL, Delivery, Outbox, Wanted
 from kernel.ext.messaging.relay import Relay, Target
 from kernel.ext.messaging.settings import MessagingSettings
@@ -45,44 +45,49 @@ WITHOUT_SUBSCRIBERS = (
 )
 
 
+WITHOUT_CHANNEL = (
+    "names a module in another process to which messages are delivered, but nothing connects the processes: use the "
+    "extension remote, or set MESSAGING_BROKER_URL in both processes"
+)
+
+
 @dataclass(frozen=True)
 class Elsewhere:
     """What is known of the modules that run in other processes."""
 
     # Their handlers in this code base, by the message's name: `images.image_deleted: [events.forget_image]`.
     subscribers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    # Those with an address.
-    modules: Mapping[str, RemoteModule] = field(default_factory=dict)
-    # Those of them whose handlers this code base does not have: each gets every message, and handles what it wants.
+    # The addresses of those that can subscribe to messages of this process.
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    # Those of them whose handlers are not in this code base: each gets every message and handles what it subscribes to.
     unread: Sequence[str] = ()
 
     @property
     def is_known(self) -> bool:
         """Whether any subscriber is, or could be, in another process."""
-        return bool(self.subscribers or self.modules)
+        return bool(self.subscribers or self.addresses)
 
 
-class Exchange:
+class MessageBus:
     """The outboxes of the modules here, and the targets of their messages."""
 
     def __init__(
         self,
-        modules: Sequence[Correspondent],
+        modules: Sequence[ModuleEndpoint],
         settings: MessagingSettings,
         database: DatabaseConfig,
         elsewhere: Elsewhere,
+        outbound: Outbound | None,
         tracer: Tracer,
     ) -> None:
-        """`elsewhere` is what is known of the modules in other processes."""
+        """`outbound` delivers to other processes; None without a channel between processes."""
         self._settings, self._config, self._tracer = settings, database, tracer
         self._modules = {module.name: module for module in modules}
-        self.elsewhere = elsewhere
+        self.elsewhere, self.outbound = elsewhere, outbound
         # By the message's name.
         self.handlers: dict[str, list[Handler]] = {}
         self.outboxes: dict[str, Outbox] = {}
         self.targets: dict[str, Target] = {}
-        # Why the last delivery to a module elsewhere met an outage; None where it was answered.
-        self.outages: dict[str, str | None] = {}
         self.inbound = Inbound(modules, settings.handler_timeout_seconds, tracer)
         names: dict[str, type[Message]] = {}
         for module in modules:
@@ -130,15 +135,16 @@ class Exchange:
             sent = partial(Target, deliver=send, is_open=self.broker.is_connected, sends=True)
             yield BROKER, sent(Wanted())
             yield from ((one, sent(Wanted(name))) for name, one in by_name)
-            yield from ((module, sent(Wanted())) for module in self.elsewhere.modules)
+            yield from ((module, sent(Wanted())) for module in self.elsewhere.addresses)
+            return
+        if self.outbound is None:
             return
         for name, one in by_name:
             module, _, function = one.partition(".")
-            if module in self.elsewhere.modules:
-                post = partial(self._post, self.elsewhere.modules[module], function)
-                yield one, Target(Wanted(name), post, sends=True)
-        for module, peer in self.elsewhere.modules.items():
-            yield module, Target(Wanted(), partial(self._post, peer, None), sends=True)
+            if module in self.elsewhere.addresses:
+                yield one, Target(Wanted(name), partial(self.outbound.post, module, function), sends=True)
+        for module in self.elsewhere.addresses:
+            yield module, Target(Wanted(), partial(self.outbound.post, module, ""), sends=True)
 
     @property
     def is_used(self) -> bool:
@@ -179,7 +185,7 @@ class Exchange:
         module = subscriber.partition(".")[0]
         if any(one.name == subscriber for found in self.handlers.values() for one in found):
             return "this process"
-        return "the broker" if self.broker is not None else self.elsewhere.modules[module].url
+        return "the broker" if self.broker is not None else self.elsewhere.addresses[module]
 
     def handlers_of(self, name: str) -> list[Callable[[Envelope], Awaitable[None]]]:
         """What the modules here do with a message of this name."""
@@ -217,18 +223,6 @@ class Exchange:
     async def _deliver(self, handler: Handler, delivery: Delivery) -> None:
         await self.inbound.handle_in_time(handler, delivery.envelope, is_first=delivery.attempt == 1)
 
-    async def _post(self, peer: RemoteModule, function: str | None, delivery: Delivery) -> None:
-        """Have another process handle it. Raises Outage and Failed."""
-        posted = Posted(envelope=delivery.envelope, seconds=self._settings.handler_timeout_seconds)
-        outage = None
-        try:
-            await peer.deliver(function, posted.model_dump_json().encode(), posted.answered_within_seconds)
-        except Outage as error:
-            outage = str(error)
-            raise
-        finally:
-            self.outages[peer.module] = outage
-
     async def check_broker(self) -> None:
         """Raises Degraded if the broker does not answer: what it is to carry waits meanwhile."""
         try:
@@ -255,7 +249,7 @@ class Exchange:
         finally:
             await looking.stop()
 
-    def _receive(self, broker: Broker, module: Correspondent) -> None:
+    def _receive(self, broker: Broker, module: ModuleEndpoint) -> None:
         """Have the broker bring what the module subscribes to and what no module here tells. Raises HandlerError."""
         names = {handler.message.message_name() for handler in module.handlers}
         from_elsewhere = sorted(name for name in names if name.partition(".")[0] not in self._modules)
@@ -298,7 +292,7 @@ class Exchange:
             for one in found
             if name.partition(".")[0] == outbox.module
         ]
-        wanted = (*names, *of_others, *self.elsewhere.modules, BROKER)
+        wanted = (*names, *of_others, *self.elsewhere.addresses, BROKER)
         return {name: self.targets[name] for name in wanted if name in self.targets}
 
     def _listeners(self) -> Iterator[Callable[[], Any]]:

@@ -12,7 +12,7 @@ import typer
 from kernel.cli.console import fail, load_kernel, print_table
 
 if TYPE_CHECKING:
-    from kernel.ext.messaging.bus import Exchange
+    from kernel.ext.messaging.bus import MessageBus
     from kernel.ext.messaging.outbox import Outbox
     from kernel.runtime import Kernel
 
@@ -41,13 +41,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
     from kernel.ext.messaging.operations import backlog  # noqa: PLC0415
 
     rows = [row for part in _on_all(lambda outbox: backlog(outbox, with_completed=True)) for row in part]
-    exchange = _bus(load_kernel())
+    bus = _bus(load_kernel())
     shown = [
         {
             "module": row.module, "subscriber": row.subscriber, "state": row.state.value, "messages": row.messages,
             "attempts": row.attempts, "oldest_seconds": round(row.oldest_seconds, 1),
-            "delivered_here": exchange.reads(row.subscriber, row.newest),
-            "delivered_by": exchange.way_of(row.subscriber),
+            "delivered_here": bus.reads(row.subscriber, row.newest),
+            "delivered_by": bus.way_of(row.subscriber),
         }
         for row in rows
     ]  # fmt: skip
@@ -210,10 +210,10 @@ async def _closing(kernel: "Kernel", work: Awaitable[Result]) -> Result:
         await kernel.pool.close()
 
 
-def _bus(kernel: "Kernel") -> "Exchange":
-    from kernel.ext.messaging.bus import Exchange  # noqa: PLC0415  # so that `--help` is quick
+def _bus(kernel: "Kernel") -> "MessageBus":
+    from kernel.ext.messaging.bus import MessageBus  # noqa: PLC0415  # so that `--help` is quick
 
-    return kernel.get(Exchange)
+    return kernel.get(MessageBus)
 
 
 async def _relay(kernel: "Kernel") -> None:

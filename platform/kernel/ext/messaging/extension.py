@@ -8,13 +8,17 @@ import structlog
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 
-from kernel.ext.messaging.bus import WITHOUT_SUBSCRIBERS, Elsewhere, Exchange
-from kernel.ext.messaging.declared import Declared, faults_of, subscribers_elsewhere
+from kernel.ext.messaging import inbound
+from kernel.ext.messaging import watch as watching
+from kernel.ext.messaging.bus import WITHOUT_CHANNEL, WITHOUT_SUBSCRIBERS, Elsewhere, MessageBus
+from kernel.ext.messaging.declared import Declared, faults_of, handled_messages, subscribers_elsewhere
 from kernel.ext.messaging.gauges import BacklogGauges
-from kernel.ext.messaging.inbound import Correspondent, RemoteModules
+from kernel.ext.messaging.inbound import ModuleEndpoint
+from kernel.ext.messaging.outbound import Outbound
 from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.watch import DeliveryWatch
 from kernel.extension import Extension
+from kernel.modules.channel import InternalChannel
 from kernel.modules.discovery import DiscoveredModule, ModuleFiles
 from kernel.modules.manifest import ModuleContext
 from kernel.runtime import Kernel
@@ -59,38 +63,50 @@ class Messaging(Extension):
         self.declared[module.name] = Declared.of(module.files)
 
     def assemble(self, kernel: Kernel) -> None:
-        exchange = Exchange(
-            [self._correspondent(kernel, name) for name in kernel.contexts],
-            kernel.settings.group(MessagingSettings),
+        settings, channel = kernel.settings.group(MessagingSettings), kernel.builder.channel
+        elsewhere = self._elsewhere(kernel)
+        bus = MessageBus(
+            [self._endpoint(kernel, name) for name in kernel.contexts],
+            settings,
             kernel.settings.database,
-            self._elsewhere(kernel),
+            elsewhere,
+            None if channel is None else Outbound(channel, settings.handler_timeout_seconds),
             kernel.builder.tracer,
         )
-        told_by = {
-            name.partition(".")[0] for name in exchange.handlers if name.partition(".")[0] not in kernel.contexts
-        }
-        remote = kernel.find(RemoteModules)
-        publishers = {} if remote is None else {name: one for name, one in remote.used.items() if name in told_by}
-        watch = DeliveryWatch(exchange, kernel.settings, publishers)
-        settings = kernel.settings.group(MessagingSettings)
+        publishers = {name.partition(".")[0] for name in bus.handlers} & kernel.settings.elsewhere.keys()
+        watch = DeliveryWatch(bus, settings, channel, sorted(publishers))
+        if channel is not None:
+            self._join(channel, bus, watch, publishers)
         if settings.relay and settings.listen:
-            kernel.builder.connections += {one.database.placement.url for one in exchange.outboxes.values()}
-        kernel.builder.gauges.append(BacklogGauges(exchange.outboxes.values()))
-        kernel.builder.provide(exchange)
+            kernel.builder.connections += {one.database.placement.url for one in bus.outboxes.values()}
+        kernel.builder.gauges.append(BacklogGauges(bus.outboxes.values()))
+        kernel.builder.provide(bus)
         kernel.builder.provide(watch)
-        if exchange.broker is not None:
-            kernel.builder.health_checks["broker"] = exchange.check_broker
-        if exchange.is_used:
+        if bus.broker is not None:
+            kernel.builder.health_checks["broker"] = bus.check_broker
+        if bus.is_used:
             kernel.builder.health_checks["messages"] = watch.check
+
+    def _join(self, channel: InternalChannel, bus: MessageBus, watch: DeliveryWatch, publishers: Iterable[str]) -> None:
+        """Exchange messages with other processes over the channel."""
+        channel.serve(inbound.SERVICE, bus.inbound.answer)
+        channel.serve(watching.SERVICE, watch.answer)
+        for name, declared in self.declared.items():
+            channel.describe(name, [message.as_shared_model() for message in declared.messages])
+        handlers = [handler for found in bus.handlers.values() for handler in found]
+        for name in publishers:
+            channel.connect(name, [message.as_shared_model() for message in handled_messages(handlers, name)])
+        for name in bus.elsewhere.addresses:
+            channel.connect(name)
 
     @asynccontextmanager
     async def serving(self, kernel: Kernel) -> AsyncIterator[None]:
-        exchange, watch = kernel.get(Exchange), kernel.get(DeliveryWatch)
+        bus, watch = kernel.get(MessageBus), kernel.get(DeliveryWatch)
         delivers = kernel.settings.group(MessagingSettings).relay if self.delivers is None else self.delivers
         async with AsyncExitStack() as stack:
             if delivers:
-                await stack.enter_async_context(exchange.running())
-            if exchange.is_used:
+                await stack.enter_async_context(bus.running())
+            if bus.is_used:
                 await stack.enter_async_context(watch.running(relays=delivers))
             yield
 
@@ -104,7 +120,11 @@ class Messaging(Extension):
         ]
 
     def check_start(self, kernel: Kernel) -> Iterator[Fault]:
-        lost = kernel.get(Exchange).lost(self.published())
+        bus = kernel.get(MessageBus)
+        if bus.broker is None and bus.outbound is None:
+            for name in bus.elsewhere.addresses:
+                yield Fault(f"{name.upper()}_URL", WITHOUT_CHANNEL)
+        lost = bus.lost(self.published())
         if lost and kernel.settings.group(MessagingSettings).is_local:
             _log.warning("messages without a subscriber", messages=lost, advice=WITHOUT_SUBSCRIBERS)
             return
@@ -123,18 +143,14 @@ class Messaging(Extension):
         addresses = kernel.settings.elsewhere
         unread = [name for name in addresses if not (root / "modules" / name / "module.py").is_file()]
         wanted = {one.partition(".")[0] for found in subscribers.values() for one in found} | {*unread}
-        remote = kernel.find(RemoteModules)
-        modules = {
-            name: remote.reach(name, url)
-            for name, url in addresses.items()
-            if name in wanted and publishers and remote is not None
-        }
-        return Elsewhere(subscribers, modules, tuple(unread if publishers else ()))
+        if not publishers:
+            return Elsewhere()
+        return Elsewhere(subscribers, {name: addresses[name] for name in addresses if name in wanted}, unread)
 
-    def _correspondent(self, kernel: Kernel, name: str) -> Correspondent:
+    def _endpoint(self, kernel: Kernel, name: str) -> ModuleEndpoint:
         """Return the module as one that publishes and subscribes. Its handlers get dependencies as requests do."""
         context, declared = kernel.contexts[name], self.declared[name]
         application = Starlette()
         connection = HTTPConnection({"type": "http", "app": application, "headers": [], "path": ""})
         RequestContext(kernel, "", module=context).attach(connection.scope)
-        return Correspondent(name, context.database, declared.handlers, declared.outbox, declared.inbox, connection)
+        return ModuleEndpoint(name, context.database, declared.handlers, declared.outbox, declared.inbox, connection)

@@ -1,20 +1,20 @@
-"""The handlers of this process, for messages of its own relay and for those that other processes post.
+"""Run the handlers of this process, for messages of its own relay and for messages that other processes post.
 
 The way of a message between processes: the publisher's relay claims the row of a subscriber whose module has an
-address (`<NAME>_URL`), posts the message to /internal/messages/<module>/<handler>, and completes the row when the
-other process answers 204. That process answers so after the transaction of the handler, which writes the inbox row,
-has committed. An answer that is lost has the message posted again; the inbox row tells that it was handled.
+address (`<NAME>_URL`), posts the message over the internal channel to `messages/<module>/<handler>`, and completes the
+row when the other process answers 204. That process answers after the transaction of the handler, which writes the
+inbox row, has committed. If the answer is lost, the message is posted again; the inbox row shows that it was handled.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 from pydantic import BaseModel, Field
 from sqlalchemy import Table
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from structlog.contextvars import bound_contextvars
 
@@ -23,8 +23,14 @@ from kernel.ext.messaging.envelope import Envelope, traced
 from kernel.ext.messaging.handlers import Handler
 from kernel.ext.messaging.outages import Failed, Outage, is_outage
 from kernel.tracing import Tracer
+from kernel.web.problems import NotFound
 
 _log = structlog.get_logger("kernel.ext.messaging")
+
+# The service of the internal channel to which other processes post messages.
+SERVICE = "messages"
+# The status of the reply to a message that is newer than the code of the process to which it was posted.
+NOT_YET = 409
 
 # The share of a handler's time for which a posted message may wait for SQLite's one writer, and how long the
 # publisher waits for the answer: less than its lease, which is 1.5 times as long as a handler may take.
@@ -32,8 +38,8 @@ _WAIT_FACTOR, _ANSWER_FACTOR = 0.2, 1.3
 
 
 @dataclass(frozen=True)
-class Correspondent:
-    """A module as one that publishes and subscribes."""
+class ModuleEndpoint:
+    """The outbox, the inbox and the handlers of one module."""
 
     name: str
     database: Database
@@ -57,28 +63,6 @@ class Posted(BaseModel):
         return self.seconds * _ANSWER_FACTOR
 
 
-class RemoteModule(Protocol):
-    """A module in another process, as kernel.ext.remote reaches it."""
-
-    module: str
-    url: str
-
-    async def deliver(self, function: str | None, body: bytes, seconds: float) -> None:
-        """Have one handler of the module, or all of them, handle a posted message. Raises Outage and Failed."""
-
-    async def subscribed(self, body: bytes) -> bytes:
-        """Tell the module what subscribes to its messages here; return its answer. Raises ContractUnavailable."""
-
-
-@dataclass
-class RemoteModules:
-    """The modules in other processes that `remote` can reach."""
-
-    # Those whose contracts or messages are used here.
-    used: Mapping[str, RemoteModule]
-    reach: Callable[[str, str], RemoteModule]
-
-
 class NoSuchHandler(Exception):
     """A message was posted for a module or handler that is not in this process; says which."""
 
@@ -90,7 +74,7 @@ class NotYet(Exception):
 class Inbound:
     """Runs the handlers of this process, each within a time limit."""
 
-    def __init__(self, modules: Sequence[Correspondent], seconds: float, tracer: Tracer) -> None:
+    def __init__(self, modules: Sequence[ModuleEndpoint], seconds: float, tracer: Tracer) -> None:
         """`seconds`: how long a handler may take."""
         self._modules = {module.name: module for module in modules}
         self._seconds, self._tracer = seconds, tracer
@@ -125,24 +109,39 @@ class Inbound:
                 raise Outage(f"{type(error).__name__}: {error}") from error
             raise
 
-    async def accept(self, module: str, function: str | None, body: bytes) -> None:
-        """Handle a message that another process has posted; return when the transaction has committed.
+    async def answer(self, module: str, function: str, body: bytes) -> None:
+        """Answer a message that another process has posted, as the sender's `Outbound` reads the status.
+
+        Raises HTTPException, and ValidationError for a body that is not a message.
+        """
+        try:
+            await self.accept(module, function, Posted.model_validate_json(body))
+        except NoSuchHandler as error:
+            raise NotFound(str(error)) from None
+        except NotYet as error:
+            raise HTTPException(NOT_YET, str(error)) from None
+        except Outage as error:
+            raise HTTPException(503, str(error)) from None
+        except Failed as error:
+            raise HTTPException(500, str(error)) from None
+
+    async def accept(self, module: str, function: str, posted: Posted) -> None:
+        """Handle a message that another process has posted. Return when the transaction has committed.
 
         Without a `function` all handlers of the module that subscribe to the message handle it. Raises NoSuchHandler,
-        NotYet, Outage, Failed, and ValidationError for a body that is no message.
+        NotYet, Outage and Failed.
         """
-        posted = Posted.model_validate_json(body)
         handlers = self._addressed(module, function, posted.envelope)
         failures = [await self._attempt(one, posted) for one in handlers]
         found = [one for one in failures if one is not None]
         if found:
             raise next((one for one in found if not isinstance(one, Outage)), found[0])
 
-    def _addressed(self, module: str, function: str | None, envelope: Envelope) -> list[Handler]:
+    def _addressed(self, module: str, function: str, envelope: Envelope) -> list[Handler]:
         if module not in self._modules:
             raise NoSuchHandler(f"{module} does not run in this process.")
         handlers = self._modules[module].handlers
-        if function is None:
+        if not function:
             chosen = [one for one in handlers if one.message.message_name() == envelope.name]
         else:
             chosen = [one for one in handlers if one.function.__name__ == function]

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
+from kernel.modules.channel import SharedModel
+
 Payload = dict[str, Any]
 Upcast = Callable[[Payload], Payload]
 Function = TypeVar("Function", bound=Upcast)
@@ -79,6 +81,11 @@ class Message(BaseModel):
         while oldest - 1 in cls.upcasts:
             oldest -= 1
         return oldest
+
+    @classmethod
+    def as_shared_model(cls) -> SharedModel:
+        """Return what processes compare of this message."""
+        return SharedModel(cls.__name__, cls, cls.message_version, cls.oldest_readable_version())
 
     @classmethod
     def missing_upcast(cls) -> str | None:

@@ -33,6 +33,8 @@ class MessagingSettings(SettingsGroup):
     # How often to look for what nobody told us of: what another process published on SQLite, or had in hand when it
     # died. Ten times as seldom where PostgreSQL tells us of the rest.
     poll_seconds: float = Field(1, gt=0)
+    # Seconds between two checks of whether the messages of this process, and those for it, are delivered.
+    check_seconds: float = Field(10, gt=0)
     # PostgreSQL: publishing tells the relays of other processes (NOTIFY), each of which keeps a connection to listen.
     listen: bool = True
     # How long a handler may take. Half as long again after it began, others may take the message over.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from kernel.application import Application
-from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.message import Message
 
@@ -17,8 +17,8 @@ class Messages:
     """The messages of one application under test."""
 
     def __init__(self, application: Application) -> None:
-        self._exchange = application.kernel.get(Exchange)
-        for outbox in self._exchange.outboxes.values():
+        self._bus = application.kernel.get(MessageBus)
+        for outbox in self._bus.outboxes.values():
             outbox.subscribers_of = _and_the_test(outbox.subscribers_of)
 
     async def tell(self, message: Message) -> None:
@@ -26,7 +26,7 @@ class Messages:
 
         Raises LookupError if none here subscribes to it.
         """
-        handlers = self._exchange.handlers_of(message.message_name())
+        handlers = self._bus.handlers_of(message.message_name())
         if not handlers:
             raise LookupError(f"No handler here subscribes to {message.message_name()}.")
         for handle in handlers:
@@ -35,7 +35,7 @@ class Messages:
     async def told(self, message: type[_Told]) -> list[_Told]:
         """What was published of this type since the test began, in its order. Raises LookupError without an outbox."""
         name = message.message_name()
-        outbox = self._exchange.outboxes.get(name.partition(".")[0])
+        outbox = self._bus.outboxes.get(name.partition(".")[0])
         if outbox is None:
             raise LookupError(f"The module that publishes {name} does not run here, or has no outbox.")
         columns = outbox.table.c

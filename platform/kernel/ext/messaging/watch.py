@@ -2,24 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
 import structlog
 from pydantic import BaseModel, TypeAdapter
 
-from kernel.ext.messaging.bus import Exchange
-from kernel.ext.messaging.inbound import RemoteModule
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.operations import Waiting, waiting
 from kernel.ext.messaging.outbox import BROKER
 from kernel.ext.messaging.settings import MessagingSettings
-from kernel.ext.remote.settings import InternalSettings
 from kernel.health import Degraded
-from kernel.modules.contracts import ContractUnavailable
-from kernel.settings import Settings
+from kernel.modules.channel import ChannelError, InternalChannel
 
 _log = structlog.get_logger("kernel.ext.messaging")
 
+# The service of the internal channel at which subscribers ask whether they get their messages.
+SERVICE = "subscriptions"
+_ASK_SECONDS = 3.0
 _LOOK_SECONDS = 5.0
 # What a subscriber said is believed for so many of our own looks.
 _LOOKS_BELIEVED = 6
@@ -32,23 +32,27 @@ Problems = dict[str, str]
 PROBLEMS: TypeAdapter[Problems] = TypeAdapter(Problems)
 
 
-class Asked(BaseModel):
-    """What a process asks another one: whether these handlers get these messages."""
+class Subscriptions(BaseModel):
+    """What a process asks a publisher in another process: whether these handlers get these messages."""
 
     # The message's name, by subscriber: `events.forget_image: images.image_deleted`.
     subscribers: dict[str, str]
-    # From where the asking process takes messages beside /internal: the kind of the broker, and the prefix.
+    # The broker from which the asking process receives messages: its kind and the prefix.
     broker: tuple[str, str] | None
 
 
 class DeliveryWatch:
     """Looks now and again whether the messages of this process, and those for it, can be delivered."""
 
-    def __init__(self, exchange: Exchange, settings: Settings, publishers: Mapping[str, RemoteModule]) -> None:
+    def __init__(
+        self,
+        bus: MessageBus,
+        settings: MessagingSettings,
+        channel: InternalChannel | None = None,
+        publishers: Collection[str] = (),
+    ) -> None:
         """`publishers` are the modules elsewhere to whose messages this process subscribes."""
-        self._exchange, self._publishers = exchange, publishers
-        self._settings = settings.group(MessagingSettings)
-        self._every = settings.group(InternalSettings).compare_seconds
+        self._bus, self._settings, self._channel, self._publishers = bus, settings, channel, publishers
         # Whether this process delivers; `running` is told.
         self._relays = False
         self._own: Problems = {}
@@ -64,7 +68,7 @@ class DeliveryWatch:
 
     def problems(self) -> Problems:
         """What is wrong, on our side and on that of others."""
-        oldest = time.monotonic() - _LOOKS_BELIEVED * self._every
+        oldest = time.monotonic() - _LOOKS_BELIEVED * self._settings.check_seconds
         answered = {one: problem for one, (problem, since) in self._answered.items() if since >= oldest}
         of_others = {one: problem for found in self._of_others.values() for one, problem in found.items()}
         return answered | of_others | self._own
@@ -74,7 +78,7 @@ class DeliveryWatch:
         """Look during the block. `relays`: whether this process delivers."""
         self._relays = relays
         await self._look_here()
-        is_alone = not self._publishers and not self._exchange.elsewhere.is_known and relays
+        is_alone = not self._publishers and not self._bus.elsewhere.is_known and relays
         if is_alone and not self._own:
             yield  # all modules are here, and nothing that waited before the start has lost its handler
             return
@@ -92,7 +96,8 @@ class DeliveryWatch:
     async def look(self) -> None:
         """Look now, here and at the publishers elsewhere."""
         await self._look_here()
-        await asyncio.gather(*(self._ask(name) for name in self._publishers))
+        if self._channel is not None:
+            await asyncio.gather(*(self._ask(self._channel, name) for name in self._publishers))
         self._log_new()
 
     async def _look_here(self) -> None:
@@ -109,8 +114,12 @@ class DeliveryWatch:
                 _log.warning("messages are not delivered", subscriber=subscriber, reason=problem)
         self._told = found
 
-    def answer(self, module: str, asked: Asked) -> Problems:
-        """Tell another process which of its handlers do not get what `module` publishes, and why."""
+    async def answer(self, module: str, _name: str, body: bytes) -> bytes:
+        """Answer a process that subscribes to messages of `module`: which of its handlers do not get them, and why.
+
+        Raises ValidationError for an invalid body.
+        """
+        asked = Subscriptions.model_validate_json(body)
         found = {}
         for subscriber, name in asked.subscribers.items():
             problem = self._problem_of(module, subscriber, name, asked.broker)
@@ -119,24 +128,24 @@ class DeliveryWatch:
                 self._answered[subscriber] = (problem, time.monotonic())
             else:
                 self._answered.pop(subscriber, None)
-        return found
+        return PROBLEMS.dump_json(found)
 
     def _problem_of(self, module: str, subscriber: str, name: str, broker: tuple[str, str] | None) -> str | None:
-        exchange, there = self._exchange, subscriber.partition(".")[0]
-        if module not in exchange.outboxes:
+        bus, there = self._bus, subscriber.partition(".")[0]
+        if module not in bus.outboxes:
             return f"{module} has no outbox in the process that answers at {module.upper()}_URL."
-        if exchange.broker is not None:
-            if broker == exchange.broker.identity:
+        if bus.broker is not None:
+            if broker == bus.broker.identity:
                 return None
             return (
-                f"{module} sends {name} to {_said(exchange.broker.identity)}, and {there} takes from {_said(broker)}: "
+                f"{module} sends {name} to {_said(bus.broker.identity)}, and {there} takes from {_said(broker)}: "
                 "set the same MESSAGING_BROKER_URL and MESSAGING_BROKER_PREFIX in both processes."
             )
         if subscriber in self._own:
             return self._own[subscriber]
-        known = exchange.subscribers(name)
+        known = bus.subscribers(name)
         if subscriber in known or there in known:
-            return exchange.outages.get(there)
+            return None if bus.outbound is None else bus.outbound.outages.get(there)
         return (
             f"{module} keeps no {name} for {subscriber}, of which its code base does not know: set "
             f"MESSAGING_SUBSCRIBERS={there} and {there.upper()}_URL in the process of {module}, or "
@@ -147,49 +156,48 @@ class DeliveryWatch:
         while not is_over.is_set():
             await self.look()
             with suppress(TimeoutError):
-                await asyncio.wait_for(is_over.wait(), self._every)
+                await asyncio.wait_for(is_over.wait(), self._settings.check_seconds)
 
-    async def _ask(self, publisher: str) -> None:
+    async def _ask(self, channel: InternalChannel, publisher: str) -> None:
         """Ask a publisher in another process whether it delivers to the handlers here."""
-        exchange = self._exchange
+        bus = self._bus
         subscribers = {
             handler.name: name
-            for name, handlers in exchange.handlers.items()
+            for name, handlers in bus.handlers.items()
             for handler in handlers
             if name.partition(".")[0] == publisher
         }
-        broker = None if exchange.broker is None else exchange.broker.identity
+        broker = None if bus.broker is None else bus.broker.identity
         try:
-            answer = await self._publishers[publisher].subscribed(
-                Asked(subscribers=subscribers, broker=broker).model_dump_json().encode()
-            )
-            self._of_others[publisher] = PROBLEMS.validate_json(answer)
-        except (ContractUnavailable, ValueError):
-            self._of_others.pop(publisher, None)  # the check of its contracts says that it does not answer
+            body = Subscriptions(subscribers=subscribers, broker=broker).model_dump_json().encode()
+            reply = await channel.post(SERVICE, publisher, "", body, _ASK_SECONDS)
+            self._of_others[publisher] = PROBLEMS.validate_json(reply.body) if reply.status == 200 else {}
+        except (ChannelError, ValueError):
+            self._of_others.pop(publisher, None)  # the comparison of its contracts reports that it does not answer
 
     async def _undelivered(self) -> Problems:
-        exchange = self._exchange
+        bus = self._bus
         found: Problems = {}
         if self._relays:
-            for name, subscribers in exchange.elsewhere.subscribers.items():
-                found |= {one: _no_way(name, one) for one in subscribers if one not in exchange.targets}
+            for name, subscribers in bus.elsewhere.subscribers.items():
+                found |= {one: _no_way(name, one) for one in subscribers if one not in bus.targets}
         overdue = _OVERDUE_POLLS * self._settings.poll_seconds
         expected = set()
-        for outbox in exchange.outboxes.values():
-            served = exchange.targets_of(outbox) if self._relays else ()
+        for outbox in bus.outboxes.values():
+            served = bus.targets_of(outbox) if self._relays else ()
             for one in await waiting(outbox, overdue):
                 expected.add(one.subscriber.partition(".")[0])
                 problem = None
                 if one.subscriber not in served:
                     problem = self._why_it_waits(outbox.module, one)
-                elif one.overdue and not exchange.reads(one.subscriber, one.newest):
+                elif one.overdue and not bus.reads(one.subscriber, one.newest):
                     problem = (
                         f"{one.messages} message(s) of {outbox.module} wait for {one.subscriber}, some in version "
                         f"{one.newest}, which the code of this process cannot read: deploy the newer code here, too."
                     )
                 if problem is not None:
                     found[one.subscriber] = problem
-        for module, outage in exchange.outages.items():
+        for module, outage in bus.outbound.outages.items() if bus.outbound is not None else ():
             if outage is not None and module in expected:
                 found[module] = f"Messages wait for {module}: {outage}."
         return found
@@ -206,7 +214,7 @@ class DeliveryWatch:
         if one.subscriber == BROKER:
             return f"{many}: set MESSAGING_BROKER_URL again, with which they were published."
         there, _, function = one.subscriber.partition(".")
-        if any(one.subscriber in found for found in self._exchange.elsewhere.subscribers.values()):
+        if any(one.subscriber in found for found in self._bus.elsewhere.subscribers.values()):
             return f"{many}. {_no_way(f'What {module} publishes', one.subscriber)}"
         what = f"{there} has no handler {function}" if function else f"{there} is no module elsewhere"
         return (

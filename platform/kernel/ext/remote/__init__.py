@@ -1,1 +1,1 @@
-"""Contracts between processes: the same protocol, over HTTP."""
+"""Contracts between processes over HTTP, and the internal channel for other extensions."""

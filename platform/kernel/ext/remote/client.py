@@ -1,10 +1,11 @@
-"""Asking a module that runs in another process."""
+"""Call the contracts of a module that runs in another process."""
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -13,96 +14,81 @@ import structlog
 from pydantic import ValidationError
 from structlog.contextvars import get_contextvars
 
-from kernel.ext.messaging.message import Message
-from kernel.ext.messaging.outages import Failed, Outage
 from kernel.ext.remote import deadline
 from kernel.ext.remote.compatibility import compare
-from kernel.ext.remote.signing import Tokens
-from kernel.ext.remote.wire import DESCRIBED, WireContract, WireMessage, WireMethod
+from kernel.ext.remote.signing import CallSigner
+from kernel.ext.remote.wire import DESCRIBED, Described, WireContract, WireMethod, describe
 from kernel.health import Degraded
 from kernel.http_client.client import OUTAGES, CircuitOpen, HttpxRestClientPool
+from kernel.modules.channel import ChannelError, ModuleUnreachable, Reply, SharedModel
 from kernel.modules.contracts import CallRule, Contract, ContractBroken, ContractError, ContractUnavailable
 from kernel.settings import HttpClientSettings
 
 _COMPARE_SECONDS = 3.0
-# The status of a message that is newer than the process to which it was posted.
-NOT_YET = 409
 
 _log = structlog.get_logger("kernel.ext.remote")
 
 
 class ContractsDiffer(Exception):
-    """The other side provides something else than what is asked here. Names the members."""
+    """The provider's contracts or messages do not fit those of this process. Names the members."""
 
 
-class Peer:
-    """A module elsewhere: its address, the contracts that are called and the messages that are handled here."""
+class RemoteModule:
+    """A module that runs in another process: its address, and what this process uses of it."""
 
     def __init__(
         self,
-        module: str,
+        name: str,
         url: str,
-        contracts: tuple[type[Contract], ...],
-        messages: tuple[type[Message], ...],
+        contracts: Sequence[type[Contract]],
         http: HttpxRestClientPool,
-        tokens: Tokens,
+        signer: CallSigner,
         settings: HttpClientSettings,
     ) -> None:
-        self.module, self.url = module, url
-        self.wires = [WireContract(contract) for contract in contracts]
-        self.messages = [WireMessage(message) for message in messages]
-        self._http, self._tokens = http, tokens
+        self.name, self.url = name, url
+        self.contracts = [WireContract(contract) for contract in contracts]
+        # The messages that this process reads.
+        self.models: list[SharedModel] = []
+        self._http, self._signer = http, signer
         self._call_seconds = settings.total_timeout_seconds
         self._is_compared = asyncio.Event()
         self._finding: Exception | None = None
-        # Whether readiness was ever in order: from then on this process serves, and others rely on it.
+        # Whether the check has succeeded or degraded before: this process serves, and others rely on it.
         self._is_serving = False
-        self._told = ""
+        self._logged = ""
 
-    def ports(self, rule: CallRule) -> Mapping[type[Contract], Contract]:
-        """The contracts, answered by the other process."""
-        return {wire.contract: remote_port(wire, self, rule) for wire in self.wires}
+    def clients(self, rule: CallRule) -> Mapping[type[Contract], Contract]:
+        """Return implementations of the contracts that call the other process."""
+        return {wire.contract: _client(wire, self, rule) for wire in self.contracts}
 
-    async def ask(
+    async def call(
         self, method: str, body: bytes, *, key: str | None = None, at_most: float | None = None
     ) -> httpx2.Response:
-        """Post to the other process, signed. With a `key` the pool may try again. Raises ContractUnavailable."""
-        path = f"{self.module}/{method}".rstrip("/")
+        """Call a method of a contract. With a `key` the client may repeat the request. Raises ContractUnavailable."""
+        path = f"{self.name}/{method}".rstrip("/")
         seconds = deadline.seconds_left(self._call_seconds if at_most is None else at_most)
         if seconds <= 0:
-            raise ContractUnavailable(f"{path} was not asked: whoever waits for it has waited too long.")
+            raise ContractUnavailable(f"{path} was not called: the deadline of the current call has passed.")
         try:
             return await self._post(f"contracts/{path}", path, body, seconds, key)
         except httpx2.HTTPError as error:
             url = f"{self.url}/internal/contracts/{path}"
             raise ContractUnavailable(f"{path} does not answer at {url}: {error!r}") from error
 
-    async def deliver(self, function: str | None, body: bytes, seconds: float) -> None:
-        """Have one handler of the module, or all of them, handle a posted message; return when that is done.
-
-        Raises Outage where trying again can help. Raises Failed for any other answer, and where the connection broke
-        before one: a message that ends the process that handles it must not be posted for ever.
-        """
-        path = "/".join(filter(None, ("messages", self.module, function)))
+    async def post(self, path: str, body: bytes, seconds: float) -> Reply:
+        """Post to a service of an extension. Raises ChannelError."""
         try:
-            answer = await self._post(path, path, body, seconds, reads_for=seconds)
+            response = await self._post(path, path, body, seconds, reads_for=seconds)
         except (httpx2.ConnectError, httpx2.TimeoutException, CircuitOpen) as error:
-            raise Outage(f"{self.module} does not answer at {self.url}: {error!r}") from error
+            raise ModuleUnreachable(f"{self.name} does not answer at {self.url}: {error!r}") from error
         except httpx2.HTTPError as error:
-            raise Failed(f"{self.module} at {self.url} ended the connection without an answer: {error!r}") from error
-        if answer.status_code != 204:
-            kind = Outage if answer.status_code in (*OUTAGES, NOT_YET) else Failed
-            raise kind(f"{_detail(answer)} (answered with {answer.status_code} by {answer.url})")
-
-    async def subscribed(self, body: bytes) -> bytes:
-        """Tell the module what subscribes to its messages here; return what it answers. Raises ContractUnavailable."""
-        path = f"subscriptions/{self.module}"
-        try:
-            answer = await self._post(path, path, body, _COMPARE_SECONDS)
-        except httpx2.HTTPError as error:
-            raise ContractUnavailable(f"{self.module} does not answer at {self.url}: {error!r}") from error
-        _must_be_200(answer, path)
-        return answer.content
+            raise ChannelError(
+                f"{self.name} at {self.url} ended the connection without an answer: {error!r}"
+            ) from error
+        status, problem = response.status_code, ""
+        if status >= 400:
+            problem = f"{_detail(response)} (answered with {status} by {response.url})"
+        return Reply(status, response.content, problem)
 
     async def _post(
         self,
@@ -121,11 +107,11 @@ class Peer:
         client = self._http.get_client()
 
         def sign(request: httpx2.Request) -> None:
-            token = self._tokens.sign(self.module, subject, body, ends_at)
+            token = self._signer.sign(self.name, subject, body, ends_at)
             if token is not None:
                 request.headers["Authorization"] = f"Bearer {token}"
 
-        # Each try is signed anew: the other side refuses a token that came before.
+        # Each attempt gets a new token: the other side accepts a token once.
         extensions = {"total_timeout": seconds, "sign": sign}
         timeout = client.timeout
         if reads_for is not None:
@@ -139,7 +125,7 @@ class Peer:
         )
 
     async def check(self) -> None:
-        """Raise what the last comparison found.
+        """Raise the finding of the last comparison.
 
         Raises ContractsDiffer for a breaking difference, which keeps a process that has just started out of service,
         and Degraded for a breaking difference found later and for a module that does not answer.
@@ -152,7 +138,7 @@ class Peer:
 
     @asynccontextmanager
     async def comparing(self, every_seconds: float) -> AsyncIterator[None]:
-        """Look now, and again and again, whether the other side answers and means the same contracts."""
+        """Compare at once and then periodically during the block."""
         task = asyncio.create_task(self._keep_comparing(every_seconds))
         try:
             yield
@@ -166,41 +152,44 @@ class Peer:
             self._is_compared.set()
             await asyncio.sleep(every_seconds)
 
+    @cached_property
+    def expected(self) -> dict[str, Described]:
+        """The descriptions of what this process uses of the module."""
+        return describe(self.contracts, self.models)
+
     async def compare(self) -> None:
-        """Look now; `check` says what was found."""
+        """Compare the descriptions of both sides; `check` raises the finding."""
         try:
-            mine = {one.name: one.described for one in self.wires} | {one.name: one.described for one in self.messages}
-            answer = await self.ask("", DESCRIBED.dump_json(mine), key="compare", at_most=_COMPARE_SECONDS)
-            _must_be_200(answer, self.module)
-            found = compare(mine, DESCRIBED.validate_json(answer.content))
-        except Exception as error:  # noqa: BLE001  # whatever fails, an unreachable module does not stop this one
-            # A module that cannot be asked any more still differs as it did.
+            answer = await self.call("", DESCRIBED.dump_json(self.expected), key="compare", at_most=_COMPARE_SECONDS)
+            _must_be_200(answer, self.name)
+            found = compare(self.expected, DESCRIBED.validate_json(answer.content))
+        except Exception as error:  # noqa: BLE001  # whatever fails, an unreachable module does not stop this process
+            # A difference stays a difference while the module does not answer.
             if not isinstance(self._finding, ContractsDiffer):
-                self._found(Degraded(str(error)), str(error))
+                self._set_finding(Degraded(str(error)), str(error))
             return
         breaking = "; ".join(str(one) for one in found if one.is_breaking)
-        self._found(ContractsDiffer(breaking) if breaking else None, "; ".join(map(str, found)))
+        self._set_finding(ContractsDiffer(breaking) if breaking else None, "; ".join(map(str, found)))
 
-    def _found(self, finding: Exception | None, told: str) -> None:
+    def _set_finding(self, finding: Exception | None, text: str) -> None:
         self._finding = finding
         self._is_serving = self._is_serving or not isinstance(finding, ContractsDiffer)
-        if told and told != self._told:
-            _log.warning("module elsewhere", module=self.module, url=self.url, found=told)
-        self._told = told
+        if text and text != self._logged:
+            _log.warning("contracts of another process", module=self.name, url=self.url, found=text)
+        self._logged = text
 
 
-def remote_port(wire: WireContract, peer: Peer, rule: CallRule) -> Contract:
-    """The contract, answered by another process, by which it may also be unavailable."""
-    calls = {name: _remote_call(wire, method, peer, rule) for name, method in wire.methods.items()}
-    port: Contract = type(f"Remote{wire.name}", (wire.contract,), calls)()
-    return port
+def _client(wire: WireContract, module: RemoteModule, rule: CallRule) -> Contract:
+    calls = {name: _remote_call(wire, method, module, rule) for name, method in wire.methods.items()}
+    client: Contract = type(f"Remote{wire.name}", (wire.contract,), calls)()
+    return client
 
 
-def _remote_call(wire: WireContract, method: WireMethod, peer: Peer, rule: CallRule) -> Callable[..., Any]:
+def _remote_call(wire: WireContract, method: WireMethod, module: RemoteModule, rule: CallRule) -> Callable[..., Any]:
     async def call(_self: Contract, *args: Any, **kwargs: Any) -> Any:
-        body, key = method.written(args, kwargs)
+        body, key = method.encode(args, kwargs)
         await rule.before(method.call)
-        answer = await peer.ask(method.name, body, key=os.urandom(16).hex() if method.is_safe else key)
+        answer = await module.call(method.name, body, key=os.urandom(16).hex() if method.is_safe else key)
         if answer.status_code == 422 and (error := _declared(wire, answer)) is not None:
             raise error
         _must_be_200(answer, method.call)
@@ -215,9 +204,9 @@ def _remote_call(wire: WireContract, method: WireMethod, peer: Peer, rule: CallR
 
 
 def _headers(ends_at: float, key: str | None) -> dict[str, str]:
-    context = get_contextvars()  # the shell's: see kernel/web/request_context.py
+    context = get_contextvars()  # bound by the outermost middleware: see kernel/web/middleware.py
     headers = {
-        "Accept-Encoding": "identity",  # between neighbours compressing costs more than it saves
+        "Accept-Encoding": "identity",  # compression costs more than it saves inside one network
         "Content-Type": "application/json",
         "Idempotency-Key": key and quote(key),
         "X-Request-ID": context.get("request_id"),
@@ -228,10 +217,10 @@ def _headers(ends_at: float, key: str | None) -> dict[str, str]:
 
 
 def _declared(wire: WireContract, answer: httpx2.Response) -> ContractError | None:
-    """The error that the other side raised, if it is one of the contract's."""
+    """Return the error that the other side raised, if the contract declares it."""
     try:
-        told = answer.json()["contract_error"]
-        return wire.errors[told["name"]](**told["fields"])
+        raised = answer.json()["contract_error"]
+        return wire.errors[raised["name"]](**raised["fields"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -249,5 +238,5 @@ def _detail(answer: httpx2.Response) -> str:
     except (ValueError, KeyError, TypeError):
         detail = answer.reason_phrase
     if answer.status_code == 401:
-        detail += " Have both sides the same INTERNAL_SECRET, or keys that fit, and the same time?"
+        detail += " Check that both processes have the same INTERNAL_SECRET or matching keys, and the same time."
     return detail

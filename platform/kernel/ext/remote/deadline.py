@@ -1,4 +1,4 @@
-"""Until when an answer is wanted: what is asked on the way to it need not take longer."""
+"""Pass the deadline of a call on to the calls that it makes."""
 
 import asyncio
 import time
@@ -6,20 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
-# Unix time, not a number of seconds: those that a call waits in a queue would not count, and to end what nobody waits
-# for any more is the more important the longer the queues are. The price is that clocks must agree.
+# Unix time instead of a number of seconds, so that the time in a queue counts. The clocks of the processes must agree
+# (INTERNAL_CLOCK_LEEWAY_SECONDS).
 HEADER = "X-Deadline"
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 class DeadlinePassed(Exception):
-    """Whoever asked has gone."""
+    """The deadline of the call has passed."""
 
 
 @asynccontextmanager
 async def until(deadline: float | None) -> AsyncIterator[None]:
-    """End the block at this Unix time; what it asks inherits it. Raises DeadlinePassed."""
+    """End the block at this Unix time, which calls made in it inherit. Raises DeadlinePassed."""
     if deadline is None:
         yield
         return
@@ -37,6 +37,6 @@ async def until(deadline: float | None) -> AsyncIterator[None]:
 
 
 def seconds_left(at_most: float) -> float:
-    """How long a call may take that is made now. Not above zero: it need not be made."""
+    """Return how long a call that starts now may take; zero or less if the deadline has passed."""
     deadline = _deadline.get()
     return at_most if deadline is None else min(at_most, deadline - time.time())

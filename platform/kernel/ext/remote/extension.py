@@ -3,14 +3,11 @@
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from kernel.ext.messaging.bus import Exchange
-from kernel.ext.messaging.declared import Declared, handled_messages
-from kernel.ext.messaging.inbound import RemoteModules
-from kernel.ext.messaging.watch import DeliveryWatch
-from kernel.ext.remote.client import Peer
-from kernel.ext.remote.server import PREFIX, Internal
+from kernel.ext.remote.channel import HttpChannel
+from kernel.ext.remote.client import RemoteModule
+from kernel.ext.remote.server import PREFIX, ContractServer
 from kernel.ext.remote.settings import InternalSettings
-from kernel.ext.remote.signing import Tokens
+from kernel.ext.remote.signing import CallSigner
 from kernel.extension import ApplicationBuilder, Extension, Mounted
 from kernel.modules.discovery import contracts_of
 from kernel.runtime import Kernel
@@ -18,10 +15,9 @@ from kernel.settings import Fault, SettingsGroup, Sources
 
 
 class Remote(Extension):
-    """Contracts of modules that run in other processes, over HTTP."""
+    """Contracts of modules that run in other processes, and the internal channel, over HTTP."""
 
     name = "remote"
-    requires = ("messaging",)
     settings = (InternalSettings,)
 
     def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:
@@ -39,67 +35,57 @@ class Remote(Extension):
             return
         for name in sorted(elsewhere):
             if sources.origin(variable := f"{name.upper()}_URL") is not None:
-                yield Fault(variable, "needs INTERNAL_SECRET (or INTERNAL_PRIVATE_KEY), to sign what we ask there")
+                yield Fault(variable, "needs INTERNAL_SECRET (or INTERNAL_PRIVATE_KEY), to sign the calls to it")
 
     def configure(self, app: ApplicationBuilder) -> None:
         settings = app.settings
-        self._tokens = Tokens(settings.group(InternalSettings))
-        handlers = [one for module in app.modules for one in Declared.of(module.files).handlers]
-
-        def reach(name: str, url: str) -> Peer:
-            return found.get(name) or Peer(name, url, (), (), app.http, self._tokens, settings.http_client)
-
-        found = {
-            name: Peer(
+        self._signer = CallSigner(settings.group(InternalSettings))
+        used = {name for module in app.modules for name in module.manifest.depends_on} & settings.elsewhere.keys()
+        modules = {
+            name: RemoteModule(
                 name,
                 url,
-                contracts_of(settings.root, name),
-                handled_messages(handlers, name),
+                contracts_of(settings.root, name) if name in used else (),
                 app.http,
-                self._tokens,
+                self._signer,
                 settings.http_client,
             )
             for name, url in settings.elsewhere.items()
-            if any(name in module.manifest.depends_on for module in app.modules)
         }
-        # The modules elsewhere whose contracts are called or whose messages are handled here.
-        self.peers = list(found.values())
-        app.provide(RemoteModules(found, reach))
-        for peer in self.peers:
-            app.contracts.update(peer.ports(app.rule))
-            app.health_checks[f"{peer.module}.contract"] = peer.check
+        app.channel = self.channel = HttpChannel(modules, app.health_checks)
+        for name in sorted(used):
+            app.contracts.update(modules[name].clients(app.rule))
+            self.channel.compare(name)
 
     def assemble(self, kernel: Kernel) -> None:
-        internal = Internal(
+        server = ContractServer(
             {module.name: list(module.manifest.provides) for module in kernel.modules},
-            {module.name: Declared.of(module.files).messages for module in kernel.modules},
             kernel.contracts,
+            self.channel,
             kernel.settings,
-            self._tokens,
-            kernel.get(Exchange).inbound,
-            kernel.get(DeliveryWatch),
+            self._signer,
         )
-        kernel.builder.mounts[PREFIX] = Mounted(internal, kernel.settings.group(InternalSettings).max_body_bytes)
+        kernel.builder.mounts[PREFIX] = Mounted(server, kernel.settings.group(InternalSettings).max_body_bytes)
 
     @asynccontextmanager
     async def serving(self, kernel: Kernel) -> AsyncIterator[None]:
+        seconds = kernel.settings.group(InternalSettings).compare_seconds
         async with AsyncExitStack() as stack:
-            for peer in self.peers:
-                seconds = kernel.settings.group(InternalSettings).compare_seconds
-                await stack.enter_async_context(peer.comparing(seconds))
+            for module in self.channel.compared.values():
+                await stack.enter_async_context(module.comparing(seconds))
             yield
 
     def check_start(self, kernel: Kernel) -> Iterator[Fault]:
-        is_told = kernel.settings.application.enabled_modules is not None
-        elsewhere = kernel.get(Exchange).elsewhere
-        used = {name for module in kernel.modules for name in module.manifest.depends_on} | {*elsewhere.modules}
-        read = [name for name in kernel.settings.elsewhere if name not in elsewhere.unread]
-        if read and not is_told and not used & {*kernel.settings.elsewhere}:
-            variables = ", ".join(f"{name.upper()}_URL" for name in read)
+        settings = kernel.settings
+        modules = settings.root / "modules"
+        names = [name for name in settings.elsewhere if (modules / name / "module.py").is_file()]
+        if names and settings.application.enabled_modules is None and not self.channel.connected:
+            variables = ", ".join(f"{name.upper()}_URL" for name in names)
             here = [module.name for module in kernel.modules]
             problem = (
-                f"is missing. By {variables} these modules run in other processes: {', '.join(read)}. Nothing in the "
-                f"rest ({', '.join(here) or 'none'}) uses them. Name the modules of this process, for instance "
-                f"ENABLED_MODULES={','.join([read[0], *here])}; if the rest is all: ENABLED_MODULES={','.join(here)}"
+                f"is missing. By {variables} these modules run in other processes: {', '.join(names)}. The other "
+                f"modules ({', '.join(here) or 'none'}) do not use them. Name the modules of this process, for "
+                f"instance ENABLED_MODULES={','.join([names[0], *here])}. If it has the other modules only: "
+                f"ENABLED_MODULES={','.join(here)}"
             )
             yield Fault("ENABLED_MODULES", problem)

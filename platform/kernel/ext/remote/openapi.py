@@ -1,4 +1,4 @@
-"""The OpenAPI document of /internal: apart from the public one, for those who ask without this kernel."""
+"""The OpenAPI document of /internal, apart from the public one, for callers that do not use this kernel."""
 
 import inspect
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from kernel.web.openapi import document_problems
 
 
 def document(title: str, contracts: Iterable[tuple[str, WireContract]]) -> dict[str, Any]:
-    """Every method of the contracts, each with the name of its module."""
+    """Return the document of these contracts, each with the name of its module."""
     methods = [(module, wire, one) for module, wire in contracts for one in wire.methods.values()]
     asked: list[Any] = [(f"{one.call}?", "validation", TypeAdapter(one.arguments)) for _, _, one in methods]
     answered: list[Any] = [(f"{one.call}!", "serialization", one.result) for _, _, one in methods]

@@ -1,4 +1,4 @@
-"""/internal: the contracts and message handlers of this process, for other processes that sign what they ask."""
+"""/internal: the contracts of this process and the services of its extensions, for signed calls of other processes."""
 
 import json
 import math
@@ -15,17 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from kernel.ext.messaging.inbound import Inbound, NoSuchHandler, NotYet
-from kernel.ext.messaging.message import Message
-from kernel.ext.messaging.outages import Failed, Outage
-from kernel.ext.messaging.watch import Asked, DeliveryWatch
-from kernel.ext.remote.client import NOT_YET
+from kernel.ext.remote.channel import HttpChannel
 from kernel.ext.remote.compatibility import compare
 from kernel.ext.remote.deadline import HEADER, DeadlinePassed, until
 from kernel.ext.remote.openapi import document
 from kernel.ext.remote.settings import InternalSettings
-from kernel.ext.remote.signing import Refused, Tokens
-from kernel.ext.remote.wire import DESCRIBED, Described, WireContract, WireMessage, WireMethod
+from kernel.ext.remote.signing import CallRefused, CallSigner
+from kernel.ext.remote.wire import DESCRIBED, Described, WireContract, WireMethod, describe
 from kernel.modules.contracts import Contract, ContractError
 from kernel.settings import Settings
 from kernel.web.access_log import shortened
@@ -38,24 +34,23 @@ PREFIX = "/internal"
 _log = structlog.get_logger("kernel.ext.remote")
 
 
-class Internal:
-    """Pure ASGI, below PREFIX. Nothing is made of a contract before somebody asks here."""
+class ContractServer:
+    """Pure ASGI, below PREFIX. Models and descriptions of contracts are made at the first call."""
 
     def __init__(
         self,
-        provided: Mapping[str, list[type[Contract]]],
-        published: Mapping[str, Sequence[type[Message]]],
-        ports: Mapping[type[Contract], Contract],
+        provided: Mapping[str, Sequence[type[Contract]]],
+        implementations: Mapping[type[Contract], Contract],
+        channel: HttpChannel,
         settings: Settings,
-        tokens: Tokens,
-        inbound: Inbound,
-        watch: DeliveryWatch,
+        signer: CallSigner,
     ) -> None:
-        self._provided, self._published, self._ports, self._tokens = provided, published, ports, tokens
-        self._inbound, self._watch = inbound, watch
+        """`provided` are the contracts of the modules of this process."""
+        self._provided, self._implementations, self._signer = provided, implementations, signer
+        self._channel = channel
         self._title = settings.application.title
         self._leeway = settings.group(InternalSettings).clock_leeway_seconds
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     @cached_property
     def _contracts(self) -> dict[str, list[WireContract]]:
@@ -64,11 +59,8 @@ class Internal:
     @cached_property
     def _described(self) -> dict[str, dict[str, Described]]:
         """The contracts and messages of each module."""
-        messages = {module: [WireMessage(one) for one in published] for module, published in self._published.items()}
-        return {
-            module: {wire.name: wire.described for wire in (*wires, *messages.get(module, ()))}
-            for module, wires in self._contracts.items()
-        }
+        sent = self._channel.sent
+        return {module: describe(wires, sent.get(module, ())) for module, wires in self._contracts.items()}
 
     @cached_property
     def _methods(self) -> dict[tuple[str, str], tuple[WireContract, WireMethod]]:
@@ -85,47 +77,51 @@ class Internal:
     async def _answer(self, request: Request) -> Response:
         path = get_route_path(request.scope).strip("/")
         parts = path.split("/")
-        module, subject = _audience(parts)
+        module, subject = self._audience(parts)
         try:
-            claims = self._tokens.authenticate(_token(request), module, subject)
+            claims = self._signer.authenticate(_token(request), module, subject)
             body = await request.body()
-            self._tokens.accept(claims, body)
-        except Refused as refused:
-            _log.warning("refused", path=shortened(request.scope["path"]), reason=shortened(str(refused)))
-            detail = "Only calls that this application's own processes have signed."
+            self._signer.accept(claims, body)
+        except CallRefused as refused:
+            _log.warning("internal call refused", path=shortened(request.scope["path"]), reason=shortened(str(refused)))
+            detail = "Only calls signed by a process of this application are accepted."
             raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"} | close_unread(request.scope)) from None
         match request.method, parts:
             case "POST", ["contracts", _, method]:
                 return await self._call(module, method, body, request)
             case "POST", ["contracts", _]:
                 return self._compare(module, body)
-            case "POST", ["messages", _, *function] if len(function) <= 1:
-                return await self._take(module, function[0] if function else None, body)
-            case "POST", ["subscriptions", _]:
-                try:
-                    return JSONResponse(self._watch.answer(module, Asked.model_validate_json(body)))
-                except ValidationError as error:
-                    raise _invalid(error) from None
+            case "POST", [service, _, *name] if service in self._channel.services and len(name) <= 1:
+                return await self._serve(service, module, name[0] if name else "", body)
             case "GET", ["contracts"]:
                 return JSONResponse(self._described)
             case "GET", ["openapi.json"]:
                 contracts = [(name, wire) for name, wires in self._contracts.items() for wire in wires]
                 return JSONResponse(document(self._title, contracts))
-        raise NotFound("There is nothing of this name.")
+        raise NotFound("There is no such path below /internal.")
+
+    def _audience(self, parts: list[str]) -> tuple[str, str]:
+        """Return the module and the subject that the token of a call to this path must name."""
+        match parts:
+            case ["contracts", module, *_]:
+                return module, "/".join(parts[1:])
+            case [service, module, *_] if service in self._channel.services:
+                return module, "/".join(parts)
+        return "internal", "/".join(parts)
 
     async def _call(self, module: str, name: str, body: bytes, request: Request) -> Response:
         if (module, name) not in self._methods:
-            raise NotFound(f"{module} provides no {name} here.")
+            raise NotFound(f"{module} provides no method {name} in this process.")
         wire, method = self._methods[module, name]
         try:
-            call = method.read(body)
+            call = method.decode(body)
         except ValidationError as error:
             raise _invalid(error) from None
         try:
             async with until(self._deadline(request)):
-                result = await getattr(self._ports[wire.contract], name)(*call.args, **call.kwargs)
+                result = await getattr(self._implementations[wire.contract], name)(*call.args, **call.kwargs)
         except DeadlinePassed:
-            raise HTTPException(504, "Nobody waits for the answer any more.") from None
+            raise HTTPException(504, "The deadline of the call has passed.") from None
         except ContractError as error:
             if type(error) not in wire.errors.values():
                 raise
@@ -133,21 +129,15 @@ class Internal:
         content = method.result.dump_json(result, by_alias=True, warnings="error")
         return Response(content, media_type="application/json")
 
-    async def _take(self, module: str, function: str | None, body: bytes) -> Response:
-        """Handle a message; 204 says that its transaction has committed. The others: see Peer.deliver."""
+    async def _serve(self, service: str, module: str, name: str, body: bytes) -> Response:
+        """Let the extension that registered the service answer."""
         try:
-            await self._inbound.accept(module, function, body)
-        except NoSuchHandler as error:
-            raise NotFound(str(error)) from None
+            content = await self._channel.services[service](module, name, body)
         except ValidationError as error:
             raise _invalid(error) from None
-        except NotYet as error:
-            raise HTTPException(NOT_YET, str(error)) from None
-        except Outage as error:
-            raise HTTPException(503, str(error)) from None
-        except Failed as error:
-            raise HTTPException(500, str(error)) from None
-        return Response(status_code=204)
+        if content is None:
+            return Response(status_code=204)
+        return Response(content, media_type="application/json")
 
     def _compare(self, module: str, body: bytes) -> Response:
         """Answer with what this process provides and publishes, and log how the caller's descriptions differ."""
@@ -159,13 +149,13 @@ class Internal:
         except ValueError as error:
             raise BadRequest(str(error)) from None
         for one in found:
-            if str(one) not in self._told:
-                self._told.add(str(one))
-                _log.warning("a caller means another contract", difference=str(one), is_breaking=one.is_breaking)
+            if str(one) not in self._logged:
+                self._logged.add(str(one))
+                _log.warning("the contracts of a caller differ", difference=str(one), is_breaking=one.is_breaking)
         return JSONResponse(own)
 
     def _deadline(self, request: Request) -> float | None:
-        """Until when to work, by our clock. Raises HTTPException."""
+        """Return the deadline of a call by the clock of this process. Raises HTTPException."""
         if (given := request.headers.get(HEADER)) is None:
             return None
         try:
@@ -175,18 +165,8 @@ class Internal:
         if not math.isfinite(deadline):
             raise BadRequest(f"{HEADER} must be a Unix time in seconds.")
         if deadline <= time.time():
-            raise HTTPException(504, "The call came after its deadline.")
+            raise HTTPException(504, "The call arrived after its deadline.")
         return deadline
-
-
-def _audience(parts: list[str]) -> tuple[str, str]:
-    """The module for which a token must be, and what the token must be for, by the path."""
-    match parts:
-        case ["contracts", module, *_]:
-            return module, "/".join(parts[1:])
-        case ["messages" | "subscriptions", module, *_]:
-            return module, "/".join(parts)
-    return "internal", "/".join(parts)
 
 
 def _token(request: Request) -> str:
@@ -200,7 +180,7 @@ def _invalid(error: ValidationError) -> RequestValidationError:
 
 
 def _declared(error: ContractError, request: Request) -> Response:
-    """422, with what the other side needs to raise the same error."""
+    """Answer 422 with what the caller needs to raise the same error."""
     problem = json.loads(bytes(answer(request, 422, str(error)).body))
-    told = {"name": type(error).__name__, "fields": error.fields.model_dump(mode="json", by_alias=True)}
-    return JSONResponse(problem | {"contract_error": told}, 422, media_type=MEDIA_TYPE)
+    raised = {"name": type(error).__name__, "fields": error.fields.model_dump(mode="json", by_alias=True)}
+    return JSONResponse(problem | {"contract_error": raised}, 422, media_type=MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""How processes that hold different modules trust each other."""
+"""Settings of the calls between processes."""
 
 import re
 from typing import Annotated, Any
@@ -21,19 +21,19 @@ class InternalSettings(SettingsGroup):
 
     model_config = SettingsConfigDict(env_prefix="INTERNAL_")
 
-    # Several separated by commas: the first signs, all verify. docs/contracts.md says how to change it.
+    # Several separated by commas: the first one signs, all verify. docs/contracts.md describes a rotation.
     secret: SecretStr | None = None
     # In PEM; a line break may be written \n.
     private_key: SecretStr | None = None
-    # One after the other: those of all who may ask.
+    # The keys of all callers, one after another.
     public_keys: Annotated[tuple[str, ...], NoDecode] = ()
-    # A token lives as long as its call may take, and no longer than this.
+    # A token is valid until the deadline of its call, and at most this long.
     token_seconds: float = Field(60, gt=0)
-    # By how much the clocks of two machines may differ.
+    # The largest difference between the clocks of two machines.
     clock_leeway_seconds: float = Field(2, ge=0)
-    # The largest arguments of a call; more is answered 413.
+    # The largest body of a call; a larger one is answered with 413.
     max_body_bytes: int = Field(1 << 20, ge=0)
-    # How often to look whether a module elsewhere answers, and means the same contracts as we do.
+    # Seconds between two comparisons of the contracts with those of a module in another process.
     compare_seconds: float = Field(10, gt=0)
 
     @property
@@ -43,12 +43,12 @@ class InternalSettings(SettingsGroup):
 
     @property
     def can_sign(self) -> bool:
-        """Whether this process may ask others."""
+        """Whether this process can sign calls."""
         return bool(self.secret or self.private_key)
 
     @property
     def is_off(self) -> bool:
-        """Whether nobody need say who asks: in LOCAL, and only while no key is given."""
+        """Whether calls are not signed: in LOCAL, while no key is set."""
         has_keys = self.secret or self.private_key or self.public_keys
         return self.environment is Environment.LOCAL and not has_keys
 
@@ -56,7 +56,7 @@ class InternalSettings(SettingsGroup):
     @classmethod
     def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and min(map(len, _parts(value)), default=0) < _SHORTEST_SECRET:
-            raise ValueError(f"must have at least {_SHORTEST_SECRET} characters: `openssl rand -hex 32` makes one")
+            raise ValueError(f"must have at least {_SHORTEST_SECRET} characters: run `openssl rand -hex 32`")
         return value
 
     @field_validator("private_key", "public_keys", mode="before")
@@ -67,7 +67,7 @@ class InternalSettings(SettingsGroup):
         keys = tuple(found.group() for found in _PEM.finditer(value.replace("\\n", "\n")))
         is_private = info.field_name == "private_key"
         if not keys or any((" PRIVATE " in key) != is_private for key in keys) or not _are_ed25519(keys):
-            raise ValueError("is no Ed25519 key in PEM: `openssl genpkey -algorithm ed25519` makes one")
+            raise ValueError("is no Ed25519 key in PEM. Create one with `openssl genpkey -algorithm ed25519`")
         return keys[0] if is_private else keys
 
 
@@ -78,7 +78,7 @@ def _parts(secret: SecretStr | None) -> tuple[str, ...]:
 
 
 def _are_ed25519(keys: tuple[str, ...]) -> bool:
-    from jwt.algorithms import OKPAlgorithm  # noqa: PLC0415  # where there are no keys, the start need not pay for it
+    from jwt.algorithms import OKPAlgorithm  # noqa: PLC0415  # slow to import, and needed only if keys are set
     from jwt.exceptions import InvalidKeyError  # noqa: PLC0415
 
     try:

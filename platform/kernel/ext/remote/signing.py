@@ -1,6 +1,6 @@
-"""Who may ask below /internal: signed tokens (RFC 7519), each for one call and for as long as that may take.
+"""Authorise calls below /internal by signed tokens (RFC 7519), each for one call and until its deadline.
 
-PyJWT is imported by the first token: it brings `cryptography`, which would be a tenth of every start.
+PyJWT is imported at the first token: it imports `cryptography`, which takes a tenth of the time of a start.
 """
 
 import hashlib
@@ -12,27 +12,27 @@ from typing import Any
 
 from kernel.ext.remote.settings import InternalSettings
 
-# In each of two spans of time. A caller who holds a key and asks faster than that is refused, not believed.
+# In each of two periods. More calls are refused, because a repeated token could not be recognised.
 _MOST_REMEMBERED = 100_000
 _CLAIMS = ["iss", "aud", "sub", "iat", "exp", "jti", "body"]
 
 
-class Refused(Exception):
-    """A call that is not signed as it must be; says why, for the log."""
+class CallRefused(Exception):
+    """The signature of a call is missing or invalid; the text is for the log."""
 
 
-class Tokens:
-    """Signs what this process asks, and verifies what it is asked."""
+class CallSigner:
+    """Signs the calls of this process, and verifies those of other processes."""
 
     def __init__(self, settings: InternalSettings) -> None:
         self._settings = settings
         self._issuer = socket.gethostname()
-        # From the first time that a token could come to the last: one that lives too long is refused below.
+        # How long a token can be used. A token that lives longer is refused below.
         self._longest = settings.token_seconds + settings.clock_leeway_seconds + 1  # exp is in whole seconds
-        self._seen = Seen(self._longest + settings.clock_leeway_seconds)
+        self._used = UsedTokens(self._longest + settings.clock_leeway_seconds)
 
     def sign(self, module: str, subject: str, body: bytes, deadline: float) -> str | None:
-        """A token for one call, until its deadline (Unix time) at most; None while signing is off."""
+        """Return a token for one call, valid until its deadline (Unix time) at most; None while signing is off."""
         if self._settings.is_off:
             return None
         import jwt  # noqa: PLC0415
@@ -54,38 +54,41 @@ class Tokens:
     def authenticate(self, token: str, module: str, subject: str) -> dict[str, Any] | None:
         """Return the claims of a token for this call, before its body is read; None while signing is off.
 
-        Raises Refused. The call may only be executed after `accept` has compared the body.
+        Raises CallRefused. The call may only be executed after `accept` has compared the body.
         """
         if self._settings.is_off:
             return None
         if not token:
-            raise Refused("it is not signed")
+            raise CallRefused("it is not signed")
         claims = self._claims(token, module)
         if claims["sub"] != subject:
-            raise Refused(f"the token is for {claims['sub']}")
+            raise CallRefused(f"the token is for {claims['sub']}")
         if int(claims["exp"]) > time.time() + self._longest:
-            raise Refused("the token lives longer than INTERNAL_TOKEN_SECONDS allows")
-        if self._seen.has(str(claims["jti"])):
-            raise Refused("the token came before")
+            raise CallRefused("the token lives longer than INTERNAL_TOKEN_SECONDS allows")
+        if self._used.has(str(claims["jti"])):
+            raise CallRefused("the token was used before")
         return claims
 
     def accept(self, claims: dict[str, Any] | None, body: bytes) -> None:
-        """Use up the token of an authenticated call. Raises Refused unless it was signed for this body and is new."""
+        """Mark the token of an authenticated call as used.
+
+        Raises CallRefused unless it was signed for this body and was not used before.
+        """
         if claims is None:
             return
         if claims["body"] != hashlib.sha256(body).hexdigest():
-            raise Refused("the body is not the one that was signed")
-        if not self._seen.is_new(str(claims["jti"])):
-            raise Refused("the token came before")
+            raise CallRefused("the body is not the one that was signed")
+        if not self._used.is_new(str(claims["jti"])):
+            raise CallRefused("the token was used before")
 
     def _claims(self, token: str, module: str) -> dict[str, Any]:
         import jwt  # noqa: PLC0415
 
-        reason = "nobody can be recognised here: give INTERNAL_SECRET or INTERNAL_PUBLIC_KEYS"
+        reason = "this process has no key to verify it: set INTERNAL_SECRET or INTERNAL_PUBLIC_KEYS"
         keys = [("HS256", secret) for secret in self._settings.secrets]
         for algorithm, key in keys + [("EdDSA", key) for key in self._settings.public_keys]:
             try:
-                # The algorithm is the key's, whatever the token says of itself.
+                # The key decides on the algorithm, never the header of the token.
                 return jwt.decode(
                     token,
                     key,
@@ -95,14 +98,14 @@ class Tokens:
                     options={"require": _CLAIMS, "strict_aud": True},
                 )
             except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError) as error:
-                reason = str(error)  # another key may be the one
+                reason = str(error)  # another key may fit
             except jwt.InvalidTokenError as error:
-                raise Refused(str(error) or type(error).__name__) from None
-        raise Refused(reason)
+                raise CallRefused(str(error) or type(error).__name__) from None
+        raise CallRefused(reason)
 
 
-class Seen:
-    """Which tokens came within the last `seconds` at least, in this process."""
+class UsedTokens:
+    """The tokens that this process has accepted within the last `seconds` at least."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -111,17 +114,17 @@ class Seen:
         self._before: set[str] = set()
 
     def has(self, token_id: str) -> bool:
-        """Whether it came already. Notes nothing."""
+        """Return True if the token was used before."""
         return token_id in self._now or token_id in self._before
 
     def is_new(self, token_id: str) -> bool:
-        """Whether it comes for the first time; notes that it came. Raises Refused where too many came."""
+        """Record a token; return False if it was used before. Raises CallRefused if too many were recorded."""
         if (now := time.monotonic()) >= self._until:
             self._before = self._now if now < self._until + self._seconds else set()
             self._now, self._until = set(), now + self._seconds
         if self.has(token_id):
             return False
         if len(self._now) >= _MOST_REMEMBERED:
-            raise Refused("too many calls: tokens could come twice and not be recognised")
+            raise CallRefused("too many calls: a repeated token could not be recognised")
         self._now.add(token_id)
         return True

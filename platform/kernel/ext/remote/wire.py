@@ -1,11 +1,11 @@
-"""How a contract crosses: what its signatures say, as models of pydantic, and their description as JSON Schema."""
+"""Transport of a contract: its signatures as models of pydantic, and their description as JSON Schema."""
 
 import hashlib
 import inspect
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_type_hints
@@ -13,8 +13,8 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
-from kernel.ext.messaging.message import Message
 from kernel.ext.remote.schema import Schema, both_ways
+from kernel.modules.channel import SharedModel
 from kernel.modules.contracts import Contract, ContractError, home_of, is_declared, methods_of
 
 # Raised when descriptions change in a way that older versions of the kernel would misread.
@@ -22,8 +22,9 @@ _FORMAT = 2
 
 
 class Described(TypedDict):
-    """A contract or message as one side tells the other."""
+    """The description of a contract or message, as processes exchange it."""
 
+    # Equal if the descriptions are.
     fingerprint: str
     description: Schema
 
@@ -45,18 +46,19 @@ class WireMethod:
         self.is_safe: bool = getattr(method, "__kernel_safe__", False)
         self._names = [parameter.name for parameter in parameters]
         self.result: TypeAdapter[Any] = TypeAdapter(hints["return"])
-        # Numbered, because an argument may have a name that models of pydantic keep for themselves.
+        # Numbered, because models of pydantic reserve some names that an argument may have.
         fields: dict[str, Any] = {
             f"argument{number}": (hints[name], Field(self._default(name), alias=name))
             for number, name in enumerate(self._names)
         }
-        # An argument that the other side does not know would change what is asked.
+        # An argument that the other side does not know would change the meaning of the call.
         self.arguments: type[BaseModel] = create_model(self.call, __config__=ConfigDict(extra="forbid"), **fields)
 
-    def written(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, str | None]:
-        """The arguments as JSON, and the idempotency key among them: what carries one may be asked twice.
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, str | None]:
+        """Return the arguments as JSON, and the argument `idempotency_key`, with which the call may be repeated.
 
-        Those left out stay out: their defaults are the owner's. Raises TypeError for what the signature does not take.
+        Omitted arguments are not sent: the provider applies its own defaults. Raises TypeError for arguments that the
+        signature does not accept.
         """
         given = self._signature.bind(*args, **kwargs).arguments
         fields = {f"argument{number}": given[name] for number, name in enumerate(self._names) if name in given}
@@ -64,12 +66,12 @@ class WireMethod:
         try:
             body = values.model_dump_json(include=set(fields), by_alias=True, warnings="error").encode()
         except ValueError as error:
-            raise TypeError(f"{self.call} was asked with what its contract does not allow: {error}") from None
+            raise TypeError(f"{self.call} was called with a value that its contract does not allow: {error}") from None
         key = given.get("idempotency_key")
         return body, key if isinstance(key, str) else None
 
-    def read(self, body: bytes) -> inspect.BoundArguments:
-        """The arguments, to be called with. Raises ValidationError."""
+    def decode(self, body: bytes) -> inspect.BoundArguments:
+        """Return the arguments of a call. Raises ValidationError."""
         values = self.arguments.model_validate_json(body)
         given = {
             name: getattr(values, f"argument{number}")
@@ -81,7 +83,7 @@ class WireMethod:
     def describe(self) -> Schema:
         """Describe what both sides must agree on."""
         arguments = both_ways(TypeAdapter(self.arguments))
-        # What the caller leaves out is not sent.
+        # Omitted arguments are not sent.
         arguments["sent"]["required"] = sorted(name for name in self._names if self._default(name) is ...)
         kinds = {name: one.kind for name, one in self._signature.parameters.items()}
         return {
@@ -99,7 +101,7 @@ class WireMethod:
 
 @dataclass(frozen=True)
 class WireContract:
-    """A contract, ready to be asked and answered from another process."""
+    """A contract that another process calls or provides."""
 
     contract: type[Contract]
 
@@ -109,25 +111,20 @@ class WireContract:
 
     @cached_property
     def methods(self) -> dict[str, WireMethod]:
-        """By name."""
+        """The methods by name."""
         return {name: WireMethod(self.contract, name) for name in methods_of(self.contract)}
 
     @cached_property
     def errors(self) -> dict[str, type[ContractError]]:
-        """The errors that the contract declares, by name: they stand in its file or package."""
+        """The errors that the contract declares, by name. They are defined in its file or package."""
         home = home_of(self.contract)
         files = [file for name, file in sorted(sys.modules.items()) if f"{name}.".startswith(f"{home}.")]
         values = [value for file in files for value in vars(file).values() if isinstance(value, type)]
         return {value.__name__: value for value in values if is_declared(value, self.contract)}
 
     @cached_property
-    def described(self) -> Described:
-        """The description and its fingerprint, which is equal where the descriptions are."""
-        return _described(self.description)
-
-    @cached_property
     def description(self) -> Schema:
-        """All that both sides must agree on."""
+        """Everything that both sides must agree on."""
         return {
             "format": _FORMAT,
             "version": self.contract.contract_version,
@@ -136,32 +133,23 @@ class WireContract:
         }
 
 
-@dataclass(frozen=True)
-class WireMessage:
-    """A message, ready to be compared with that of another process."""
-
-    message: type[Message]
-
-    @property
-    def name(self) -> str:
-        return self.message.__name__
-
-    @cached_property
-    def described(self) -> Described:
-        """The description and its fingerprint, which is equal where the descriptions are."""
-        return _described(self.description)
-
-    @cached_property
-    def description(self) -> Schema:
-        """All that both sides must agree on, and the oldest version that can be read here."""
-        return {
-            "format": _FORMAT,
-            "version": self.message.message_version,
-            "oldest": self.message.oldest_readable_version(),
-            "message": both_ways(TypeAdapter(self.message)),
-        }
+def description_of(shared: SharedModel) -> Schema:
+    """Describe a message: what both sides must agree on, and the oldest version that can be read here."""
+    return {
+        "format": _FORMAT,
+        "version": shared.version,
+        "oldest": shared.oldest_version,
+        "message": both_ways(TypeAdapter(shared.model)),
+    }
 
 
-def _described(description: Schema) -> Described:
+def with_fingerprint(description: Schema) -> Described:
+    """Return a description as processes exchange it."""
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"))
     return {"fingerprint": hashlib.sha256(canonical.encode()).hexdigest(), "description": description}
+
+
+def describe(contracts: Iterable[WireContract], models: Iterable[SharedModel]) -> dict[str, Described]:
+    """Describe contracts and messages, by their names."""
+    named = {one.name: one.description for one in contracts} | {one.name: description_of(one) for one in models}
+    return {name: with_fingerprint(description) for name, description in named.items()}

@@ -61,6 +61,7 @@ async def apart(
     common = {
         "INTERNAL_SECRET": SECRET,
         "INTERNAL_COMPARE_SECONDS": "60",
+        "MESSAGING_CHECK_SECONDS": "60",
         "MESSAGING_POLL_SECONDS": "0.05",
         "MESSAGING_BACKOFF_SECONDS": "0.05",
         "MESSAGING_MAX_BACKOFF_SECONDS": "0.2",

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from kernel.application import Application, create_app
-from kernel.ext.messaging.bus import Exchange
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.inbound import NotYet, Posted
 from kernel.ext.messaging.operations import move
@@ -19,11 +19,11 @@ from kernel.testing import project_for
 from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, Reply
 from tests.core.project import imported_alone
-from tests.messaging.apart import SECRET, Apart, apart
 from tests.messaging.shop import FILES, rows, write_shop
 from tests.messaging.test_outbox import put
 from tests.messaging.test_telling import URL as PLACE
 from tests.messaging.test_telling import until
+from tests.remote.apart import SECRET, Apart, apart
 from tests.remote.two_sides import Forward
 
 
@@ -173,9 +173,9 @@ async def test_a_message_that_is_newer_than_the_process_waits_for_its_update(
 ) -> None:
     envelope = Envelope(id="1", name="shop.order_placed", version=2, key=None, payload='{"number": 1}')
     async with apart(tmp_path, files) as sides:
-        body = Posted(envelope=envelope, seconds=1).model_dump_json().encode()
+        posted = Posted(envelope=envelope, seconds=1)
         with pytest.raises(NotYet, match=r"shop.order_placed v2 is newer than what runs here, v1"):
-            await sides.mail.kernel.get(Exchange).inbound.accept("mail", "write_letter", body)
+            await sides.mail.kernel.get(MessageBus).inbound.accept("mail", "write_letter", posted)
 
 
 async def test_without_a_way_both_sides_degrade_and_say_what_to_set(tmp_path: Path, files: tuple[str, str]) -> None:
@@ -265,7 +265,7 @@ async def test_a_message_whose_subscribers_are_said_does_not_stop_the_start(
     with imported_alone():
         app = create_app(*project_for(stripped, {"ENVIRONMENT": "local", "INTERNAL_SECRET": SECRET} | said))
         app.kernel._refuse()
-        assert app.kernel.get(Exchange).lost(["shop.order_placed"]) == []
+        assert app.kernel.get(MessageBus).lost(["shop.order_placed"]) == []
 
 
 def test_a_subscriber_without_an_address_stops_the_start(stripped: Path) -> None:
@@ -278,14 +278,14 @@ async def test_a_module_outside_of_the_code_base_gets_what_it_subscribes_to(
     tmp_path: Path, files: tuple[str, str]
 ) -> None:
     async with apart(tmp_path, files) as sides:
-        exchange = sides.shop.kernel.get(Exchange)
+        bus = sides.shop.kernel.get(MessageBus)
         outbox = await put(sides.shop.kernel, None, subscriber="mail")
         payload = outbox.table.update().values(payload='{"number": 5}')
         await outbox.database.run(payload.returning(outbox.table.c.id))
         other = Envelope(id="2" * 32, name="shop.order_paid", version=1, key=None, payload="{}")
         async with outbox.database.transaction() as session:
             await outbox.add(session, other, ["mail"])
-        assert "mail" in exchange.targets_of(outbox)
+        assert "mail" in bus.targets_of(outbox)
         await all_completed(sides, 2)
         assert await letters(sides) == [5], "it has no handler of the other, which is fine"
 

@@ -21,8 +21,8 @@ from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from tests.core.project import imported_alone
 from tests.faults.harness import free_port
-from tests.messaging.apart import SECRET
 from tests.messaging.shop import FILES, rows, write_shop
+from tests.remote.apart import SECRET
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,106 @@
+"""The comparison of messages with another process, which follows that of contracts."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from kernel.ext.messaging import Message
+from kernel.ext.remote.wire import description_of, with_fingerprint
+from tests.core.https_server import Call, Drop, Reply
+from tests.core.project import FROM_MODELS
+from tests.remote.test_remote_readiness import findings
+from tests.remote.two_sides import CONTRACT, Forward, two_sides
+
+MESSAGE = """
+from kernel.ext.messaging import Message
+
+class PriceChanged(Message):
+    thing: str
+    cents: int
+"""
+SUBSCRIBER = {
+    "prices/contract.py": CONTRACT + MESSAGE,
+    "post/models.py": """
+from sqlalchemy.orm import DeclarativeBase
+from kernel.database import new_metadata
+from kernel.ext.messaging import InboxTable
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+
+class Inbox(InboxTable, Base):
+    __tablename__ = "inbox"
+""",
+    "post/handlers.py": """
+from kernel.ext.messaging import subscribe
+from modules.prices.contract import PriceChanged
+
+@subscribe(PriceChanged)
+async def note(message: PriceChanged) -> None: ...
+""",
+    "post/module.py": "from kernel import Module\nmodule = Module(owner='team', depends_on={'prices'})\n",
+}
+
+
+class Same(Message):
+    thing: str
+    cents: int
+    note: str = ""
+
+
+class Narrower(Message):
+    thing: str | None
+    cents: int
+
+
+class Newer(Message, version=2):
+    thing: str
+
+
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [
+        (Same, None),
+        (Narrower, "PriceChanged: thing is sent as null and read as string"),
+        (Newer, "PriceChanged: is published as version 2 and read up to version 1"),
+        (None, "PriceChanged: is not provided"),
+    ],
+)
+async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishes(
+    tmp_path: Path, published: type[Message] | None, said: str | None
+) -> None:
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        answer = await forward(call)
+        if call.path != "/internal/contracts/prices":
+            return answer
+        assert isinstance(answer, Reply)
+        told = json.loads(answer.body)
+        assert told["PriceChanged"]["description"]["version"] == 1
+        told.pop("PriceChanged")
+        if published is not None:
+            told["PriceChanged"] = with_fingerprint(description_of(published.as_shared_model()))
+        return Reply(200, {}, json.dumps(told).encode())
+
+    folder = tmp_path / "migrations" / "post"
+    folder.mkdir(parents=True)
+    (folder / "0001_first.py").write_text(FROM_MODELS.format(module="post"))
+    caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
+    async with two_sides(tmp_path, between, caller=caller, files=SUBSCRIBER) as sides:
+        failed, degraded, problem = (await findings(sides))["prices.contract"]
+        assert (failed, degraded) == (said is not None, False)
+        assert problem == (f"ContractsDiffer: {said}" if said else "")
+
+
+async def test_a_message_that_cannot_be_described_degrades_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "migrations" / "post"
+    folder.mkdir(parents=True)
+    (folder / "0001_first.py").write_text(FROM_MODELS.format(module="post"))
+    callback = MESSAGE.replace("cents: int", "cents: Callable[[], int]")
+    files = SUBSCRIBER | {"prices/contract.py": f"{CONTRACT}from collections.abc import Callable\n{callback}"}
+    caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
+    async with asyncio.timeout(60), two_sides(tmp_path, caller=caller, files=files) as sides:
+        failed, degraded, problem = (await findings(sides))["prices.contract"]
+        assert (failed, degraded) == (True, True)
+        assert "Cannot generate a JsonSchema" in problem
