@@ -188,7 +188,7 @@ async def test_the_body_of_a_call_is_not_read_before_its_token_holds(sides: Side
 async def test_a_token_that_came_before_is_refused_without_reading_the_body() -> None:
     callee, token = tokens(), signed()["Authorization"][7:]
     verify(callee, token)
-    with pytest.raises(CallRefused, match="came before"):
+    with pytest.raises(CallRefused, match="used before"):
         callee.authenticate(token, "prices", "prices/of")
 
 
@@ -215,7 +215,7 @@ async def test_refused_calls_count_against_the_overall_limit_and_signed_ones_do_
 async def test_the_log_of_a_refused_call_holds_the_beginning_of_a_long_path(callee: httpx2.AsyncClient) -> None:
     with capture_logs() as logs:
         await callee.post(f"/internal/contracts/{'x' * 20_000}")
-    [refused] = [entry for entry in logs if entry["event"] == "refused"]
+    [refused] = [entry for entry in logs if entry["event"] == "internal call refused"]
     assert refused["path"] == f"/internal/contracts/{'x' * 236}..."
 
 
