@@ -29,7 +29,6 @@ from kernel.settings import Environment, Settings, SettingsError
 from kernel.web.access_log import AccessLog, write_through_structlog
 from kernel.web.compression import Compression
 from kernel.web.dispatch import Dispatcher, ModuleMount
-from kernel.web.docs import add_docs
 from kernel.web.middleware import RequestContextMiddleware
 from kernel.web.openapi import ANY_FAILURE, document_problems
 from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer
@@ -163,7 +162,7 @@ def create_app(
         title=application.title,
         version=application.version,
         debug=application.debug,
-        openapi_url="/openapi.json" if application.shows_docs else None,
+        openapi_url=application.openapi_url,
         docs_url=None,
         redoc_url=None,
         responses=ANY_FAILURE,
@@ -184,8 +183,6 @@ def create_app(
         _refuse(kernel.modules, _without_policy)
     for rule in kernel.builder.route_rules:
         _refuse(kernel.modules, rule)
-    if application.shows_docs:
-        add_docs(app)
     for module in kernel.modules:
         if module.router is not None:
             prefix = "" if module.router.prefix else module.prefix

@@ -134,6 +134,8 @@ class Extension:
     settings: "ClassVar[tuple[type[SettingsGroup], ...]]" = ()
     # The files of a module that it reads, each with the layer on which it stands: {"handlers": "router"}.
     module_files: ClassVar[Mapping[str, str]] = {}
+    # Pages for developers, by title, which `kernel serve` prints: {"Docs": "/docs"}.
+    pages: ClassVar[Mapping[str, str]] = {}
 
     def locate(self, sources: "Sources", enabled: Collection[str] | None) -> Collection[str]:
         """Return the modules that run in other processes, so that discovery passes over them."""

@@ -84,8 +84,9 @@ def serve(
         )
     base = f"http://{server.host}:{sock.getsockname()[1]}{server.root_path}"
     typer.echo(f"API      {base}/api/v1")
-    if settings.application.shows_docs:
-        typer.echo(f"Docs     {base}/docs")
+    if settings.application.openapi_url is not None:
+        for name, path in ((name, path) for one in project.extensions for name, path in one.pages.items()):
+            typer.echo(f"{name:<8} {base}{path}")
     if any(module.name == "health" for module in project.modules):
         typer.echo(f"Health   {base}/health")
     os.chdir(settings.root)

@@ -104,9 +104,9 @@ class ApplicationSettings(SettingsGroup):
     secrets_dir: Path = Field(Path("/mnt/secrets"), validation_alias="SECRETS_DIR")
 
     @property
-    def shows_docs(self) -> bool:
-        """Whether /docs, /redoc and /openapi.json are served."""
-        return self.environment is not Environment.PROD
+    def openapi_url(self) -> str | None:
+        """Return the path of the OpenAPI document; None in PROD, which serves none."""
+        return None if self.environment is Environment.PROD else "/openapi.json"
 
     @property
     def migrates_at_start(self) -> bool:

@@ -244,7 +244,7 @@ POSTGRESQL = f"postgresql://app:{SECRET}@db/app"
 CELLS = {
     "debug": lambda s: s.application.debug,
     "auto-reload": lambda s: s.server.reload,
-    "docs": lambda s: s.application.shows_docs,
+    "docs": lambda s: s.application.openapi_url is not None,
     "cors": lambda s: s.cors.allow_origins,
     "credentials": lambda s: s.cors.allow_credentials,
     "logs": lambda s: (s.log.format, s.log.level),

@@ -1,15 +1,15 @@
-"""The documentation pages, with their scripts from a package: they work without the internet."""
+"""The documentation pages. Their scripts come from a package, so that they need no internet."""
 
 from importlib.resources import files
 
-from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 ASSETS_PATH = "/docs/assets"
-# Both pages carry a script of their own; everything is loaded from here.
+# Both pages contain a script; all files come from this server.
 _POLICY = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; "
     "style-src 'self' 'unsafe-inline'; "
@@ -17,15 +17,14 @@ _POLICY = {
 }
 
 
-def add_docs(app: FastAPI) -> None:
-    """Serve /docs (Swagger UI) and /redoc for `app.openapi_url`."""
-    app.mount(ASSETS_PATH, StaticFiles(directory=str(files("fastapi_offline") / "static")), name="docs-assets")
+def pages(title: str, openapi_url: str) -> list[BaseRoute]:
+    """Return the routes of /docs (Swagger UI), /redoc and their files."""
 
     async def swagger(request: Request) -> HTMLResponse:
         base = request.scope.get("root_path", "").rstrip("/")
         page = get_swagger_ui_html(
-            openapi_url=f"{base}{app.openapi_url}",
-            title=app.title,
+            openapi_url=f"{base}{openapi_url}",
+            title=title,
             swagger_js_url=f"{base}{ASSETS_PATH}/swagger-ui-bundle.js",
             swagger_css_url=f"{base}{ASSETS_PATH}/swagger-ui.css",
             swagger_favicon_url=f"{base}{ASSETS_PATH}/favicon.png",
@@ -35,13 +34,16 @@ def add_docs(app: FastAPI) -> None:
     async def redoc(request: Request) -> HTMLResponse:
         base = request.scope.get("root_path", "").rstrip("/")
         page = get_redoc_html(
-            openapi_url=f"{base}{app.openapi_url}",
-            title=app.title,
+            openapi_url=f"{base}{openapi_url}",
+            title=title,
             redoc_js_url=f"{base}{ASSETS_PATH}/redoc.standalone.js",
             redoc_favicon_url=f"{base}{ASSETS_PATH}/favicon.png",
             with_google_fonts=False,
         )
         return HTMLResponse(page.body, headers=_POLICY)
 
-    app.add_route("/docs", swagger, include_in_schema=False)
-    app.add_route("/redoc", redoc, include_in_schema=False)
+    return [
+        Mount(ASSETS_PATH, StaticFiles(directory=str(files("fastapi_offline") / "static")), name="docs-assets"),
+        Route("/docs", swagger, include_in_schema=False),
+        Route("/redoc", redoc, include_in_schema=False),
+    ]
