@@ -12,6 +12,9 @@ TEST := $(BIN)/pytest -n auto --maxschedchunk 10 --durations=15
 STAMP := $(VENV)/.installed
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--quiet --custom-compile-command "make lock"
+# The extras of platform-kernel: those that the application uses, and those for development (all brokers, all checks).
+RUNTIME := --extra api_docs --extra rate_limit --extra server --extra store --extra telemetry
+DEV := --extra all --extra boundaries --extra testing --group dev
 export UV_PYTHON := $(BIN)/python
 export UV_NO_CONFIG := 1
 
@@ -103,8 +106,8 @@ lines: venv ## Count the lines of the core and of each extension
 ##@ Keep
 lock: venv ## Resolve the dependencies anew and write requirements/*.txt   [UPGRADE=1]
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/uv.in -o requirements/uv.txt
-	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml -o requirements/runtime.txt
-	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml --group dev \
+	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml $(RUNTIME) -o requirements/runtime.txt
+	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml $(DEV) \
 		-c requirements/runtime.txt -c requirements/uv.txt -o requirements/dev.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) --group docs -o requirements/docs.txt
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
@@ -131,6 +132,8 @@ class Extension:
     name: ClassVar[str]
     # The extensions that it imports. They are configured before it.
     requires: ClassVar[tuple[str, ...]] = ()
+    # Packages of its extra that it imports when it is used. It counts as not installed while one is missing.
+    packages: ClassVar[tuple[str, ...]] = ()
     settings: "ClassVar[tuple[type[SettingsGroup], ...]]" = ()
     # The files of a module that it reads, each with the layer on which it stands: {"handlers": "router"}.
     module_files: ClassVar[Mapping[str, str]] = {}
@@ -212,14 +215,23 @@ def installed() -> tuple[dict[str, type[Extension]], dict[str, str]]:
     found, missing = {}, {}
     for point in entry_points(group=GROUP):
         try:
-            kind = point.load()
+            kind = _load(point)
         except ModuleNotFoundError as error:
             missing[point.name] = _why(point, error)
-            continue
-        if not (isinstance(kind, type) and issubclass(kind, Extension)):
-            raise ExtensionError(f"The entry point {point.name} of {GROUP} names {point.value}, which is no Extension.")
-        found[kind.name] = kind
+        else:
+            found[kind.name] = kind
     return found, missing
+
+
+def _load(point: EntryPoint) -> type[Extension]:
+    """Raises ModuleNotFoundError for the first package that is missing, and ExtensionError."""
+    kind = point.load()
+    if not (isinstance(kind, type) and issubclass(kind, Extension)):
+        raise ExtensionError(f"The entry point {point.name} of {GROUP} names {point.value}, which is no Extension.")
+    for package in kind.packages:
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)
+    return kind
 
 
 def _why(point: EntryPoint, error: ModuleNotFoundError) -> str:

@@ -13,6 +13,7 @@ from tests.core.installing import KERNEL, SAMPLES, declare, run_with
 from tests.core.project import MANIFEST, imported_alone, write_project
 
 LACKS_ITS_EXTRA = {"sample": "sample_extensions.lacks_its_extra:LacksItsExtra"}
+NEEDS_A_PACKAGE = {"sample": "sample_extensions.requiring:NeedsAPackage"}
 REQUIRES_ABSENT = {"sample": "sample_extensions.requiring:RequiresAbsent"}
 CIRCLE = {"hen": "sample_extensions.requiring:Hen", "egg": "sample_extensions.requiring:Egg"}
 Install = Callable[[dict[str, str]], None]
@@ -66,8 +67,11 @@ def test_a_listed_extension_that_is_disabled_stops_the_start(project: Path, inst
     assert "b_first: it is listed in without-extensions" in refusal(project)
 
 
-def test_a_listed_extension_that_lacks_its_extra_stops_the_start(project: Path, install: Install) -> None:
-    install(LACKS_ITS_EXTRA)
+@pytest.mark.parametrize("points", [LACKS_ITS_EXTRA, NEEDS_A_PACKAGE], ids=["at import", "when used"])
+def test_a_listed_extension_that_lacks_its_extra_stops_the_start(
+    project: Path, install: Install, points: dict[str, str]
+) -> None:
+    install(points)
     configure(project, extensions=["sample"])
     message = refusal(project)
     assert "sample: it needs a_package_that_is_not_installed: install sample-extensions[sample]" in message
@@ -166,6 +170,7 @@ def test_extensions_are_loaded_in_the_order_of_their_requirements(project: Path,
     assert names.index("b_first") < names.index("a_second")
 
 
+@pytest.mark.integration
 def test_a_command_that_cannot_start_says_why_without_a_traceback(tmp_path: Path, project: Path) -> None:
     done = run_with(declare(tmp_path / "packages", REQUIRES_ABSENT), project, KERNEL, "modules")
     assert (done.returncode, done.stdout) == (1, "")

@@ -15,6 +15,8 @@ from tests.core.installing import HERE, KERNEL, run_with
 from tests.core.project import write_project
 
 AUDIT_LOG = HERE / "audit_log"
+pytestmark = pytest.mark.integration
+
 ROUTER = """
 from fastapi import APIRouter
 from kernel import public, requires

@@ -11,6 +11,7 @@ class ApiDocs(Extension):
     """Swagger UI at /docs and ReDoc at /redoc, except in PROD."""
 
     name = "api_docs"
+    packages = ("fastapi_offline",)
     pages: ClassVar[Mapping[str, str]] = {"Docs": "/docs"}
 
     def configure(self, app: ApplicationBuilder) -> None:

@@ -1,10 +1,19 @@
 """How messages between modules are delivered."""
 
+from importlib.util import find_spec
+
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from kernel.settings.groups import Names, SettingsGroup
 from kernel.settings.sources import Environment
+
+# The package that speaks to a broker, and its extra, by the scheme of the URL.
+_CLIENTS = {
+    **dict.fromkeys(("nats", "tls"), ("nats", "messaging-nats")),
+    **dict.fromkeys(("amqp", "amqps"), ("aio_pika", "messaging-rabbitmq")),
+    **dict.fromkeys(("redis", "rediss"), ("redis", "messaging-redis")),
+}
 
 
 class MessagingSettings(SettingsGroup):
@@ -54,9 +63,14 @@ class MessagingSettings(SettingsGroup):
     @field_validator("broker_url")
     @classmethod
     def _is_broker(cls, value: SecretStr | None) -> SecretStr | None:
-        schemes = ("nats", "tls", "amqp", "amqps", "redis", "rediss")
-        if value is not None and value.get_secret_value().partition("://")[0] not in schemes:
-            raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in schemes)}")
+        if value is None:
+            return None
+        scheme = value.get_secret_value().partition("://")[0]
+        if scheme not in _CLIENTS:
+            raise ValueError(f"must begin with one of {', '.join(f'{scheme}://' for scheme in _CLIENTS)}")
+        package, extra = _CLIENTS[scheme]
+        if find_spec("faststream") is None or find_spec(package) is None:
+            raise ValueError(f"needs the packages faststream and {package}: install platform-kernel[{extra}]")
         return value
 
     @property

@@ -14,6 +14,7 @@ class RateLimit(Extension):
 
     name = "rate_limit"
     requires = ("store",)
+    packages = ("limits",)
     settings = (RateLimitSettings,)
 
     def configure(self, app: ApplicationBuilder) -> None:

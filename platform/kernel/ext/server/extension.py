@@ -15,6 +15,7 @@ class Server(Extension):
     """Serves with several workers, drains before it stops, and limits slow and greedy clients."""
 
     name = "server"
+    packages = ("httptools",)
     settings = (ServerProcessSettings,)
 
     def server(self) -> ServerRunner:

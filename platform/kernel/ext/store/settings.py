@@ -1,5 +1,7 @@
 """Where counts and cached responses are kept: in the process, or in a Redis that all processes share."""
 
+from importlib.util import find_spec
+
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
@@ -23,4 +25,6 @@ class StoreSettings(SettingsGroup):
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis:// (rediss:// for TLS, unix:// for a socket)")
+        if value is not None and find_spec("redis") is None:
+            raise ValueError("needs the package redis: install platform-kernel[store]")
         return value

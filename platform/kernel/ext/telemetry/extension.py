@@ -18,6 +18,10 @@ class Telemetry(Extension):
     """Metrics for Prometheus, and traces over OTLP."""
 
     name = "telemetry"
+    packages = (
+        "opentelemetry.sdk",
+        "prometheus_client",
+    )
     settings = (TelemetrySettings,)
 
     def configure(self, app: ApplicationBuilder) -> None:

@@ -26,3 +26,10 @@ class Egg(Extension):
 
 class NotAnExtension:
     """Derives from no Extension."""
+
+
+class NeedsAPackage(Extension):
+    """Imports the package of its extra only when it is used."""
+
+    name = "sample"
+    packages = ("a_package_that_is_not_installed",)
