@@ -6,6 +6,7 @@ kernel calls its hooks in the order of `requires`: `configure` before anything o
 docs/extensions.md shows a whole one.
 """
 
+import ast
 import tomllib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 from kernel.errors import ProjectError
 from kernel.tracing import NoTracer, Tracer
@@ -123,6 +124,25 @@ class ApplicationBuilder:
         return thing
 
 
+class Breach(NamedTuple):
+    """A place that breaks a boundary rule."""
+
+    # Below the root, with slashes.
+    path: str
+    line: int
+    # One sentence each: what is wrong, and what to do instead.
+    why: str
+    instead: str
+
+
+@dataclass(frozen=True)
+class BoundaryRule:
+    """A rule of `kernel check`. `check` gets a module's name and its parsed files, by their paths below the root."""
+
+    name: str
+    check: Callable[[str, Mapping[str, ast.Module]], Iterable[Breach]]
+
+
 class Extension:
     """Adds one capability to the kernel. Subclass it and override what you need.
 
@@ -169,6 +189,10 @@ class Extension:
 
     def check_start(self, kernel: "Kernel") -> "Iterable[Fault]":
         """Yield why the application must not start: settings with which it would run and not do what is wanted."""
+        return ()
+
+    def rules(self) -> Iterable[BoundaryRule]:
+        """Return rules that `kernel check` applies to every module. They read the modules and do not run them."""
         return ()
 
     @asynccontextmanager

@@ -8,7 +8,6 @@ import signal
 import sys
 from contextlib import suppress
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,10 +33,6 @@ def main() -> None:
     for point in entry_points(group=COMMANDS_GROUP):
         with suppress(ModuleNotFoundError):  # of an extension whose dependencies are not installed
             point.load()(app)
-    if find_spec("importlinter") is not None:  # the boundaries' own commands: for development, not in the image
-        from kernel.ext.boundaries.cli import add_to  # noqa: PLC0415
-
-        add_to(app)
     try:
         app()
     except ProjectError as error:

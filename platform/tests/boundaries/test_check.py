@@ -58,7 +58,7 @@ def test_a_finding_of_a_layer_names_both_layers_and_where_an_enum_belongs(copy: 
     with applied(copy, edit("", "modules/left/models.py", "from modules.left.schemas import Out")):
         done = check(copy)
     _, why, instead = done.stdout.splitlines()[:3]
-    layers = "models.py and schemas.py are one layer, and do not import each other."
+    layers = "models.py and schemas.py are on one layer and do not import each other."
     assert why == f"  modules.left.models imports modules.left.schemas: {layers}"
     assert 'helpers={"kinds": "contract"} in module.py' in instead
 

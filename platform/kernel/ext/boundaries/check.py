@@ -1,8 +1,9 @@
 """Run all boundary rules."""
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 
-from kernel.ext.boundaries import bases, guarded, histories, imports, layers, linter, lock, owners, tables, values
+from kernel.ext.boundaries import bases, extended, guarded, histories, imports, layers, linter, owners, tables, values
 from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
 from kernel.ext.boundaries.project import Project
 
@@ -20,18 +21,29 @@ RULES = (
     "one-metadata",
     "one-history",
 )
+
+
+def _contract_lock(project: Project) -> Iterator[Finding]:
+    """Compare the contracts with their locks, if the extension `remote` is installed, which compares them."""
+    if find_spec("kernel.ext.remote") is not None:
+        from kernel.ext.boundaries import lock  # noqa: PLC0415
+
+        yield from lock.check(project)
+
+
 _CHECKS: tuple[Callable[[Project], Iterator[Finding]], ...] = (
     linter.check,
     imports.check,
-    layers.check,
     histories.check,
     values.check,
-    lock.check,
+    _contract_lock,
     owners.check,
     # These wait for the import process, which runs while the others check.
+    layers.check,
     tables.check,
     bases.check,
     guarded.check,
+    extended.check,
 )
 
 
@@ -46,8 +58,8 @@ def check(project: Project) -> list[Finding]:
         try:
             found.extend(one(project))
         except Exception as error:  # noqa: BLE001  # any failure means that this rule was not checked
-            name = one.__module__.rpartition(".")[2]
-            why = f"The check {name!r} failed ({type(error).__name__}: {error}), so some rules were not checked."
+            name = f"{one.__module__}.{one.__name__}"
+            why = f"{name} failed ({type(error).__name__}: {error}), so some rules were not checked."
             instead = "Report this as a bug with the last change: a check must be able to read every file."
             found.append(Finding("modules", 0, COULD_NOT_CHECK, why, instead))
     if problem := project.facts.get("problem"):

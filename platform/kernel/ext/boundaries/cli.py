@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -16,7 +17,9 @@ contracts = typer.Typer(help="Lock the contracts that other modules rely on.", n
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
+    """Add these commands to the command line. A deployment has no import-linter, and none of these commands."""
+    if find_spec("importlinter") is None:
+        return
     app.command()(check)
     app.command()(owners)
     app.command("test", cls=PytestCommand)(run_tests)

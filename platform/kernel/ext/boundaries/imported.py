@@ -10,9 +10,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from kernel.extension import GROUP
 
 # By section, what was collected: see `collect`. The key "problem" says why there is nothing.
 Facts = Mapping[str, Any]
@@ -27,8 +30,10 @@ _PROCESSES.set_forkserver_preload(
         "kernel.modules.discovery",
         "kernel.ext.remote.wire",
         "kernel.ext.boundaries.described",
+        "kernel.ext.boundaries.extended",
         "kernel.ext.boundaries.guarded",
         "kernel.ext.boundaries.metadata",
+        *(point.module for point in entry_points(group=GROUP) if point.module.startswith("kernel.ext.")),
     ]
 )
 
@@ -86,9 +91,13 @@ def begin_facts(root: Path) -> Callable[[], Facts]:
 
 def collect(root: Path) -> dict[str, Any]:
     """Import the project into this process and collect its facts."""
-    from kernel.ext.boundaries import guarded, metadata  # noqa: PLC0415  # only this process pays for SQLAlchemy and FastAPI
+    from kernel.ext.boundaries import extended, guarded, metadata  # noqa: PLC0415  # slow: they import the kernel
 
-    return {"metadata": metadata.collect(root), "routes": guarded.collect(root)}
+    return {
+        "extensions": extended.collect(root),
+        "metadata": metadata.collect(root),
+        "routes": guarded.collect(root),
+    }
 
 
 def import_file(root: Path, dotted: str) -> str | None:

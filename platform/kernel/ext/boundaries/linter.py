@@ -20,7 +20,7 @@ from importlinter.domain.contract import InvalidContractOptions
 
 from kernel.ext.boundaries import layers
 from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
-from kernel.ext.boundaries.project import RANKS, Project
+from kernel.ext.boundaries.project import LAYERS, RANKS, Project
 
 CONFIGURATION = "importlinter.ini"
 
@@ -66,7 +66,10 @@ def check(project: Project) -> Iterator[Finding]:
         rule, breaches = _RULES.get(given["id"], given["id"]), list(_breaches(given["name"], result.metadata, graph))
         for importer, imported, lines, why in breaches:
             path, text, instead = _path(project, importer), why.format(importer, imported), _instead(given)
-            if given["id"] == "module-layers" and (said := layers.between(importer, imported)) is not None:
+            if (
+                given["id"] == "module-layers"
+                and (said := layers.between(project.layers, importer, imported)) is not None
+            ):
                 text, instead = f"{text.partition(': ')[0]}: {said[0]}.", said[1]
             yield Finding(path, lines[0] if lines else 0, rule, text, instead)
         if not result.kept and not breaches:
@@ -163,21 +166,28 @@ def _missing(contracts: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _unmatched(contracts: list[dict[str, Any]], graph: ImportGraph) -> Iterator[Finding]:
-    """Wildcards that matched nothing. A layer that no module has yet is in order; a misspelled one is not."""
+    """Find wildcards without a match, and layers that are missing or in another order.
+
+    A file that no module has yet needs no match, if it has a layer.
+    """
+    lines = {one["id"]: list(_layers(one)) for one in contracts if one.get("containers") == ["modules.*"]}
+    files = {*RANKS, *(name for several in lines.values() for line in several for name in line)}
     for contract in contracts:
         for option in ("source_modules", "forbidden_modules", "protected_modules", "containers", "ancestors"):
             for expression in contract.get(option, []):
-                is_known = expression in {"modules.*", "modules.**"} or expression.rpartition(".")[2] in RANKS
+                is_known = expression in {"modules.*", "modules.**"} or expression.rpartition(".")[2] in files
                 if "*" in expression and not is_known and not graph.find_matching_modules(expression):
                     yield _problem(f"{expression} of {contract['id']} matches no file.", "Correct it or take it out.")
-        for layer in _layers(contract):
-            if contract.get("containers") == ["modules.*"] and layer not in RANKS:
-                yield _problem(f"{contract['id']} has an unknown layer {layer}.", "Correct the name.")
+    for name, several in lines.items():
+        places = [next((place for place, line in enumerate(several) if line.issuperset(one)), -1) for one in LAYERS]
+        if places != sorted(places) or -1 in places:
+            expected = "; ".join(" | ".join(names) for names in LAYERS)
+            yield _problem(f"The layers of {name} are not those of a module.", f"Use, from top to bottom: {expected}.")
 
 
-def _layers(contract: dict[str, Any]) -> Iterator[str]:
+def _layers(contract: dict[str, Any]) -> Iterator[set[str]]:
     for line in contract.get("layers", []):
-        yield from (name.strip(" ()") for name in line.replace(":", "|").split("|"))
+        yield {name.strip(" ()") for name in line.replace(":", "|").split("|")}
 
 
 def _instead(contract: dict[str, Any]) -> str:

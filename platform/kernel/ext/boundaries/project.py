@@ -2,7 +2,7 @@
 
 import ast
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,16 +11,23 @@ from kernel.ext.boundaries.findings import COULD_NOT_CHECK, Finding
 from kernel.ext.boundaries.imported import Facts, begin_facts
 from kernel.ext.boundaries.sources import Source, argument, constant, read
 
-# The layers of a module, top to bottom; names on one layer do not know each other. As in importlinter.ini.
+# The layers of a module, from top to bottom, as in importlinter.ini. Extensions add files to them.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("module",),
-    ("router", "handlers", "commands"),
+    ("router", "commands"),
     ("service",),
     ("repository", "storage"),
     ("models", "schemas"),
     ("settings", "contract"),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def layers_with(files: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    """Return the layers with more files, each given with the name of a file on its layer."""
+    return tuple((*names, *sorted(file for file, layer in files.items() if layer in names)) for names in LAYERS)
+
+
 # What belongs to a module beside its folder, by its name in each.
 FOLDERS = ("modules", "migrations", "tests/modules")
 _KERNEL = Path(__file__).parents[2]
@@ -100,6 +107,17 @@ class Project:
     def facts(self) -> Facts:
         """What only an import shows: see `kernel.ext.boundaries.imported`."""
         return self.import_process()
+
+    @cached_property
+    def extension_files(self) -> Mapping[str, str]:
+        """The files of a module that extensions read, each with its layer. Waits for the import process."""
+        files: Mapping[str, str] = self.facts.get("extensions", {}).get("files", {})
+        return files
+
+    @cached_property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The layers of a module from top to bottom, with the files of extensions. Waits for the import process."""
+        return layers_with(self.extension_files)
 
     @cached_property
     def strings(self) -> dict[tuple[str, str], list[str]]:
