@@ -1,4 +1,4 @@
-"""Types as they are written, spelled so that two ways of saying the same read the same."""
+"""Types in one spelling, so that two ways to write the same type are equal."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ _OUR_ALIASES = ("modules.", "kernel.fields.")
 def spell(  # noqa: PLR0911  # one for each kind of expression
     project: Project, source: Source, node: ast.expr | None, seen: frozenset[str] = frozenset()
 ) -> str:
-    """A type as an expression that is the same however it was written; "" for none.
+    """Return a type in one spelling, however it was written; "" for a missing type.
 
     Names are in full, a class of a contract as if it stood in contract.py; aliases are replaced by what they stand
     for; unions are sorted; a type variable is its name; the notes of Annotated are left out.
@@ -58,7 +58,7 @@ def _name(project: Project, source: Source, node: ast.expr, seen: frozenset[str]
     found, statement = home
     name = dotted.rpartition(".")[2]
     if isinstance(statement, ast.ClassDef):
-        # In which file of contract/ a class stands is the module's own business.
+        # The module may move a class to another file of contract/.
         home_name = ".".join(found.dotted.split(".")[:3]) if part_of(found.dotted) == "contract" else found.dotted
         return f"{home_name}.{name}"
     value = getattr(statement, "value", None)
@@ -88,7 +88,7 @@ def _subscript(project: Project, source: Source, node: ast.Subscript, seen: froz
 
 
 def followed(project: Project, source: Source, node: ast.expr) -> str:
-    """The name that a base class has where it is defined, aliases and imports through our files followed."""
+    """Return the name of a base class where it is defined. Follows aliases and imports through the project's files."""
     dotted = source.named(node.value if isinstance(node, ast.Subscript) else node) or ast.unparse(node)
     for _ in range(20):
         home, _, name = dotted.rpartition(".")
@@ -107,13 +107,13 @@ def followed(project: Project, source: Source, node: ast.expr) -> str:
 
 
 def union(parts: list[str]) -> str:
-    """Their union, in one order."""
+    """Return the union of types, sorted."""
     single = {one for part in parts for one in members(part)}
     return " | ".join(sorted(single, key=lambda one: (one == "None", one)))
 
 
 def members(spelled: str) -> list[str]:
-    """The members of a union, or the type itself."""
+    """Return the members of a union, or the type itself."""
     tree = tree_of(spelled)
     if isinstance(tree, ast.Constant) and tree.value is not None:
         return [spelled]
@@ -125,14 +125,14 @@ def members(spelled: str) -> list[str]:
 
 
 def parts_of(node: ast.expr) -> tuple[str, list[ast.expr]]:
-    """A type and what stands in its brackets."""
+    """Return a type and its type arguments."""
     if isinstance(node, ast.Subscript):
         return ast.unparse(node.value), node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     return ast.unparse(node), []
 
 
 def tree_of(spelled: str) -> ast.expr:
-    """A spelled type as an expression; what is none is a constant."""
+    """Return a spelled type as an expression; as a constant if it is not one."""
     try:
         return ast.parse(spelled or "None", mode="eval").body
     except SyntaxError:
@@ -140,11 +140,11 @@ def tree_of(spelled: str) -> ast.expr:
 
 
 def substituted(spelled: str, given: Mapping[str, str]) -> str:
-    """A type with what its type variables stand for."""
+    """Return a type with its type variables replaced."""
     return union([re.sub(r"[\w.]+", lambda name: given.get(name[0], name[0]), spelled)]) if given else spelled
 
 
 def classes_in(spelled: str) -> Iterator[str]:
-    """The classes of contracts that a type names, as `module.Name`."""
+    """Return the classes of contracts that a type names, as `module.Name`."""
     for module, name in re.findall(r"\bmodules\.(\w+)\.contract\.(\w+)", spelled):
         yield f"{module}.{name}"

@@ -1,4 +1,4 @@
-"""The rule one-metadata: a module's tables are on a declarative base of its own, and every table has a module."""
+"""The rule one-metadata: a module has one declarative base of its own, and its tables are on it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ RULE = "one-metadata"
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """Tables on another module's base, two bases in one module, tables and migrations of no module."""
+    """Find tables on another module's base, a second base in one module, and migrations without a module."""
     facts = project.facts.get("metadata", {})
     for path, line, reason in facts.get("problems", ()):
-        why = f"SQLAlchemy cannot read it ({reason}), so its tables were not looked at."
+        why = f"SQLAlchemy cannot read this ({reason}), so its tables were not checked."
         yield Finding(path or "modules", line, COULD_NOT_CHECK, why, "Correct that first.")
     yield from _bases(project, facts.get("bases", ()))
     yield from _tables(facts.get("tables", ()))

@@ -1,18 +1,18 @@
-"""What a call calls: its dotted name, imports and other names for it followed."""
+"""Find out which function a call calls, through imports, aliases and assignments."""
 
 import ast
 
 from kernel.ext.boundaries.project import Project
 from kernel.ext.boundaries.sources import Source, constant
 
-# Stands for an object that is known only when the program runs: `?.execute` is a method of one.
+# Stands for an object that is known only at run time: `?.execute` is a method of such an object.
 ANY = "?"
 _MOST_STEPS = 10
 _WRAPPERS = frozenset({"functools.partial", "functools.partialmethod"})
 
 
 def callee(project: Project, source: Source, node: ast.AST, steps: int = 0) -> str:
-    """Return the dotted name of what is called, such as `sqlalchemy.text`.
+    """Return the dotted name of a called function, such as `sqlalchemy.text`.
 
     Follows imports, assignments (`t = sa.text`), `functools.partial` and `getattr` with a literal name, also into other
     files of the project.
@@ -38,7 +38,7 @@ def callee(project: Project, source: Source, node: ast.AST, steps: int = 0) -> s
 
 
 def _assigned(project: Project, source: Source, name: str) -> str:
-    """What a name of a file stands for, looked up once: names may be made of each other."""
+    """Return what a name of a file stands for. The result is kept, because names may refer to each other."""
     known, key = project.aliases, (source.path, name)
     if key not in known:
         values = [value for value, is_added in source.assigned.get(name, ()) if not is_added]
@@ -53,7 +53,7 @@ def _is_name(node: ast.expr) -> bool:
 
 
 def _followed(project: Project, dotted: str, steps: int) -> str:
-    """What a name of another file of the project stands for."""
+    """Return what a name of another file of the project stands for."""
     home = project.definition(dotted) if dotted.startswith(("modules.", "kernel.")) else None
     value = getattr(home[1], "value", None) if home else None
     if home is None or not isinstance(value, ast.Name | ast.Attribute | ast.Call):
@@ -63,7 +63,7 @@ def _followed(project: Project, dotted: str, steps: int) -> str:
 
 
 def called(project: Project, source: Source) -> list[tuple[ast.Call, str]]:
-    """All calls of a file, each with what it calls."""
+    """Return all calls of a file, each with the name of the called function."""
     known = project.callees
     if source.path not in known:
         known[source.path] = [(call, callee(project, source, call.func)) for call in source.calls]

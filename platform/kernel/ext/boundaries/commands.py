@@ -1,4 +1,4 @@
-"""The command `kernel test`: the boundary rules and the tests of what changed."""
+"""The command `kernel test`: the boundary checks, and the tests of the changed modules."""
 
 import subprocess
 import sys
@@ -12,15 +12,15 @@ from typer.core import TyperCommand
 from kernel.ext.boundaries.git import GitError
 from kernel.ext.boundaries.scope import ScopeError, select
 
-_NOTHING_COLLECTED = 5  # pytest's own
+_NOTHING_COLLECTED = 5  # the exit code of pytest
 _CANNOT_SAY = 2
 
 
 class PytestCommand(TyperCommand):
-    """A command whose `--changed` may go without a value, and that leaves what follows `--` to pytest (`ctx.args`)."""
+    """A command with an optional value of `--changed`, which passes the arguments after `--` to pytest (`ctx.args`)."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Typer knows neither: an option has a value or has none, and what follows `--` are more arguments."""
+        """Parse both, which Typer does not support."""
         end = args.index("--") if "--" in args else len(args)
         ours = list(args[:end])
         for place, argument in enumerate(ours):
@@ -41,16 +41,16 @@ def run(
     pytest_arguments: Sequence[str],
     check: Callable[[], int],
 ) -> int:
-    """Say what is selected and why, run the boundary rules and the tests; the exit code is pytest's, or 2.
+    """Print the selection with its reasons, run the boundary checks and the tests, and return pytest's exit code, or 2.
 
-    `changed` is a revision, "" for the usual one; without it and without modules it is the usual one. `check` runs
-    the boundary rules and gives their exit code.
+    `changed` is a revision, or "" for the default one, which is also used without `changed` and `modules`. `check` runs
+    the boundary checks and returns their exit code.
     """
     try:
         selection = select(root, modules, changed or None, by_change=changed is not None or not modules)
     except (ScopeError, GitError) as error:
-        if whole and isinstance(error, GitError) and not changed:  # an archive, a shallow copy: all the same, all run
-            typer.echo(f"Which failures a selection would have skipped cannot be said. {error}")
+        if whole and isinstance(error, GitError) and not changed:  # an archive or a shallow clone: run everything
+            typer.echo(f"The failures that a selection would have skipped are unknown. {error}")
             return _pytest(root, [], pytest_arguments) or check()
         typer.secho(str(error), fg="red", err=True)
         if changed and (root / "modules" / changed).is_dir():
@@ -67,12 +67,16 @@ def run(
     elif whole:
         chosen = ["-p", "kernel.ext.boundaries.selection_plugin", *(f"--selected={path}" for path in selection.paths)]
     elif not chosen:
-        typer.secho("There are no tests for this: neither tests/boundaries nor the modules' own.", fg="red", err=True)
+        typer.secho(
+            "There are no tests for this selection: neither tests/boundaries nor tests of the modules.",
+            fg="red",
+            err=True,
+        )
         return _NOTHING_COLLECTED
     return _pytest(root, chosen, pytest_arguments) or broken
 
 
 def _pytest(root: Path, chosen: Sequence[str], arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "pytest", *chosen]
-    sys.stdout.flush()  # what we said comes before what pytest says, also in a pipe
+    sys.stdout.flush()  # so that it comes before the output of pytest in a pipe
     return subprocess.run([*command, *arguments], cwd=root, check=False).returncode  # noqa: S603  # our own Python

@@ -1,4 +1,4 @@
-"""A module's contract as it is written: its methods, messages and values, with what they inherit."""
+"""Read the contract of a module from its source: methods, messages and values, including inherited members."""
 
 import ast
 import builtins
@@ -29,12 +29,12 @@ KINDS: dict[str, Kind] = {
         if isinstance(one, type) and issubclass(one, BaseException)
     },
 }
-# What may stand beside: it adds nothing that crosses.
+# Base classes that add no fields or methods.
 _HARMLESS = frozenset({"typing.Generic", "typing.Protocol", "abc.ABC", "object", "str", "int"})
 
 
 def read(project: Project, module: Slice) -> dict[str, Shape]:
-    """The classes of a module's contract by their names: those of contract.py, or of all files of contract/."""
+    """Return the classes of a module's contract by name: those of contract.py, or of all files of contract/."""
     return {
         node.name: _shape(project, source, node)
         for source in module.part("contract")
@@ -44,7 +44,7 @@ def read(project: Project, module: Slice) -> dict[str, Shape]:
 
 
 def read_all(project: Project) -> dict[str, Shape]:
-    """The classes of all contracts, by `module.Name`."""
+    """Return the classes of all contracts, by `module.Name`."""
     return {
         f"{module.name}.{name}": shape
         for module in project.modules.values()
@@ -70,7 +70,7 @@ def _shape(project: Project, source: Source, node: ast.ClassDef) -> Shape:
 def _lineage(
     project: Project, one: Ancestor, unknown: list[str], seen: tuple[ast.ClassDef, ...] = ()
 ) -> Iterator[Ancestor]:
-    """A class and its bases, as far as they are in this project; the names of others go to `unknown`."""
+    """Return a class and its bases in this project. The names of other bases are added to `unknown`."""
     yield one
     seen += (one.node,)
     for base in one.node.bases:
@@ -104,7 +104,7 @@ def _kind(project: Project, one: Ancestor) -> Kind:
 
 
 def _add(project: Project, shape: Shape, one: Ancestor, statement: ast.stmt) -> None:
-    """Add what a statement of the class's body says to its shape."""
+    """Add a statement of the class body to the shape."""
     match statement:
         case ast.AsyncFunctionDef(name=name) | ast.FunctionDef(name=name) if shape.kind == "contract":
             if not name.startswith("_"):
@@ -132,7 +132,7 @@ def _add_field(project: Project, shape: Shape, one: Ancestor, statement: ast.Ann
     member = _member(project, one, statement.annotation, statement)
     base, args = parts_of(tree_of(member.type))
     if base.rpartition(".")[2] == "ClassVar" or (base.rpartition(".")[2] == "Final" and given is not None):
-        return  # of the class, for pydantic too
+        return  # a class attribute, for pydantic as well
     if base.rpartition(".")[2] == "Final" and args:
         member.type = ast.unparse(args[0])
     if base.rpartition(".")[2] in {"Required", "NotRequired"}:
@@ -146,7 +146,7 @@ def _default(call: ast.Call, place: int | None = None) -> ast.expr | None:
 
 
 def _on_the_wire(shape: Shape, one: Ancestor, name: str, value: ast.expr) -> str:
-    """What a member of an enum is written as; `auto()` counts, and is the name in a StrEnum."""
+    """Return the value of an enum member in JSON. `auto()` counts; in a StrEnum it is the name."""
     if not (isinstance(value, ast.Call) and last_name(value.func) == "auto"):
         return ast.unparse(value)
     if any(one.source.named(base) == "enum.StrEnum" for base in one.node.bases):
@@ -155,7 +155,7 @@ def _on_the_wire(shape: Shape, one: Ancestor, name: str, value: ast.expr) -> str
 
 
 def _method(project: Project, one: Ancestor, node: ast.FunctionDef | ast.AsyncFunctionDef) -> Method:
-    """A method without its `self`."""
+    """Return a method without its `self`."""
     first = len(node.args.posonlyargs)
     positional = [*node.args.posonlyargs, *node.args.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(node.args.defaults)) + [*node.args.defaults]
@@ -185,7 +185,7 @@ def _member(project: Project, one: Ancestor, annotation: ast.expr | None, node: 
 
 
 def options(node: ast.ClassDef) -> Iterator[tuple[str | None, ast.expr]]:
-    """What a class says of pydantic's options, in its `model_config` and its keywords; None for what is computed."""
+    """Return the pydantic options of a class, from `model_config` and class keywords; None for a computed value."""
     config = class_value(node, "model_config")
     if isinstance(config, ast.Call):
         yield from ((one.arg, one.value) for one in config.keywords)

@@ -1,4 +1,4 @@
-"""Descriptions of the contracts as pydantic evaluates them, from a process that imports them."""
+"""Describe the contracts as pydantic evaluates them, in a process that imports them."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from kernel.ext.boundaries.imported import ImportProcessError, begin
 
 @dataclass(frozen=True)
 class Contracts:
-    """What a module's contract says, or why that is not known."""
+    """The descriptions of one module's contract, or the reason why there are none."""
 
     # The descriptions of contracts and messages, by their names.
     described: Mapping[str, Any] = field(default_factory=dict)

@@ -1,42 +1,42 @@
-"""What a rule found, and how it is shown to people, programs and pull requests."""
+"""Findings, and their output for people, programs and pull requests."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-# The rule of what keeps the others from being looked at.
+# The rule of findings that state why another rule could not be checked.
 COULD_NOT_CHECK = "could-not-check"
 
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One breach of one rule."""
+    """One violation of one rule."""
 
-    # Below the project's root, with slashes; the file that has to change.
+    # The file that has to change, below the project's root, with slashes.
     path: str
-    # From 1. 0 where it is the whole file or folder that is meant.
+    # From 1; 0 for the whole file or folder.
     line: int
     rule: str
-    # One sentence: what is there, and why it may not be.
+    # One sentence: what is wrong, and why.
     why: str
     # One sentence: what to do instead.
     instead: str
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """For people: a finding a paragraph, in the order of the files."""
+    """Return one paragraph for each finding, for people."""
     return "\n\n".join(
         f"{found.path}:{found.line}: {found.rule}\n  {found.why}\n  Instead: {found.instead}" for found in findings
     )
 
 
 def as_json(findings: Iterable[Finding]) -> str:
-    """For programs: a list of objects with the fields of Finding."""
+    """Return a list of objects with the fields of Finding, for programs."""
     return json.dumps([asdict(found) for found in findings], indent=2)
 
 
 def as_github(findings: Iterable[Finding]) -> str:
-    """For pull requests: GitHub's workflow commands, which become annotations at the lines.
+    """Return GitHub's workflow commands, which become annotations of a pull request.
 
     https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
     """

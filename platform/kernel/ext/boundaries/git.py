@@ -1,14 +1,14 @@
-"""What git knows of a project: which files changed, and what they said before."""
+"""Ask git which files changed, and for their earlier content."""
 
 import subprocess
 from pathlib import Path
 
-# Where the work of all comes together, most telling first.
+# Names of the main branch, the most reliable first.
 _MAIN = ("origin/HEAD", "origin/main", "origin/master", "main", "master")
 
 
 class GitError(Exception):
-    """Git could not say what changed. The message says what to do."""
+    """Raised if git cannot tell what changed. The message says what to do."""
 
 
 class Git:
@@ -17,10 +17,10 @@ class Git:
     def __init__(self, root: Path) -> None:
         self._root = root
         if not (self._ask("rev-parse", "--is-inside-work-tree") or "").startswith("true"):
-            raise GitError(f"{root} is in no git repository, so nobody knows what changed. Run pytest instead.")
+            raise GitError(f"{root} is not in a git repository, so the changes are unknown. Run pytest instead.")
 
     def base(self, revision: str | None = None) -> str:
-        """The commit to compare with: `revision`, or where this branch left the main one; on the main one, HEAD.
+        """Return the commit to compare with: `revision`, or the start of this branch; on the main branch, HEAD.
 
         Raises GitError.
         """
@@ -28,7 +28,7 @@ class Git:
             return self._commit(revision) or self._unknown(revision)
         head = self._commit("HEAD")
         if head is None:
-            raise GitError("There is no commit yet, so nothing can be compared. Commit, or run pytest.")
+            raise GitError("The repository has no commit to compare with. Commit, or run pytest.")
         main = next((name for name in _MAIN if self._commit(name)), None)
         if main is None:
             raise GitError(f"There is no main branch (none of {', '.join(_MAIN)}). Name a revision: --changed REV")
@@ -36,21 +36,23 @@ class Git:
             return head
         base = self._ask("merge-base", head, main)
         if not base:
-            raise GitError(f"HEAD and {main} have no common commit here. Fetch the history, or name one: --changed REV")
+            raise GitError(
+                f"HEAD and {main} have no common commit here. Fetch the history, or name a revision: --changed REV"
+            )
         return base.strip()
 
     def changed(self, base: str) -> list[str]:
-        """The files that differ from a commit: changed, new (also before `git add`), deleted, both names of renamed."""
+        """Return the files that differ from a commit: changed, new, deleted, and both names of renamed files."""
         differing = self._must("diff", "--name-only", "--no-renames", "--no-ext-diff", "--relative", "-z", base, "--")
         new = self._must("ls-files", "--others", "--exclude-standard", "-z")
         return sorted({*differing.split("\0"), *new.split("\0")} - {""})
 
     def files(self, commit: str, folder: str) -> set[str]:
-        """The files below a folder in a commit."""
+        """Return the files below a folder in a commit."""
         return set(self._must("ls-tree", "-r", "--name-only", "-z", commit, "--", f"{folder}/").split("\0")) - {""}
 
     def text(self, commit: str, path: str) -> str:
-        """What a file said in a commit."""
+        """Return the content of a file in a commit."""
         return self._must("show", f"{commit}:./{path}")
 
     def _commit(self, revision: str) -> str | None:
@@ -58,13 +60,13 @@ class Git:
         return found and found.strip()
 
     def _branch(self, name: str) -> str:
-        """The branch that a name such as HEAD stands for; nothing if it is no such name."""
+        """Return the branch that a name such as HEAD stands for; "" for any other name."""
         kind = f"refs/remotes/{name}" if name.startswith("origin/") else name
         full = (self._ask("symbolic-ref", "--quiet", kind) or "").strip()
         return full.removeprefix("refs/heads/").removeprefix("refs/remotes/origin/")
 
     def _unknown(self, revision: str) -> str:
-        raise GitError(f"Git knows no commit {revision}. See `git log`; in a shallow copy, fetch the history first.")
+        raise GitError(f"Git has no commit {revision}. See `git log`; in a shallow clone, fetch the history first.")
 
     def _must(self, *command: str) -> str:
         answer = self._ask(*command)
@@ -73,10 +75,10 @@ class Git:
         return answer
 
     def _ask(self, *command: str) -> str | None:
-        """What git prints; None if it fails."""
+        """Return the output of git; None if it fails."""
         try:
             done = subprocess.run(  # noqa: S603  # the arguments are ours, and revisions cannot be options
-                ["git", *command],  # noqa: S607  # whichever git the developer uses
+                ["git", *command],  # noqa: S607  # the developer's git
                 cwd=self._root,
                 capture_output=True,
                 text=True,
@@ -85,5 +87,5 @@ class Git:
                 check=False,
             )
         except FileNotFoundError:
-            raise GitError("Git is not installed, so nobody knows what changed. Run pytest instead.") from None
+            raise GitError("Git is not installed, so the changes are unknown. Run pytest instead.") from None
         return done.stdout if done.returncode == 0 else None

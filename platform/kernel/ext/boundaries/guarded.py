@@ -1,4 +1,4 @@
-"""Every route must state who may call it. What a route depends on is known exactly once the router is imported."""
+"""The rule guarded: every route has a policy. The routers are imported, because nested routers add dependencies."""
 
 import sys
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ RULE = "guarded"
 
 
 def collect(root: Path) -> dict[str, Any]:
-    """Import every module's router, and describe each route without a policy. Runs in the process of `imported`."""
-    from kernel.auth.policy import NO_POLICY, unguarded  # noqa: PLC0415  # the others do without a web framework
+    """Import the router of every module and describe the routes without a policy. Runs in the import process."""
+    from kernel.auth.policy import NO_POLICY, unguarded  # noqa: PLC0415  # only the import process needs a web framework
 
     found, problems = [], []
     for folder in sorted(path for path in (root / "modules").iterdir() if (path / "__init__.py").is_file()):
@@ -34,10 +34,10 @@ def collect(root: Path) -> dict[str, Any]:
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """For each route without a policy a finding, at its handler."""
+    """Return a finding for each route without a policy, at its handler."""
     routes = project.facts.get("routes", {})
     for path, reason in routes.get("problems", ()):
-        why = f"It cannot be imported ({reason}), so its routes were not looked at."
+        why = f"This cannot be imported ({reason}), so its routes were not checked."
         yield Finding(path, 0, COULD_NOT_CHECK, why, "Correct the import first.")
     says, _, instead = routes.get("why", "").partition(" Give")
     for path, line, route in routes.get("found", ()):

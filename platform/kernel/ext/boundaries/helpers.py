@@ -1,4 +1,4 @@
-"""Tests that import a test helper of another folder, also by way of other helpers."""
+"""Find the tests that import a changed test helper, directly or through other helpers."""
 
 import ast
 from collections.abc import Collection, Iterator
@@ -45,11 +45,11 @@ def _sources(root: Path) -> Iterator[Source]:
         try:
             yield read(path, _dotted(path), file.read_bytes())
         except (OSError, SyntaxError, ValueError):
-            continue  # pytest names it when it is run
+            continue  # pytest reports it
 
 
 def _used(source: Source) -> Iterator[str]:
-    """The dotted names below tests/ that a file imports or has as a text."""
+    """Return the dotted names below tests/ that a file imports or contains as a text."""
     for found in source.imports:
         yield from (name for name in (found.name, found.source) if name and name.startswith("tests."))
     for node in source.nodes:

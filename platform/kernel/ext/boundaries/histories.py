@@ -15,7 +15,7 @@ RULE = "one-history"
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """Two revisions of one number, several ends of one history, and revisions that follow one that is not there."""
+    """Find two revisions with one number, several ends of one history, and revisions that follow a missing one."""
     for name in project.modules:
         folder = f"migrations/{name}"
         files = {PurePosixPath(source.path): source.tree for source in project.migrations.get(name, ())}

@@ -1,4 +1,4 @@
-"""Facts that only an import shows, from processes of their own.
+"""Collect the facts that only an import shows, in separate processes.
 
 Each process ends after its answer, so that two projects, or one project before and after a change, never meet in one
 interpreter. Whatever a module does while it is imported cannot harm the checks.
@@ -17,12 +17,12 @@ from typing import Any
 
 from kernel.extension import GROUP
 
-# By section, what was collected: see `collect`. The key "problem" says why there is nothing.
+# The sections of `collect`. If there are none, "problem" states why.
 Facts = Mapping[str, Any]
 
 _LONGEST_SECONDS = 120.0
 _STARTS = multiprocessing.get_all_start_methods()
-# A server that has imported the kernel forks for each answer; elsewhere every process imports it anew.
+# With "forkserver", a server imports the kernel once and forks. With "spawn", each process imports the kernel.
 _PROCESSES: Any = multiprocessing.get_context("forkserver" if "forkserver" in _STARTS else "spawn")
 _PROCESSES.set_forkserver_preload(
     [
@@ -39,11 +39,11 @@ _PROCESSES.set_forkserver_preload(
 
 
 class ImportProcessError(Exception):
-    """A process that imports the project gave no answer. The message says why."""
+    """Raised if a process that imports the project gives no answer. The message says why."""
 
 
 def begin(task: Callable[..., Any], root: Path, *arguments: object) -> Callable[[], Any]:
-    """Run `task(root, *arguments)` in another process that can import the project. Call the result for the answer.
+    """Run `task(root, *arguments)` in another process that can import the project. Call the result to get the answer.
 
     The call raises ImportProcessError.
     """
@@ -70,13 +70,13 @@ def begin(task: Callable[..., Any], root: Path, *arguments: object) -> Callable[
 
 
 def _answer(task: Callable[..., Any], root: str, arguments: tuple[object, ...], answer: Connection) -> None:
-    os.dup2(2, 1)  # what a module prints is no part of a report
+    os.dup2(2, 1)  # the output of a module must not become part of a report
     sys.path.insert(0, root)
     answer.send(task(Path(root), *arguments))
 
 
 def begin_facts(root: Path) -> Callable[[], Facts]:
-    """Begin to collect the facts of a project. Call the result to wait for them."""
+    """Start to collect the facts of a project. Call the result to wait for them."""
     waiting = begin(collect, root)
 
     def wait() -> Facts:

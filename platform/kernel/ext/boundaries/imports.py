@@ -1,4 +1,4 @@
-"""Who knows whom, where import-linter does not know: tests, migrations, imports by name, manifests, and circles."""
+"""The rules contract-only, declared and acyclic for tests, migrations, imports by name and manifests."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from kernel.ext.boundaries.project import Project, module_of, part_of
 from kernel.ext.boundaries.sources import Source, argument, constant
 from kernel.ext.boundaries.strings import Strings
 
-# Functions that take the name of something to import, or of something to replace there.
+# Functions that take the name of a module to import, or of an attribute to replace in it.
 _BY_NAME = frozenset(
     {
         "importlib.import_module",
@@ -32,9 +32,9 @@ _BY_NAME = frozenset(
         "unittest.mock.patch",
     }
 )
-# Functions that run a text as Python.
+# Functions that run a text as Python code.
 _RUNNING = frozenset({"exec", "eval", "compile", "builtins.exec", "builtins.eval", "builtins.compile"})
-# Methods that do the same, whatever they belong to: pytest's monkeypatch, unittest.mock, pydantic's ImportString.
+# Methods that do the same, of any object: pytest's monkeypatch, unittest.mock, pydantic's ImportString.
 _METHODS_BY_NAME = frozenset(
     {
         "setattr", "delattr", "patch", "object", "multiple", "dict", "importorskip", "import_module", "import_string",
@@ -42,29 +42,29 @@ _METHODS_BY_NAME = frozenset(
     }
 )  # fmt: skip
 
-_ASK = "Ask through its contract.py; if that lacks something, its owner can add it."
+_ASK = "Use its contract.py. If the contract lacks something, its owner can add it."
 
 
 class Use(NamedTuple):
-    """One place where a file of one module, its tests or its migrations reaches another module."""
+    """One place where a file of a module, its tests or its migrations uses another module."""
 
     module: str
     source: Source
     other: str
-    # What is reached, in full.
+    # The full dotted name of the used part.
     name: str
     line: int
-    # imports, names (in a string), or reaches (through an attribute, or a test of the other)
+    # imports, names (in a string), or reaches (through an attribute, or a test of the other module)
     how: str
 
     @property
     def is_of_module(self) -> bool:
-        """Whether it is the module itself that does it."""
+        """Whether the module itself contains the use, not its tests or migrations."""
         return self.source.path.startswith("modules/")
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """Who knows whom, where import-linter does not know."""
+    """Check the uses between modules that import-linter does not see."""
     uses = list(_uses(project))
     yield from _contract_only(uses)
     own = [use for use in uses if use.is_of_module]
@@ -77,8 +77,8 @@ def _contract_only(uses: list[Use]) -> Iterator[Finding]:
         if part_of(use.name) == "contract":
             continue
         if use.how == "imports" and use.is_of_module:
-            continue  # import-linter has said so
-        why = f"This {use.how} {use.name} of {use.other}: what others reach but the contract, its owner cannot change."
+            continue  # import-linter reports it
+        why = f"This {use.how} {use.name}: other modules may use only the contract of {use.other}."
         yield Finding(use.source.path, use.line, "contract-only", why, _ASK)
 
 
@@ -91,7 +91,7 @@ def _uses(project: Project) -> Iterator[Use]:
 
 
 def _owned(project: Project) -> Iterator[tuple[str, Source]]:
-    """Every file that belongs to one module: its own, its tests, its migrations."""
+    """Return every file of a module, its tests and its migrations."""
     for module, source in project.of_modules():
         yield module.name, source
     for sources in (project.tests, project.migrations):
@@ -100,7 +100,7 @@ def _owned(project: Project) -> Iterator[tuple[str, Source]]:
 
 
 def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]:
-    """What of modules a file reaches: the dotted name, the line, and how."""
+    """Return the parts of modules that a file uses: the dotted name, the line, and how."""
     for found in source.imports:
         yield found.name, found.line, "imports"
         if test := project.tests_by_name.get(found.source or "") or project.tests_by_name.get(found.name):
@@ -115,7 +115,7 @@ def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]
         if isinstance(node, ast.Subscript) and source.named(node.value) == "sys.modules":
             yield from ((text, node.lineno, "names") for text in strings.of(node.slice))
         elif isinstance(node, ast.Attribute):
-            # `import modules.images.contract` also makes known what else somebody has imported of images.
+            # After `import modules.images.contract`, other imported files of images are attributes too.
             dotted = source.named(node) or ""
             if dotted.startswith("modules.") and dotted.count(".") == 2:  # module and file
                 is_local = "modules" not in source.names and ast.unparse(node) == dotted
@@ -123,7 +123,7 @@ def _reached(project: Project, source: Source) -> Iterator[tuple[str, int, str]]
 
 
 def _by_name(project: Project, source: Source, strings: Strings, call: ast.Call, name: str) -> Iterator[str]:
-    """What a call imports, or replaces, by its name; a name that starts with dots is taken from `package`."""
+    """Return the names that a call imports or replaces. A relative name starts from `package`."""
     arguments = [*call.args[:2], *(one.value for one in call.keywords)]
     if name == "functools.partial" and call.args:
         name, arguments = callee(project, source, call.args[0]), call.args[1:]
@@ -143,7 +143,7 @@ def _by_name(project: Project, source: Source, strings: Strings, call: ast.Call,
 
 
 def _imported_by(text: str) -> Iterator[str]:
-    """What a piece of Python imports, also by `__import__`."""
+    """Return the names that a text of Python code imports, also with `__import__`."""
     try:
         source = Source("", "", text)
     except (SyntaxError, ValueError):
@@ -158,8 +158,8 @@ def _declared(project: Project, uses: list[Use]) -> Iterator[Finding]:
     for use in uses:
         module, other = project.modules[use.module], use.other
         if other not in module.depends_on and other not in used[module.name]:
-            why = f"{module.name} uses {other} and its manifest does not say so, so nobody knows who breaks with it."
-            instead = f'Add "{other}" to depends_on in {module.manifest}, or do without.'
+            why = f"{module.name} uses {other}, but its manifest does not declare it."
+            instead = f'Add "{other}" to depends_on in {module.manifest}, or remove the use.'
             yield Finding(use.source.path, use.line, "declared", why, instead)
         used[module.name].add(other)
     for module in project.modules.values():
@@ -167,15 +167,15 @@ def _declared(project: Project, uses: list[Use]) -> Iterator[Finding]:
             if other not in project.modules:
                 why, instead = f"{module.name} depends on {other}, but there is no such module.", "Correct the name."
             elif other not in used[module.name]:
-                why = f"{module.name} declares that it depends on {other}, and does not use it."
-                instead = f'Take "{other}" out of depends_on, so that {other} may change without asking.'
+                why = f"{module.name} declares that it depends on {other}, but does not use it."
+                instead = f'Remove "{other}" from depends_on.'
             else:
                 continue
             yield Finding(module.manifest, line, "declared", why, instead)
 
 
 def _acyclic(project: Project, uses: list[Use]) -> Iterator[Finding]:
-    """Circles that imports alone do not show: in what manifests declare, and by names in strings."""
+    """Find cycles that imports alone do not show: in manifests, and by names in strings."""
     graph = {module.name: set(module.depends_on) & set(project.modules) for module in project.modules.values()}
     lines = {
         (module.name, other): (module.manifest, line)
@@ -188,20 +188,20 @@ def _acyclic(project: Project, uses: list[Use]) -> Iterator[Finding]:
         lines[use.module, use.other] = (use.source.path, use.line)
         if use.how == "imports":
             imported[use.module].add(use.other)
-    if _circle(imported):
-        return  # import-linter has said so
-    circle = _circle(graph)
-    if circle:
-        # That of import-linter's kind are all in order: one of the others closes the circle.
-        edges = list(pairwise(circle))
+    if _cycle(imported):
+        return  # import-linter reports it
+    cycle = _cycle(graph)
+    if cycle:
+        # Imports alone form no cycle: a manifest or a name in a string closes it.
+        edges = list(pairwise(cycle))
         path, line = lines[next((edge for edge in edges if edge[1] not in imported[edge[0]]), edges[0])]
-        why = f"Modules depend on each other in a circle, and leave only together: {' -> '.join(circle)}."
-        instead = "Turn one dependency around, or move what both need into a third module."
+        why = f"Modules depend on each other in a cycle: {' -> '.join(cycle)}."
+        instead = "Reverse one dependency, or move the shared part into a third module."
         yield Finding(path, line, "acyclic", why, instead)
 
 
-def _circle(graph: dict[str, set[str]]) -> list[str]:
-    """The modules of a circle, the first again at the end, each depending on the next; none without a circle."""
+def _cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules of a cycle, each depending on the next, the first again at the end; [] without a cycle."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

@@ -14,20 +14,20 @@ RULE = "ledger"
 
 
 class LedgerError(Exception):
-    """The ledger cannot be read. The message says what to do."""
+    """Raised if the ledger cannot be read. The message says what to do."""
 
 
-# What a debt is known by: lines move, so they are no part of it.
+# Rule, path and reason identify an accepted finding. Lines do not, because they move.
 Debt = tuple[str, str, str]
 
 
 def debt(found: Finding) -> Debt:
-    """What a finding is known by in the ledger."""
+    """Return what identifies a finding in the ledger."""
     return found.rule, found.path, found.why
 
 
 def read(root: Path) -> Counter[Debt]:
-    """The accepted findings, each as often as it is accepted. Raises LedgerError."""
+    """Return the accepted findings, each with the number of times. Raises LedgerError."""
     path = root / FILE
     return _debts(path.read_text("utf-8")) if path.is_file() else Counter()
 
@@ -36,13 +36,13 @@ def _debts(text: str) -> Counter[Debt]:
     try:
         return Counter({(one["rule"], one["path"], one["why"]): int(one["times"]) for one in json.loads(text)["debts"]})
     except (ValueError, KeyError, TypeError) as error:
-        raise LedgerError(f"{FILE} cannot be read ({error!r}): take it back from git, or mend it.") from None
+        raise LedgerError(f"{FILE} cannot be read ({error!r}): restore it from git.") from None
 
 
 def write(project: Project, findings: Iterable[Finding]) -> tuple[int, list[Finding]]:
-    """Accept the findings, or, where there is a ledger, strike out what is paid; how many debts are in it, what is new.
+    """Write the ledger: without one, accept all findings; otherwise, only remove entries whose findings are gone.
 
-    Raises LedgerError.
+    Return the number of accepted findings, and the findings that are not accepted. Raises LedgerError.
     """
     root = project.root
     accepted = read(root) if (root / FILE).is_file() else None
@@ -63,7 +63,7 @@ def write(project: Project, findings: Iterable[Finding]) -> tuple[int, list[Find
 
 
 def _settled(accepted: Counter[Debt], findings: Iterable[Finding]) -> tuple[Counter[Debt], list[Finding]]:
-    """What of the accepted is still there, and the findings beyond it."""
+    """Return the accepted findings that are still there, and the findings that are not accepted."""
     left, new = Counter[Debt](), []
     for found in findings:
         if left[debt(found)] < accepted[debt(found)]:
@@ -74,9 +74,9 @@ def _settled(accepted: Counter[Debt], findings: Iterable[Finding]) -> tuple[Coun
 
 
 def apply(root: Path, findings: Iterable[Finding], since: str | None = None) -> list[Finding]:
-    """The findings that are not accepted, and what is wrong with the ledger itself: debts paid, debts added.
+    """Return the findings that are not accepted, and findings about the ledger: obsolete and added entries.
 
-    `since` is the revision that the ledger may not have grown from, by default the last commit. Raises LedgerError.
+    `since` is the revision to compare the ledger with, by default the last commit. Raises LedgerError.
     """
     accepted = read(root)
     if not (root / FILE).is_file():
@@ -84,17 +84,17 @@ def apply(root: Path, findings: Iterable[Finding], since: str | None = None) -> 
     left, new = _settled(accepted, findings)
     paid = accepted - left
     if paid:
-        why = f"{sum(paid.values())} accepted finding(s) are gone, so that they could come back unseen: {_first(paid)}."
-        new.append(Finding(FILE, 0, RULE, why, "Run `kernel check --baseline`, which strikes them out."))
+        why = f"{sum(paid.values())} accepted finding(s) are gone, and could return without a report: {_first(paid)}."
+        new.append(Finding(FILE, 0, RULE, why, "Run `kernel check --baseline`, which removes them."))
     added = accepted - _before(root, since)
     if added:
         why = f"The ledger has grown by {sum(added.values())}, and it may only shrink: {_first(added)}."
-        new.append(Finding(FILE, 0, RULE, why, "Mend what was found, and take the ledger back from git."))
+        new.append(Finding(FILE, 0, RULE, why, "Correct the findings, and restore the ledger from git."))
     return new
 
 
 def _before(root: Path, since: str | None) -> Counter[Debt]:
-    """The ledger at a revision; the one on the disk where that had none, or where there is no git."""
+    """Return the ledger of a revision; without git, or without a ledger there, the current one."""
     try:
         git = Git(root)
         return _debts(git.text(since or "HEAD", FILE))

@@ -1,4 +1,4 @@
-"""What import-linter says of importlinter.ini, as findings; and that it saw every file."""
+"""Run import-linter with importlinter.ini, and check that it sees every file."""
 
 import importlib.util
 import sys
@@ -24,7 +24,7 @@ from kernel.ext.boundaries.project import LAYERS, RANKS, Project
 
 CONFIGURATION = "importlinter.ini"
 
-# Each contract of importlinter.ini by its id, with the rule that it is part of. Another is a rule of its own.
+# The rule of each contract of importlinter.ini, by its id. Any other contract is a rule of its own.
 _RULES = {
     "contract-only": "contract-only",
     "no-cycles": "acyclic",
@@ -35,7 +35,7 @@ _RULES = {
     "no-web-in-repositories": "libraries",
     "drivers": "libraries",
 }
-# The kinds of contracts, which are classes with a documented interface.
+# The types of contracts, which are classes with a documented interface.
 TYPES: dict[str, type[Contract]] = {
     "acyclic_siblings": AcyclicSiblingsContract,
     "forbidden": ForbiddenContract,
@@ -43,19 +43,19 @@ TYPES: dict[str, type[Contract]] = {
     "layers": LayersContract,
     "protected": ProtectedContract,
 }
-# Those that every project with modules needs.
+# The contracts that every project needs.
 _NEEDED = ("contract-only", "no-cycles", "empty-init", "module-layers", "plain-contracts", "drivers")
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """Run the linter. What keeps it from seeing a file or a boundary is a finding as well."""
+    """Return the findings of import-linter, and a finding for everything that it cannot see."""
     if not (project.root / CONFIGURATION).is_file():
-        yield _problem("There is no importlinter.ini, so no import is looked at.", "Take the one of a new project.")
+        yield _problem("There is no importlinter.ini, so no import was checked.", "Copy the file of a new project.")
         return
     try:
         options = read_configuration(str(project.root / CONFIGURATION))
         graph, checks = _linted(project, options)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the boundaries were not looked at
+    except Exception as error:  # noqa: BLE001  # any failure means that no import was checked
         yield _problem(f"import-linter failed ({error}).", "Correct that: no import was checked.")
         return
     contracts = options["contracts_options"]
@@ -73,16 +73,16 @@ def check(project: Project) -> Iterator[Finding]:
                 text, instead = f"{text.partition(': ')[0]}: {said[0]}.", said[1]
             yield Finding(path, lines[0] if lines else 0, rule, text, instead)
         if not result.kept and not breaches:
-            why = f"The contract {given['id']} is broken, and import-linter {__version__} does not say where."
+            why = f"The contract {given['id']} is broken, but import-linter {__version__} does not report where."
             yield _problem(
-                why, "Run `lint-imports` to see the imports, and install a version that pyproject.toml allows."
+                why, "Run `lint-imports --config importlinter.ini`, and install a version that pyproject.toml allows."
             )
 
 
 def _linted(
     project: Project, options: dict[str, Any]
 ) -> tuple[ImportGraph, list[tuple[dict[str, Any], ContractCheck]]]:
-    """The graph of imports, and the options of each contract with the result of its check.
+    """Return the graph of imports, and the options of each contract with the result of its check.
 
     Only documented interfaces are used: reading the configuration, Grimp's graph, and the classes of contracts.
     """
@@ -92,24 +92,24 @@ def _linted(
             where = None if found is None else found.origin
             raise RuntimeError(f"Python would import the package modules from {where}, not from {project.root}")
         session, checks = options["session_options"], []
-        # Without a cache: it compares the times of files, and saves little.
+        # No cache: it compares modification times, and saves little.
         graph = build_graph(*session["root_packages"], include_external_packages=True, cache_dir=None)
         for given in options["contracts_options"]:
             if given["type"] not in TYPES:
-                raise RuntimeError(f"{given['id']} has the type {given['type']!r}; known are {', '.join(TYPES)}")
+                raise RuntimeError(f"{given['id']} has the type {given['type']!r}; use one of {', '.join(TYPES)}")
             try:
                 contract = TYPES[given["type"]](given["name"], session, given)
             except InvalidContractOptions as error:
                 raise RuntimeError(f"the contract {given['id']} has invalid options: {error.errors}") from None
             checks.append((given, contract.check(deepcopy(graph), verbose=False)))
         if not checks:
-            raise RuntimeError("it has no contracts")
+            raise RuntimeError(f"{CONFIGURATION} has no contracts")
         return graph, checks
 
 
 @contextmanager
 def _importable(*places: Path) -> Iterator[None]:
-    """Let the linter find packages where Python would, and restore the path afterwards."""
+    """Let import-linter import packages from these places; restore the path afterwards."""
     before = list(sys.path)
     sys.path[:0] = [str(place) for place in reversed(places) if str(place) not in before]
     try:
@@ -119,7 +119,7 @@ def _importable(*places: Path) -> Iterator[None]:
 
 
 def _breaches(name: str, metadata: Any, graph: ImportGraph) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
-    """Importer, imported, lines and a sentence with a place for each, from what each kind of contract leaves behind."""
+    """Return importer, imported name, lines and a sentence with two placeholders, from the result of a contract."""
     rule = name[0].lower() + name[1:]
     direct = f"{{}} imports {{}}: {rule}."
     for broken in metadata.get("illegal_imports", ()):
@@ -141,11 +141,11 @@ def _breaches(name: str, metadata: Any, graph: ImportGraph) -> Iterator[tuple[st
             lines = tuple(
                 detail["line_number"] for detail in graph.get_import_details(importer=importer, imported=imported)
             )
-            yield importer, imported, lines, f"{{}} imports {{}}, which closes a circle: {rule}."
+            yield importer, imported, lines, f"{{}} imports {{}}, which closes a cycle: {rule}."
 
 
 def _unseen(project: Project, graph: ImportGraph) -> Iterator[Finding]:
-    """Files that the linter passed over: it goes into no folder without an __init__.py, and says nothing."""
+    """Find files that import-linter does not see: it skips a folder without __init__.py without a message."""
     for dotted, source in project.by_name.items():
         if dotted not in graph.modules:
             yield Finding(
@@ -160,8 +160,8 @@ def _unseen(project: Project, graph: ImportGraph) -> Iterator[Finding]:
 def _missing(contracts: list[dict[str, Any]]) -> Iterator[Finding]:
     for name in sorted(set(_NEEDED) - {one["id"] for one in contracts}):
         yield _problem(
-            f"The contract [importlinter:contract:{name}] is missing, and with it a part of {_RULES[name]}.",
-            "Put it back as it is in a new project.",
+            f"The contract [importlinter:contract:{name}] is missing, so a part of {_RULES[name]} was not checked.",
+            "Copy it from the file of a new project.",
         )
 
 
@@ -177,7 +177,7 @@ def _unmatched(contracts: list[dict[str, Any]], graph: ImportGraph) -> Iterator[
             for expression in contract.get(option, []):
                 is_known = expression in {"modules.*", "modules.**"} or expression.rpartition(".")[2] in files
                 if "*" in expression and not is_known and not graph.find_matching_modules(expression):
-                    yield _problem(f"{expression} of {contract['id']} matches no file.", "Correct it or take it out.")
+                    yield _problem(f"{expression} of {contract['id']} matches no file.", "Correct or remove it.")
     for name, several in lines.items():
         places = [next((place for place, line in enumerate(several) if line.issuperset(one)), -1) for one in LAYERS]
         if places != sorted(places) or -1 in places:
@@ -193,7 +193,7 @@ def _layers(contract: dict[str, Any]) -> Iterator[set[str]]:
 def _instead(contract: dict[str, Any]) -> str:
     given = contract.get("broken_contract_guidance", "")
     guidance = " ".join((given if isinstance(given, str) else " ".join(given)).split())
-    return guidance.partition(" See docs/")[0] or "Take the import out."
+    return guidance.partition(" See docs/")[0] or "Remove the import."
 
 
 def _path(project: Project, dotted: str) -> str:

@@ -26,12 +26,12 @@ Described = Mapping[str, Any]
 
 
 class LockError(Exception):
-    """The contracts cannot be locked, or the lock cannot be read. The message says what to do."""
+    """Raised if the contracts cannot be locked, or a lock cannot be read. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change of a contract or message, as a sentence without its period."""
+    """One change of a contract or message, as a sentence without a period."""
 
     text: str
     breaks: bool
@@ -42,7 +42,7 @@ class Changes:
     """How a contract or message differs from its lock."""
 
     listed: list[Change]
-    # Whether its version was raised, so that it may break.
+    # Whether the version was raised, which allows breaking changes.
     is_raised: bool = False
 
     @property
@@ -52,14 +52,14 @@ class Changes:
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """Yield where the contracts differ from their locks, and what of them cannot be compared."""
+    """Return the differences between the contracts and their locks, and the parts that cannot be compared."""
     current = _current(project)
     for module in project.modules.values():
         described, problem = current.get(module.name, ({}, None))
         if problem is not None:
             why = f"The contract of {module.name} cannot be evaluated, so it is not compared with its lock: {problem}."
             yield Finding(
-                _contract(module), 0, RULE, why, "Fix it: `kernel check` imports contracts as the start does."
+                _contract(module), 0, RULE, why, "Correct that: `kernel check` imports contracts as the start does."
             )
             continue
         yield from _unreliable(module, described)
@@ -81,13 +81,13 @@ def _compared(project: Project, module: Slice, described: Described) -> Iterator
         full = f"{module.name}.{name}"
         if broken := changes.broken:
             why = f"{full} breaks code that relies on its locked version: {'; '.join(broken)}."
-            instead = "Add beside instead of changing"
+            instead = "Add a new member instead of changing this one"
             if name in old and name in described:
                 version = old[name]["version"] + 1
                 instead += f", or raise its version: class {name}(..., version={version})"
             yield Finding(path, line, RULE, why, f"{instead}.")
         else:
-            why = f"{full} is not what its lock says: {changes.listed[0].text}."
+            why = f"{full} differs from its lock: {changes.listed[0].text}."
             yield Finding(path, line, RULE, why, _RELOCK)
 
 
@@ -110,7 +110,7 @@ def compare(old: Described, new: Described) -> dict[str, Changes]:
 
 def _changes(name: str, old: Any, new: Any) -> Changes | None:
     was, now = old["version"], new["version"]
-    # With the version apart, what else changed can be listed for a raised version, too.
+    # Both with one version, so that other changes are listed for a raised version too.
     before = old | {"version": now, "oldest": new.get("oldest")}
     if "message" in old and "message" in new:
         listed = [
@@ -131,7 +131,7 @@ def _change(difference: Difference) -> Change:
 
 
 def _unreliable(module: Slice, described: Described) -> Iterator[Finding]:
-    """Yield stored versions that cannot be read, and validators that have no name by which they could be compared."""
+    """Find stored versions that cannot be read, and validators without a name, which cannot be compared."""
     for name, one in described.items():
         path, line = _place(module, name)
         if (oldest := one.get("oldest", 1)) != 1:
@@ -139,7 +139,7 @@ def _unreliable(module: Slice, described: Described) -> Iterator[Finding]:
             instead = f"Write `@upcast({name}, from_version={oldest - 1})` beside the message."
             yield Finding(path, line, RULE, f"{why} {oldest - 1}.", instead)
         for check_ in sorted({check for check in _checks(one) if "<" in check}):
-            why = f"{module.name}.{name} is validated by {check_}, which has no name by which it can be compared."
+            why = f"{module.name}.{name} is validated by {check_}, which has no name and cannot be compared."
             yield Finding(path, line, RULE, why, "Use a function that is defined at the top of a file or in a class.")
 
 
@@ -152,7 +152,7 @@ def _checks(description: Any) -> Iterator[str]:
 
 
 def write(project: Project, drop: Collection[str] = ()) -> str:
-    """Lock the contracts as they are; return what was done.
+    """Write the locks of the contracts; return a summary.
 
     Raises LockError where that would break code that relies on the locked version; `drop` names contracts and messages
     that may be removed (`images.Images`).
@@ -184,7 +184,7 @@ def write(project: Project, drop: Collection[str] = ()) -> str:
 
 
 def _write(path: Path, text: str) -> bool:
-    """Write a lock; remove that of a module without contracts. Return whether the file changed."""
+    """Write a lock; remove the lock of a module without contracts. Return whether the file changed."""
     if (path.read_text("utf-8") if path.is_file() else "") == text:
         return False
     if text:
@@ -195,7 +195,7 @@ def _write(path: Path, text: str) -> bool:
 
 
 def explain(project: Project) -> list[str]:
-    """Return each difference in a line, with what it means. Raises LockError."""
+    """Return one line for each difference, with its effect. Raises LockError."""
     lines = []
     for module, (described, problem) in _current(project).items():
         if problem is not None:
@@ -208,7 +208,7 @@ def explain(project: Project) -> list[str]:
 
 
 def _current(project: Project) -> dict[str, tuple[Described, str | None]]:
-    """The descriptions of the modules that have a contract or a lock, or why there are none."""
+    """Return the descriptions of the modules with a contract or a lock, or why there are none."""
     with_contract = [module.name for module in project.modules.values() if module.part("contract")]
     found = describe(project.root, with_contract)
     locked: dict[str, tuple[Described, str | None]]
@@ -222,7 +222,7 @@ def place(root: Path, module: str) -> Path:
 
 
 def load(root: Path, module: str) -> dict[str, Any]:
-    """Read what is locked, by name. Raises LockError."""
+    """Read a lock: descriptions by name. Raises LockError."""
     path = place(root, module)
     if not path.exists():
         return {}
@@ -236,7 +236,7 @@ def load(root: Path, module: str) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object without a repeated key: JSON would silently drop one that a merge has left twice."""
+    """Return an object. Raise ValueError for a repeated key, which a merge can cause and JSON would drop silently."""
     keys = [key for key, _ in pairs]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise ValueError(f"{twice[0]!r} is there twice")
@@ -244,7 +244,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def as_json(described: Described) -> str:
-    """Return the lock's text: the same for the same contracts, in whatever order they are written."""
+    """Return the text of a lock, which does not depend on the order in the source."""
     return json.dumps(described, indent=2, sort_keys=True) + "\n" if described else ""
 
 
@@ -254,7 +254,7 @@ def _contract(module: Slice) -> str:
 
 
 def _place(module: Slice, name: str) -> tuple[str, int]:
-    """The file and line of a class of the contract; the file alone for one that is gone."""
+    """Return the file and line of a class of the contract; line 0 for a class that is gone."""
     for source in module.part("contract"):
         if (node := source.definitions.get(name)) is not None:
             return source.path, node.lineno

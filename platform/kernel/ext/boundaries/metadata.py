@@ -1,8 +1,7 @@
-"""What SQLAlchemy and Alembic say of the models and migrations, however these are written.
+"""Read models and migrations through SQLAlchemy and Alembic, however they are written.
 
 Runs in the process of `kernel.ext.boundaries.imported`. It creates every table and runs every migration on a connection
-that only records the statements, so that foreign keys, schemas, enums, sequences, defaults and listeners need no
-reading.
+that only records the statements, so that foreign keys, schemas, enums, sequences, defaults and listeners are exact.
 """
 
 import importlib.util
@@ -37,7 +36,7 @@ from sqlalchemy.orm import DeclarativeBase, DeclarativeBaseNoMeta, Mapper, Relat
 
 from kernel.ext.boundaries.imported import import_file
 
-# A file below the root, and a line of it; a file without a name is not the project's.
+# A file below the root and a line; "" for a file outside the project.
 Place = tuple[str, int]
 _NOWHERE: Place = ("", 0)
 _BASES = (DeclarativeBase, DeclarativeBaseNoMeta)
@@ -65,22 +64,22 @@ def collect(root: Path) -> dict[str, Any]:
 
 
 class _Models:
-    """The modules' models as SQLAlchemy has them, and where each part was made."""
+    """The models of the modules as SQLAlchemy has them, and the place where each part was created."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # What keeps something from being read: file, line and reason.
+        # Files that could not be read: file, line and reason.
         self.problems: list[tuple[str, int, str]] = []
         # Relationships that do not resolve among the classes on their declarative base.
         self.unresolved: list[tuple[str, int, str]] = []
         self.tables: list[Table] = []
         self.mappers: list[Mapper[Any]] = []
         self._failed: set[int] = set()
-        # The objects are kept, so that no other gets the identity of one.
+        # Keeps the objects alive, so that identities stay unique.
         self._places: dict[int, tuple[object, Place]] = {}
 
     def load(self) -> None:
-        """Import the models, and remember each table, mapper and foreign key that is made meanwhile."""
+        """Import the models, and record each table, mapper and foreign key that this creates."""
         with (
             _listening(Table, "after_parent_attach", lambda table, _: self._made(table, self.tables)),
             _listening(ForeignKey, "after_parent_attach", lambda key, _: self._made(key, [])),
@@ -91,7 +90,7 @@ class _Models:
             for file in sorted((self.root / "modules").glob("*/models/**/*.py")):
                 parts = file.relative_to(self.root).with_suffix("").parts
                 self._import(file, ".".join(parts).removesuffix(".__init__"))
-            # With a router come its service and its repository, which may make tables as well.
+            # A router imports its service and repository, which may create tables too.
             for file in sorted((self.root / "modules").glob("*/router*")):
                 import_file(self.root, f"modules.{file.parent.name}.router")
 
@@ -100,7 +99,7 @@ class _Models:
             self.problems.append((self.below(file), 0, reason))
 
     def below(self, file: Path) -> str:
-        """The path of a file below the root, with slashes."""
+        """Return the path of a file below the root, with slashes."""
         return file.relative_to(self.root).as_posix()
 
     def _made(self, item: Any, several: list[Any]) -> None:
@@ -109,7 +108,7 @@ class _Models:
         self._places.setdefault(id(item), (item, place))
 
     def here(self, folder: str) -> Place | None:
-        """The innermost place of a folder in the code that runs now."""
+        """Return the innermost place in a folder on the current call stack."""
         frame, start = inspect.currentframe(), f"{self.root / folder}/"
         while frame is not None:
             if frame.f_code.co_filename.startswith(start):
@@ -118,11 +117,11 @@ class _Models:
         return None
 
     def place(self, item: object, otherwise: object = None) -> Place:
-        """Where something was made."""
+        """Return the place where an object was created."""
         return next((self._places[id(one)][1] for one in (item, otherwise) if id(one) in self._places), _NOWHERE)
 
     def bases(self) -> Iterator[dict[str, Any]]:
-        """The declarative bases of the project, each with the names under which others have its metadata."""
+        """Return the declarative bases of the project, each with the other names of its metadata."""
         every, named = _all_bases(), _named_metadata()
         for base in every:
             path = self._path_of(base.__module__)
@@ -142,7 +141,7 @@ class _Models:
         return self.below(file) if file.is_relative_to(self.root) else ""
 
     def described(self, table: Table) -> dict[str, Any]:
-        """A table, with its entity and the name of its declarative base if it has these."""
+        """Return a table, with its entity and the name of its declarative base if it has them."""
         path, line = self.place(table)
         mapper = next((one for one in self.mappers if one.local_table is table), None)
         bases = [one for one in _all_bases() if one.metadata is table.metadata]
@@ -158,9 +157,9 @@ class _Models:
         }
 
     def foreign_keys(self) -> Iterator[tuple[str, int, str, str | None, str | None]]:
-        """Each foreign key: its place, what it is, and the schema and name of the table to which it refers.
+        """Return each foreign key: its place, its kind, and the schema and name of the target table.
 
-        A target outside the metadata gets an empty table there, so that the statements can be made nevertheless.
+        A target outside the metadata gets an empty table, so that SQLAlchemy can create the statements.
         """
         for table in self.tables:
             for key in sorted(table.foreign_keys, key=lambda key: key.target_fullname):
@@ -177,16 +176,16 @@ class _Models:
                         stand_in.append_column(Column(column, Integer, primary_key=True), replace_existing=True)
 
     def relationships_of(self, mapper: Mapper[Any]) -> list[RelationshipProperty[Any]]:
-        """The relationships of an entity; none where one of its declarative base does not resolve."""
+        """Return the relationships of an entity; none if a relationship on its declarative base does not resolve."""
         return [] if id(mapper.registry) in self._failed else list(mapper.relationships)
 
     def relationships(self) -> Iterator[tuple[str, int, str, str | None, str | None]]:
-        """Each relationship to another declarative base: its place, what it is, and the entity or the table."""
+        """Return each relationship to another declarative base: its place, its kind, and the entity or table."""
         for registry in {id(one.registry): one.registry for one in self.mappers}.values():
             mappers = [one for one in self.mappers if one.registry is registry]
             try:
                 registry.configure()
-            except Exception as error:  # noqa: BLE001  # whatever a mapper's own code raises
+            except Exception as error:  # noqa: BLE001  # code in a mapper may raise anything
                 failed = next((one for one in mappers if f"{one}'" in str(error)), mappers[0])
                 reason = str(error).rpartition("Original exception was: ")[2].partition(" If this is")[0]
                 self._failed.add(id(registry))
@@ -206,11 +205,11 @@ class _Models:
 
 
 class _Statements:
-    """The statements that models and migrations would send to a database."""
+    """Records the statements that models and migrations would send to a database."""
 
     def __init__(self, models: _Models) -> None:
         self._models = models
-        # The place of each, and its text; a dictionary for its order.
+        # Place and text of each statement. A dictionary keeps the order.
         self.found: dict[tuple[str, int, str], None] = {}
         self._postgresql = _dialect("postgresql+asyncpg")
 
@@ -221,7 +220,7 @@ class _Statements:
             self.found[*place, str(statement.compile(dialect=dialect))] = None
 
     def create_tables(self) -> None:
-        """Create the tables of each metadata, with all that belongs to them, on both databases."""
+        """Create the tables of each metadata, with everything that belongs to them, on both databases."""
         for metadata in {id(table.metadata): table.metadata for table in self._models.tables}.values():
             own = [table for table in self._models.tables if table.metadata is metadata]
             failed: dict[Place, list[str]] = {}
@@ -239,7 +238,7 @@ class _Statements:
                     )
                     try:
                         self._record(place if place[0] else self._models.place(own[0]), statement, dialect)
-                    except SQLAlchemyError as error:  # a type that only one of the two has
+                    except SQLAlchemyError as error:  # a type of one database only
                         failed.setdefault(place, []).append(str(error))
 
                 try:
@@ -249,7 +248,7 @@ class _Statements:
             self._models.problems += [(*place, reasons[0]) for place, reasons in failed.items() if len(reasons) > 1]
 
     def read_mappers(self) -> None:
-        """Write the statements that read each entity and give its columns their defaults."""
+        """Record the statements that select each entity and that set the defaults of its columns."""
         for mapper in self._models.mappers:
             place, table = self._models.place(mapper), mapper.local_table
             joins = [select(literal(1)).where(one.primaryjoin) for one in self._models.relationships_of(mapper)]
@@ -259,7 +258,7 @@ class _Statements:
                     self._record(place, statement, self._postgresql)
 
     def run_migrations(self) -> None:
-        """Run every migration up and down. One that needs rows breaks off; its text is still read (see tables.py)."""
+        """Run every migration up and down. One that needs rows stops early; its text is still read (see tables.py)."""
         for file in sorted((self._models.root / "migrations").glob("*/**/*.py")):
             spec = importlib.util.spec_from_file_location(f"migration_{file.stem}", file)
             if spec is None or spec.loader is None:
@@ -277,19 +276,19 @@ class _Statements:
                 self._models.problems.append((self._models.below(file), 0, f"{type(error).__name__}: {error}"))
                 continue
             for name in ("upgrade", "downgrade"):
-                context = MigrationContext.configure(Recorder(self._postgresql, execute))  # type: ignore[arg-type]  # it acts as one
+                context = MigrationContext.configure(Recorder(self._postgresql, execute))  # type: ignore[arg-type]  # a stand-in
                 with Operations.context(context), suppress(Exception, SystemExit):
                     getattr(migration, name)()
 
 
 class _NoRows(IteratorResult[Any]):
-    """The result of every statement."""
+    """The empty result of every statement."""
 
     rowcount = 0
 
 
 class Recorder(MockConnection):
-    """A connection that hands each statement to a function, and answers with no rows."""
+    """A connection that passes each statement to a function and returns no rows."""
 
     def __init__(self, dialect: Dialect, execute: Callable[[Any], None]) -> None:
         def answer(statement: Any, *_: object, **__: object) -> IteratorResult[Any]:
@@ -299,7 +298,7 @@ class Recorder(MockConnection):
         super().__init__(dialect, answer)
 
     def exec_driver_sql(self, statement: str, *_: object, **__: object) -> Any:
-        return self.execute(statement)  # type: ignore[arg-type]  # recorded as the text that it is
+        return self.execute(statement)  # type: ignore[arg-type]  # recorded as text
 
     def scalar(self, statement: Any, *_: object, **__: object) -> Any:
         return self.execute(statement).scalar()

@@ -1,4 +1,4 @@
-"""Contracts and messages that are not where, or not what, the rules read."""
+"""Find contracts and messages that the other rules cannot read."""
 
 import ast
 from collections.abc import Iterator
@@ -13,38 +13,40 @@ from kernel.ext.boundaries.sources import Source, last_name
 RULE = "values-only"
 
 _BASES = {name: kind for name, kind in KINDS.items() if kind in ROOTS}
-# What makes a class without a class statement.
+# Functions that create a class without a class statement.
 _MAKE_CLASS = frozenset({"type", "create_model", "new_class"})
 
 
 def unreadable(project: Project, module: Slice, source: Source) -> Iterator[Finding]:
-    """What a file of a module has of contracts and messages that no rule would find."""
-    yield from _astray(project, source)
+    """Return the contracts and messages of a file that no other rule reads."""
+    yield from _outside_contract(project, source)
     if source in module.part("contract"):
         yield from _hidden(module, source)
 
 
-def _astray(project: Project, source: Source) -> Iterator[Finding]:
-    """Contracts and messages that no other rule finds."""
+def _outside_contract(project: Project, source: Source) -> Iterator[Finding]:
+    """Find contracts and messages outside contract.py, or without a class statement."""
     for node in source.classes:
         kind = next((_BASES[name] for base in node.bases if (name := followed(project, source, base)) in _BASES), None)
         if kind and part_of(source.dotted) != "contract":
-            why = f"The {kind} {node.name} is not in contract.py, so nobody may import it and no lock keeps it."
+            why = f"The {kind} {node.name} is not in contract.py, so no module may import it and no lock covers it."
             yield Finding(source.path, node.lineno, RULE, why, "Move it into the module's contract.py.")
     for call in source.calls:
         if last_name(call.func) in _MAKE_CLASS and any(source.named(node) in _BASES for node in ast.walk(call)):
-            why = f"A contract or message is made by {last_name(call.func)}(), so nobody can read what it has."
+            why = f"{last_name(call.func)}() creates a contract or message, so its members cannot be read."
             yield Finding(source.path, call.lineno, RULE, why, "Write it as a class.")
 
 
 def _hidden(module: Slice, source: Source) -> Iterator[Finding]:
-    """Classes of a contract that are not what their name stands for, read from outside."""
+    """Find classes of a contract that another module cannot import by their name."""
     shown = {id(node) for node in source.definitions.values()}
     for node in source.classes:
         if id(node) not in shown:
-            why = f"{node.name} is in a function or a class, or defined again below, so it is not what others import."
+            why = (
+                f"{node.name} is inside a function or class, or defined again below, so other modules cannot import it."
+            )
             yield Finding(source.path, node.lineno, RULE, why, "Define it once, at the top of the file.")
         for other in module.part("contract"):
             if other.path < source.path and isinstance(other.definitions.get(node.name), ast.ClassDef):
-                why = f"{node.name} is in {other.path}, too, and is called the same on the wire."
-                yield Finding(source.path, node.lineno, RULE, why, "Give one of them another name.")
+                why = f"{node.name} is also in {other.path}, and both would have one name on the wire."
+                yield Finding(source.path, node.lineno, RULE, why, "Rename one of them.")

@@ -1,4 +1,4 @@
-"""Which module owns which tables, as its models and migrations say."""
+"""Find out which module owns which tables, from models and migrations."""
 
 import re
 from functools import cache
@@ -8,12 +8,12 @@ from kernel.ext.boundaries.project import Project, module_of
 from kernel.ext.boundaries.sources import argument
 from kernel.ext.boundaries.strings import UNKNOWN, Strings
 
-# Words that SQL needs for what no module may do: see `kernel.ext.boundaries.sql`.
+# Words of the SQL that no module may use: see `forbidden` in `kernel.ext.boundaries.sql`.
 _ALWAYS = ("search_path", "role", "authorization", "attach")
 
 
 class Owned:
-    """Which module owns which tables and entities, as SQLAlchemy and the migrations say."""
+    """The tables that each module owns."""
 
     def __init__(self, project: Project) -> None:
         self.tables: dict[str, set[str]] = {name: set() for name in project.modules}
@@ -30,13 +30,13 @@ class Owned:
         self.words = cache(self._words)
 
     def _words(self, module: str) -> re.Pattern[str]:
-        """A text without any of these words names nothing of another module."""
+        """Return a pattern of words. A text without a match names no table of another module."""
         own = self.tables.get(module, set())
         others = {one for name, tables in self.tables.items() if name != module for one in (name, *tables)} - own
         return re.compile(rf"(?i)(?<![a-z0-9])(?:{'|'.join(map(re.escape, sorted({*others, *_ALWAYS})))})(?![a-z0-9])")
 
     def owner(self, module: str, table: str | None, schema: str | None = None) -> str | None:
-        """Return the other module that a table belongs to, seen from `module`; None if it is its own, or unknown."""
+        """Return the other module that owns a table, as seen from `module`; None for its own or an unknown table."""
         if schema is not None and schema != UNKNOWN:
             return schema if schema in self.tables and schema != module else None
         if table is None or table in self.tables.get(module, set()):

@@ -1,4 +1,4 @@
-"""A project as it stands on the disk: its modules, their manifests, and every Python file that a rule reads."""
+"""Read a project from disk: its modules, their manifests, and every Python file that a rule reads."""
 
 import ast
 import os
@@ -24,27 +24,28 @@ RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 def layers_with(files: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
-    """Return the layers with more files, each given with the name of a file on its layer."""
+    """Return the layers with additional files; each file is given with a file of its layer."""
     return tuple((*names, *sorted(file for file, layer in files.items() if layer in names)) for names in LAYERS)
 
 
-# What belongs to a module beside its folder, by its name in each.
+# The folders with a part of each module, in a folder of its name.
 FOLDERS = ("modules", "migrations", "tests/modules")
 _KERNEL = Path(__file__).parents[2]
 
 
 @dataclass
 class Slice:
-    """One module: its folder, and its manifest as it is written."""
+    """One module: its files, and its manifest as it is written."""
 
     name: str
     sources: list[Source] = field(default_factory=list)
-    # From the manifest, with the line of each; what is not written out literally is a finding and left empty here.
+    # From the manifest. A value that is not a literal is a finding, and empty here.
     owner: str | None = None
+    # The line of each dependency.
     depends_on: dict[str, int] = field(default_factory=dict)
-    # Files with names of its own, and the layer on which each stands.
+    # Other files, each with its layer.
     helpers: dict[str, str] = field(default_factory=dict)
-    # Where the manifest says `Module(...)`.
+    # The line of `Module(...)` in the manifest.
     line: int = 1
 
     @property
@@ -56,24 +57,24 @@ class Slice:
         return f"{self.path}/module.py"
 
     def part(self, name: str) -> list[Source]:
-        """The file of that name, or all files of the folder of that name: `models` is models.py or models/."""
+        """Return the file of this name, or all files of the folder of this name: `models` is models.py or models/."""
         return [one for one in self.sources if part_of(one.dotted) == name]
 
 
 def part_of(dotted: str) -> str:
-    """The layer's file that a dotted name of a module belongs to: `modules.events.models.tables` to `models`."""
+    """Return the file or folder of a module that a dotted name is in: `models` for `modules.events.models.tables`."""
     parts = dotted.split(".")
     return parts[2] if len(parts) > 2 else ""
 
 
 def module_of(dotted: str) -> str | None:
-    """The module that a dotted name is in."""
+    """Return the module that a dotted name is in."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 and parts[0] == "modules" else None
 
 
 def module_at(path: str) -> str | None:
-    """The module to which a file belongs, also one of its migrations or tests."""
+    """Return the module to which a file, migration or test belongs."""
     for folder in FOLDERS:
         name, _, rest = path.removeprefix(f"{folder}/").partition("/")
         if path.startswith(f"{folder}/") and rest:
@@ -82,7 +83,7 @@ def module_at(path: str) -> str | None:
 
 
 class Project:
-    """Everything that is judged, read once. What only an import shows is in `facts`, from a process of its own.
+    """All files that the rules read, read once. `facts` has what only an import shows, from a separate process.
 
     A file that cannot be read is among the `problems`, because no rule can check it.
     """
@@ -91,21 +92,21 @@ class Project:
         self.root = root
         self.problems: list[Finding] = []
         self.modules: dict[str, Slice] = {}
-        # By module; what tests and migrations belong to no module is under "".
+        # By module; "" for tests and migrations that belong to no module.
         self.tests: dict[str, list[Source]] = {}
         self.migrations: dict[str, list[Source]] = {}
-        # Files of SQL: module, path and text.
+        # SQL files: module, path and text.
         self.sql: list[tuple[str, str, str]] = []
         self._read()
 
     @cached_property
     def import_process(self) -> Callable[[], Facts]:
-        """The import of the project, which begins when this is read. Call it to wait for the facts."""
+        """The import process, which starts on the first access. Call it to wait for the facts."""
         return begin_facts(self.root)
 
     @cached_property
     def facts(self) -> Facts:
-        """What only an import shows: see `kernel.ext.boundaries.imported`."""
+        """The facts that only an import shows: see `kernel.ext.boundaries.imported`."""
         return self.import_process()
 
     @cached_property
@@ -121,17 +122,17 @@ class Project:
 
     @cached_property
     def strings(self) -> dict[tuple[str, str], list[str]]:
-        """What names stand for, by file and name, as far as somebody has asked: see `kernel.ext.boundaries.strings`."""
+        """A cache of `kernel.ext.boundaries.strings`: the texts that a name stands for, by file and name."""
         return {}
 
     @cached_property
     def aliases(self) -> dict[tuple[str, str], str]:
-        """What a name of a file stands for, by the file's path and the name: see `kernel.ext.boundaries.callees`."""
+        """A cache of `kernel.ext.boundaries.callees`: the dotted name that a name stands for, by file and name."""
         return {}
 
     @cached_property
     def callees(self) -> dict[str, list[tuple[ast.Call, str]]]:
-        """What each call of a file calls, by its path: see `kernel.ext.boundaries.callees`."""
+        """A cache of `kernel.ext.boundaries.callees`: the calls of a file with their functions, by path."""
         return {}
 
     @cached_property
@@ -149,13 +150,13 @@ class Project:
         return {source.dotted: source for owner, sources in self.tests.items() if owner for source in sources}
 
     def of_modules(self) -> Iterator[tuple[Slice, Source]]:
-        """Every file of every module."""
+        """Return every file of every module."""
         for module in self.modules.values():
             for source in module.sources:
                 yield module, source
 
     def definition(self, dotted: str) -> tuple[Source, ast.stmt] | None:
-        """Where a dotted name is defined, imports between the project's files followed; None if elsewhere."""
+        """Return the definition of a dotted name, through imports of the project's files; None if it is elsewhere."""
         for _ in range(20):
             home, _, name = dotted.rpartition(".")
             source = self.source(home)
@@ -180,7 +181,10 @@ class Project:
         home = self.root / "modules"
         if not home.is_dir():
             self._problem(
-                "modules", 0, "There is no folder modules, so there is nothing to judge.", "Run it at the root."
+                "modules",
+                0,
+                "There is no folder modules, so there is nothing to check.",
+                "Run the command at the root.",
             )
             return
         for folder in sorted(home.iterdir()):
@@ -211,7 +215,7 @@ class Project:
         return found
 
     def _sources(self, folder: Path, dotted: str, *, deep: bool = True) -> Iterator[Source]:
-        """The files below a folder. One that cannot be read is a problem, also a folder and a dead link."""
+        """Return the files below a folder. A file, folder or link that cannot be read is a problem."""
         if not folder.is_dir():
             return
         try:
@@ -223,7 +227,9 @@ class Project:
             path = Path(entry.path)
             if entry.is_dir() and deep and entry.name != "__pycache__" and not entry.name.startswith("."):
                 yield from self._sources(path, f"{dotted}.{entry.name}")
-            elif path.suffix == ".py" and not entry.name.startswith("."):  # an editor's own: Python imports none
+            elif path.suffix == ".py" and not entry.name.startswith(
+                "."
+            ):  # files of an editor, which Python does not import
                 try:
                     name = dotted if path.stem == "__init__" else f"{dotted}.{path.stem}"
                     yield read(self._relative(path), name, path.read_bytes())
@@ -234,7 +240,12 @@ class Project:
         source = next((one for one in module.sources if one.path == module.manifest), None)
         if source is None:
             if not any(problem.path == module.manifest for problem in self.problems):
-                self._problem(module.path, 0, "It has no module.py, so nobody answers for it.", "Add a manifest.")
+                self._problem(
+                    module.path,
+                    0,
+                    "This module has no module.py.",
+                    'Add one with `module = Module(owner="your-team")`.',
+                )
             return
         calls = [
             node
@@ -245,8 +256,8 @@ class Project:
             self._problem(
                 source.path,
                 0,
-                f"It says Module(...) {len(calls)} times, so its manifest cannot be read.",
-                'Write `module = Module(owner="your-team")` once, with values that are written out.',
+                f"This has Module(...) {len(calls)} times instead of once, so the manifest cannot be read.",
+                'Write `module = Module(owner="your-team")` once, with literal values.',
             )
             return
         [call] = calls
@@ -274,7 +285,7 @@ class Project:
             self._not_literal(source, call, "helpers")
 
     def _elements(self, source: Source, node: ast.expr | None, name: str) -> list[ast.expr]:
-        """The elements of a set that is written out: `{...}`, a list or tuple, or `frozenset(...)` of these."""
+        """Return the elements of a literal set, list or tuple, or of `frozenset(...)` with one of these."""
         if isinstance(node, ast.Call) and source.named(node.func) in {"frozenset", "set"} and not node.keywords:
             node = node.args[0] if node.args else ast.Set(elts=[])
         if node is None:
@@ -289,7 +300,7 @@ class Project:
             source.path,
             node.lineno,
             f"{name} of the manifest is computed, but `kernel check` reads manifests without running them.",
-            "Write the values out.",
+            "Write literal values.",
         )
 
     def _unreadable(self, path: Path, error: Exception) -> None:
@@ -308,7 +319,7 @@ class Project:
 
 @cache
 def _of_kernel(dotted: str) -> Source | None:
-    """Return a file of the installed kernel, which is read only where a name of a module leads there."""
+    """Return a file of the installed kernel, which is read only if a name of a module leads there."""
     first, *rest = dotted.split(".")
     place = _KERNEL.joinpath(*rest)
     file = next((one for one in (place / "__init__.py", place.with_suffix(".py")) if one.is_file()), None)

@@ -1,4 +1,4 @@
-"""What a file names of other modules' tables by calls of SQLAlchemy and Alembic that run later than its import.
+"""Find names of other modules' tables in calls of SQLAlchemy and Alembic that run after the import.
 
 Foreign keys, relationships and tables of models are read from their metadata instead: see
 `kernel.ext.boundaries.metadata`.
@@ -16,7 +16,7 @@ from kernel.ext.boundaries.strings import Strings
 _SCHEMA_KEYWORDS = frozenset({"schema", "referent_schema", "source_schema", "schema_name"})
 _DATABASE = ("sqlalchemy.", "alembic.")
 
-# Methods of inspectors, metadata and batches: the places of the table and of the schema among their arguments.
+# Methods of inspectors, metadata and batches: the positions of the table and of the schema in the arguments.
 _INSPECTING: dict[str, tuple[int | None, int | None]] = {
     **dict.fromkeys(
         (
@@ -40,7 +40,7 @@ _INSPECTING: dict[str, tuple[int | None, int | None]] = {
     "to_metadata": (None, 1),
     "prepare": (None, None),
 }  # fmt: skip
-# Alembic's operations: the places of tables among their arguments. For constraints and indexes a name comes first.
+# Operations of Alembic: the positions of tables in the arguments. Constraints and indexes have their name first.
 _OPERATIONS: dict[str, slice] = {
     **dict.fromkeys(
         (
@@ -63,14 +63,14 @@ _OF_COLUMNS = frozenset({"add_column", "alter_column", "drop_column"})
 _COLUMN_KEYWORDS = frozenset({"column", "column_name"})
 _TABLE_KEYWORDS = frozenset({"table_name", "source_table", "referent_table", "old_table_name", "new_table_name"})
 
-_REFLECTED = "This takes its tables from the database at run time, where no check sees them."
+_REFLECTED = "This reads its tables from the database at run time, where no check sees them."
 
-# The line, the other module, and what is named of it; without a module, a sentence.
+# The line, the other module, and the named part; or the line, None, and a sentence.
 Reference = tuple[int, str | None, str]
 
 
 def references(project: Project, owned: Owned, module: str, source: Source, strings: Strings) -> Iterator[Reference]:
-    """Whatever a file of `module` names of others."""
+    """Return what a file of `module` names of other modules."""
     seen = _References(project, owned, module, source, strings)
     for call, name in called(project, source):
         for other, what in seen.of_call(call, name):
@@ -116,17 +116,17 @@ class _References:
             case "listen" | "listens_for" if call.args and home == "sqlalchemy.event":
                 target = callee(self._project, self._source, call.args[0])
                 if target.startswith(("sqlalchemy.", "kernel.")):
-                    yield None, f"This listens to {target}, which every module shares, and so sees others' rows."
+                    yield None, f"This listens to {target}, which all modules share, and so sees rows of other modules."
             case "automap_base":
                 yield None, _REFLECTED
-        # `func.right.do_it()` is a function of the schema `right`; `func.right(...)` is PostgreSQL's own.
+        # `func.right.do_it()` is a function in the schema `right`; `func.right(...)` is a built-in function.
         if home.startswith("sqlalchemy.func."):
             yield from self._schemas(ast.Constant(home.rpartition(".")[2]))
 
     def of_node(self, node: ast.AST) -> Iterator[tuple[str | None, str]]:
         match node:
             case ast.keyword(arg="schema_translate_map") | ast.Constant(value="schema_translate_map"):
-                yield None, "This translates schemas, which only the kernel does."
+                yield None, "This translates schemas, which only the kernel may do."
             case ast.ClassDef(bases=bases) if any(
                 (self._source.named(base) or "").endswith(".DeferredReflection") for base in bases
             ):
@@ -141,7 +141,7 @@ class _References:
                     yield from self._table(name, schema[-1] if schema else None)
 
     def _options(self, call: ast.Call) -> Iterator[tuple[str | None, str]]:
-        """The schemas and tables among a call's keywords."""
+        """Return the schemas in the keyword arguments of a call."""
         for one in call.keywords:
             if one.arg in _SCHEMA_KEYWORDS:
                 yield from self._schemas(one.value)
@@ -165,8 +165,8 @@ class _References:
 
 
 def _named_tables(call: ast.Call, name: str) -> list[ast.expr]:
-    """The arguments of an operation that are tables."""
+    """Return the arguments of an operation that are tables."""
     named = [one.value for one in call.keywords if one.arg in _TABLE_KEYWORDS]
     if name in _OF_COLUMNS and len(call.args) == 1 and not _COLUMN_KEYWORDS & {one.arg for one in call.keywords}:
-        return named  # of a batch, which has said its table: what comes first is the column
+        return named  # of a batch, which has its table: the first argument is a column
     return [*call.args[_OPERATIONS[name]], *named]

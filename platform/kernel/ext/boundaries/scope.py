@@ -1,4 +1,4 @@
-"""Which tests a change needs: those of its modules, of users of a changed contract and of a changed helper."""
+"""Select the tests that a change needs: of its modules, of users of a changed contract, and of a changed helper."""
 
 import ast
 import difflib
@@ -15,26 +15,26 @@ _BOUNDARIES = "tests/boundaries"
 
 
 class ScopeError(Exception):
-    """It cannot be said which tests to run. The message says what to do."""
+    """Raised if the tests cannot be selected. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is to run."""
+    """The selected tests."""
 
-    # The commit that changes are counted from.
+    # The commit that the project is compared with.
     base: str
-    # Modules, each with why its tests run.
+    # Modules, each with the reason why its tests run.
     modules: dict[str, str]
-    # Other tests that import a changed helper, each with why it runs.
+    # Other tests that import a changed helper, each with the reason.
     tests: dict[str, str]
-    # Why all tests run, or None.
+    # The reason why all tests run, or None.
     everything: str | None
-    # The folders of tests that this comes to.
+    # The folders and files to run.
     paths: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
-        """What runs and why, one line each."""
+        """Return one line for each selected part, with the reason."""
         rows = [("boundaries", f"always (compared with {self.base[:9]})")]
         if self.everything is None:
             rows += [*sorted(self.modules.items()), *sorted(self.tests.items())]
@@ -46,7 +46,7 @@ class Selection:
 
 
 def select(root: Path, named: Collection[str] = (), revision: str | None = None, *, by_change: bool) -> Selection:
-    """The tests of the named modules and, `by_change`, of those that differ from `revision` (see Git.base).
+    """Select the tests of the named modules and, `by_change`, of those that differ from `revision` (see Git.base).
 
     Raises ScopeError and GitError.
     """
@@ -69,9 +69,9 @@ def select(root: Path, named: Collection[str] = (), revision: str | None = None,
             if name not in chosen
         }
     for name in list(chosen):
-        if _says_something_else(root, git, base, name):
+        if _contract_differs(root, git, base, name):
             for other in _dependents(root, name):
-                chosen.setdefault(other, f"depends on {name}, whose contract is not that of {base[:9]}")
+                chosen.setdefault(other, f"depends on {name}, whose contract differs from {base[:9]}")
     for name in chosen:
         if not (root / "tests/modules" / name).is_dir():
             chosen[name] += f" (but there is no tests/modules/{name})"
@@ -92,24 +92,24 @@ def _unknown(name: str, known: Collection[str]) -> str:
 
 
 def _places(changed: Collection[str]) -> dict[str, str]:
-    """The modules to which changed files belong, each with why; "" where a file concerns all."""
+    """Return the modules of changed files, each with the reason; "" for files that concern all modules."""
     found: dict[str, list[str]] = {}
     for path in changed:
         match path.split("/"):
             case ["modules" | "migrations", name, _, *_] | ["tests", "modules", name, _, *_]:
                 found.setdefault(name, []).append(path)
             case ["docs", *_] | ["tests", "boundaries", *_]:
-                pass  # the boundary rules always run
+                pass  # the boundary checks always run
             case [*_, file] if file.endswith(".md") or file in {"CODEOWNERS", LEDGER}:
-                pass  # read by the boundary rules alone
+                pass  # only the boundary checks read these
             case _:
                 found.setdefault("", []).append(path)
     others = {name: f" and {len(paths) - 1} more" if len(paths) > 1 else "" for name, paths in found.items()}
     return {name: f"{paths[0]}{others[name]} changed" for name, paths in found.items()}
 
 
-def _says_something_else(root: Path, git: Git, base: str, module: str) -> bool:
-    """Whether a module's contract differs from that of a commit in more than comments, docstrings and layout."""
+def _contract_differs(root: Path, git: Git, base: str, module: str) -> bool:
+    """Return whether a contract differs from that of a commit in more than comments, docstrings and layout."""
     folder = f"modules/{module}"
     now = {file.relative_to(root).as_posix() for file in (root / folder).rglob("*.py")}
     return _contract(module, git.files(base, folder), lambda path: git.text(base, path)) != _contract(
@@ -118,24 +118,24 @@ def _says_something_else(root: Path, git: Git, base: str, module: str) -> bool:
 
 
 def _contract(module: str, files: Collection[str], read: Callable[[str], str]) -> dict[str, str]:
-    """What a module's contract says, file by file: contract.py or contract/, and what of the module these import."""
+    """Return the meaning of each file of a contract: contract.py or contract/, and the module's files they import."""
     home = f"modules/{module}/contract"
-    said: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     unread = [path for path in files if path == f"{home}.py" or path.startswith(f"{home}/")]
     while unread:
         path = unread.pop()
-        if path not in said:
-            said[path], imported = _meaning(path, read(path))
+        if path not in meanings:
+            meanings[path], imported = _meaning(path, read(path))
             places = [name.replace(".", "/") for name in imported]
             unread += [file for place in places for file in (f"{place}.py", f"{place}/__init__.py") if file in files]
-    return said
+    return meanings
 
 
 def _meaning(path: str, text: str) -> tuple[str, list[str]]:
-    """What a file says, without what only people read, and the dotted names that it imports."""
+    """Return the syntax tree of a file without docstrings, and the dotted names that it imports."""
     try:
         source = Source(path, path.removesuffix(".py").removesuffix("/__init__").replace("/", "."), text)
-        tree = ast.parse(text)  # a copy of its own, for it is changed
+        tree = ast.parse(text)  # not that of the source: this one is changed
     except (SyntaxError, ValueError):
         return text, []
     for node in ast.walk(tree):
@@ -147,7 +147,7 @@ def _meaning(path: str, text: str) -> tuple[str, list[str]]:
 
 
 def _dependents(root: Path, module: str) -> Iterator[str]:
-    """The modules whose manifest names this one, or names its dependencies in a way that only Python understands."""
+    """Return the modules whose manifest names this module, or has computed dependencies."""
     for manifest in sorted((root / "modules").glob("*/module.py")):
         names = _depends_on(manifest.read_text("utf-8", "surrogateescape"))
         if manifest.parent.name != module and (names is None or module in names):
@@ -155,7 +155,7 @@ def _dependents(root: Path, module: str) -> Iterator[str]:
 
 
 def _depends_on(text: str) -> set[str] | None:
-    """The dependencies that a manifest declares; None where they are not written out."""
+    """Return the dependencies that a manifest declares; None if they are not literals."""
     try:
         tree = ast.parse(text)
         named = [node for node in ast.walk(tree) if isinstance(node, ast.keyword)]

@@ -1,4 +1,4 @@
-"""For a run of all tests: at its end, name the failures that a selection of them would have skipped."""
+"""After a run of all tests, list the failures that the selection would have skipped."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The folders that the selection consists of."""
+    """Add the option with the selected folders and files."""
     parser.addoption("--selected", action="append", default=[], help="a folder or file of tests that would have run")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Runs where the reports of all processes come together."""
+    """Report in the process that collects the reports of all workers."""
     failed = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
     missed = sorted({report.nodeid for report in failed if not _is_selected(report.nodeid, config)})
     if missed:

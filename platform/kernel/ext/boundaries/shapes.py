@@ -1,4 +1,4 @@
-"""The classes of a contract in a form that the rules can judge."""
+"""The classes of a contract in a form that the rules can check."""
 
 import ast
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import Literal
 
 from kernel.ext.boundaries.sources import Source
 
-# A NamedTuple crosses as an array and a TypedDict is read by its keys, so they are kinds of their own.
+# In JSON a NamedTuple is an array, and a TypedDict is read by its keys, so each is a kind of its own.
 Kind = Literal["contract", "message", "value", "dataclass", "tuple", "dict", "enum", "error", "other"]
 ParameterKind = Literal["positional", "keyword", "place", "many"]
 
 VALUES = frozenset({"value", "dataclass", "tuple", "dict", "enum", "message"})
-# What others rely on by name, with a version of its own.
+# Other modules use these by name, and each has a version.
 ROOTS = frozenset({"contract", "message"})
 
 
@@ -21,7 +21,7 @@ class Member:
     """A parameter, a result or a field, with its type."""
 
     type: str
-    # Of parameters: by name or by place, by name only, by place only, or any number of them.
+    # For parameters: by name or position, by name only, by position only, or any number.
     kind: ParameterKind = "positional"
     path: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
@@ -30,7 +30,7 @@ class Member:
 
 @dataclass
 class Method:
-    """What can be asked."""
+    """A method of a contract."""
 
     parameters: dict[str, Member]
     result: Member
@@ -38,7 +38,7 @@ class Method:
 
 @dataclass
 class Ancestor:
-    """A class or a base of it, and what its type variables stand for."""
+    """A class or one of its bases, and the values of its type variables."""
 
     source: Source
     node: ast.ClassDef
@@ -47,18 +47,18 @@ class Ancestor:
 
 @dataclass
 class Shape:
-    """A class of a contract, with what it inherits from classes that can be read."""
+    """A class of a contract, with the members that it inherits from readable classes."""
 
     kind: Kind
-    # Of an enum its members, as type what they are on the wire.
+    # For an enum, its members, with their values in JSON as types.
     fields: dict[str, Member] = field(default_factory=dict)
     methods: dict[str, Method] = field(default_factory=dict)
-    # Options of pydantic, as they are written.
+    # Options of pydantic, as written.
     options: dict[str, str] = field(default_factory=dict)
-    # Its type variables.
+    # The type variables.
     variables: list[str] = field(default_factory=list, compare=False)
     lineage: list[Ancestor] = field(default_factory=list, compare=False)
-    # Bases that cannot be read, and are not known to be harmless.
+    # Bases that cannot be read and are not known to add nothing.
     unknown: list[str] = field(default_factory=list, compare=False)
 
     @property

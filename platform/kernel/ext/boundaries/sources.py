@@ -1,4 +1,4 @@
-"""A Python file as it is read, not run: its tree, and what its names stand for."""
+"""Read a Python file without running it: its syntax tree, and what its names stand for."""
 
 import ast
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from functools import cached_property, lru_cache
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name, in full: `from a import b as c` is `a.b`, known here as `c`; `from a import *` is `a.*`."""
+    """One imported name, in full: `a.b` for `from a import b as c`; `a.*` for `from a import *`."""
 
     name: str
     line: int
-    # What follows `from`; None for a plain `import`.
+    # The name after `from`; None for a plain `import`.
     source: str | None = None
 
 
@@ -20,42 +20,42 @@ class Source:
     """One file of the project."""
 
     def __init__(self, path: str, dotted: str, text: str | bytes) -> None:
-        """Bytes are decoded as Python does it. Raises SyntaxError and ValueError (a NUL) for what is no Python."""
+        """Parse a file. Python decodes bytes. Raises SyntaxError, and ValueError for a NUL."""
         # Below the root, with slashes.
         self.path = path
-        # The name under which it is imported: `modules.events.models`, for a package that of its folder.
+        # The name to import it by: `modules.events.models`; for an __init__.py, the name of its folder.
         self.dotted = dotted
         self.tree = ast.parse(text)
 
     @property
     def package(self) -> str:
-        """What a relative import starts from."""
+        """The package from which a relative import starts."""
         return self.dotted if self.path.endswith("/__init__.py") else self.dotted.rpartition(".")[0]
 
     @cached_property
     def nodes(self) -> list[ast.AST]:
-        """Everything in the tree, outermost first."""
+        """All nodes of the tree, outermost first."""
         return list(ast.walk(self.tree))
 
     @cached_property
     def imports(self) -> list[Import]:
-        """All imports, wherever they stand."""
+        """All imports, also inside functions."""
         return [found for node in self.nodes for found, _, _ in self._imported(node)]
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """What the imported names stand for, in full. A name that is imported twice stands for the last."""
+        """The full name of each imported name. The last import of a name counts."""
         return {local: full for node in self.nodes for _, local, full in self._imported(node) if local != "*"}
 
     @cached_property
     def stars(self) -> list[str]:
-        """Where names come from that only their own file can tell."""
+        """The modules of `from module import *`."""
         return [found.name[:-2] for found in self.imports if found.name.endswith(".*")]
 
     def named(self, node: ast.AST | None) -> str | None:
-        """The dotted name that an expression stands for, imports followed; None where it is no name.
+        """Return the dotted name that an expression stands for, through imports; None if it is not a name.
 
-        A name of this file is `modules.events.models.Base`; one that is defined nowhere (a builtin) is itself.
+        A name of this file is `modules.events.models.Base`; an undefined name (a builtin) is itself.
         """
         if isinstance(node, ast.Name):
             if node.id in self.names:
@@ -68,7 +68,7 @@ class Source:
 
     @cached_property
     def definitions(self) -> dict[str, ast.stmt]:
-        """The classes, functions and names that the file defines at its top, also under `if` and `try`."""
+        """The classes, functions and names that the file defines at module level, also under `if` and `try`."""
         found: dict[str, ast.stmt] = {}
         for node in _top(self.tree.body):
             match node:
@@ -84,9 +84,9 @@ class Source:
     def assigned(  # noqa: C901, PLR0912  # one case for each kind of statement
         self,
     ) -> dict[str, list[tuple[ast.expr, bool]]]:
-        """What each name of the file is made of, in order, wherever it is assigned; whether it is added to it.
+        """The values of each name of the file in order, from all assignments; and whether a value is added (`+=`).
 
-        A default is what its parameter may be, and `self.name` goes by `name`.
+        The default of a parameter is a value of it. `self.name` counts as `name`.
         """
         found: dict[str, list[tuple[ast.expr, bool]]] = {}
         for node in self.nodes:
@@ -121,11 +121,11 @@ class Source:
 
     @cached_property
     def functions(self) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
-        """The functions and methods of the file by their names, wherever they stand."""
+        """All functions and methods of the file, by name."""
         return {one.name: one for one in self.nodes if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)}
 
     def container(self, node: ast.expr) -> ast.expr:
-        """What a name of this file stands for, if that is a list, tuple, set or dictionary that is written out."""
+        """Return the literal container that a name of this file stands for; otherwise the expression."""
         if not isinstance(node, ast.Name):
             return node
         value: ast.expr = getattr(self.definitions.get(node.id), "value", None) or node
@@ -140,9 +140,9 @@ class Source:
         return found
 
     def elements(self, node: ast.expr) -> list[ast.expr]:
-        """The elements of a container that is written out, here or where its name is defined in this file.
+        """Return the elements of a literal container, given directly or by its name in this file.
 
-        Of a dictionary the values; also through `enumerate`, `sorted`, `items()` and a comprehension.
+        For a dictionary, its values. Follows `enumerate`, `sorted`, `items()` and a comprehension.
         """
         match self.container(node):
             case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements):
@@ -167,14 +167,14 @@ class Source:
 
     @cached_property
     def classes(self) -> list[ast.ClassDef]:
-        """All classes, wherever they stand."""
+        """All classes, also inside functions and classes."""
         return [node for node in self.nodes if isinstance(node, ast.ClassDef)]
 
     def _imported(self, node: ast.AST) -> Iterator[tuple[Import, str, str]]:
-        """What a node imports, each with the name that it makes known here and what that stands for."""
+        """Return the imports of a node, each with its local name and what that name stands for."""
         if isinstance(node, ast.Import):
             for alias in node.names:
-                # `import a.b` makes known a, and `import a.b as c` makes known a.b.
+                # `import a.b` binds a; `import a.b as c` binds a.b.
                 first = alias.name.partition(".")[0]
                 yield Import(alias.name, node.lineno), alias.asname or first, alias.name if alias.asname else first
         elif isinstance(node, ast.ImportFrom):
@@ -203,7 +203,7 @@ def _top(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 @lru_cache(maxsize=4096)
 def read(path: str, dotted: str, text: bytes) -> Source:
-    """The same `Source` for the same file, with all that is known of it: a project may be judged many times."""
+    """Return the same `Source` for the same content, because the self-test reads a project many times."""
     return Source(path, dotted, text)
 
 
@@ -211,7 +211,7 @@ _PASSING = frozenset({"enumerate", "sorted", "reversed", "list", "tuple", "set",
 
 
 def _bound(function: ast.FunctionDef | ast.AsyncFunctionDef, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
-    """The parameters of a function with what a call passes for them."""
+    """Return the parameters of a function with the arguments of a call."""
     names = [one.arg for one in [*function.args.posonlyargs, *function.args.args]]
     is_method = names[:1] in (["self"], ["cls"]) and isinstance(call.func, ast.Attribute)
     yield from zip(names[is_method:], (one for one in call.args if not isinstance(one, ast.Starred)), strict=False)
@@ -224,17 +224,17 @@ def _own_name(target: ast.AST) -> str:
 
 
 def is_own(node: ast.AST) -> bool:
-    """Whether an expression is `self.name` or `cls.name`."""
+    """Return whether an expression is `self.name` or `cls.name`."""
     return isinstance(node, ast.Attribute) and getattr(node.value, "id", "") in {"self", "cls"}
 
 
 def constant(node: ast.AST | None) -> str | None:
-    """The text of a string literal; None for anything else."""
+    """Return the text of a string literal; None for anything else."""
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def argument(call: ast.Call, name: str, place: int | None = None) -> ast.expr | None:
-    """An argument of a call by its name, or by its place among the positional ones."""
+    """Return an argument of a call by its name, or by its position."""
     for keyword in call.keywords:
         if keyword.arg == name:
             return keyword.value
@@ -243,7 +243,7 @@ def argument(call: ast.Call, name: str, place: int | None = None) -> ast.expr | 
 
 
 def class_value(node: ast.ClassDef, name: str) -> ast.expr | None:
-    """What a class assigns to one of its names."""
+    """Return the value that a class assigns to a name."""
     for one in node.body:
         if isinstance(one, ast.Assign) and any(getattr(target, "id", None) == name for target in one.targets):
             return one.value
@@ -253,10 +253,10 @@ def class_value(node: ast.ClassDef, name: str) -> ast.expr | None:
 
 
 def last_name(node: ast.AST | None) -> str:
-    """The last part of a name: `table` of `sa.table`; empty for what is no name."""
+    """Return the last part of a name: `table` of `sa.table`; "" for anything else."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def line_of(node: ast.AST) -> int:
-    """The line on which a node begins."""
+    """Return the first line of a node."""
     return int(getattr(node, "lineno", 0))

@@ -1,4 +1,4 @@
-"""Which tables a piece of SQL names: parsed, not searched for words."""
+"""Find the tables that SQL names, by parsing it."""
 
 import logging
 import re
@@ -11,11 +11,11 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
-# It says on its logger that it keeps a statement as it is (`CREATE TRIGGER`); those we read by their tokens.
+# sqlglot logs a warning for a statement that it does not parse (`CREATE TRIGGER`). These are read by their tokens.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 _FIRST_WORD = re.compile(r"(?>\s|\(|--[^\n]*\n|/\*.*?\*/)*+(\w+)", re.DOTALL)
-# The first words of statements, and one of those that must follow: "update images" is prose.
+# The first words of statements, and words of which one must follow: "update images" is not a statement.
 _FOLLOWED_BY = {
     **dict.fromkeys(("insert", "merge"), "into"), "update": "set", "delete": "from", "with": "as",
     "select": r"from|[^\s(]+\(", "copy": "(?:from|to) (?:stdin|stdout|program|')",
@@ -25,24 +25,24 @@ _FOLLOWED_BY = {
     "grant": "on|to", "revoke": "on|from", "explain": "select|insert|update|delete|with", "import": "foreign",
     "set": "role|session|local|search_path", "reset": "role", "do": r"[$']", "declare": "cursor|begin", "begin": ";",
 }  # fmt: skip
-# Statements of which, in capitals, the word is enough.
+# Statements that the first word alone identifies, in capitals.
 _ALONE = frozenset({"TRUNCATE", "VACUUM", "ANALYZE"})
-# A function whose text argument names a table or a sequence, and a cast that does.
+# Functions and casts whose text argument names a table or a sequence.
 _NAMING = re.compile(
     r"(nextval|setval|currval|to_regclass|pg_\w*relation\w*|pg_table_size|pg_indexes_size|pg_get_serial_sequence"
     r"|regclass|has_\w+_privilege|table_to_xml\w*|schema_to_xml\w*)$",
     re.IGNORECASE,
 )
-# A function that runs the statements among its arguments.
+# Functions that run the statements in their arguments.
 _RUNNING = re.compile(r"(query_to_xml\w*|dblink\w*|cron_schedule\w*)$", re.IGNORECASE)
-# What a table's name follows.
+# Words before the name of a table.
 _BEFORE_TABLE = frozenset(
     {
         "FROM", "JOIN", "INTO", "UPDATE", "TABLE", "ON", "TRUNCATE", "REFERENCES", "ONLY", "COPY", "USING", "VIEW",
         "VACUUM", "ANALYZE", "LOCK", "INHERIT",
     }
 )  # fmt: skip
-# Names in PL/pgSQL that are no tables: CTEs; what is declared, a loop's, a parameter; and aliases.
+# Names in PL/pgSQL that are not tables: CTEs, variables, parameters and aliases.
 _CTES = re.compile(r"\b(?:with|recursive) (\w+)|(\w+) as (?:(?:not )?materialized )?\(")
 _VARIABLES = re.compile(r"\bfor (\w+) in\b|(?<=[(,] )(?:in |out |inout |variadic )?(\w+) \w+(?=[^()]*\) returns)")
 _DECLARED = re.compile(r"\bdeclare (.*?) begin\b", re.DOTALL)
@@ -51,14 +51,14 @@ _STRINGS = frozenset({TokenType.HEREDOC_STRING, TokenType.RAW_STRING})
 
 
 class Named(NamedTuple):
-    """A table as PostgreSQL understands its name: in small letters unless quoted. A schema alone has no table."""
+    """A table name as PostgreSQL reads it: lower case unless quoted. A schema alone has no table."""
 
     schema: str | None
     table: str | None
 
 
 def is_statement(text: str) -> bool:
-    """Whether a string has the shape of a statement: its first word in one case, with another that belongs to it."""
+    """Return whether a text has the shape of a statement: a first word in one case, and a word that must follow."""
     found = _FIRST_WORD.match(text)
     first = found[1] if found else ""
     if first in _ALONE:
@@ -68,22 +68,22 @@ def is_statement(text: str) -> bool:
 
 
 def tables(text: str, *, is_sql: bool = True) -> set[Named]:
-    """The tables that a statement or a part of one names, without its CTEs and aliases.
+    """Return the tables that a statement or a part of one names, without its CTEs and aliases.
 
-    Text that is not known to be SQL must parse as a whole statement, or names none.
+    A text that may not be SQL must parse as a whole statement; otherwise it names no table.
     """
     for start in ("", "SELECT ", "SELECT 1 ", "SELECT 1 FROM ") if is_sql else ("",):
         attempt = start + text
         try:
             parsed = [one for one in sqlglot.parse(attempt, dialect="postgres") if one is not None]
-        except Exception:  # noqa: BLE001, S112  # odd SQL breaks the parser in odd ways; its tokens can still be read
+        except Exception:  # noqa: BLE001, S112  # the parser may fail in any way; the tokens can still be read
             continue
         return {named for one in parsed for named in _named(one, attempt)}
     return set(_by_tokens(text)) if is_sql else set()
 
 
 def forbidden(text: str, module: str) -> Iterator[str]:
-    """What no module may do, whichever table it names: take a role, leave its schema, attach a database file."""
+    """Return what no module may do with any table: take a role, leave its schema, attach a database file."""
     words = [word.lower() for word in _words(_tokens(text))]
     joined = " ".join(words)
     starts = [
@@ -113,13 +113,13 @@ _PATH_ITEM = re.compile(r"[\w$\"]+$")
 
 
 def _is_role_granted(words: list[str]) -> bool:
-    """Whether a statement is `GRANT role TO role`: rights on an object have an ON."""
+    """Return whether a statement is `GRANT role TO role`. Rights on an object have an ON."""
     end = words.index(";") if ";" in words else len(words)
     return words[:1] == ["grant"] and "to" in words[:end] and "on" not in words[: words.index("to")]
 
 
 def _paths(words: list[str]) -> Iterator[list[str]]:
-    """Each search path that is set: the schemas, as far as they are written out."""
+    """Return the schemas of each search path that is set, as far as they are literals."""
     for place, word in enumerate(words):
         before, after = words[max(place - 3, 0) : place], words[place + 1 :]
         if word == "search_path" and "set" in before and after[:1] and after[0] in {"to", "="}:
@@ -133,7 +133,7 @@ def _paths(words: list[str]) -> Iterator[list[str]]:
 
 
 def _listed(words: list[str]) -> Iterator[str]:
-    """The schemas of `a, b` at the start of the words."""
+    """Return the schemas of `a, b` at the start of the words."""
     for place in range(0, len(words), 2):
         yield from words[place].split(",")
         if words[place + 1 : place + 2] != [","]:
@@ -170,7 +170,7 @@ def _named(tree: exp.Expr, text: str) -> Iterator[Named]:
 
 def _folded(name: exp.Expr | None) -> str | None:
     if not isinstance(name, exp.Identifier):
-        return None  # a parameter stands for whatever it is given
+        return None  # the value of a parameter is not known
     return name.name if name.quoted else name.name.lower()
 
 
@@ -186,7 +186,7 @@ def _ctes_around(node: exp.Expr) -> set[str]:
 
 
 def _is_own(node: exp.Expr) -> bool:
-    """Whether a table without a schema is what the statement makes, a type or an index, or an alias that is locked."""
+    """Return whether a name is the created object, a type, an index, or a locked alias, instead of a used table."""
     top = node.parent if isinstance(node.parent, exp.Schema | exp.UserDefinedFunction) else node
     around = top.parent
     if isinstance(around, exp.Drop | exp.Comment | exp.Alter):
@@ -195,7 +195,7 @@ def _is_own(node: exp.Expr) -> bool:
 
 
 def _in_text(node: exp.Expr, whole: str) -> Iterator[Named]:
-    """What a text inside SQL names: the body of a function, or the argument of nextval."""
+    """Return the tables that a text inside SQL names: the body of a function, or the argument of nextval."""
     text, around = str(node.this), node.parent
     made = node.find_ancestor(exp.Create)
     if made is not None and str(made.args.get("kind")).upper() in {"FUNCTION", "PROCEDURE"}:
@@ -230,7 +230,7 @@ def _path(text: str, function: str) -> Iterator[Named]:
 
 
 def _variables(text: str) -> frozenset[str]:
-    """The names that a piece of PL/pgSQL gives to variables; only its words are read."""
+    """Return the names of variables in PL/pgSQL, from its words."""
     declared = [part.split(maxsplit=1)[0] for each in _DECLARED.findall(text) for part in each.split(" ; ") if part]
     return frozenset([*declared, *_found(_VARIABLES, text)])
 
@@ -240,7 +240,7 @@ def _found(names: re.Pattern[str], text: str) -> Iterator[str]:
 
 
 def _by_tokens(text: str, outer: frozenset[str] = frozenset()) -> Iterator[Named]:
-    """For what the parser does not know: names with a schema, and names where a table's would stand."""
+    """Return names with a schema, and names in the position of a table, from SQL that the parser does not know."""
     tokens = _tokens(text)
     words = _words(tokens)
     all_of_it = " ".join(words)
@@ -268,7 +268,7 @@ def _by_tokens(text: str, outer: frozenset[str] = frozenset()) -> Iterator[Named
 
 
 def _special(words: list[str], place: int) -> Named | None:
-    """What a name is where no table's would stand: the table of a type or of a sequence's column, or a role."""
+    """Return the table of `table.column%TYPE` or of OWNED BY, or the role of OWNER TO."""
     word, before, after = words[place], words[max(place - 2, 0) : place], words[place + 1 : place + 5]
     is_column = before == ["owned", "by"] and after[:1] == ["."]
     if is_column or after[:2] in (["%", "rowtype"], ["%", "type"]) or after[2:] == ["%", "type"]:
@@ -277,21 +277,21 @@ def _special(words: list[str], place: int) -> Named | None:
 
 
 def _by_string(words: list[str], place: int) -> Iterator[Named]:
-    """What a text among tokens names: the argument of nextval, and the statement that is executed."""
+    """Return the tables that a text between tokens names: the argument of nextval, or an executed statement."""
     near = [*words[max(place - 2, 0) : place], *words[place + 1 : place + 3]]
     if words[max(place - 4, 0) : place - 1] == ["set_config", "(", "search_path"]:
         yield from _schemas(words[place])
     elif function := next((word for word in near if _NAMING.fullmatch(word)), None):
         yield from _path(words[place], function)
     elif "execute" in words[max(place - 3, 0) : place] and is_statement(words[place]):
-        filling = iter(words[place + 2 :: 2])  # the arguments of format(), as far as they are written out
+        filling = iter(words[place + 2 :: 2])  # the literal arguments of format()
         yield from _by_tokens(re.sub("%[IsL]", lambda _: next(filling, "unknown_"), words[place]))
     elif words[max(place - 1, 0) : place] == ["do"]:
         yield from _by_tokens(words[place])
 
 
 def _is_value(words: list[str], before: str) -> bool:
-    """Whether what follows is no table, as after SELECT ... INTO (a variable) and IS DISTINCT FROM."""
+    """Return whether no table follows, as after SELECT ... INTO (a variable) and IS DISTINCT FROM."""
     last = words[-1] if words else ""
     return (before == "FROM" and last == "distinct") or (
         before == "INTO" and last not in {"insert", "merge", "replace", ""}
@@ -299,7 +299,7 @@ def _is_value(words: list[str], before: str) -> bool:
 
 
 def _words(tokens: list[Token]) -> list[str]:
-    """Their texts, in small letters unless quoted."""
+    """Return the texts of tokens, in lower case unless quoted."""
     quoted = {TokenType.IDENTIFIER, TokenType.STRING, *_STRINGS}
     return [token.text if token.token_type in quoted else token.text.lower() for token in tokens]
 
@@ -312,6 +312,6 @@ def _tokens(text: str) -> list[Token]:
     found = tokens[:1]
     for before, token in pairwise(tokens):
         rest = text[before.end + 1 :].lstrip() if token.token_type == TokenType.STRING else ""
-        # Of a statement that it does not know, the tokenizer keeps all but the first word as one string.
+        # For an unknown statement, the tokenizer returns everything after the first word as one string.
         found += _tokens(token.text) if rest and rest.startswith(token.text) else [token]
     return found

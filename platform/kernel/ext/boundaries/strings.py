@@ -1,4 +1,4 @@
-"""What strings an expression may be: literals, and what is put together from them, without running anything."""
+"""Find the texts that an expression may have, from literals and operations on them, without running it."""
 
 import ast
 import re
@@ -8,12 +8,12 @@ from itertools import count, islice, product
 from kernel.ext.boundaries.project import Project
 from kernel.ext.boundaries.sources import Source, class_value, constant, is_own, last_name
 
-# Stands for what is known only when the program runs. It reads as an identifier in SQL.
+# Stands for a part that is known only at run time. In SQL it is an identifier.
 UNKNOWN = "unknown_"
-# How many possibilities of one expression are looked at, and how many characters of each.
+# The number of texts of one expression that are examined, and of characters of each.
 _MOST = 32
 _LONGEST = 100_000
-# What only people read: arguments of calls of these names or endings, by these keywords, and whatever is raised.
+# Texts for people: arguments of calls with these names or endings, and of these keywords.
 _TO_PEOPLE = frozenset(
     {
         "debug", "info", "warning", "warn", "error", "exception", "critical", "log", "print", "echo", "secho", "fail",
@@ -25,16 +25,16 @@ _PROSE = frozenset({"description", "summary", "title", "help", "detail", "reason
 
 
 class Strings:
-    """The strings of one file, and of what it imports from the project."""
+    """The texts of one file, and of the files of the project that it imports."""
 
     def __init__(self, project: Project, source: Source) -> None:
         self._project = project
         self._source = source
 
     def of(self, node: ast.AST | None) -> list[str]:
-        """What a string expression may be, as far as the text tells; what it does not tell reads UNKNOWN.
+        """Return the texts that an expression may have, with UNKNOWN for parts that are known only at run time.
 
-        Empty for an expression in which no literal has a part.
+        The list is empty if no literal is a part of the expression.
         """
         return [] if node is None else list(dict.fromkeys(self._of(node)))[:_MOST]
 
@@ -111,7 +111,7 @@ class Strings:
                 yield from found or (self.of(value) if attr == "value" else [])
 
     def _kept(self, container: ast.expr, key: ast.expr) -> list[ast.expr]:
-        """What a container keeps under a key; everything, where the key is not written out."""
+        """Return the value of a key in a container; all values if the key is not a literal."""
         container = self._source.container(container)
         place = ast.literal_eval(key) if isinstance(key, ast.Constant | ast.UnaryOp) else None
         if isinstance(container, ast.Dict):
@@ -121,7 +121,7 @@ class Strings:
         return elements[place:][:1] if isinstance(place, int) else elements
 
     def _returned(self, name: str) -> list[ast.expr]:
-        """What a function of this file may return."""
+        """Return the expressions that a function of this file may return."""
         function = self._source.functions.get(name) or getattr(self._source.definitions.get(name), "value", None)
         if function is None:
             function = next(
@@ -170,7 +170,7 @@ class Strings:
             yield from self._assigned(name)
 
     def _assigned(self, name: str) -> list[str]:
-        """What a name of this file may be, put together once."""
+        """Return the texts of a name of this file. They are computed once."""
         return self._once(name, lambda: self._added(self._source.assigned.get(name, [])))
 
     def _added(self, values: list[tuple[ast.expr, bool]]) -> list[str]:
@@ -187,12 +187,12 @@ class Strings:
     def _once(self, name: str, make: Callable[[], list[str]]) -> list[str]:
         known, key = self._project.strings, (self._source.path, name)
         if key not in known:
-            known[key] = []  # meanwhile: a name that leads back to itself adds nothing
+            known[key] = []  # until then, a name that leads back to itself has no text
             known[key] = list(dict.fromkeys(make()))[:_MOST]
         return known[key]
 
     def _elsewhere(self, dotted: str | None) -> list[str]:
-        """A constant of another file, or of a class."""
+        """Return the texts of a constant in another file, or in a class."""
         owner, _, name = (dotted or "").rpartition(".")
         if home := self._project.definition(f"{owner}.{name}"):
             there = Strings(self._project, home[0])
@@ -205,12 +205,12 @@ class Strings:
 
 
 def _substituted(template: str, values: dict[str, str]) -> str:
-    """A `string.Template` with its values."""
+    """Return a `string.Template` with its values."""
     return re.sub(r"\$\{?(\w+)\}?", lambda match: values.get(match[1], UNKNOWN), template)
 
 
 def _terms(node: ast.expr) -> Iterator[ast.expr]:
-    """The terms of a sum from left to right, however many there are."""
+    """Return the terms of a sum from left to right, without recursion."""
     waiting = [node]
     while waiting:
         one = waiting.pop()
@@ -231,7 +231,7 @@ _DEDENTING = frozenset({"textwrap.dedent", "inspect.cleandoc", "sqlalchemy.text"
 
 
 def documentation(source: Source) -> set[int]:
-    """What of a file only people read, by its identity: docstrings, bare strings, logs, descriptions and errors."""
+    """Return the identities of the nodes that are texts for people: docstrings, logs, descriptions and errors."""
     read: list[ast.AST] = []
     for node in source.nodes:
         match node:

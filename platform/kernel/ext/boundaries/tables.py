@@ -1,4 +1,4 @@
-"""The rule own-tables: no module names another's tables, in Python, in SQL or in a migration."""
+"""The rule own-tables: no module names the tables of another, in Python, in SQL or in a migration."""
 
 import ast
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from kernel.ext.boundaries.strings import UNKNOWN, Strings, documentation
 
 RULE = "own-tables"
 
-# Methods of connections, statements and drivers whose first argument is SQL, whatever they are called on.
+# Methods of connections, statements and drivers whose first argument is SQL, on any object.
 _SQL = frozenset(
     {
         "literal_column", "executemany", "exec_driver_sql", "fetchrow", "fetchval", "DDL", "CheckConstraint",
@@ -22,16 +22,16 @@ _SQL = frozenset(
         "copy_from_query", "with_statement_hint",
     }
 )  # fmt: skip
-# Those that other libraries have, too: there, only what has the shape of a statement is SQL.
+# Methods that other libraries have too: on unknown objects, only a text with the shape of a statement is SQL.
 _OFTEN_SQL = frozenset({"text", "execute", "scalar", "scalars", "stream", "stream_scalars", "fetch", "cursor"})
 _DATABASE = ("sqlalchemy.", "alembic.")
 _SQL_KEYWORDS = frozenset({"sql", "sqltext", "statement", "text"})
 
-_ASK = "Ask through the other module's contract, or keep what you need in a table of your own."
+_ASK = "Use the other module's contract, or keep the data in a table of your own."
 
 
 def check(project: Project) -> Iterator[Finding]:
-    """What each module's models, files and migrations name of others' tables."""
+    """Find the tables of other modules that models, files and migrations name."""
     owned = Owned(project)
     yield from _in_metadata(project, owned)
     files = [(module.name, source) for module, source in project.of_modules()]
@@ -48,10 +48,10 @@ def check(project: Project) -> Iterator[Finding]:
 
 
 def _in_metadata(project: Project, owned: Owned) -> Iterator[Finding]:
-    """What SQLAlchemy has of the models, and the statements that models and migrations send."""
+    """Check the metadata of the models, and the statements that models and migrations send."""
     facts = project.facts.get("metadata", {})
     named = [(*one, None) for one in facts.get("references", ())]
-    for one in facts.get("tables", ()):  # one of its own may have any name
+    for one in facts.get("tables", ()):  # a module's own table may have any name
         is_own = module_of(one["base"] or "") == module_at(one["path"]) and one["schema"] is None
         named += [] if is_own else [(one["path"], one["line"], "table", one["schema"], one["name"], None)]
     for path, line, what, schema, name, _ in named:
@@ -74,7 +74,7 @@ def _in_sql(
 ) -> Iterator[Finding]:
     if not owned.words(module).search(text):
         return
-    from kernel.ext.boundaries import sql  # noqa: PLC0415  # a fifth of a second, which most projects need not pay
+    from kernel.ext.boundaries import sql  # noqa: PLC0415  # importing sqlglot takes a fifth of a second
 
     if not is_certain and not sql.is_statement(text):
         return
@@ -91,13 +91,13 @@ def _in_sql(
 class _Text(NamedTuple):
     text: str
     line: int
-    # Whether it must be SQL, a fragment too; and whether it must be if it has the shape of a statement.
+    # Whether the text is SQL, also a fragment; and whether it is SQL if it has the shape of a statement.
     is_certain: bool = False
     is_likely: bool = False
 
 
 def _texts(project: Project, source: Source, strings: Strings) -> Iterator[_Text]:
-    """The strings of a file with their lines, and how certain it is that they are SQL."""
+    """Return the texts of a file with their lines, and how certain it is that they are SQL."""
     ignored, seen = documentation(source), set[int]()
     for call, dotted in called(project, source):
         name = dotted.rpartition(".")[2]
@@ -113,13 +113,13 @@ def _texts(project: Project, source: Source, strings: Strings) -> Iterator[_Text
             texts = strings.of(node.target)
         elif isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp | ast.Call) and id(node) not in seen | ignored:
             texts = strings.of(node)
-            # Of a text in parts only the whole is looked at. A call may have other texts in it.
+            # Only the whole of a composed text is checked. A call may contain other texts.
             seen |= {id(one) for one in ast.walk(node)} if texts and not isinstance(node, ast.Call) else set()
         yield from (_Text(text, line_of(node)) for text in texts)
 
 
 def _in_from(source: Source, strings: Strings, call: ast.Call, dotted: str) -> Iterator[_Text]:
-    """Texts that stand for a table, as in `select_from(text("images"))`, or for the argument of a function."""
+    """Return texts in the position of a table, as in `select_from(text("images"))`, or of a function's argument."""
     name = last_name(call.func)
     for one in call.args if name in {"select_from", "join", "outerjoin"} else ():
         if name == "select_from" or (isinstance(one, ast.Call) and source.named(one.func) == "sqlalchemy.text"):

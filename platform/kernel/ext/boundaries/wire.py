@@ -1,6 +1,6 @@
-"""Which types pydantic turns into JSON and back into the same, as measured with pydantic 2."""
+"""The types that pydantic 2 writes to JSON and reads back unchanged, as measured."""
 
-# As they are, and as the keys of a mapping.
+# As values, and as the keys of a mapping.
 KEYS = frozenset(
     {
         "str", "int", "float", "bool", "Literal", "datetime.datetime", "datetime.date", "datetime.time",
@@ -16,7 +16,7 @@ _CONTAINERS = frozenset(
         "collections.abc.Sequence", "collections.abc.Mapping", "collections.abc.Set",
     }
 )  # fmt: skip
-# Where other types come from, and what they are. The longest name decides.
+# The reason why other types cannot be sent, by the start of their name. The longest match counts.
 _ORIGINS = {
     "sqlalchemy": "belongs to the database",
     "fastapi": "belongs to one request",
@@ -25,36 +25,36 @@ _ORIGINS = {
     "kernel.web": "belongs to one request",
     "kernel.Session": "belongs to the database",
     "httpx2": "is a connection",
-    "typing.Any": "says nothing of what crosses",
-    "object": "says nothing of what crosses",
-    "pydantic.BaseModel": "says nothing of what crosses",
+    "typing.Any": "allows any type",
+    "object": "allows any type",
+    "pydantic.BaseModel": "allows any type",
     "pydantic.Secret": "is written as asterisks",
     "pydantic.SecretStr": "is written as asterisks",
     "pydantic.SecretBytes": "is written as asterisks",
-    "pydantic.Json": "is written as what is in it, and read as text",
-    "pydantic.ImportString": "is code, and stays in its process",
+    "pydantic.Json": "is written as its content, but read as text",
+    "pydantic.ImportString": "is code, which stays in its process",
     "pydantic.InstanceOf": "is never read from JSON",
     "pydantic.SkipValidation": "is never read from JSON",
-    "pydantic.TypeAdapter": "is code, and stays in its process",
-    "pydantic.FilePath": "is looked for on the disk of whoever reads it",
-    "pydantic.DirectoryPath": "is looked for on the disk of whoever reads it",
-    "pydantic.NewPath": "is looked for on the disk of whoever reads it",
-    "bytes": "is no text, so JSON holds it only in a value with ser_json_bytes and val_json_bytes='base64'",
-    "collections.abc": "is code or a stream, and stays in its process",
-    "typing": "is code or a stream, and stays in its process",
-    "io": "is an open file, and stays in its process",
+    "pydantic.TypeAdapter": "is code, which stays in its process",
+    "pydantic.FilePath": "is looked up on the reader's disk",
+    "pydantic.DirectoryPath": "is looked up on the reader's disk",
+    "pydantic.NewPath": "is looked up on the reader's disk",
+    "bytes": "is not text, and needs ser_json_bytes and val_json_bytes='base64' in its model",
+    "collections.abc": "is code or a stream, which stays in its process",
+    "typing": "is code or a stream, which stays in its process",
+    "io": "is an open file, which stays in its process",
 }
 
 
 def is_wire_type(name: str) -> bool:
-    """Whether it crosses as it is."""
+    """Return whether a type can be sent as it is."""
     return name in _PLAIN
 
 
-def why_not(name: str, *, is_said: bool) -> str | None:
-    """Why a type, by its full name, cannot cross; None if it can. `is_said`: something stands in its brackets."""
+def why_not(name: str, *, has_arguments: bool) -> str | None:
+    """Return why a type, by its full name, cannot be sent; None if it can."""
     if name in _CONTAINERS:
-        return None if is_said else "does not say of what it is"
+        return None if has_arguments else "does not name its element type"
     if is_wire_type(name) or name.startswith("kernel.fields."):
         return None
     origin = next((one for one in sorted(_ORIGINS, key=len, reverse=True) if f"{name}.".startswith(f"{one}.")), None)
@@ -62,4 +62,4 @@ def why_not(name: str, *, is_said: bool) -> str | None:
         return _ORIGINS[origin]
     if name.startswith(("pydantic.", "pydantic_extra_types.", "annotated_types.")):
         return None
-    return "is nothing that pydantic is known to turn into JSON and back"
+    return "is not known to be written to JSON and read back by pydantic"

@@ -24,18 +24,18 @@ from modules.NAME.schemas import Out
 
 router = APIRouter()
 ''',
-    "handlers.py": '"""What NAME hears."""\n\nfrom modules.NAME import service\n',
-    "service.py": '''"""What NAME decides."""
+    "handlers.py": '"""The handlers of NAME."""\n\nfrom modules.NAME import service\n',
+    "service.py": '''"""The decisions of NAME."""
 
 from modules.NAME import repository, storage, words
 from modules.NAME.contract import Things
 
 
 class Answers(Things):
-    """The contract's answers."""
+    """Implements the contract."""
 ''',
-    "words.py": '"""Beside the service."""\n\nfrom modules.NAME import schemas\n',
-    "rows.py": '"""Beside the repository."""\n\nimport sqlalchemy\n\nfrom modules.NAME.models import Name\n',
+    "words.py": '"""A helper of the service."""\n\nfrom modules.NAME import schemas\n',
+    "rows.py": '"""A helper of the repository."""\n\nimport sqlalchemy\n\nfrom modules.NAME.models import Name\n',
     "repository.py": '''"""Every query of NAME."""
 
 from sqlalchemy import literal_column, select, text
@@ -57,7 +57,7 @@ from kernel.database import BigId, new_metadata
 
 
 class Base(DeclarativeBase):
-    """Of NAME alone."""
+    """The declarative base of NAME."""
 
     metadata = new_metadata()
 
@@ -68,7 +68,7 @@ class Name(Base):
     __tablename__ = "names"
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
 ''',
-    "schemas.py": '''"""What goes over the wire."""
+    "schemas.py": '''"""The request and response models of NAME."""
 
 from pydantic import BaseModel
 
@@ -76,12 +76,12 @@ from modules.NAME.contract import Info
 
 
 class Out(BaseModel):
-    """A row, outside."""
+    """A row, for callers."""
 
     info: Info
 ''',
     "settings.py": '"""Settings."""\n\nfrom kernel import ModuleSettings\n\n\nclass Settings(ModuleSettings): ...\n',
-    "contract.py": '''"""What others may ask of NAME."""
+    "contract.py": '''"""The contract of NAME."""
 
 from enum import StrEnum
 
@@ -99,7 +99,7 @@ class Colour(StrEnum):
 
 
 class Info(BaseModel, frozen=True):
-    """What others see."""
+    """A thing, for other modules."""
 
     id: int
     title: str
@@ -113,7 +113,7 @@ class Gone(Message):
 
 
 class Things(Contract):
-    """What others may ask."""
+    """The things of NAME."""
 
     @safe
     async def get(self, thing_id: int) -> Info | None: ...
@@ -139,17 +139,17 @@ def downgrade() -> None:
 '''
 _TEST = '"""Tests of NAME."""\n\nfrom modules.NAME.models import Name\n'
 
-# Asked in the router, as modules do.
+# Added to the router of the module that calls the other.
 _ASKING = "\nfrom kernel import use\nfrom modules.OTHER.contract import Things as OtherThings\n"
 
 
 def base() -> dict[str, str]:
-    """The files of both modules, by their paths."""
+    """Return the files of both modules by path."""
     return files_of("left", asks="right") | files_of("right")
 
 
 def files_of(name: str, asks: str | None = None) -> dict[str, str]:
-    """The files of one module, which may ask another."""
+    """Return the files of one module, which may use another module."""
     every = {f"modules/{name}/{path}": text for path, text in _MODULE.items()}
     every[f"migrations/{name}/0001_first.py"] = _MIGRATION
     every[f"tests/modules/{name}/test_{name}.py"] = _TEST

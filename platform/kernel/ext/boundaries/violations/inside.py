@@ -184,7 +184,7 @@ CONTRACT_LOCK = [
     ),
 ]
 VALID_CONTRACT_LOCK = [
-    edit("a docstring", _CONTRACT, ('"""What others may ask."""', '"""What others may ask, and more."""')),
+    edit("a docstring", _CONTRACT, ('"""The things of right."""', '"""The things of right, and more."""')),
     edit("Optional", _CONTRACT, ("-> Info | None", "-> 'None | Info'")),
     edit("the order of the fields", _CONTRACT, ("    id: int\n    title: str\n", "    title: str\n    id: int\n")),
     edit("a value that nobody hands out", _CONTRACT, "class Spare(BaseModel):\n    x: int\n"),
