@@ -1,4 +1,4 @@
-"""`python -m bench.boundaries`: how long `kernel check` takes, here and for 200 modules of ten files and more each."""
+"""`python -m bench.boundaries`: time `kernel check` on this repository and on 200 modules of ten files and more."""
 
 import argparse
 import os
@@ -18,10 +18,10 @@ _AIM_LARGE = 10
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.boundaries", description=__doc__)
-    parser.add_argument("--modules", type=int, default=200, help="how many modules the large project has")
-    parser.add_argument("--quick", action="store_true", help="once instead of three times")
+    parser.add_argument("--modules", type=int, default=200, help="the number of modules of the large project")
+    parser.add_argument("--quick", action="store_true", help="measure once instead of three times")
     options = parser.parse_args()
     times = 1 if options.quick else 3
     with tempfile.TemporaryDirectory(prefix="kernel-boundaries-") as folder:
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def write_large(folder: Path, modules: int) -> Path:
-    """A project in which each module asks the one before it, and nothing is to be found."""
+    """Write a project without findings in which each module uses the one before it."""
     (folder / "modules").mkdir(parents=True)
     (folder / "modules" / "__init__.py").write_text('"""The modules."""\n')
     for path in ("importlinter.ini", "pyproject.toml"):
@@ -49,7 +49,7 @@ def write_large(folder: Path, modules: int) -> Path:
 
 
 def timed(project: Path, times: int) -> float:
-    """The seconds of the quickest of some runs, each a process of its own. Raises CalledProcessError for a finding."""
+    """Return the seconds of the fastest run, each in a new process. Raises CalledProcessError for a finding."""
     seconds = []
     for _ in range(times):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`kernel check` never fails open, and says in its exit code and its report what it saw."""
+"""The command `kernel check`: its exit codes and reports, and a finding for everything that it cannot check."""
 
 import json
 import os
@@ -18,13 +18,13 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture(scope="module")
 def clean(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with two modules more, in which nothing is found."""
+    """Return a copy of the project with the modules `left` and `right`, and without findings."""
     return copied(root, tmp_path_factory.mktemp("boundaries") / "copy")
 
 
 @pytest.fixture
 def copy(clean: Path) -> Iterator[Path]:
-    """The copy, which the test before has left as it was."""
+    """Return the copy, and restore it after the test."""
     before = {path: path.read_bytes() for path in clean.rglob("*") if path.is_file()}
     yield clean
     for path in [path for path in clean.rglob("*") if path.is_file() and path not in before]:
@@ -39,12 +39,12 @@ def check(folder: Path, *options: str, **variables: str) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_a_clean_project_ends_with_0(copy: Path) -> None:
+def test_a_project_without_findings_exits_with_0(copy: Path) -> None:
     done = check(copy)
     assert (done.returncode, done.stdout) == (0, "No boundary violations found.\n"), done.stderr
 
 
-def test_a_finding_says_where_why_and_what_to_do_instead(copy: Path) -> None:
+def test_a_finding_names_the_place_the_reason_and_the_remedy(copy: Path) -> None:
     with applied(copy, edit("", "modules/left/service.py", "from modules.right.models import Right")):
         done = check(copy)
     assert done.returncode == 1
@@ -54,7 +54,7 @@ def test_a_finding_says_where_why_and_what_to_do_instead(copy: Path) -> None:
     assert instead.startswith("  Instead: Ask through the other module's contract.py.")
 
 
-def test_a_finding_of_a_layer_names_both_layers_and_where_an_enum_belongs(copy: Path) -> None:
+def test_a_layer_finding_names_the_files_of_the_layer_and_the_place_for_an_enum(copy: Path) -> None:
     with applied(copy, edit("", "modules/left/models.py", "from modules.left.schemas import Out")):
         done = check(copy)
     _, why, instead = done.stdout.splitlines()[:3]
@@ -63,14 +63,14 @@ def test_a_finding_of_a_layer_names_both_layers_and_where_an_enum_belongs(copy: 
     assert 'helpers={"kinds": "contract"} in module.py' in instead
 
 
-def test_the_report_for_programs(copy: Path) -> None:
+def test_the_json_report(copy: Path) -> None:
     assert json.loads(check(copy, "--format", "json").stdout) == []
     with applied(copy, edit("", "modules/left/service.py", "import modules.right.models")):
         [found] = json.loads(check(copy, "--format", "json").stdout)
     assert found.keys() == {"path", "line", "rule", "why", "instead"}
 
 
-def test_the_report_for_a_pull_request(copy: Path) -> None:
+def test_the_github_report(copy: Path) -> None:
     with applied(copy, edit("", "modules/left/service.py", "import modules.right.models")):
         done = check(copy, "--format", "github")
     assert done.returncode == 1
@@ -78,20 +78,18 @@ def test_the_report_for_a_pull_request(copy: Path) -> None:
 
 
 UNSEEN = {
-    "a file that is no Python": edit("", "modules/left/service.py", "def broken(:"),
+    "a file that is not Python": edit("", "modules/left/service.py", "def broken(:"),
     "a file with a NUL": edit("", "modules/left/service.py", "\0"),
-    "a test that is no Python": edit("", "tests/modules/left/test_left.py", "def broken(:"),
+    "a test that is not Python": edit("", "tests/modules/left/test_left.py", "def broken(:"),
     "a folder without an __init__.py": edit("", "modules/left/hidden/file.py", "import modules.right.models"),
     "a module without an __init__.py": edit("", "modules/hidden/router.py", "import modules.right.models"),
     "a module without a manifest": edit("", "modules/bare/__init__.py", ""),
     "a file that belongs to no module": edit("", "modules/stray.py", "import modules.right.models"),
-    "dependencies that are computed": edit("", "modules/left/module.py", ('{"right"}', "others()")),
-    "options of a manifest from elsewhere": edit("", "modules/left/module.py", ("Module(", "Module(**MORE, ")),
-    "a manifest that is said twice": edit("", "modules/left/module.py", 'other = Module(owner="x")'),
-    "helpers on more than one layer": edit(
-        "", "modules/left/module.py", ('"words": "service"', '"words": ["service"]')
-    ),
-    "an expression too deep to follow": edit("", "modules/left/service.py", 'X = "a"' + ".strip()" * 700),
+    "computed dependencies": edit("", "modules/left/module.py", ('{"right"}', "others()")),
+    "computed options of a manifest": edit("", "modules/left/module.py", ("Module(", "Module(**MORE, ")),
+    "two manifests": edit("", "modules/left/module.py", 'other = Module(owner="x")'),
+    "a helper on a list of layers": edit("", "modules/left/module.py", ('"words": "service"', '"words": ["service"]')),
+    "an expression that is too deep": edit("", "modules/left/service.py", 'X = "a"' + ".strip()" * 700),
     "a misspelled wildcard": edit("", "importlinter.ini", ("    modules.*.router\n", "    modules.*.ruoter\n")),
     "a contract that was removed": edit(
         "", "importlinter.ini", ("importlinter:contract:contract-only", "importlinter:contract:x")
@@ -104,7 +102,7 @@ UNSEEN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", UNSEEN)
-def test_what_it_cannot_see_is_a_finding_and_ends_with_2(copy: Path, case: str) -> None:
+def test_what_cannot_be_checked_is_a_finding_and_exits_with_2(copy: Path, case: str) -> None:
     with applied(copy, UNSEEN[case]):
         done = check(copy)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -115,31 +113,31 @@ NAMES = [f"name_{number}" for number in range(30)]
 
 
 def in_a_function(*lines: str) -> Case:
-    """Code that is read and never runs: it would fail, or take all memory."""
+    """Return a case with code that is read but never runs: it would fail, or fill the memory."""
     return edit("", "modules/left/repository.py", "def f() -> None:\n    " + "\n    ".join(lines))
 
 
 ODD = {
     "a sum of many terms": in_a_function(f"x = text({' + '.join(['Left'] * 600)} + 'a')"),
-    "a format that is none": in_a_function("x = '{²}'.format(1)"),
+    "an invalid format": in_a_function("x = '{²}'.format(1)"),
     "many placeholders": in_a_function(f"x = '{'{}' * 200}'.format(*Left)"),
     "a class derived from itself": in_a_function('class A(A):\n        __tablename__ = "a"'),
     "names that are sums of each other": in_a_function(*(f"{name} = '' + {' + '.join(NAMES)}" for name in NAMES)),
-    "names that stand for each other": in_a_function(*(f"{a} = {b}" for a in NAMES for b in NAMES), "name_1()"),
-    "functions that pass each other their parameters": in_a_function(
+    "names that refer to each other": in_a_function(*(f"{a} = {b}" for a in NAMES for b in NAMES), "name_1()"),
+    "functions that call each other with their parameters": in_a_function(
         *(f"def {name}(a): {'; '.join(f'{other}(a.x)' for other in NAMES)}" for name in NAMES), "name_1(text('x'))"
     ),
     "names that double": in_a_function("A0 = 'ab'", *(f"A{n + 1} = A{n} + A{n}" for n in range(60))),
     "an editor's files": Case(
         "", dict.fromkeys(["modules/left/.#x.py", "modules/left/._x.py"], "import modules.right(")
     ),
-    "a mark of byte order": edit("", "modules/left/storage.py", ('"""Bytes."""', '\ufeff"""Bytes."""')),
+    "a byte order mark": edit("", "modules/left/storage.py", ('"""Bytes."""', '\ufeff"""Bytes."""')),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ODD)
-def test_what_is_only_odd_is_read_like_everything(copy: Path, case: str) -> None:
+def test_unusual_code_is_read(copy: Path, case: str) -> None:
     with applied(copy, ODD[case]):
         done = check(copy)
     assert (done.returncode, done.stdout) == (0, "No boundary violations found.\n"), done.stderr
@@ -151,7 +149,7 @@ more = APIRouter()
 
 @more.get("/{it}/open")
 async def read_open(it: int) -> int:
-    """Nested, so that only the assembled router knows."""
+    """Read it: a nested route, which only the assembled router shows."""
     return it
 
 
@@ -160,7 +158,7 @@ router.include_router(more)
 
 
 @pytest.mark.slow
-def test_a_route_that_does_not_say_who_may_ask_it_is_found_at_its_handler(copy: Path) -> None:
+def test_a_route_without_a_policy_is_found_at_its_handler(copy: Path) -> None:
     router = copy / "modules/left/router.py"
     router.write_text(router.read_text() + MORE)
     line = router.read_text().splitlines().index('@more.get("/{it}/open")') + 1
@@ -172,7 +170,7 @@ def test_a_route_that_does_not_say_who_may_ask_it_is_found_at_its_handler(copy: 
 
 
 @pytest.mark.slow
-def test_a_route_without_a_policy_is_found_in_the_run_that_finds_something_else(copy: Path) -> None:
+def test_a_route_without_a_policy_is_found_beside_other_findings(copy: Path) -> None:
     router = copy / "modules/left/router.py"
     router.write_text(router.read_text() + MORE)
     with applied(copy, edit("", "modules/left/service.py", "import modules.right.models")):
@@ -181,21 +179,21 @@ def test_a_route_without_a_policy_is_found_in_the_run_that_finds_something_else(
 
 
 @pytest.mark.slow
-def test_a_configuration_that_is_gone_ends_with_2(copy: Path) -> None:
+def test_a_missing_importlinter_ini_exits_with_2(copy: Path) -> None:
     (copy / "importlinter.ini").unlink()
     done = check(copy)
     assert done.returncode == 2
     assert "There is no importlinter.ini" in done.stdout
 
 
-def test_outside_a_project_it_ends_with_2(tmp_path: Path) -> None:
+def test_outside_a_project_it_exits_with_2(tmp_path: Path) -> None:
     done = check(tmp_path)
     assert done.returncode == 2
     assert "is not in a project" in done.stderr
 
 
 @pytest.mark.slow
-def test_it_is_the_copy_that_is_judged(copy: Path, root: Path) -> None:
+def test_modules_of_another_project_on_the_path_are_refused(copy: Path, root: Path) -> None:
     """With the modules of another project first on the path, import-linter would judge those."""
     done = check(copy, PYTHONPATH=os.pathsep.join(map(str, (root, copy))))
     assert done.returncode == 2
@@ -203,7 +201,7 @@ def test_it_is_the_copy_that_is_judged(copy: Path, root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_ledger_accepts_what_is_there_and_nothing_more(copy: Path) -> None:
+def test_the_ledger_accepts_the_current_findings_only(copy: Path) -> None:
     debt = edit("", "modules/left/service.py", "import modules.right.models")
     with applied(copy, debt):
         assert "1 accepted finding(s)" in check(copy, "--baseline").stderr

@@ -1,4 +1,4 @@
-"""What the checks find of the hostile set, and that nothing valid is refused."""
+"""The checks find every form of the hostile set, and refuse no valid form."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ OWNERS = {"rights": "right"}
 
 
 def names_right(text: str) -> bool:
-    """Whether a text of the module `left` is refused."""
+    """Return whether a text of the module `left` is refused."""
     named = sql.tables(text)
     return any(
         schema == "right" or (schema in {None, "unknown_"} and table == "rights") for schema, table in named
@@ -38,7 +38,7 @@ _MIGRATION = "import sqlalchemy as sa\nfrom alembic import op\n\n\ndef upgrade()
 
 
 def repository(form: str) -> str:
-    """A file with a form: what stands before `---` at its top, the rest in a function that nobody calls."""
+    """Return a file with a form: the part before `---` at the top, the rest in a function that is never called."""
     top, _, body = form.rpartition("\n---\n")
     lines = body.replace("\n", "\n    ")
     return f"{_HEAD}\n{top}\n\n\ndef entry(session, connection, name):\n    {lines}\n"
@@ -46,7 +46,7 @@ def repository(form: str) -> str:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The files with findings, where each form has a file of its own."""
+    """Return the files with findings. Each form has a file of its own."""
     root = tmp_path_factory.mktemp("hostile")
     files = {"modules/__init__.py": "", **base.base()}
     del files["modules/left/repository.py"]
@@ -88,19 +88,19 @@ def test_a_valid_migration_is_not_refused(found: set[str], number: int) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(UNREADABLE)))
-def test_what_reading_cannot_see_is_what_the_documentation_lists(found: set[str], number: int) -> None:
+def test_the_documentation_lists_what_the_checks_cannot_read(found: set[str], number: int) -> None:
     assert f"modules/left/repository/unreadable_{number}.py" not in found
-    page = (Path(__file__).parents[3] / "docs/boundaries.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/boundaries-data.md").read_text()
     assert list(UNREADABLE)[number] in " ".join(page.split())
 
 
-def test_a_file_of_sql_is_read(found: set[str]) -> None:
+def test_a_sql_file_is_read(found: set[str]) -> None:
     assert "migrations/left/sql/right.sql" in found
 
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The files of which the rule contract-only has found something, where each form has a file of its own."""
+    """Return the files with findings of the rule contract-only. Each form has a file of its own."""
     root = tmp_path_factory.mktemp("imports")
     files = {"modules/__init__.py": "", **base.base()}
     for kind, forms in {"hostile": by_name.HOSTILE, "valid": by_name.VALID}.items():

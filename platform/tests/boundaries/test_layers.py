@@ -55,7 +55,7 @@ def test_a_finding_names_the_layers_and_where_the_shared_part_belongs(
 
 
 @pytest.mark.parametrize("layer", [layer for layer in LAYERS if len(layer) > 1])
-def test_every_layer_of_several_files_says_where_they_put_what_they_share(layer: tuple[str, ...]) -> None:
+def test_every_layer_of_several_files_has_a_place_for_their_shared_part(layer: tuple[str, ...]) -> None:
     found = between(LAYERS, f"modules.left.{layer[0]}", f"modules.left.{layer[1]}")
     assert found is not None
     assert "from above." not in found[1]
@@ -64,5 +64,5 @@ def test_every_layer_of_several_files_says_where_they_put_what_they_share(layer:
 @pytest.mark.parametrize(
     "names", [("modules.left.words", "modules.left.router"), ("modules.a.models", "modules.b.router")]
 )
-def test_other_imports_are_not_between_two_layers(names: tuple[str, str]) -> None:
+def test_other_imports_are_not_between_layers(names: tuple[str, str]) -> None:
     assert between(LAYERS, *names) is None

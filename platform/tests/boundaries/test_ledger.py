@@ -1,4 +1,4 @@
-"""The ledger of accepted findings: it shrinks, and nothing slips in."""
+"""The ledger of accepted findings may only shrink."""
 
 import json
 import subprocess
@@ -32,22 +32,22 @@ def commit(root: Path) -> None:
         subprocess.run(["git", *command], cwd=root, check=True)
 
 
-def test_without_a_ledger_everything_is_new(project: Project) -> None:
+def test_without_a_ledger_every_finding_is_new(project: Project) -> None:
     assert ledger.apply(project.root, [finding()]) == [finding()]
 
 
-def test_what_was_accepted_is_silent_wherever_the_line_has_moved(project: Project) -> None:
+def test_an_accepted_finding_stays_accepted_when_its_line_moves(project: Project) -> None:
     assert ledger.write(project, [finding(1), finding(5)]) == (2, [])
     assert ledger.apply(project.root, [finding(70), finding(80)]) == []
 
 
-def test_a_new_finding_fails_beside_the_accepted(project: Project) -> None:
+def test_a_new_finding_beside_an_accepted_one_is_reported(project: Project) -> None:
     ledger.write(project, [finding()])
     new = finding(why="It reaches elsewhere.")
     assert ledger.apply(project.root, [finding(), new]) == [new]
 
 
-def test_the_same_once_more_is_new(project: Project) -> None:
+def test_a_second_occurrence_of_an_accepted_finding_is_new(project: Project) -> None:
     ledger.write(project, [finding(1)])
     assert ledger.apply(project.root, [finding(1), finding(9)]) == [finding(9)]
 
@@ -61,7 +61,7 @@ def test_the_ledger_names_the_owner_of_each(project: Project) -> None:
     ]
 
 
-def test_a_paid_debt_must_be_struck_out(project: Project) -> None:
+def test_an_entry_without_a_finding_must_be_removed(project: Project) -> None:
     ledger.write(project, [finding(), finding(why="Other.")])
     [stale] = ledger.apply(project.root, [finding()])
     assert (stale.rule, stale.path) == ("ledger", ledger.FILE)
@@ -69,14 +69,14 @@ def test_a_paid_debt_must_be_struck_out(project: Project) -> None:
     assert ledger.apply(project.root, [finding()]) == []
 
 
-def test_writing_again_accepts_nothing_new(project: Project) -> None:
+def test_writing_the_ledger_again_accepts_no_new_finding(project: Project) -> None:
     ledger.write(project, [finding()])
     new = finding(why="It reaches elsewhere.")
     assert ledger.write(project, [finding(), new]) == (1, [new])
     assert ledger.apply(project.root, [finding(), new]) == [new]
 
 
-def test_a_ledger_that_was_lengthened_by_hand_is_a_finding(project: Project) -> None:
+def test_an_entry_added_by_hand_is_a_finding(project: Project) -> None:
     ledger.write(project, [finding()])
     commit(project.root)
     (project.root / ledger.FILE).unlink()
@@ -85,7 +85,7 @@ def test_a_ledger_that_was_lengthened_by_hand_is_a_finding(project: Project) -> 
     assert "grown by 1" in grown.why
 
 
-def test_it_may_not_have_grown_since_the_revision_that_is_named(project: Project) -> None:
+def test_the_ledger_may_not_grow_after_a_named_revision(project: Project) -> None:
     ledger.write(project, [finding()])
     commit(project.root)
     (project.root / ledger.FILE).unlink()
@@ -96,7 +96,7 @@ def test_it_may_not_have_grown_since_the_revision_that_is_named(project: Project
     assert "grown" in grown.why
 
 
-def test_a_broken_ledger_says_so(project: Project) -> None:
+def test_an_unreadable_ledger_is_an_error(project: Project) -> None:
     (project.root / ledger.FILE).write_text("<<<<<<< HEAD")
     with pytest.raises(ledger.LedgerError, match=r"boundaries\.ledger\.json cannot be read"):
         ledger.apply(project.root, [])

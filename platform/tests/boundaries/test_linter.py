@@ -1,4 +1,4 @@
-"""The boundary checks rely on what import-linter and other libraries promise, and never on private names."""
+"""The boundary checks use no private names of libraries."""
 
 import sys
 import tomllib
@@ -22,7 +22,7 @@ DISTRIBUTIONS = packages_distributions()
 
 
 def private_names(root: Path, folder: str) -> Iterator[str]:
-    """The private names of libraries that the files of a folder use by import: `starlette._utils.get_route_path`."""
+    """Return the private names of libraries that the files of a folder import, as `starlette._utils.get_route_path`."""
     for path in sorted((root / folder).rglob("*.py")):
         dotted = ".".join(path.relative_to(root / "platform").with_suffix("").parts)
         source = Source(path.relative_to(root).as_posix(), dotted, path.read_bytes())
@@ -49,7 +49,7 @@ def test_a_library_of_which_the_kernel_uses_a_private_name_has_an_upper_bound(ro
 
 
 class Silent(ForbiddenContract):
-    """A contract that is broken and does not say where, as if a new version of import-linter said it in other words."""
+    """A broken contract that does not report where, as a new version of import-linter might do."""
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         return ContractCheck(kept=False, metadata={"in_other_words": [1]})

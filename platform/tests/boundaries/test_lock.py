@@ -1,4 +1,4 @@
-"""What breaks code that relies on a contract, and what does not."""
+"""Changes of a contract that break its callers or subscribers, and changes that do not."""
 
 import json
 import sys
@@ -79,7 +79,7 @@ def make(tmp_path: Path) -> Make:
 
 @pytest.fixture
 def describe(monkeypatch: pytest.MonkeyPatch) -> Describe:
-    """Describe a contract in this process, which is faster than in one of its own."""
+    """Describe a contract in this process, which is faster than in another."""
 
     def described(contract: str) -> Mapping[str, Any]:
         module = ModuleType("modules.things.contract")
@@ -103,8 +103,8 @@ BREAKING = {
     "a method is renamed": ("async def find", "async def search"),
     "a parameter is gone": (", page: int = 1", ""),
     "a parameter is renamed": ("thing_id: int, colour", "id: int, colour"),
-    "a parameter is new and demanded": ("get(self, thing_id: int)", "get(self, thing_id: int, deep: bool)"),
-    "a parameter is demanded now": ("page: int = 1", "page: int"),
+    "a parameter is new and required": ("get(self, thing_id: int)", "get(self, thing_id: int, deep: bool)"),
+    "a parameter is required now": ("page: int = 1", "page: int"),
     "a parameter is by name only now": ("query: Query, page", "query: Query, *, page"),
     "parameters change places": (
         'thing_id: int, colour: Literal["red", "blue"]',
@@ -123,13 +123,13 @@ BREAKING = {
     "a field of an answer is wider": ("    id: int\n    name", "    id: float\n    name"),
     "a field of an argument takes less": ("    words: str\n", "    words: Annotated[str, Field(max_length=9)]\n"),
     "a limit by Field": ("    words: str\n", "    words: str = Field(max_length=9)\n"),
-    "a field of an argument is demanded": ("limit: int = 10", "limit: int"),
-    "a field of an argument is new and demanded": ("    words: str\n", "    words: str\n    deep: bool\n"),
+    "a field of an argument is required": ("limit: int = 10", "limit: int"),
+    "a field of an argument is new and required": ("    words: str\n", "    words: str\n    deep: bool\n"),
     "a field of a message is gone": ("(Message):\n    id: int", "(Message):\n    name: str = ''"),
     "a field of a message may be None": ("(Message):\n    id: int", "(Message):\n    id: int | None"),
-    "a field of a message is new and demanded": ("(Message):\n    id: int", "(Message):\n    id: int\n    by: str"),
+    "a field of a message is new and required": ("(Message):\n    id: int", "(Message):\n    id: int\n    by: str"),
     "a message is renamed": ("class Deleted", "class Removed"),
-    "an answer may have a colour that nobody knows": ('    RED = "red"\n', '    RED = "red"\n    GREEN = "green"\n'),
+    "an answer may have an unknown colour": ('    RED = "red"\n', '    RED = "red"\n    GREEN = "green"\n'),
     "a parameter is by place only now": ("page: int = 1)", "page: int = 1, /)"),
     "an optional parameter stands before another": ("page: int = 1", "deep: bool = False, page: int = 1"),
     "a colour is written otherwise": ('RED = "red"', 'RED = "rouge"'),
@@ -391,7 +391,7 @@ def test_a_class_that_breaks_needs_a_new_version_of_the_contract(describe: Descr
 
 
 @pytest.mark.parametrize("change", COMPATIBLE_CLASSES)
-def test_a_class_that_only_goes_one_way_may_change_that_way(describe: Describe, change: str) -> None:
+def test_a_class_may_change_in_the_direction_in_which_it_is_sent(describe: Describe, change: str) -> None:
     before, after, way = COMPATIBLE_CLASSES[change]
     old = describe(with_class(before, way))
     assert not only(lock.compare(old, describe(with_class(after, way)))).broken
@@ -401,20 +401,20 @@ def test_a_class_that_only_goes_one_way_may_change_that_way(describe: Describe, 
 
 @pytest.mark.parametrize("change", THE_SAME_CLASSES)
 @pytest.mark.parametrize("way", ["in", "out"])
-def test_two_ways_to_write_a_class_are_one(describe: Describe, change: str, way: str) -> None:
+def test_two_ways_to_write_a_class_are_equal(describe: Describe, change: str, way: str) -> None:
     before, after = THE_SAME_CLASSES[change]
     assert lock.as_json(describe(with_class(before, way))) == lock.as_json(describe(with_class(after, way)))
 
 
 @pytest.mark.parametrize("change", COMPATIBLE)
-def test_a_compatible_change_needs_only_to_be_locked(describe: Describe, change: str) -> None:
+def test_a_compatible_change_only_needs_a_new_lock(describe: Describe, change: str) -> None:
     found = lock.compare(describe(CONTRACT), describe(changed(*COMPATIBLE[change])))
     assert found
     assert not [changes.broken for changes in found.values() if changes.broken], found
 
 
 @pytest.mark.parametrize("change", THE_SAME)
-def test_what_says_the_same_is_no_change(describe: Describe, change: str) -> None:
+def test_an_equivalent_contract_is_no_change(describe: Describe, change: str) -> None:
     before, after = describe(CONTRACT), describe(changed(*THE_SAME[change]))
     assert lock.compare(before, after) == {}
 
@@ -431,7 +431,7 @@ def test_with_a_new_version_a_breaking_change_may_be_locked(describe: Describe) 
     assert only(lock.compare(raised, before)).broken[0] == "its version went down from 2 to 1"
 
 
-def test_a_raised_message_must_read_what_is_stored(make: Make) -> None:
+def test_a_new_version_of_a_message_must_read_stored_rows(make: Make) -> None:
     raised = CONTRACT.replace("class Deleted(Message)", "class Deleted(Message, version=3)")
     project = make(
         raised + "from kernel.ext.messaging import upcast\n@upcast(Deleted, from_version=2)\ndef two(p): return p\n"
@@ -469,7 +469,7 @@ def test_a_contract_that_ends_its_process_is_reported(make: Make) -> None:
     assert "ended the process with exit code 3" in found.why
 
 
-def test_a_value_that_breaks_names_each_contract_that_hands_it_out(make: Make) -> None:
+def test_a_breaking_value_is_reported_for_each_contract_that_uses_it(make: Make) -> None:
     lock.write(make(CONTRACT))
     [found] = lock.check(make(changed("    name: str\n", "")))
     assert (found.path, found.rule) == ("modules/things/contract.py", "contract-lock")
@@ -478,7 +478,7 @@ def test_a_value_that_breaks_names_each_contract_that_hands_it_out(make: Make) -
     assert "version=2" in found.instead
 
 
-def test_what_breaks_is_not_locked_and_what_does_not_is(make: Make) -> None:
+def test_only_a_compatible_change_is_locked(make: Make) -> None:
     lock.write(make(CONTRACT))
     with pytest.raises(lock.LockError, match="Nothing was locked"):
         lock.write(make(changed("    name: str\n", "")))
@@ -490,7 +490,7 @@ def test_what_breaks_is_not_locked_and_what_does_not_is(make: Make) -> None:
     assert list(lock.check(project)) == []
 
 
-def test_a_contract_may_be_dropped_when_that_is_said(make: Make) -> None:
+def test_a_contract_can_be_dropped_with_the_option(make: Make) -> None:
     lock.write(make(CONTRACT))
     project = make(CONTRACT.partition("class Things")[0])
     with pytest.raises(lock.LockError, match="--drop"):
@@ -529,13 +529,13 @@ def test_a_key_that_a_merge_left_twice_is_a_finding(make: Make) -> None:
     assert "'Things' is there twice" in found.why
 
 
-def test_a_lock_of_another_format_is_not_taken_for_the_same(describe: Describe) -> None:
+def test_a_lock_of_another_format_is_a_difference(describe: Describe) -> None:
     new = describe(CONTRACT)
     old = {name: one | {"format": 1} for name, one in new.items()}
     assert all("delete the lock" in changes.broken[0] for changes in lock.compare(old, new).values())
 
 
-def test_deleting_the_whole_contract_of_a_module_needs_to_be_said(make: Make) -> None:
+def test_deleting_the_whole_contract_of_a_module_needs_the_option(make: Make) -> None:
     lock.write(make(CONTRACT))
     project = make("")
     found = list(lock.check(project))
@@ -549,7 +549,7 @@ def test_deleting_the_whole_contract_of_a_module_needs_to_be_said(make: Make) ->
 ASKS = "import modules.other.contract as other\n\nclass Things(Contract):\n    async def get(self) -> other.Info: ...\n"
 
 
-def test_a_value_of_another_module_is_locked_with_the_contract_that_hands_it_out(make: Make) -> None:
+def test_a_value_of_another_module_is_locked_with_the_contract_that_uses_it(make: Make) -> None:
     make("class Info(BaseModel):\n    id: int\n", "other")
     lock.write(make(ASKS))
     make("class Info(BaseModel):\n    name: str\n", "other")
@@ -571,11 +571,11 @@ def test_the_difference_is_explained_member_by_member(make: Make) -> None:
     assert raised[-1].endswith("(breaking, and its version was raised)")
 
 
-def test_what_was_never_locked_is_a_finding(make: Make) -> None:
+def test_a_contract_without_a_lock_is_a_finding(make: Make) -> None:
     assert {"things.Things", "things.Deleted"} == {one.why.split()[0] for one in lock.check(make(CONTRACT))}
 
 
-def test_the_lock_is_the_same_whatever_the_order_of_the_classes(make: Make) -> None:
+def test_the_lock_does_not_depend_on_the_order_of_the_classes(make: Make) -> None:
     project = make(CONTRACT)
     lock.write(project)
     text = lock.place(project.root, "things").read_text()

@@ -1,4 +1,4 @@
-"""Two branches that each add a module, or each change one, merge without a conflict: with real git branches."""
+"""Branches that each add or change a module merge without a conflict, in a real git repository."""
 
 import shutil
 import subprocess
@@ -29,7 +29,7 @@ def git(root: Path, *command: str) -> str:
 
 
 def add(root: Path, module: str, contract: str = CONTRACT) -> None:
-    """Add or change a module as its team does: write it, lock its contract, write CODEOWNERS, commit."""
+    """Write a module, lock its contract, write CODEOWNERS, and commit."""
     folder = root / "modules" / module
     folder.mkdir(parents=True, exist_ok=True)
     (root / "modules/__init__.py").touch()
@@ -50,7 +50,7 @@ def add(root: Path, module: str, contract: str = CONTRACT) -> None:
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with two modules and this project's .gitattributes."""
+    """Return a repository with two modules and the .gitattributes of this project."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
         monkeypatch.delenv(name, raising=False)
@@ -71,7 +71,7 @@ def findings(root: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("one", "other"), [("mail", "maps"), ("maps", "mail"), ("accounts", "zones"), ("a", "orders2")]
 )
-def test_branches_that_each_add_a_module_merge_and_nothing_is_left_to_do(project: Path, one: str, other: str) -> None:
+def test_branches_that_each_add_a_module_merge_without_findings(project: Path, one: str, other: str) -> None:
     for module in (one, other):
         git(project, "checkout", "-q", "-b", module, "main")
         add(project, module)

@@ -1,4 +1,4 @@
-"""Models, migrations and routers are judged by what the libraries say of them once they are imported."""
+"""Models, migrations and routers are imported, and checked by what the libraries know of them."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from kernel.ext.boundaries.violations import Case, base, edit
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A project of two modules, in which nothing is found."""
+    """Return a project of two modules without findings."""
     for path, text in {"modules/__init__.py": "", **base.base()}.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -34,7 +34,7 @@ UNIMPORTABLE = {
     "models that raise": ('raise LookupError("no such table")', "LookupError: no such table"),
     "models that end the process": ("import os\nos._exit(7)", "ended the process with exit code 7"),
     "models that exit": ("raise SystemExit(3)", "SystemExit: 3"),
-    "models with a mapping that cannot be": (
+    "models with an invalid mapping": (
         'class A(Base):\n    __tablename__ = "a"\n',
         "could not assemble any primary key columns",
     ),
@@ -51,7 +51,7 @@ def test_models_that_cannot_be_imported_are_a_finding_with_its_reason(copy: Path
 
 STATEMENTS_OF_MIGRATIONS = {
     "a text file": 'op.execute(__import__("pathlib").Path(__file__).with_name("more.sql").read_text())',
-    "a name that is computed": 'op.execute("DROP TABLE " + "".join(chr(n) for n in b"rights"))',
+    "a computed name": 'op.execute("DROP TABLE " + "".join(chr(n) for n in b"rights"))',
     "a loop": 'for side in ("right",):\n        op.drop_column(f"{side}s", "id")',
     "a connection": 'op.get_bind().execute(sa.text("".join(["DELETE FROM ", "rig", "hts"])))',
     "after a query for rows": 'list(op.get_bind().execute(sa.text("SELECT 1")))\n    op.drop_table("rig" + "hts")',
@@ -60,7 +60,7 @@ STATEMENTS_OF_MIGRATIONS = {
 
 
 @pytest.mark.parametrize("case", STATEMENTS_OF_MIGRATIONS)
-def test_what_a_migration_sends_is_found_however_it_is_written(copy: Path, case: str) -> None:
+def test_a_statement_of_a_migration_is_found_however_it_is_written(copy: Path, case: str) -> None:
     last = '    op.drop_table("lefts")'
     changed = f"{last}\n    {STATEMENTS_OF_MIGRATIONS[case]}"
     files = {"migrations/left/0001_first.py": (last, changed), "migrations/left/more.sql": "TRUNCATE rights"}

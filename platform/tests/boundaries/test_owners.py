@@ -1,4 +1,4 @@
-"""CODEOWNERS from the manifests."""
+"""CODEOWNERS, written from the manifests."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,20 +30,20 @@ def write(project: Project) -> str:
     return path.read_text()
 
 
-def test_it_names_the_team_of_each_folder(make: Make) -> None:
+def test_every_folder_has_the_team_of_its_module(make: Make) -> None:
     text = write(make('owner="left-team"'))
     assert "/modules/left/ @left-team\n/migrations/left/ @left-team\n" in text
     assert "tests/modules/left" not in text  # there is no such folder
 
 
-def test_once_written_it_agrees_until_an_owner_changes(make: Make) -> None:
+def test_the_written_file_matches_until_an_owner_changes(make: Make) -> None:
     write(make('owner="left-team"'))
     assert list(owners.check(make('owner="left-team"'))) == []
     [found] = owners.check(make('owner="right-team"'))
     assert (found.path, found.rule) == (".github/CODEOWNERS", "owned")
 
 
-def test_what_people_wrote_around_it_stays(make: Make) -> None:
+def test_other_lines_stay(make: Make) -> None:
     project = make('owner="left-team"')
     path = project.root / "CODEOWNERS"
     path.write_text("*.md @writers\n")
@@ -56,7 +56,7 @@ def test_what_people_wrote_around_it_stays(make: Make) -> None:
     assert "@left-team" not in text
 
 
-def test_the_forge_may_call_the_teams_otherwise(make: Make) -> None:
+def test_team_names_can_be_mapped_to_the_forge(make: Make) -> None:
     project = make('owner="left-team"')
     (project.root / "pyproject.toml").write_text('[tool.kernel.boundaries]\nteam = "@acme/{}"\n')
     assert "/modules/left/ @acme/left-team" in owners.written(project)

@@ -1,4 +1,4 @@
-"""Which tests run for which change: in a repository of its own, with real commits."""
+"""The tests that `kernel test` selects for a change, in a real git repository."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from kernel.ext.boundaries.commands import PytestCommand, run
 from kernel.ext.boundaries.git import Git, GitError
 from kernel.ext.boundaries.scope import ScopeError, Selection, select
 
-CONTRACT = '''"""What others may ask."""
+CONTRACT = '''"""The contract."""
 
 from kernel import Contract
 from modules.images.units import Pixels
@@ -72,7 +72,7 @@ def write(root: Path, path: str, text: str | None) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_configuration_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither this user's git configuration nor the repository of a hook that runs these tests."""
+    """Ignore the git configuration of the user, and the repository of a hook that runs these tests."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
         monkeypatch.delenv(name, raising=False)
@@ -80,13 +80,13 @@ def _no_configuration_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A project with three modules, all of it committed on main."""
+    """Return a project with three modules, committed on main."""
     root = tmp_path / "shop"
     for path, text in FILES.items():
         write(root, path, text)
     git(root, "init", "-q", "-b", "main")
-    git(root, "config", "user.name", "Somebody")
-    git(root, "config", "user.email", "somebody@example.org")
+    git(root, "config", "user.name", "Test")
+    git(root, "config", "user.email", "test@example.org")
     commit(root, "first")
     return root
 
@@ -143,21 +143,21 @@ def test_a_file_of_a_module_selects_the_module(shop: Path, path: str, selected: 
         "Makefile",
     ],
 )
-def test_a_file_of_nobody_selects_everything(shop: Path, path: str) -> None:
+def test_a_file_outside_the_modules_selects_everything(shop: Path, path: str) -> None:
     write(shop, path, "# changed\n")
     selection = changed(shop)
     assert selection.everything == f"{path} changed"
     assert f"everything  {path} changed" in list(selection.lines())
 
 
-def test_nothing_changed_selects_the_boundary_rules_and_says_what_with(shop: Path) -> None:
+def test_without_a_change_only_the_boundary_checks_are_selected(shop: Path) -> None:
     selection = changed(shop)
     assert folders(selection) == ["boundaries"]
     head = git(shop, "rev-parse", "HEAD")
     assert list(selection.lines()) == [f"boundaries  always (compared with {head[:9]})"]
 
 
-def test_deleted_and_renamed_files_count_where_they_were_and_where_they_are(shop: Path) -> None:
+def test_deleted_and_renamed_files_count_for_their_old_and_new_place(shop: Path) -> None:
     write(shop, "modules/health/router.py", "A = 1\n" * 20)
     commit(shop)
     git(shop, "mv", "modules/health/router.py", "modules/events/words.py")
@@ -168,7 +168,7 @@ def test_deleted_and_renamed_files_count_where_they_were_and_where_they_are(shop
 
 
 @pytest.mark.parametrize("is_staged", [True, False])
-def test_what_is_staged_counts_and_what_is_not(shop: Path, is_staged: bool) -> None:
+def test_staged_and_unstaged_changes_count(shop: Path, is_staged: bool) -> None:
     write(shop, "modules/events/router.py", "A = 1\n")
     write(shop, "modules/häuser/module.py", "")
     if is_staged:
@@ -176,7 +176,7 @@ def test_what_is_staged_counts_and_what_is_not(shop: Path, is_staged: bool) -> N
     assert changed(shop).modules.keys() == {"events", "häuser"}
 
 
-def test_a_module_without_tests_is_named_as_such(shop: Path) -> None:
+def test_a_module_without_tests_is_reported(shop: Path) -> None:
     write(shop, "modules/shop/module.py", FILES["modules/health/module.py"])
     selection = changed(shop)
     assert folders(selection) == ["boundaries"]
@@ -218,7 +218,7 @@ def test_tests_that_import_a_changed_helper_run(shop: Path, importer: str, text:
     assert any(line.endswith(reason) for line in selection.lines())
 
 
-def test_tests_that_import_a_changed_helper_by_way_of_another_run(shop: Path) -> None:
+def test_tests_that_import_a_changed_helper_through_another_run(shop: Path) -> None:
     write(shop, HELPER, "def start(): ...\n")
     write(shop, "tests/faults/between.py", "from tests.modules.events.processes import start\n")
     write(shop, "tests/modules/images/test_more.py", "from tests.faults.between import start\n")
@@ -253,7 +253,7 @@ def test_a_failure_of_a_test_that_imports_a_changed_helper_was_not_skipped(
 # Contracts
 
 
-def test_a_changed_contract_selects_those_who_depend_on_it(shop: Path) -> None:
+def test_a_changed_contract_selects_the_modules_that_depend_on_it(shop: Path) -> None:
     write(shop, "modules/images/contract.py", CONTRACT.replace("image_id: int", "image_id: str"))
     selection = changed(shop)
     assert folders(selection) == ["boundaries", "events", "images"]
@@ -271,13 +271,13 @@ def test_a_changed_contract_selects_those_who_depend_on_it(shop: Path) -> None:
     ],
     ids=["a docstring", "no docstring", "a comment", "layout"],
 )
-def test_words_and_layout_do_not_change_a_contract(shop: Path, contract: str) -> None:
+def test_docstrings_comments_and_layout_do_not_change_a_contract(shop: Path, contract: str) -> None:
     assert contract != CONTRACT
     write(shop, "modules/images/contract.py", contract)
     assert folders(changed(shop)) == ["boundaries", "images"]
 
 
-def test_what_a_contract_imports_of_its_module_belongs_to_it(shop: Path) -> None:
+def test_files_that_a_contract_imports_belong_to_it(shop: Path) -> None:
     write(shop, "modules/images/units.py", "Pixels = str\n")
     assert folders(changed(shop)) == ["boundaries", "events", "images"]
 
@@ -302,7 +302,7 @@ def test_a_contract_that_cannot_be_parsed_has_changed(shop: Path) -> None:
         commit(shop)
 
 
-def test_a_deleted_module_selects_those_who_depend_on_it(shop: Path) -> None:
+def test_a_deleted_module_selects_the_modules_that_depend_on_it(shop: Path) -> None:
     git(shop, "rm", "-r", "-q", "modules/images", "tests/modules/images")
     selection = changed(shop)
     assert folders(selection) == ["boundaries", "events"]
@@ -323,7 +323,7 @@ def test_dependencies_that_cannot_be_read_count_as_all(shop: Path, manifest: str
 # Named modules
 
 
-def test_a_named_module_runs_and_other_changes_do_not_matter(shop: Path) -> None:
+def test_a_named_module_runs_without_other_changed_modules(shop: Path) -> None:
     write(shop, "platform/kernel/application.py", "A = 1\n")
     write(shop, "modules/health/router.py", "A = 1\n")
     assert folders(select(shop, ["images"], by_change=False)) == ["boundaries", "images"]
@@ -336,7 +336,7 @@ def test_named_and_changed_modules_add_up(shop: Path) -> None:
     assert folders(select(shop, ["images"], by_change=True)) == ["boundaries", "health", "images"]
 
 
-def test_an_unknown_module_is_refused_with_the_one_that_was_meant(shop: Path) -> None:
+def test_an_unknown_module_is_refused_with_a_suggestion(shop: Path) -> None:
     with pytest.raises(ScopeError, match=r"There is no module event\. Did you mean events\?"):
         select(shop, ["event"], by_change=False)
     with pytest.raises(ScopeError, match=r"There is no module xyz\. There are: events, health, images\."):
@@ -346,7 +346,7 @@ def test_an_unknown_module_is_refused_with_the_one_that_was_meant(shop: Path) ->
 # What it is compared with
 
 
-def test_a_branch_is_compared_with_where_it_left_main(shop: Path) -> None:
+def test_a_branch_is_compared_with_its_start(shop: Path) -> None:
     start = git(shop, "rev-parse", "HEAD")
     git(shop, "checkout", "-q", "-b", "topic")
     write(shop, "modules/events/router.py", "A = 1\n")
@@ -362,8 +362,8 @@ def test_a_branch_is_compared_with_where_it_left_main(shop: Path) -> None:
 def test_main_is_compared_with_its_last_commit(shop: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     git(tmp_path, "clone", "-q", str(shop), str(copy))
-    git(copy, "config", "user.name", "Somebody")
-    git(copy, "config", "user.email", "somebody@example.org")
+    git(copy, "config", "user.name", "Test")
+    git(copy, "config", "user.email", "test@example.org")
     write(copy, "modules/events/router.py", "A = 1\n")
     commit(copy)
     assert folders(changed(copy)) == ["boundaries"]
@@ -372,7 +372,7 @@ def test_main_is_compared_with_its_last_commit(shop: Path, tmp_path: Path) -> No
     assert folders(changed(copy)) == ["boundaries", "events"], "a branch is compared with what all have"
 
 
-def test_a_main_branch_of_another_name_is_known_from_its_origin(shop: Path, tmp_path: Path) -> None:
+def test_a_main_branch_of_another_name_is_found_by_its_origin(shop: Path, tmp_path: Path) -> None:
     git(shop, "branch", "-q", "-m", "main", "trunk")
     git(tmp_path, "clone", "-q", str(shop), str(tmp_path / "copy"))
     assert Git(tmp_path / "copy").base() == git(shop, "rev-parse", "HEAD")
@@ -382,8 +382,8 @@ def test_a_main_branch_of_another_name_is_known_from_its_origin(shop: Path, tmp_
 
 def test_a_project_may_be_a_folder_of_a_repository(tmp_path: Path, shop: Path) -> None:
     git(tmp_path, "init", "-q", "-b", "main")
-    git(tmp_path, "config", "user.name", "Somebody")
-    git(tmp_path, "config", "user.email", "somebody@example.org")
+    git(tmp_path, "config", "user.name", "Test")
+    git(tmp_path, "config", "user.email", "test@example.org")
     (shop / ".git").rename(tmp_path / "old.git")
     (tmp_path / ".gitignore").write_text("old.git\n")
     commit(tmp_path)
@@ -396,12 +396,12 @@ def test_a_project_may_be_a_folder_of_a_repository(tmp_path: Path, shop: Path) -
 
 
 @pytest.mark.parametrize("revision", ["nonsense", "HEAD~9", "--since=yesterday", "HEAD:README.md"])
-def test_a_revision_that_is_none_is_refused(shop: Path, revision: str) -> None:
+def test_an_unknown_revision_is_refused(shop: Path, revision: str) -> None:
     with pytest.raises(GitError, match=f"Git knows no commit {revision}"):
         changed(shop, revision)
 
 
-def test_without_a_repository_a_commit_or_a_common_one_it_says_so(tmp_path: Path, shop: Path) -> None:
+def test_without_a_repository_or_a_common_commit_it_is_refused(tmp_path: Path, shop: Path) -> None:
     with pytest.raises(GitError, match="is in no git repository"):
         changed(tmp_path)
     git(tmp_path, "init", "-q", "empty")
@@ -413,7 +413,7 @@ def test_without_a_repository_a_commit_or_a_common_one_it_says_so(tmp_path: Path
         changed(shop)
 
 
-def test_without_git_it_says_so(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_it_is_refused(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(shop))
     with pytest.raises(GitError, match="Git is not installed"):
         changed(shop)
@@ -448,7 +448,7 @@ def kernel_test(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("check", "fails", "status"), [(0, False, 0), (1, False, 1), (0, True, 1), (2, True, 1)])
-def test_the_boundary_rules_run_first_and_both_must_hold(
+def test_the_boundary_checks_run_first_and_both_must_pass(
     shop: Path, capfd: pytest.CaptureFixture[str], check: int, fails: bool, status: int
 ) -> None:
     write(shop, "modules/events/router.py", "A = 1\n")
@@ -461,19 +461,19 @@ def test_the_boundary_rules_run_first_and_both_must_hold(
     assert printed.index("boundaries  always") < printed.index("checked") < printed.index("test_events.py")
 
 
-def test_what_was_selected_can_be_listed_without_running(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_selection_can_be_listed_without_running_it(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert kernel_test(shop, "events", only_list=True) == 0
     head = git(shop, "rev-parse", "HEAD")[:9]
     assert capfd.readouterr().out == f"boundaries  always (compared with {head})\nevents      named\n"
 
 
 @pytest.mark.slow
-def test_pytest_gets_what_is_meant_for_it_and_gives_the_exit_code(shop: Path) -> None:
+def test_pytest_gets_its_arguments_and_returns_the_exit_code(shop: Path) -> None:
     assert kernel_test(shop, "events", arguments=("-k", "nothing")) == 5
     assert kernel_test(shop, "events", arguments=("--no-such-option",)) == 4
 
 
-def test_what_cannot_be_said_is_exit_code_2(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_selection_is_exit_code_2(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert kernel_test(shop, "event") == 2
     assert kernel_test(shop, changed="nonsense") == 2
     assert kernel_test(shop, changed="events") == 2
@@ -483,7 +483,7 @@ def test_what_cannot_be_said_is_exit_code_2(shop: Path, capfd: pytest.CaptureFix
     assert "events is a module. Write: kernel test events --changed" in printed.err
 
 
-def test_no_tests_at_all_are_no_success(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_selection_without_tests_fails(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without paths, pytest would run what it finds."""
     git(shop, "rm", "-r", "-q", "tests/modules/events", "tests/boundaries")
     commit(shop)
@@ -493,7 +493,7 @@ def test_no_tests_at_all_are_no_success(shop: Path, capfd: pytest.CaptureFixture
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [(), ("-n", "2")])
-def test_the_whole_names_the_failures_that_the_selection_would_have_skipped(
+def test_whole_lists_the_failures_that_the_selection_would_have_skipped(
     shop: Path, capfd: pytest.CaptureFixture[str], processes: tuple[str, ...]
 ) -> None:
     failing = "def test_fails() -> None:\n    assert False\n"
@@ -509,7 +509,7 @@ def test_the_whole_names_the_failures_that_the_selection_would_have_skipped(
 
 
 @pytest.mark.slow
-def test_a_whole_without_such_failures_says_nothing_of_them(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_whole_lists_nothing_without_such_failures(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write(shop, "tests/modules/images/test_images.py", "def test_fails() -> None:\n    assert False\n")
     assert kernel_test(shop, whole=True) == 1
     printed = capfd.readouterr().out
@@ -558,7 +558,7 @@ def test_changed_goes_with_and_without_a_revision(
 
 
 @pytest.mark.slow
-def test_without_git_the_whole_runs_nevertheless(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_whole_runs_without_git(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(shop / ".git")
     assert kernel_test(shop, whole=True) == 0
     assert "cannot be said" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""Which tables SQL names: those that it reads or writes, and not what merely has their name."""
+"""Find the tables that SQL reads or writes, and no other use of their names."""
 
 import pytest
 
@@ -28,7 +28,7 @@ BARE = Named(None, "rights")
         ("COPY rights FROM STDIN", BARE),
         ("VACUUM rights", BARE),
         ("EXPLAIN SELECT * FROM rights", BARE),
-        ("GRANT SELECT ON right.rights TO somebody", RIGHT),
+        ("GRANT SELECT ON right.rights TO reader", RIGHT),
         ("CREATE VIEW v AS SELECT * FROM rights", BARE),
         ("CREATE INDEX i ON rights (a)", BARE),
         ("CREATE TABLE lefts (id int REFERENCES rights (id))", BARE),
@@ -91,7 +91,7 @@ def test_a_table_is_named(sql: str, named: Named) -> None:
         "CREATE FUNCTION f(rights int, right lefts) RETURNS int AS $$ begin return right.id; end $$ LANGUAGE plpgsql",
     ],
 )
-def test_the_name_alone_is_no_table(sql: str) -> None:
+def test_another_use_of_the_name_is_not_a_table(sql: str) -> None:
     assert tables(sql).isdisjoint({RIGHT, BARE, Named("right", None)})
 
 
@@ -110,7 +110,7 @@ def test_the_name_alone_is_no_table(sql: str) -> None:
         "with rights as heroes",
     ],
 )
-def test_prose_names_none(prose: str) -> None:
+def test_prose_names_no_table(prose: str) -> None:
     assert not is_statement(prose) or BARE not in tables(prose, is_sql=False)
 
 
@@ -124,15 +124,15 @@ def test_prose_names_none(prose: str) -> None:
         "-- x\ndelete from rights",
     ],
 )
-def test_a_statement_is_told_from_prose(sql: str) -> None:
+def test_a_statement_is_distinguished_from_prose(sql: str) -> None:
     assert is_statement(sql)
 
 
-def test_what_breaks_the_parser_is_read_by_its_tokens() -> None:
+def test_sql_that_breaks_the_parser_is_read_by_its_tokens() -> None:
     assert RIGHT in tables("GRANT 'x' ON right.rights")
 
 
-def test_many_comments_take_no_longer() -> None:
+def test_many_comments_take_no_more_time() -> None:
     assert not is_statement("/**/" * 60 + "!")
 
 
@@ -146,11 +146,11 @@ def test_many_comments_take_no_longer() -> None:
         "SELECT set_config('role', 'right', true)",
     ],
 )
-def test_another_role_is_seen(sql: str) -> None:
+def test_a_change_of_role_is_found(sql: str) -> None:
     assert list(forbidden(sql, "left"))
 
 
-def test_a_column_named_role_is_none() -> None:
+def test_a_column_named_role_is_not_a_role() -> None:
     assert not list(forbidden("UPDATE lefts SET a = 1 WHERE role = 'x'", "left"))
 
 

@@ -1,4 +1,4 @@
-"""What may cross from one module to another, and what may not."""
+"""The types and members that a contract or message may have."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +102,7 @@ def check(tmp_path: Path) -> Check:
     ],
 )
 @pytest.mark.parametrize("place", ["argument", "result", "field"])
-def test_what_cannot_cross_a_wire_is_refused(check: Check, type_: str, place: str) -> None:
+def test_a_type_that_cannot_be_sent_is_refused(check: Check, type_: str, place: str) -> None:
     code = {
         "argument": f"class Things(Contract):\n    async def do(self, it: {type_}) -> int: ...\n",
         "result": f"class Things(Contract):\n    async def do(self) -> {type_}: ...\n",
@@ -196,7 +196,7 @@ def test_plain_values_pass(check: Check, type_: str) -> None:
         "@dataclass\nclass Bag:\n    id: int\n\nclass Gone(Message):\n    bag: Bag\n",
     ],
 )
-def test_contracts_and_messages_that_others_cannot_ask_or_trust_are_refused(check: Check, code: str) -> None:
+def test_an_unusable_contract_or_message_is_refused(check: Check, code: str) -> None:
     assert check(code)
 
 
@@ -220,10 +220,10 @@ def test_contracts_and_messages_that_others_cannot_ask_or_trust_are_refused(chec
         "class Things(Contract):\n    MOST: ClassVar[int] = 5\n    DAY: Final = 60 * 60 * 24\n",
         "class Things(Contract):\n    async def do(self, seconds: int = 60 * 60) -> None: ...\n",
         "class NotThere(ContractError):\n    id: int\n\nclass Gone(NotThere):\n    since: dt.date\n",
-        'class Things(Contract):\n    """Hands out no Thing."""\n',
+        'class Things(Contract):\n    """Returns no Thing."""\n',
     ],
 )
-def test_their_look_alikes_pass(check: Check, code: str) -> None:
+def test_valid_examples_pass(check: Check, code: str) -> None:
     assert check(code) == []
 
 
@@ -241,7 +241,7 @@ def test_a_contract_or_message_outside_contract_py_is_refused(
     assert "not in contract.py" in found.why
 
 
-def test_an_implementation_is_no_contract(check: Check, tmp_path: Path) -> None:
+def test_an_implementation_is_not_a_contract(check: Check, tmp_path: Path) -> None:
     check("class Things(Contract): ...\n")
     code = "from modules.things.contract import Things\n\nclass Answers(Things):\n    def now(self): ...\n"
     (tmp_path / "modules" / "things" / "service.py").write_text(code)
@@ -275,12 +275,12 @@ def test_two_classes_of_one_name_in_a_contract_are_refused(check: Check, tmp_pat
         "class A(BaseModel):\n    it: 'A | None' = None\n",
     ],
 )
-def test_whatever_stands_there_is_judged(check: Check, code: str) -> None:
+def test_every_kind_of_definition_is_checked(check: Check, code: str) -> None:
     for found in check(f"{code}\nclass Things(Contract):\n    async def do(self, it: A) -> A: ...\n"):
         assert found.path == "modules/things/contract.py"
 
 
-def test_a_contract_by_way_of_another_file_is_a_contract(check: Check, tmp_path: Path) -> None:
+def test_a_base_class_from_another_file_makes_a_contract(check: Check, tmp_path: Path) -> None:
     check("")
     folder = tmp_path / "modules" / "things"
     (folder / "base.py").write_text("from kernel import Contract\n\nBase = Contract\n")

@@ -1,7 +1,7 @@
 """Collect the facts that only an import shows, in separate processes.
 
 Each process ends after its answer, so that two projects, or one project before and after a change, never meet in one
-interpreter. Whatever a module does while it is imported cannot harm the checks.
+interpreter. Code that a module runs on import cannot disturb the checks.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What somebody might write to get around the boundary checks, and what only looks like it.
+"""Code that tries to evade the boundary checks, and valid code that resembles it.
 
-The module `left` owns the table `lefts`, the module `right` owns `rights`. Each list is judged by `test_hostile.py`.
+The module `left` owns the table `lefts`, the module `right` owns `rights`. `test_hostile.py` checks each list.
 """

@@ -1,4 +1,4 @@
-"""Imports by name that reach another module, and that do not. What stands before `---` is the top of the file."""
+"""Imports by name that reach another module, and that do not. The part before `---` is the top of the file."""
 
 HOSTILE = [
     'import importlib\n---\nimportlib.import_module("modules.right.models")',

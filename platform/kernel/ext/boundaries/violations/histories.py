@@ -17,12 +17,12 @@ def two(name: str, first: str, second: str, at: str = THIRD) -> Case:
 
 
 ONE_HISTORY = [
-    two("a number that is there twice", revision("0002", "0001"), revision("0002", "0001")),
-    two("a number that is there twice, one after the other", revision("0002", "0001"), revision("0002", "0002")),
-    two("two that follow the same", revision("0002", "0001"), revision("0003", "0001")),
-    edit("a second beginning", SECOND, revision("0002", None)),
-    edit("a number of the first", SECOND, revision("0001", None)),
-    edit("one that follows nothing that is there", SECOND, revision("0003", "0002")),
+    two("two revisions with one number", revision("0002", "0001"), revision("0002", "0001")),
+    two("two revisions with one number, one after the other", revision("0002", "0001"), revision("0002", "0002")),
+    two("two revisions that follow one", revision("0002", "0001"), revision("0003", "0001")),
+    edit("a second first revision", SECOND, revision("0002", None)),
+    edit("the number of the first revision", SECOND, revision("0001", None)),
+    edit("a revision that follows a missing one", SECOND, revision("0003", "0002")),
     edit(
         "names with types",
         SECOND,
@@ -33,7 +33,7 @@ VALID_ONE_HISTORY = [
     two("one after the other", revision("0002", "0001"), revision("0003", "0002")),
     edit("a revision in one line", SECOND, 'revision, down_revision = "0002", "0001"\n'),
     Case(
-        "two that a third brings together",
+        "two revisions that a third merges",
         {
             SECOND: revision("0002", "0001"),
             THIRD: revision("0003", "0001"),

@@ -118,9 +118,9 @@ VALID_CONTRACT_ONLY = [
     ),
     edit("an attribute of the contract", _SERVICE, "import modules.right.contract\nX = modules.right.contract.Info"),
     edit("another's contract in a test", _TEST, "from modules.right.contract import Info"),
-    edit("one's own models in a test", _TEST, "from modules.left import models, repository"),
+    edit("the module's own models in a test", _TEST, "from modules.left import models, repository"),
     edit(
-        "one's own, replaced in a test",
+        "the module's own, replaced in a test",
         _TEST,
         'def test_a(monkeypatch):\n    monkeypatch.setattr("modules.left.service.words", 1)\n',
     ),
@@ -132,14 +132,14 @@ VALID_CONTRACT_ONLY = [
 ]
 
 DECLARED = [
-    edit("used and not declared", "modules/left/module.py", ('depends_on={"right"}, ', ""), at=_ROUTER),
+    edit("used but not declared", "modules/left/module.py", ('depends_on={"right"}, ', ""), at=_ROUTER),
     edit(
-        "declared and not used",
+        "declared but not used",
         "modules/left/router.py",
         ("\nfrom modules.right.contract import Things as OtherThings\n", ""),
         at="modules/left/module.py",
     ),
-    edit("declared and not there", "modules/left/module.py", ('{"right"}', '{"right", "rihgt"}')),
+    edit("declared but missing", "modules/left/module.py", ('{"right"}', '{"right", "rihgt"}')),
     edit(
         "used in a function only",
         "modules/right/words.py",
@@ -158,7 +158,7 @@ VALID_DECLARED = [
     edit("a frozenset", "modules/left/module.py", ('{"right"}', 'frozenset({"right"})')),
     edit("a list", "modules/left/module.py", ('{"right"}', '["right"]')),
     edit("used twice", _SERVICE, "from modules.right.contract import Info as Other"),
-    edit("its name in a set that is none of the manifest", _SERVICE, 'depends_on = {"middle"}'),
+    edit("its name in a set outside the manifest", _SERVICE, 'depends_on = {"middle"}'),
     edit("a message of one that is declared", "modules/left/handlers.py", _hears("right")),
     edit(
         "a subscription of another library", "modules/right/words.py", 'def f(mqtt):\n    mqtt.subscribe("left.gone")\n'
@@ -172,7 +172,7 @@ _MIDDLE = {
 }
 ACYCLIC = [
     Case(
-        "contracts both ways",
+        "contracts in both directions",
         {
             "modules/right/service.py": "from modules.left.contract import Info as LeftInfo",
             "modules/right/module.py": ("Module(", 'Module(depends_on={"left"}, '),
@@ -187,9 +187,14 @@ ACYCLIC = [
         },
         at="modules/right/contract.py",
     ),
-    edit("declared both ways", "modules/right/module.py", ("Module(", 'Module(depends_on={"left"}, '), "declared"),
+    edit(
+        "declared in both directions",
+        "modules/right/module.py",
+        ("Module(", 'Module(depends_on={"left"}, '),
+        "declared",
+    ),
     Case(
-        "heard of both ways",
+        "messages in both directions",
         {
             "modules/left/handlers.py": _hears("right"),
             "modules/right/handlers.py": _HEARS_LEFT,
@@ -198,7 +203,7 @@ ACYCLIC = [
         at="modules/right/handlers.py",
     ),
     Case(
-        "three in a ring",
+        "a cycle of three",
         {
             "modules/right/service.py": "from modules.middle.contract import Things as X",
             "modules/right/module.py": ("Module(", 'Module(depends_on={"middle"}, '),
@@ -213,6 +218,6 @@ VALID_ACYCLIC = [
     edit(
         "the same direction twice", "modules/left/handlers.py", "from modules.right.contract import Gone as RightGone"
     ),
-    edit("a circle in words", "modules/right/service.py", "# left asks right, and right asks left"),
+    edit("a cycle in a comment", "modules/right/service.py", "# left asks right, and right asks left"),
     edit("a class of the same name", "modules/right/service.py", "class Left:\n    pass\n"),
 ]

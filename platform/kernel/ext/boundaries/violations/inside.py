@@ -31,9 +31,7 @@ LIBRARIES = [
     edit("sqlite3 in a module", "modules/left/storage.py", "import sqlite3"),
     edit("alembic in a module", "modules/left/models.py", "from alembic import op"),
     edit("obstore beside the storage", "modules/right/service.py", "import obstore.store"),
-    edit(
-        "an engine of one's own", "modules/left/repository.py", "from sqlalchemy.ext.asyncio import create_async_engine"
-    ),
+    edit("an own engine", "modules/left/repository.py", "from sqlalchemy.ext.asyncio import create_async_engine"),
     edit(
         "an engine through its package",
         "modules/left/repository.py",
@@ -60,15 +58,19 @@ LAYERS = [
     edit("commands use the router", "modules/left/commands.py", "from modules.left import router"),
     edit("a contract uses schemas", _CONTRACT, "from modules.right import schemas"),
     edit("settings use schemas", "modules/right/settings.py", "import modules.right.schemas"),
-    edit("a helper beside the service looks up", "modules/left/words.py", "from modules.left import router"),
-    edit("a helper beside the repository looks up", "modules/left/rows.py", "from modules.left.service import Answers"),
+    edit("a helper of the service imports a higher layer", "modules/left/words.py", "from modules.left import router"),
+    edit(
+        "a helper of the repository imports a higher layer",
+        "modules/left/rows.py",
+        "from modules.left.service import Answers",
+    ),
     edit("a repository uses the service's helper", "modules/left/repository.py", "import modules.left.words"),
-    edit("a file that stands nowhere", "modules/left/misc.py", '"""What?"""'),
-    edit("a folder that stands nowhere", "modules/left/more/__init__.py", '"""What?"""'),
-    edit("a helper on a layer that is none", _MANIFEST, ('"words": "service"', '"words": "servcie"')),
-    edit("a helper that is not there", _MANIFEST, ('"words": "service"', '"words": "service", "wrods": "service"')),
-    edit("an __init__.py that hands out models", "modules/right/__init__.py", "from .models import Right"),
-    edit("an __init__.py that loads the kernel", "modules/right/__init__.py", "import kernel.database"),
+    edit("a file without a layer", "modules/left/misc.py", '"""What?"""'),
+    edit("a folder without a layer", "modules/left/more/__init__.py", '"""What?"""'),
+    edit("a helper on an unknown layer", _MANIFEST, ('"words": "service"', '"words": "servcie"')),
+    edit("a helper that does not exist", _MANIFEST, ('"words": "service"', '"words": "service", "wrods": "service"')),
+    edit("an __init__.py that imports models", "modules/right/__init__.py", "from .models import Right"),
+    edit("an __init__.py that imports the kernel", "modules/right/__init__.py", "import kernel.database"),
 ]
 VALID_LAYERS = [
     edit("a router skips down", "modules/left/router.py", "from modules.left.repository import text"),
@@ -117,7 +119,7 @@ VALUES_ONLY = [
     _refused("code", _method("Callable[[], int]", "from collections.abc import Callable")),
     _refused("a stream", _method("AsyncIterator[int]", "from collections.abc import AsyncIterator")),
     _refused("a bare model", _method("BaseModel")),
-    _refused("a class that is no value", "class Plain:\n    pass\n\n" + _method("Plain")),
+    _refused("a class that is not a value", "class Plain:\n    pass\n\n" + _method("Plain")),
     _refused("through an alias", "from typing import Any\n\nAlias = list[Any]\n" + _method("Alias")),
     _refused("in a field of a value", "from typing import Any\n\nclass V(BaseModel):\n    x: Any\n" + _method("V")),
     _refused("in a base of a value", "class B(BaseModel):\n    x: object\n\nclass V(B):\n    y: int\n" + _method("V")),
@@ -126,7 +128,7 @@ VALUES_ONLY = [
     _refused("an attribute", "class More(Contract):\n    size: int = 1\n"),
     _refused("no annotation", "class More(Contract):\n    async def do(self, x) -> int: ...\n"),
     _refused("any number of arguments", "class More(Contract):\n    async def do(self, *x: int) -> int: ...\n"),
-    _refused("a message that can be changed", "class M(Message, frozen=False):\n    x: int\n"),
+    _refused("a mutable message", "class M(Message, frozen=False):\n    x: int\n"),
     _refused("the same in its configuration", "class M(Message):\n    model_config = {'frozen': False}\n    x: int\n"),
     _refused("an error of one process", "class NotThere(LookupError):\n    pass\n"),
     _refused("a list in a message", "class M(Message):\n    x: list[int]\n"),
@@ -154,20 +156,20 @@ CONTRACT_LOCK = [
     edit("a method is gone", _CONTRACT, ("    async def paint", "    async def _paint")),
     edit("a method is renamed", _CONTRACT, ("async def get", "async def read")),
     edit(
-        "an argument is new and demanded",
+        "an argument is new and required",
         _CONTRACT,
         ("get(self, thing_id: int)", "get(self, thing_id: int, deep: bool)"),
     ),
-    edit("an argument is demanded now", _CONTRACT, ('colour: str = "red"', "colour: str")),
+    edit("an argument is required now", _CONTRACT, ('colour: str = "red"', "colour: str")),
     edit("an argument takes less", _CONTRACT, ('colour: str = "red"', 'colour: Colour = "red"')),
     edit("it may answer None", _CONTRACT, ("-> bool", "-> bool | None")),
-    edit("it is not safe any more", _CONTRACT, ("    @safe\n", "")),
+    edit("it is no longer safe", _CONTRACT, ("    @safe\n", "")),
     edit("a field is gone", _CONTRACT, ("    title: str\n", "")),
     edit("a field is renamed", _CONTRACT, ("    title: str\n", "    name: str\n")),
     edit("a field may be None", _CONTRACT, ("    title: str\n", "    title: str | None\n")),
-    edit("a colour that nobody knows", _CONTRACT, ('    RED = "red"\n', '    RED = "red"\n    GREEN = "green"\n')),
+    edit("an unknown colour", _CONTRACT, ('    RED = "red"\n', '    RED = "red"\n    GREEN = "green"\n')),
     edit(
-        "a message has a field more",
+        "a message has an additional field",
         _CONTRACT,
         ('deleted."""\n\n    id: int', 'deleted."""\n\n    id: int\n    by: str'),
     ),
@@ -187,14 +189,14 @@ VALID_CONTRACT_LOCK = [
     edit("a docstring", _CONTRACT, ('"""The things of right."""', '"""The things of right, and more."""')),
     edit("Optional", _CONTRACT, ("-> Info | None", "-> 'None | Info'")),
     edit("the order of the fields", _CONTRACT, ("    id: int\n    title: str\n", "    title: str\n    id: int\n")),
-    edit("a value that nobody hands out", _CONTRACT, "class Spare(BaseModel):\n    x: int\n"),
+    edit("a value that no method returns", _CONTRACT, "class Spare(BaseModel):\n    x: int\n"),
     edit("a default of another value", _CONTRACT, ('colour: str = "red"', 'colour: str = "blue"')),
 ]
 
 OWNED = [
     edit("no owner", _MANIFEST, ('owner="left-team", ', "")),
     edit("an empty owner", _MANIFEST, ('"left-team"', '""')),
-    edit("an owner that is computed", _MANIFEST, ('"left-team"', "TEAM")),
+    edit("a computed owner", _MANIFEST, ('"left-team"', "TEAM")),
     edit("another owner", _MANIFEST, ('"left-team"', '"other-team"'), at=".github/CODEOWNERS"),
     edit("a later line of CODEOWNERS", ".github/CODEOWNERS", "/modules/left/ @other-team"),
     edit("CODEOWNERS was edited", ".github/CODEOWNERS", ("@left-team", "@other-team")),
@@ -208,7 +210,7 @@ OWNED = [
     ),
 ]
 VALID_OWNED = [
-    edit("others' own lines", ".github/CODEOWNERS", "*.md @writers"),
+    edit("other lines", ".github/CODEOWNERS", "*.md @writers"),
     edit("a comment", _MANIFEST, '# owner=""'),
     edit("an owner elsewhere", _SERVICE, 'owner = ""'),
 ]

@@ -14,12 +14,12 @@ _MINE = 'class Mine(Base):\n    __tablename__ = "rights"\n    id: Mapped[int] = 
 
 VALID_OWN_TABLES = [
     entity(
-        "one's own foreign key and relationship",
+        "the module's own foreign key and relationship",
         'left_id: Mapped[int] = mapped_column(ForeignKey("lefts.id"))\nleft: Mapped["Left"] = relationship()',
     ),
     edit("a table of the same name", MODELS, _MINE),
     Case(
-        "SQL on one's own table of the same name",
+        "SQL on the module's own table of the same name",
         {
             REPOSITORY: 'X = text("SELECT * FROM rights")',
             MODELS: _MINE,
@@ -32,8 +32,8 @@ VALID_OWN_TABLES = [
         'class Right(Base):\n    __tablename__ = "own"\n    id: Mapped[int] = mapped_column(primary_key=True)\n'
         '    up_id: Mapped[int] = mapped_column(ForeignKey("own.id"))\n    up: Mapped["Right"] = relationship()\n',
     ),
-    sql("one's own table", "SELECT * FROM lefts"),
-    sql("one's own schema", "SELECT * FROM left.lefts"),
+    sql("the module's own table", "SELECT * FROM lefts"),
+    sql("the module's own schema", "SELECT * FROM left.lefts"),
     sql("a quoted name with capitals is another table", 'SELECT * FROM "Rights"'),
     sql("a CTE of that name", "WITH rights AS (SELECT 1 AS id) SELECT * FROM rights"),
     sql("an alias of that name", "SELECT rights.id FROM lefts AS rights"),
@@ -54,10 +54,10 @@ VALID_OWN_TABLES = [
     edit("a local variable", REPOSITORY, "def f(rights):\n    right = rights[0]\n    return right\n"),
     edit("another's schema as a plain word", REPOSITORY, 'X = {"side": "right"}'),
     edit("a selected column's label", REPOSITORY, 'X = select(Left.id.label("rights"))'),
-    step("one's own column", 'op.add_column("lefts", sa.Column("rights", sa.Integer))'),
+    step("the module's own column", 'op.add_column("lefts", sa.Column("rights", sa.Integer))'),
     step("an index named as another's table", 'op.create_index("rights", "lefts", ["id"])'),
-    edit("a log's schema", REPOSITORY, 'def f(log):\n    log.info("seen", schema="right")\n'),
-    step("a constraint of one's own", 'op.create_unique_constraint("uq_lefts", "lefts", ["id"])'),
+    edit("a schema in a log", REPOSITORY, 'def f(log):\n    log.info("seen", schema="right")\n'),
+    step("a constraint of the module's own", 'op.create_unique_constraint("uq_lefts", "lefts", ["id"])'),
     edit(
         "small letters in a log",
         REPOSITORY,
@@ -77,7 +77,7 @@ VALID_OWN_TABLES = [
         '        b.alter_column("rights", new_column_name="x")\n',
     ),
     edit(
-        "others' methods",
+        "methods of other libraries",
         "modules/left/service.py",
         'def f(c):\n    c.stream("right.rights.id")\n    c.fetch("update rights")\n    c.text("right.rights")\n',
     ),
