@@ -9,7 +9,8 @@ import pytest
 from kernel.ext.boundaries import lock, owners
 from kernel.ext.boundaries.project import Project
 
-CONTRACT = """from kernel import Contract, Message
+CONTRACT = """from kernel import Contract
+from kernel.ext.messaging import Message
 
 
 class Gone(Message):
@@ -98,5 +99,5 @@ def test_branches_that_name_two_owners_of_one_module_merge_to_a_finding(project:
         git(project, "commit", "-q", "-a", "-m", team)
     git(project, "merge", "-q", "--no-edit", "north")
     assert findings(project) == [
-        "CODEOWNERS does not match the owners in the manifests, so the wrong people are asked for review."
+        "CODEOWNERS does not match the owners in the manifests, so reviews go to the wrong team."
     ]

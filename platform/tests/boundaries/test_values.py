@@ -237,7 +237,7 @@ def test_a_contract_or_message_outside_contract_py_is_refused(
         f"from kernel import Contract\nfrom kernel.ext.messaging import Message\n\n{code}"
     )
     [found] = values.check(Project(tmp_path))
-    assert (found.path, found.line) == (f"modules/things/{file}", 3)
+    assert (found.path, found.line) == (f"modules/things/{file}", 4)
     assert "not in contract.py" in found.why
 
 
