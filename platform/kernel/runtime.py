@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import structlog
 from fastapi import Depends
-from starlette.requests import HTTPConnection
 
 from kernel.auth.bearer import BearerTokens
 from kernel.auth.principal import Authentication
@@ -23,7 +22,7 @@ from kernel.modules.contracts import CallRule, Contract, local_port
 from kernel.modules.discovery import DiscoveredModule, discover
 from kernel.modules.manifest import ModuleContext
 from kernel.settings import Settings, SettingsError
-from kernel.web.context import request_context
+from kernel.web.context import CurrentContext
 
 if TYPE_CHECKING:
     from kernel.database.migrations import History
@@ -218,9 +217,9 @@ async def _unless_busy(check: Check) -> None:
         raise Degraded(str(error)) from error
 
 
-async def get_kernel(connection: HTTPConnection) -> Kernel:
-    """A dependency: the kernel of the application that serves the request."""
-    return request_context(connection).kernel
+async def get_kernel(context: CurrentContext) -> Kernel:
+    """A dependency: the kernel of the application."""
+    return context.kernel
 
 
 TheKernel = Annotated[Kernel, Depends(get_kernel)]

@@ -45,7 +45,7 @@ async def worker() -> int:
 """
 HANDLERS = (
     FILES["mail/handlers.py"]
-    .replace("import module_settings,", "import Cache, module_settings,")
+    .replace("from kernel.ext.messaging import", "from kernel.ext.cache import Cache\nfrom kernel.ext.messaging import")
     .replace("    letters:", "    cache: Cache,\n    letters:")
     .replace("    await letters.create", '    await cache.forget("letters")\n    await letters.create')
 )

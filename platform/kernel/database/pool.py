@@ -78,8 +78,8 @@ class Database:
         `pooled_by_transaction`: a pooler may change the server connection after each transaction.
         """
         self.placement = placement
-        # The module's (kernel.ext.messaging), if it has one.
-        self.outbox: object = None
+        # What extensions keep for the database of this module, by its type.
+        self.values: dict[type, Any] = {}
         self._engines = (writer, reader)
         # The module's share of the writer's pool, if it is limited.
         self.turns = tenants[0].turns if tenants[0] is not None else None
@@ -105,7 +105,7 @@ class Database:
         It takes a connection at its first statement, not before.
         """
         session = WriteSession(self.writer, self._direct_writes)
-        session.outbox = self.outbox
+        session.values = self.values
         enter(session)
         try:
             yield session

@@ -57,8 +57,8 @@ class LazySession(AsyncSession):
         self._lease = Lease()
         self.before_commit: list[Action] = []
         self.after_commit: list[Action] = []
-        # The outbox of the module (kernel.ext.messaging), which stores what is published in this session.
-        self.outbox: object = None
+        # What extensions keep for the database of the module, by its type.
+        self.values: Mapping[type, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name not in _MADE_LATE:

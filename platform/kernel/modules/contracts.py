@@ -16,11 +16,10 @@ import structlog
 from fastapi import Depends
 from pydantic import BaseModel, create_model
 from sqlalchemy.ext.asyncio import AsyncSession
-from starlette.requests import HTTPConnection
 
 from kernel.database import Database
 from kernel.database.session import open_sessions
-from kernel.web.context import request_context
+from kernel.web.context import CurrentContext
 
 _log = structlog.get_logger("kernel.modules.contracts")
 _KERNEL, _STANDARD_LIBRARY = str(Path(__file__).parents[1]), str(Path(os.__file__).parent)
@@ -146,8 +145,8 @@ def use(contract: type[AContract]) -> AContract:
     For the type checker it is the contract, so that `images: Images = use(Other)` is an error.
     """
 
-    async def port(connection: HTTPConnection) -> Contract:
-        ports = request_context(connection).kernel.contracts
+    async def port(context: CurrentContext) -> Contract:
+        ports = context.kernel.contracts
         if contract not in ports:
             owner = contract.__module__.rpartition(".")[0]
             raise ContractBroken(f"No enabled module provides {contract.__name__}: add {owner} to ENABLED_MODULES.")

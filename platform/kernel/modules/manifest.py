@@ -14,7 +14,7 @@ from kernel.database import Database
 from kernel.http_client.client import HttpxRestClientPool
 from kernel.modules.contracts import CallRule, Contract
 from kernel.settings import ModuleSettings
-from kernel.web.context import request_context
+from kernel.web.context import CurrentContext, request_context
 
 Thing = TypeVar("Thing")
 
@@ -71,11 +71,8 @@ class Module:
 
 
 def module_context(connection: HTTPConnection) -> ModuleContext:
-    """A dependency: the context of the module that is asked."""
-    context = request_context(connection).module
-    if context is None:
-        raise RuntimeError("This route belongs to no module.")
-    return context
+    """Return the context of the module that serves the request. Raises RuntimeError outside the modules."""
+    return request_context(connection).require_module()
 
 
 def from_module(kind: type[Thing]) -> Thing:
@@ -84,18 +81,18 @@ def from_module(kind: type[Thing]) -> Thing:
     For the type checker it is a `kind`.
     """
 
-    async def found(connection: HTTPConnection) -> Thing:
-        return module_context(connection).get(kind)
+    async def found(context: CurrentContext) -> Thing:
+        return context.require_module().get(kind)
 
     dependency: Any = Depends(found)
     return cast(Thing, dependency)
 
 
-async def module_state(connection: HTTPConnection) -> Any:
+async def module_state(context: CurrentContext) -> Any:
     """A dependency: what the module's lifespan yielded."""
-    return module_context(connection).state
+    return context.require_module().state
 
 
-async def module_settings(connection: HTTPConnection) -> Any:
+async def module_settings(context: CurrentContext) -> Any:
     """A dependency: the module's settings."""
-    return module_context(connection).settings
+    return context.require_module().settings

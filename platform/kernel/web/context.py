@@ -1,9 +1,10 @@
-"""Where code of a module runs: in which application, for which module, and for which request."""
+"""Where code of a module runs: in which application, for which module, and for which request or message."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from fastapi import Depends
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -17,13 +18,25 @@ _KEY = "kernel"
 
 
 @dataclass(slots=True)
-class RequestContext:
-    """What the kernel knows of one request. The outermost layer makes it, and it travels in the ASGI scope."""
+class CallContext:
+    """The application and the module for which code runs. Dependencies get it as `CurrentContext`."""
 
     kernel: "Kernel"
-    request_id: str
-    # The module whose routes the path leads to; None outside the modules.
+    # For a request: the module whose routes the path leads to. None outside the modules.
     module: "ModuleContext | None" = None
+
+    def require_module(self) -> "ModuleContext":
+        """Return the context of the module. Raises RuntimeError outside the modules."""
+        if self.module is None:
+            raise RuntimeError("This route belongs to no module.")
+        return self.module
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestContext(CallContext):
+    """What the kernel knows of one request. The outermost layer makes it, and it travels in the ASGI scope."""
+
+    request_id: str
     # The caller, once it was asked for.
     principal: "Principal | None" = None
     is_identified: bool = False
@@ -48,8 +61,16 @@ def find_context(scope: Mapping[str, Any]) -> RequestContext | None:
 
 
 def request_context(connection: HTTPConnection) -> RequestContext:
-    """A dependency: the context of this request. Raises RuntimeError outside an application of the kernel."""
+    """Return the context of this request. Raises RuntimeError outside an application of the kernel."""
     context = find_context(connection.scope)
     if context is None:
         raise RuntimeError("This request did not come through an application made by kernel.create_app.")
     return context
+
+
+async def call_context(connection: HTTPConnection) -> CallContext:
+    """A dependency: the context of the request. A message handler gets the context of its message instead."""
+    return request_context(connection)
+
+
+CurrentContext = Annotated[CallContext, Depends(call_context)]

@@ -87,7 +87,7 @@ class RequestContextMiddleware:
             return
         started_at = time.perf_counter()
         request_id, host, origin, trace = self._read_head(scope)
-        context = RequestContext(self._kernel, request_id)
+        context = RequestContext(self._kernel, request_id=request_id)
         context.attach(scope)
         status = 0
         for observer in self._observers:
@@ -126,7 +126,7 @@ class RequestContextMiddleware:
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = time.perf_counter()
         request_id, host, origin, trace = self._read_head(scope)
-        context = RequestContext(self._kernel, request_id)
+        context = RequestContext(self._kernel, request_id=request_id)
         context.attach(scope)
         handshake = Handshake(send, request_id, partial(self._complete, context=context))
         bound = bind_contextvars(request_id=request_id, module=None, **trace)

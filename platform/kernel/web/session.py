@@ -16,10 +16,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 def database_of(connection: HTTPConnection) -> Database:
     """The database of the module that is asked."""
-    module = request_context(connection).module
-    if module is None:
-        raise RuntimeError("Only routes of a module have a database; this one belongs to none.")
-    return module.database
+    return request_context(connection).require_module().database
 
 
 def open_session(connection: HTTPConnection) -> AbstractAsyncContextManager[AsyncSession]:

@@ -18,12 +18,18 @@ from tests.messaging.test_telling import URL, until
 
 HEAD = """
 from typing import Annotated
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 from kernel.ext.messaging import subscribe
 from modules.shop.contract import OrderPlaced
 
 async def given():
     yield "something"
+
+async def header_of(x_name: Annotated[str, Header()]) -> str:
+    return x_name
+
+async def path_of(request: Request) -> str:
+    return request.url.path
 
 @subscribe(OrderPlaced)
 """
@@ -105,14 +111,25 @@ def test_a_key_that_is_no_field_is_refused() -> None:
         ("async def write_letter() -> None: ...", "must take the OrderPlaced to which it subscribes"),
         ("async def write_letter(message: 'Unknown') -> None: ...", "'Unknown' is not defined"),
         ("async def write_letter(message: int) -> None: ...", "must take the OrderPlaced to which it subscribes"),
-        ("async def write_letter(message: OrderPlaced, other: int) -> None: ...", "other must be annotated"),
+        (
+            "async def write_letter(message: OrderPlaced, other: int) -> None: ...",
+            "write_letter: other is read from a request",
+        ),
         (
             "async def write_letter(message: OrderPlaced, other: Annotated[str, Header()]) -> None: ...",
-            "other must be annotated as a dependency",
+            "write_letter: other is read from a request",
+        ),
+        (
+            "async def write_letter(message: OrderPlaced, other: Annotated[str, Depends(header_of)]) -> None: ...",
+            "write_letter: other: x_name is read from a request",
+        ),
+        (
+            "async def write_letter(message: OrderPlaced, other: Annotated[str, Depends(path_of)]) -> None: ...",
+            "write_letter: other: request is read from a request",
         ),
         (
             "async def write_letter(message: OrderPlaced, other: Annotated[str, Depends(given)]) -> None: ...",
-            "has something to do after the handler",
+            "write_letter: other has a dependency with `yield`",
         ),
     ],
 )
@@ -276,3 +293,52 @@ async def test_a_handler_may_ask_another_module_before_it_writes(tmp_path: Path,
         await client.post(URL, json={"number": 4})
         [letter] = await until(lambda: rows(app, "mail", "letters"))
         assert letter["number"] == 40
+
+
+SEEING = {
+    "mail/handlers.py": """
+from typing import Annotated
+from fastapi import Depends
+from kernel import TheKernel, with_session
+from kernel.database import BaseRepository
+from kernel.ext.messaging import subscribe
+from kernel.web.context import CurrentContext
+from modules.mail.models import Letter
+from modules.shop.contract import OrderPlaced
+
+CALLS = []
+
+class Letters(BaseRepository[Letter, int]):
+    def __init__(self, session):
+        super().__init__(Letter, session)
+
+async def message_id(context: CurrentContext) -> str:
+    CALLS.append(context)
+    return context.message_id
+
+Id = Annotated[str, Depends(message_id)]
+
+async def same(id: Id) -> str:
+    return id
+
+@subscribe(OrderPlaced)
+async def write_letter(
+    message: OrderPlaced,
+    letters: Annotated[Letters, with_session(Letters)],
+    first: Id,
+    second: Annotated[str, Depends(same)],
+    kernel: TheKernel,
+) -> None:
+    assert len(CALLS) == 1, "a dependency is called once for each message"
+    assert CALLS[0].module.name == "mail" and kernel is CALLS[0].kernel
+    await letters.create(number=message.number, customer=first if first == second else None)
+"""
+}
+
+
+async def test_dependencies_of_a_handler_get_the_context_of_its_message(tmp_path: Path, empty_url: str) -> None:
+    async with running_shop(tmp_path, empty_url, SEEING) as (app, client):
+        await client.post(URL, json={"number": 4})
+        [letter] = await until(lambda: rows(app, "mail", "letters"))
+        [row] = await rows(app, "shop", "outbox")
+        assert letter["customer"] == row["message_id"]

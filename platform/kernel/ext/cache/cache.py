@@ -25,7 +25,6 @@ from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import _get_flat_fields_from_params
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
 from starlette.routing import compile_path
 
 from kernel.auth.policy import Requires, calls_of, dependant_of, name_of
@@ -35,7 +34,7 @@ from kernel.ext.store.settings import StoreSettings
 from kernel.ext.store.store import OwnStore, SharedStore, StoreUnavailable
 from kernel.modules.manifest import module_context
 from kernel.web.conditional import matches
-from kernel.web.context import request_context
+from kernel.web.context import CurrentContext, request_context
 from kernel.web.recorder import Answer, Keeper, Replay
 from kernel.web.routes import methods_of, routes_of
 from kernel.web.session import Session
@@ -281,9 +280,8 @@ class ModuleCache:
         await self._forget(names)
 
 
-async def _cache(connection: HTTPConnection, session: Session) -> ModuleCache:
-    cache: AnswerCache = request_context(connection).kernel.get(AnswerCache)
-    return ModuleCache(cache.forget, module_context(connection).name, session)
+async def _cache(context: CurrentContext, session: Session) -> ModuleCache:
+    return ModuleCache(context.kernel.get(AnswerCache).forget, context.require_module().name, session)
 
 
 Cache = Annotated[ModuleCache, Depends(_cache)]

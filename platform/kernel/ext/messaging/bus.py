@@ -100,7 +100,7 @@ class MessageBus:
                     max_bytes=settings.max_message_bytes,
                 )
                 outbox.subscribers_of = self.subscribers_of
-                self.outboxes[module.name] = module.database.outbox = outbox
+                self.outboxes[module.name] = module.database.values[Outbox] = outbox
             for handler in module.handlers:
                 message, name = handler.message, handler.message.message_name()
                 if names.setdefault(name, message) is not message:

@@ -5,14 +5,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import ClassVar
 
 import structlog
-from starlette.applications import Starlette
-from starlette.requests import HTTPConnection
 
 from kernel.ext.messaging import inbound
 from kernel.ext.messaging import watch as watching
 from kernel.ext.messaging.bus import WITHOUT_CHANNEL, WITHOUT_SUBSCRIBERS, Elsewhere, MessageBus
 from kernel.ext.messaging.declared import Declared, faults_of, handled_messages, subscribers_elsewhere
 from kernel.ext.messaging.gauges import BacklogGauges
+from kernel.ext.messaging.handlers import MessageContext
 from kernel.ext.messaging.inbound import ModuleEndpoint
 from kernel.ext.messaging.outbound import Outbound
 from kernel.ext.messaging.settings import MessagingSettings
@@ -23,7 +22,6 @@ from kernel.modules.discovery import DiscoveredModule, ModuleFiles
 from kernel.modules.manifest import ModuleContext
 from kernel.runtime import Kernel
 from kernel.settings import Fault, SettingsError, SettingsGroup, Sources, read_group
-from kernel.web.context import RequestContext
 
 _log = structlog.get_logger("kernel.ext.messaging")
 
@@ -148,9 +146,9 @@ class Messaging(Extension):
         return Elsewhere(subscribers, {name: addresses[name] for name in addresses if name in wanted}, unread)
 
     def _endpoint(self, kernel: Kernel, name: str) -> ModuleEndpoint:
-        """Return the module as one that publishes and subscribes. Its handlers get dependencies as requests do."""
-        context, declared = kernel.contexts[name], self.declared[name]
-        application = Starlette()
-        connection = HTTPConnection({"type": "http", "app": application, "headers": [], "path": ""})
-        RequestContext(kernel, "", module=context).attach(connection.scope)
-        return ModuleEndpoint(name, context.database, declared.handlers, declared.outbox, declared.inbox, connection)
+        module, declared = kernel.contexts[name], self.declared[name]
+
+        def context(message_id: str) -> MessageContext:
+            return MessageContext(kernel, module, message_id=message_id)
+
+        return ModuleEndpoint(name, module.database, declared.handlers, declared.outbox, declared.inbox, context)

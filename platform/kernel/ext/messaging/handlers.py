@@ -2,25 +2,24 @@
 
 import ast
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
-from fastapi.params import Depends
 from sqlalchemy import Table, bindparam, insert, literal, select
 from sqlalchemy.exc import DBAPIError
-from starlette.requests import HTTPConnection
 
 from kernel.database import Database
 from kernel.database.errors import violation_of
-from kernel.database.session import LazySession
 from kernel.errors import ProjectError
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.message import Message, snake_case
 from kernel.ext.messaging.tables import clock
+from kernel.modules.dependencies import Dependency, DependencyError, dependencies_of, resolve
+from kernel.web.context import CallContext, call_context
 from kernel.web.session import get_db
 
 _MARK = "__kernel_subscribes_to__"
@@ -30,6 +29,14 @@ _PLAINLY = (
 )
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[None]])
+
+
+@dataclass(slots=True, kw_only=True)
+class MessageContext(CallContext):
+    """The context of a handler: `context: CurrentContext` in a dependency of a handler is one."""
+
+    # The same at each delivery, so that calls to other systems can use it as their idempotency key.
+    message_id: str
 
 
 class HandlerError(ProjectError):
@@ -90,8 +97,8 @@ class Handler:
     module: str
     message: type[Message]
     function: Callable[..., Awaitable[None]]
-    # What it takes beside the message, by parameter.
-    dependencies: dict[str, "Dependency"] = field(default_factory=dict)
+    # Its parameters beside the message.
+    dependencies: Mapping[str, Dependency] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -99,7 +106,7 @@ class Handler:
         return f"{self.module}.{self.function.__name__}"
 
     async def handle(
-        self, envelope: Envelope, database: Database, inbox: Table, connection: HTTPConnection, *, is_first: bool
+        self, envelope: Envelope, database: Database, inbox: Table, context: CallContext, *, is_first: bool
     ) -> bool:
         """Handle it once: the inbox's row is written with what the handler writes. Whether it was new.
 
@@ -114,8 +121,8 @@ class Handler:
             return False
         try:
             async with database.transaction() as session:
-                given = {name: await one.make(connection, session) for name, one in self.dependencies.items()}
-                await self.function(message, **given)
+                arguments = await resolve(self.dependencies, {call_context: context, get_db: session})
+                await self.function(message, **arguments)
                 await session.rows(_handled(inbox), mine)
         except DBAPIError as error:
             if violation_of(error) == "unique" and await self._was_handled(database, inbox, mine):
@@ -125,49 +132,6 @@ class Handler:
 
     async def _was_handled(self, database: Database, inbox: Table, mine: dict[str, str]) -> bool:
         return bool(await database.run(_is_handled(inbox), mine))
-
-
-@dataclass(frozen=True)
-class Dependency:
-    """One parameter of a handler: FastAPI's Depends, without a request behind it."""
-
-    call: Callable[..., Any]
-    # Its own parameters: what they depend on, or None for the connection.
-    parameters: dict[str, "Dependency | None"]
-
-    @classmethod
-    def of(cls, annotation: Any, owner: str) -> "Dependency":
-        """Raises HandlerError for what only a request could give."""
-        found = [part for part in get_args(annotation)[1:] if isinstance(part, Depends)]
-        if not found or found[-1].dependency is None:
-            raise HandlerError(
-                f"{owner} must be annotated as a dependency: `Annotated[EventRepository, "
-                "with_session(EventRepository)]`, a contract with `use`, or the module's state"
-            )
-        call = found[-1].dependency
-        if call is not get_db and (inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call)):
-            raise HandlerError(f"{owner} has something to do after the handler (`yield`), which nobody would run")
-        if call is get_db:
-            return cls(call, {})
-        hints = get_type_hints(call, include_extras=True)
-        parameters: dict[str, Dependency | None] = {}
-        for name, parameter in inspect.signature(call).parameters.items():
-            hint = hints.get(name)
-            if hint is HTTPConnection:
-                parameters[name] = None
-            elif parameter.default is parameter.empty:
-                parameters[name] = cls.of(hint, f"{owner}: `{name}` of {getattr(call, '__name__', call)}")
-        return cls(call, parameters)
-
-    async def make(self, connection: HTTPConnection, session: LazySession) -> Any:
-        if self.call is get_db:
-            return session
-        made = {
-            name: connection if one is None else await one.make(connection, session)
-            for name, one in self.parameters.items()
-        }
-        value = self.call(**made)
-        return await value if inspect.isawaitable(value) else value
 
 
 def handlers_of(module: str, file: ModuleType) -> Iterator[Handler]:
@@ -191,10 +155,13 @@ def _handler(module: str, where: str, function: Callable[..., Awaitable[None]], 
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
         raise HandlerError(f"{where}: {error}. What is annotated must be there when it runs") from None
-    first, *others = inspect.signature(function).parameters or [""]
+    first = next(iter(inspect.signature(function).parameters), "")
     if hints.get(first) is not message:
         raise HandlerError(f"{where} must take the {message.__name__} to which it subscribes first")
-    dependencies = {other: Dependency.of(hints.get(other), f"{where}: {other}") for other in others}
+    try:
+        dependencies = dependencies_of(function, where, own=[first], given=[call_context, get_db])
+    except DependencyError as error:
+        raise HandlerError(str(error)) from None
     return Handler(module, message, function, dependencies)
 
 

@@ -7,7 +7,7 @@ inbox row, has committed. If the answer is lost, the message is posted again; th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,12 +15,11 @@ import structlog
 from pydantic import BaseModel, Field
 from sqlalchemy import Table
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
 from structlog.contextvars import bound_contextvars
 
 from kernel.database import Database
 from kernel.ext.messaging.envelope import Envelope, traced
-from kernel.ext.messaging.handlers import Handler
+from kernel.ext.messaging.handlers import Handler, MessageContext
 from kernel.ext.messaging.outages import Failed, Outage, is_outage
 from kernel.tracing import Tracer
 from kernel.web.problems import NotFound
@@ -46,8 +45,8 @@ class ModuleEndpoint:
     handlers: Sequence[Handler]
     outbox: Table | None
     inbox: Table | None
-    # Through it the handlers reach what the kernel gives a module.
-    connection: HTTPConnection
+    # Makes the context of a handler from the id of the message.
+    context: Callable[[str], MessageContext]
 
 
 class Posted(BaseModel):
@@ -87,7 +86,8 @@ class Inbound:
         """Handle a message. Raises what the handler raises."""
         module = self._modules[handler.module]
         assert module.inbox is not None  # noqa: S101  # for the type checker: discovery has verified it
-        await handler.handle(envelope, module.database, module.inbox, module.connection, is_first=is_first)
+        context = module.context(envelope.id)
+        await handler.handle(envelope, module.database, module.inbox, context, is_first=is_first)
 
     async def handle_in_time(
         self, handler: Handler, envelope: Envelope, *, is_first: bool = False, seconds: float | None = None

@@ -244,10 +244,11 @@ def _envelope(columns: Any) -> Envelope:
 
 
 async def publish(message: Message) -> None:
-    """Tell whoever subscribes, if and only if the transaction that we are in commits.
+    """Deliver a message to all subscribers if and only if the current transaction commits.
 
-    Raises PublishError outside of a transaction, for a message of another module, and for one that is too large or
-    could not be read again.
+    The current transaction is the innermost session that is open in this task: that of the request or of the handler,
+    or that of `async with database.transaction()`. Raises PublishError outside of a transaction, for a message of
+    another module, and for one that is too large or could not be read again.
     """
     session = next(open_sessions(), None)
     name = message.message_name()
@@ -257,8 +258,8 @@ async def publish(message: Message) -> None:
             "none: publish in a POST, PUT, PATCH or DELETE, in a handler of a message, or inside of "
             "`async with database.transaction()`."
         )
-    outbox = session.outbox
-    if not isinstance(outbox, Outbox):
+    outbox: Outbox | None = session.values.get(Outbox)
+    if outbox is None:
         raise PublishError(
             f"{name} is published by a module without an outbox: add "
             '`class Outbox(OutboxTable, Base): __tablename__ = "outbox"` to its models.py, and write the migration.'
