@@ -94,7 +94,8 @@ class Copy:
             elif source.exists():
                 shutil.copy(source, target)
         shutil.copytree(PLATFORM, self.folder / "platform", ignore=shutil.ignore_patterns("tests", "__pycache__"))
-        shutil.copytree(PLATFORM / "tests" / "core", self.folder / "platform" / "tests" / "core", ignore=ignored)
+        for name in ("core", "drill"):
+            shutil.copytree(PLATFORM / "tests" / name, self.folder / "platform" / "tests" / name, ignore=ignored)
         for name in _TEST_HELPERS:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.folder / name)
