@@ -18,14 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.auth.policy import NO_POLICY, document_scopes, guards_of, unguarded
 from kernel.database import DatabaseUnavailable
-from kernel.database.errors import MigrationError, RoleError
+from kernel.errors import ProjectError
 from kernel.extension import Extension
 from kernel.http_client.client import UpstreamFailed
 from kernel.modules.contracts import Contract, ContractUnavailable
 from kernel.modules.discovery import DiscoveredModule, DiscoveryError
 from kernel.project import load_project
 from kernel.runtime import Kernel
-from kernel.settings import Environment, Settings, SettingsError
+from kernel.settings import Environment, Settings
 from kernel.web.access_log import AccessLog, write_through_structlog
 from kernel.web.compression import Compression
 from kernel.web.dispatch import Dispatcher, ModuleMount
@@ -60,8 +60,8 @@ class Application(FastAPI):
         """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
         settings = self.kernel.settings
         self.refuse_unchecked()  # again: what is added after the start is not served either
-        compiles = settings.application.compiled_endpoints
-        app: ASGIApp = Dispatcher(self, self.mounts, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiles=compiles)
+        compiler = self.kernel.builder.compile_endpoint
+        app: ASGIApp = Dispatcher(self, self.mounts, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiler)
         for make in reversed(self.kernel.builder.middleware):
             app = make(app)
         http = ExceptionMiddleware(app, self.exception_handlers, debug=False)
@@ -242,7 +242,7 @@ def _without_traceback(send: Send, app: Application) -> Send:
 
 def _reason(error: BaseException, root: Path) -> str:
     """What went wrong, and where in the modules if it is not one of our own errors."""
-    if isinstance(error, MigrationError | RoleError | DatabaseUnavailable | SettingsError):
+    if isinstance(error, ProjectError | DatabaseUnavailable):
         return str(error)
     where = [
         f" ({frame.filename.removeprefix(f'{root}/')}:{frame.lineno})"

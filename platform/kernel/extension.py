@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kernel.runtime import Kernel
     from kernel.serving import ServerRunner
     from kernel.settings import Fault, Settings, SettingsGroup, Sources
+    from kernel.web.dispatch import Compile
 
 GROUP = "kernel.extensions"
 # Functions that add an extension's commands to the command line `kernel`, under the extension's name. They are apart,
@@ -102,6 +103,8 @@ class ApplicationBuilder:
     # Databases to which an extension opens a connection beside the pool's, once for each connection.
     connections: "list[URL]" = field(default_factory=list)
     error_handlers: dict[int | type[Exception], Any] = field(default_factory=dict)
+    # Compiles routes in place of FastAPI's own handling; None for one that it leaves to FastAPI.
+    compile_endpoint: "Compile | None" = None
     # Options of the FastAPI application.
     fastapi_options: dict[str, Any] = field(default_factory=dict)
     # Makes the comparison of models with tables; None: Alembic's own.

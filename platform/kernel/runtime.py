@@ -11,16 +11,16 @@ from fastapi import Depends
 from kernel.auth.bearer import BearerTokens
 from kernel.auth.principal import Authentication
 from kernel.database import AsyncDBPool, DatabaseUnavailable
-from kernel.database.errors import MigrationError, PoolExhausted, RoleError
+from kernel.database.errors import MigrationError, PoolExhausted
 from kernel.database.revisions import is_at_head
-from kernel.database.server_session import NoSession, place_of, refuse_undeclared_pooler
-from kernel.ext.roles import roles
+from kernel.database.server_session import place_of
 from kernel.extension import ApplicationBuilder, Extension, load_extensions
 from kernel.health import Check, Degraded
 from kernel.http_client.client import HttpxRestClientPool
 from kernel.modules.contracts import CallRule, Contract, local_port
 from kernel.modules.discovery import DiscoveredModule, discover
 from kernel.modules.manifest import ModuleContext
+from kernel.running import RUNNING
 from kernel.settings import Settings, SettingsError
 from kernel.web.context import CurrentContext
 
@@ -110,11 +110,13 @@ class Kernel:
                 self.start_error = error
                 raise
             self.is_started = True
+            RUNNING.add(self)
             _log.info("started", modules=[module.name for module in self.modules])
             try:
                 yield
             finally:
                 self.is_started = False
+                RUNNING.discard(self)
 
     def _refuse(self) -> None:
         """Raise SettingsError with all that extensions have against the start."""
@@ -141,12 +143,8 @@ class Kernel:
         for module in self.modules:
             if module.metadata is not None:
                 placement, config = self.contexts[module.name].database.placement, self.settings.database
-                role = self.pool.role(module.name) if config.role_per_module else None
+                role = None if self.pool.roles is None else self.pool.roles.role(module.name)
                 yield History(module.name, module.metadata, placement, module.migrations, config, role, comparison)
-
-    def roles(self) -> list[roles.Role]:
-        """The PostgreSQL role of every module that is not on SQLite. Raises RoleError."""
-        return [role for module in self.modules if (role := self.pool.role(module.name)) is not None]
 
     def health_checks(self) -> Mapping[str, Check]:
         """The checks of readiness, by component: databases, the client pool, those of extensions and of modules."""
@@ -170,16 +168,15 @@ class Kernel:
 
     async def _prepare_databases(self) -> None:
         """Apply the migrations and make the roles in LOCAL; elsewhere verify that none is missing."""
-        if self.settings.database.role_per_module and self.settings.database.pooler == "none":
-            await self._refuse_undeclared_poolers()
+        roles = self.pool.roles
         if self.settings.application.migrates_at_start:
-            if self.settings.database.role_per_module:
-                await roles.apply(self.roles(), self.settings.database)
+            if roles is not None:
+                await roles.prepare()
             for history in self.histories():
                 await history.upgrade()
             return
-        if self.settings.database.role_per_module:
-            await roles.verify(self.roles(), self.settings.database)
+        if roles is not None:
+            await roles.verify()
         with_tables = [module for module in self.modules if module.metadata is not None]
         if all([await self._is_at_head(one) for one in with_tables]):
             return
@@ -192,14 +189,6 @@ class Kernel:
                     f"the tables of {history.module} lack {len(missing)} migration(s), the first being {missing[0]}: "
                     f"run `{command}` before the start"
                 )
-
-    async def _refuse_undeclared_poolers(self) -> None:
-        placements = [self.contexts[module.name].database.placement for module in self.modules]
-        for url in {url for one in placements if one.schema for url in (one.url, one.read_url)}:
-            try:
-                await refuse_undeclared_pooler(url, self.settings.database)
-            except NoSession as error:
-                raise RoleError(str(error)) from error
 
     async def _is_at_head(self, module: DiscoveredModule) -> bool:
         database = self.contexts[module.name].database

@@ -1,17 +1,17 @@
-"""Waiting for an answer in bounded time, without taking our own lateness for the silence of others."""
+"""Wait for a reply in bounded time, without counting the stalls of our own event loop."""
 
 import asyncio
 import time
 from typing import Any
 
-# We listen in pieces of this length. One that takes longer counts as one: the rest of it, it was we who were away.
+# We listen in pieces of this length. A piece that takes longer counts as one: our own loop was late.
 _LISTEN_SECONDS = 0.1
 
 
-async def heard(answer: asyncio.Future[Any], seconds: float) -> float | None:
-    """Wait for the answer for so many seconds in which we listen: how many are left, or None if it did not come.
+async def wait_for_reply(answer: asyncio.Future[Any], seconds: float) -> float | None:
+    """Wait for the answer while we listen for `seconds`. Return how many are left, or None if it did not come.
 
-    It is not cancelled then.
+    The answer is not cancelled then.
     """
     while not answer.done():
         if seconds <= 0:

@@ -155,34 +155,6 @@ def migration(
 
 
 @app.command()
-def roles(
-    apply: Annotated[bool, typer.Option("--apply", help="Run it; it may be run again.")] = False,
-    login: Annotated[
-        list[str] | None, typer.Option(help="The user that serves, if it is another than the one that migrates.")
-    ] = None,
-) -> None:
-    """Print the SQL that gives each module two PostgreSQL roles: the owner of its schema, and one for its rows only.
-
-    Run it before `kernel migrate`, as the user who migrates, and again after a module is added.
-    """
-    from kernel.ext.roles import roles as of_database  # noqa: PLC0415
-
-    kernel = load_kernel()
-    found = kernel.roles()
-    if not found:
-        typer.echo("There is nothing to do: no module is on PostgreSQL, and SQLite has no roles.")
-    elif apply:
-        asyncio.run(of_database.apply(found, kernel.settings.database, login or ()))
-        typer.echo(f"Applied: {', '.join(role.name for role in found)}")
-    else:
-        for role in found:
-            typer.echo(f"-- {role.module}, in {role.direct_url.render_as_string()}\nBEGIN;")
-            for statement in role.statements(login or ()):
-                typer.echo(f"{statement};")
-            typer.echo("COMMIT;")
-
-
-@app.command()
 def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Show the modules, in the order in which they start, and where those run that are asked elsewhere."""
     from rich.table import Table  # noqa: PLC0415

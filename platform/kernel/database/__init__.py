@@ -4,7 +4,7 @@ from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVe
 from kernel.database.membership import any_of
 from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
 from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
-from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit
+from kernel.database.pool import AsyncDBPool, Database, Placement, Usage, after_commit
 from kernel.database.repository import BaseRepository
 from kernel.database.search import has_words, search_vector
 from kernel.database.server_session import place_of
@@ -23,6 +23,7 @@ __all__ = [
     "Sort",
     "StaleVersion",
     "Timestamps",
+    "Usage",
     "UtcDateTime",
     "Versioned",
     "after_commit",

@@ -1,36 +1,84 @@
-"""Engines of both databases."""
+"""Engines of both databases, and what they tell of errors."""
 
 import asyncio
+import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, ExceptionContext
+from sqlalchemy.exc import EmulatedDBAPIException
+from sqlalchemy.exc import TimeoutError as WaitedTooLong
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import PoolResetState, StaticPool
+from sqlalchemy.pool import (
+    AsyncAdaptedQueuePool,
+    ConnectionPoolEntry,
+    PoolProxiedConnection,
+    PoolResetState,
+    StaticPool,
+)
 from sqlalchemy.util import await_only
 
 from kernel.database.errors import (
     ConcurrentUse,
     DatabaseUnavailable,
+    PoolExhausted,
     StalePlan,
     code_of,
+    driver_error,
     is_outage,
     is_stale_plan,
     out_of_range,
 )
 from kernel.database.search import add_to_sqlite
 from kernel.database.writes import begin_anew, note_failure, note_write
-from kernel.ext.pool.bounded_pool import BUSY, BoundedPool
-from kernel.ext.roles.roles import quoted
 from kernel.settings import DatabaseConfig
 
 # A writer of SQLite holds the whole file, so a second connection for writing could only wait inside SQLite, where
 # waiting is neither fair nor cancellable; in the pool's queue it is both.
 _SQLITE_WRITERS = 1
 _WAL_RETRY_SECONDS = 0.01
+# In what the pool remembers of a connection: SQLAlchemy is running a statement on it.
+_BUSY = "kernel.busy"
+ALL_IN_USE = "all connections of the database pool are in use"
+# What is raised where a connection should be: by the driver, or by SQLAlchemy around its errors. asyncpg takes the end
+# of a connection that comes at that moment for a mistake of its own.
+NO_CONNECTION = (
+    OSError,
+    TimeoutError,
+    EmulatedDBAPIException,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
+
+class ConnectionPool(AsyncAdaptedQueuePool):
+    """SQLAlchemy's pool, in which everything that keeps it from giving a connection is DatabaseUnavailable."""
+
+    def __init__(self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any) -> None:
+        super().__init__(creator, pool_size, max_overflow, **options)
+        self.limit = pool_size + max_overflow
+
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except WaitedTooLong:
+            raise PoolExhausted(ALL_IN_USE) from None
+        except NO_CONNECTION as error:
+            raise unreachable(error) from error
+
+    def usage(self) -> tuple[int, int, int, int]:
+        """Return how many connections are in use and idle, how many there may be, and how many callers wait for one."""
+        return self.checkedout(), self.checkedin(), self.limit, 0
+
+    async def check_aside(self) -> bool:
+        """Return True if the pool has asked the database without one of its connections; False to use one."""
+        return False
 
 
 def is_file(url: URL) -> bool:
@@ -38,26 +86,20 @@ def is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
 
 
-def postgresql_engine(url: URL, config: DatabaseConfig) -> AsyncEngine:
-    """One engine for reads and writes: they share its pool."""
+def postgresql_engine(url: URL, config: DatabaseConfig, pool_class: type[ConnectionPool]) -> AsyncEngine:
+    """Return one engine for reads and writes: they share its pool."""
     engine = create_async_engine(
         url,
-        poolclass=BoundedPool,
+        poolclass=pool_class,
         pool_size=config.pool_size,
         max_overflow=config.max_overflow,
         pool_timeout=config.pool_timeout_seconds,
         pool_recycle=config.pool_recycle_seconds,
+        pool_pre_ping=config.pool_pre_ping,
         skip_autocommit_rollback=True,
         hide_parameters=True,  # an error in the log must not show what a caller sent
         connect_args={"command_timeout": config.command_timeout_seconds, **driver_arguments(config)},
     )
-    pool = engine.sync_engine.pool
-    assert isinstance(pool, BoundedPool)  # noqa: S101  # for the type checker: as was said above
-    pool.ping_after = 0 if config.pool_pre_ping else config.pool_ping_after_idle_seconds
-    pool.attempt_ping_after = config.pool_ping_after_idle_seconds
-    pool.ping_timeout = config.connect_timeout_seconds
-    pool.overflow_lingers = config.pool_overflow_lingers_seconds
-    pool.follow_pulse()
     _listen(engine)
     return engine
 
@@ -75,21 +117,24 @@ def driver_arguments(config: DatabaseConfig) -> dict[str, Any]:
     return arguments
 
 
-def sqlite_engine(url: URL, config: DatabaseConfig, *, writes: bool) -> AsyncEngine:
-    """An engine for the readers of a file, or for its one writer."""
+def sqlite_engine(url: URL, config: DatabaseConfig, pool_class: type[ConnectionPool], *, writes: bool) -> AsyncEngine:
+    """Return an engine for the readers of a file, or for its one writer."""
     options: dict[str, Any] = {"poolclass": StaticPool}
     if is_file(url):
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
         size = _SQLITE_WRITERS if writes else config.pool_size
         options = {
-            "poolclass": BoundedPool,
+            "poolclass": pool_class,
             "pool_size": size,
             "max_overflow": 0 if writes else config.max_overflow,
             "pool_timeout": config.pool_timeout_seconds,
         }
     engine = create_async_engine(
         url,
-        connect_args={"isolation_level": None},  # we say BEGIN ourselves; the driver would, later and without IMMEDIATE
+        connect_args={
+            "isolation_level": None,  # we say BEGIN ourselves; the driver would, later and without IMMEDIATE
+            "async_creator_fn": SqliteConnection,
+        },
         # SQLAlchemy takes a connection that says BEGIN itself to be in autocommit, also while a transaction is open.
         skip_autocommit_rollback=not writes,
         hide_parameters=True,
@@ -138,6 +183,40 @@ def _use_wal(cursor: Any, seconds: float) -> None:
         await_only(asyncio.sleep(_WAL_RETRY_SECONDS))
 
 
+class SqliteConnection(aiosqlite.Connection):
+    """A connection whose end breaks off the statement that is running, which would keep the file for as long.
+
+    Its thread is stopped once: a second stop, which a repeated cancellation brings, would be waited for without end.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._sqlite: sqlite3.Connection | None = None
+        self._stopped: asyncio.Future[Any] | None = None
+        self._is_stopped = False
+
+        def connect() -> sqlite3.Connection:
+            self._sqlite = sqlite3.connect(*args, **options)
+            return self._sqlite
+
+        super().__init__(connect, iter_chunk_size=64)
+
+    async def close(self) -> None:
+        self._interrupt()
+        await super().close()
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._interrupt()
+            self._stopped = super().stop()
+        return self._stopped
+
+    def _interrupt(self) -> None:
+        if self._sqlite is not None:
+            with suppress(sqlite3.ProgrammingError):  # it is closed
+                self._sqlite.interrupt()
+
+
 class TruthfulConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no annotations
     """A connection on which a COMMIT that PostgreSQL answers with ROLLBACK is an error.
 
@@ -161,34 +240,36 @@ class PooledConnection(TruthfulConnection):
 
 def _listen(engine: AsyncEngine) -> None:
     event.listen(engine.sync_engine, "begin", begin_anew)
-    event.listen(engine.sync_engine, "begin", _take_role)
     event.listen(engine.sync_engine, "before_cursor_execute", _enter_statement)
     event.listen(engine.sync_engine, "after_cursor_execute", _leave_statement)
     event.listen(engine.sync_engine, "handle_error", _handle_error)
-
-
-def _take_role(connection: Connection) -> None:
-    """Take the module's role for this transaction alone, where the server connection belongs to no session."""
-    tenant = getattr(connection.engine, "tenant", None)
-    if tenant is not None and tenant.local_role is not None:
-        connection.exec_driver_sql(f"SET LOCAL ROLE {quoted(tenant.local_role)}")
+    event.listen(engine.sync_engine, "checkin", _close_if_busy)
 
 
 def _enter_statement(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
-    if connection.info.get(BUSY):
+    if connection.info.get(_BUSY):
         raise ConcurrentUse
-    connection.info[BUSY] = True
+    connection.info[_BUSY] = True
     note_write(connection, cursor, statement)
 
 
 def _leave_statement(connection: Connection, *_: Any) -> None:
-    connection.info.pop(BUSY, None)
+    connection.info.pop(_BUSY, None)
+
+
+def _close_if_busy(_connection: Any, record: ConnectionPoolEntry) -> None:
+    """Close a connection that comes back while a task still waits for its answer, which no other user may read."""
+    if record.info.pop(_BUSY, False):
+        driver: Any = record.driver_connection
+        if hasattr(driver, "terminate"):  # of asyncpg, whose polite end would wait for the answer
+            driver.terminate()
+        record.invalidate()
 
 
 def _handle_error(context: ExceptionContext) -> None:
     error = context.original_exception
     if context.connection is not None and not context.connection.closed:
-        context.connection.info.pop(BUSY, None)
+        context.connection.info.pop(_BUSY, None)
         if context.sqlalchemy_exception is not None:  # the database's, not one of Python's before it was asked
             note_failure(context.connection, error)
     if isinstance(error, Exception):  # a cancellation stays one
@@ -202,8 +283,13 @@ def _explain_outage(context: ExceptionContext, error: Exception) -> None:
     if isinstance(error, OverflowError):
         raise out_of_range(error, context.statement) from error
     if context.connection is None:
-        raise DatabaseUnavailable(f"the database cannot be reached ({type(error).__name__})") from error
+        raise unreachable(error) from error
     if is_stale_plan(error):
         raise StalePlan("the table has changed since the statement was prepared: try again") from error
     if context.is_disconnect or is_outage(error):
         raise DatabaseUnavailable(f"the database gave no answer ({type(error).__name__})") from error
+
+
+def unreachable(error: BaseException) -> DatabaseUnavailable:
+    """Return the error for a connection that cannot be made."""
+    return DatabaseUnavailable(f"the database cannot be reached ({type(driver_error(error)).__name__})")

@@ -28,17 +28,12 @@ _SQLITE_UNAVAILABLE = (
 class DatabaseUnavailable(Exception):
     """The database did not answer, not in time, or had no room: the same request may succeed later."""
 
-
-class PoolShareExhausted(DatabaseUnavailable):
-    """A module holds as many connections of a shared pool as it may: its requests wait, those of others do not."""
+    # What callers are told of it.
+    public = "The database is not available"
 
 
 class PoolExhausted(DatabaseUnavailable):
     """All connections of a pool are in use, and have been for a while."""
-
-
-class LostConnection(DatabaseUnavailable):
-    """The connection was gone when it was used: nothing that it was asked to do has been done, except to commit."""
 
 
 class StalePlan(DatabaseUnavailable):
@@ -87,10 +82,6 @@ class NotAllowed(Exception):
 
 class MigrationError(ProjectError):
     """A history that cannot be applied, or a database that is not where it should be; says what to do."""
-
-
-class RoleError(ProjectError):
-    """A module's PostgreSQL role that is missing, has no valid name or may not be taken; says what to do."""
 
 
 class ReadOnlySession(Exception):
@@ -142,10 +133,16 @@ def is_outage(error: BaseException) -> bool:
     )
 
 
+def driver_error(error: BaseException) -> BaseException:
+    """Return the driver's error; SQLAlchemy wraps it, and for some forgets to say which it was."""
+    if not isinstance(error, EmulatedDBAPIException):
+        return error
+    return error.orig or error.__cause__ or error
+
+
 def is_stale_plan(error: BaseException) -> bool:
     """Return True if a statement was prepared for a table that has changed since."""
-    own = error.driver_exception if isinstance(error, EmulatedDBAPIException) else error
-    return isinstance(own, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
+    return isinstance(driver_error(error), asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
 
 
 def reason_of(error: BaseException) -> str:

@@ -13,8 +13,8 @@ from kernel.database.errors import SessionClosed
 class Lease:
     """The pool connections that a session has out.
 
-    Both ends are sure whatever the session's users do: a task that outlives the session gets SessionClosed instead of
-    a connection, and `end` closes each connection that was not given back, also one that is busy.
+    A task that outlives the session gets SessionClosed instead of a connection, and `end` closes each connection that
+    was not given back, also one that is busy.
     """
 
     def __init__(self) -> None:
@@ -48,11 +48,9 @@ class SessionEngine(OptionEngine):
     """An engine whose connections belong to one session."""
 
     def __init__(self, engine: Engine, lease: Lease, options: Mapping[str, Any] | None = None) -> None:
-        """Take connections from `engine`, which knows the module's role and quota."""
         super().__init__(engine, options or {})
         self._engine = engine
         self._lease = lease
-        self.tenant = getattr(engine, "tenant", None)
 
     def execution_options(self, **options: Any) -> "SessionEngine":
         return SessionEngine(self, self._lease, options)

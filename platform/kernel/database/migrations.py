@@ -27,10 +27,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from kernel.database.errors import FAILURES, MigrationError, code_of, reason_of
-from kernel.database.pool import Placement
+from kernel.database.pool import ModuleRole, Placement
 from kernel.database.revisions import check_history
-from kernel.database.server_session import NoSession, connect_directly, place_of
-from kernel.ext.roles.roles import MAY_SET, Role, quoted
+from kernel.database.server_session import NoSession, connect_directly, place_of, quoted
 from kernel.settings import DatabaseConfig
 
 _log = structlog.get_logger("kernel.migrations")
@@ -82,7 +81,7 @@ class History:
     folder: Path
     config: DatabaseConfig
     # Where each module has roles: its owner runs the migrations, so that they reach no other module's tables.
-    role: Role | None = None
+    role: ModuleRole | None = None
     comparison: Comparison = field(default_factory=PlainComparison)
 
     async def upgrade(self, revision: str = "head") -> None:
@@ -243,10 +242,7 @@ class History:
         async with self._session() as session:
             if self.role is None:
                 return None
-            names = (self.role.owner, self.role.name)
-            mine = f"SELECT rolname FROM pg_roles WHERE rolname = ANY($1) AND pg_has_role(oid, {MAY_SET})"  # noqa: S608
-            found = {row[0] for row in await session.fetch(mine, names)}
-        return next((name for name in names if name in found), self.role.name)
+            return await self.role.allowed(session)
 
     async def _be_in_schema(self, connection: AsyncConnection, schema: str, *, changes: bool) -> None:
         """Make the schema if the changes need it. Raises MigrationError unless statements run in it."""
@@ -270,7 +266,7 @@ class History:
             raise MigrationError(
                 f"the migrations of {self.module} would run in {f'the schema {found}' if found else 'no schema'} "
                 f"instead of {schema}: {user} needs USAGE and CREATE on it"
-                + ("" if self.role is None else " (run `kernel roles --apply`)")
+                + ("" if self.role is None else f" ({self.role.advice})")
             )
 
     def _engine(self, role: str | None) -> AsyncEngine:
@@ -360,7 +356,7 @@ class History:
             async with self._session() as session:
                 found = {name: set(tables) for name, tables in await session.fetch(_MIGRATED)}
             advice = 'run DROP SCHEMA IF EXISTS "{1}"; ALTER SCHEMA "{0}" RENAME TO "{1}";'
-            advice += " and `kernel roles --apply`" if self.role else ""
+            advice += "" if self.role is None else f" and {self.role.advice}"
         ours = {*self.metadata.tables, _VERSIONS}
         if _VERSIONS in found.pop(self.placement.schema or here.stem, ()):
             return
@@ -377,7 +373,7 @@ class History:
         try:
             connection = await engine.connect()
         except FAILURES as error:
-            hint = "" if self.role is None else " (the roles are made by `kernel roles --apply`)"
+            hint = "" if self.role is None else f" ({self.role.advice})"
             raise MigrationError(
                 f"the database of {self.module}, {place_of(engine.url)}, cannot be reached: {reason_of(error)}{hint}"
             ) from error

@@ -1,11 +1,11 @@
 """The queries that every table needs. A module's repository derives from this and adds its own."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, overload
 
 from pydantic import BaseModel
-from sqlalchemy import ClauseElement, ColumnElement, Select, Update, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, Update, func, insert, literal_column, select, update
 from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import MultipleResultsFound
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,8 +15,8 @@ from kernel.database import statements
 from kernel.database.errors import NotAllowed, ReadOnlySession, StaleVersion
 from kernel.database.membership import any_of
 from kernel.database.paging import Page, PageRequest, Sort
-from kernel.database.session import LazySession, ReadSession
-from kernel.ext.fast.driver import Rows
+from kernel.database.runner import Rows, StatementRunner
+from kernel.database.session import ReadSession
 
 ModelType = TypeVar("ModelType", bound=DeclarativeBase)
 IDType = TypeVar("IDType")
@@ -29,11 +29,10 @@ class BaseRepository(Generic[ModelType, IDType]):
     """One table's queries, each a single statement.
 
     Where a method takes `into`, naming a pydantic schema makes it a projection: only the schema's columns are
-    selected, and the rows become the schema without an entity in between; such statements run on the driver itself
-    where the session allows it (kernel.ext.fast.driver). A field that names a relationship takes one more statement,
-    for all rows together. Without `into` the method returns entities, which are for changing things.
+    selected, and the rows become the schema without an entity in between. A field that names a relationship takes one
+    more statement, for all rows together. Without `into` the method returns entities, which are for changing things.
 
-    Nothing here commits: whoever opened the session does.
+    Nothing here commits: the session does at its end.
     """
 
     def __init__(self, model: type[ModelType], session: AsyncSession) -> None:
@@ -41,8 +40,8 @@ class BaseRepository(Generic[ModelType, IDType]):
         self.session = session
         self._id: InstrumentedAttribute[IDType] = statements.primary_key_of(model)
         self._seen: statements.Condition = None
-        self._own: statements.Condition = None
-        self._known: Mapping[str, Any] = {}
+        self.own: statements.Condition = None
+        self.known: Mapping[str, Any] = {}
 
     def restrict(self, seen: ColumnElement[bool], own: ColumnElement[bool], **values: Any) -> None:
         """See the rows that fulfil `seen` as if there were no others, and change only those that fulfil `own`, too.
@@ -50,7 +49,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         The conditions are constants, made once; what differs from caller to caller is a `bindparam` in them, under a
         name that no column has, and its value is among `values`.
         """
-        self._seen, self._own, self._known = seen, own, values
+        self._seen, self.own, self.known = seen, own, values
 
     # Reading
 
@@ -65,7 +64,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         if self._refines_select:
             return await self.one(self.select().where(self._id == id_).order_by(None), into=into)
         statement = statements.by_id(self.model, into, self._seen)
-        return await self._one(into, await self._rows(statement, {statements.ID: id_, **self._known}))
+        return await self._one(into, await self._rows(statement, {statements.ID: id_, **self.known}))
 
     @overload
     async def get_many(self, ids: Iterable[IDType]) -> list[ModelType]: ...
@@ -114,7 +113,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         hidden, places = _places(sort, columns_of_schema)
         selected: list[Any] = [*columns_of_schema, *hidden]
         counts, continues = request.cursor is None, bool(request.cursor)
-        place = {statements.LIMIT.key: request.limit + 1, **self._known}
+        place = {statements.LIMIT.key: request.limit + 1, **self.known}
         if request.cursor:
             place |= sort.position(request.cursor, on_sqlite=self.session.get_bind().dialect.name == "sqlite")
         if counts:
@@ -132,9 +131,10 @@ class BaseRepository(Generic[ModelType, IDType]):
             return statement.offset(statements.OFFSET) if counts else statement
 
         shape = (self.model, into, self._seen, sort.signature, counts, continues)
-        if sort.is_all_own:
-            rows = await self._rows_of_shape(shape, where, build, place)
-        else:  # an alias has no name that tells it from others
+        rows: Rows | None = None
+        if sort.is_all_own and not self._refines_select:  # an alias has no name that tells it from others
+            rows = None if (runner := self._runner) is None else await runner.fetch_shape(shape, where, build, place)
+        if rows is None:
             rows = await self._rows(build(), place)
         shown = rows[: request.limit]
         count: int | None = None
@@ -159,7 +159,7 @@ class BaseRepository(Generic[ModelType, IDType]):
             self.session.add(entity)
             await self.session.flush()
             return entity
-        rows = await self._directly(lambda: statements.insertion(self.model, into), values)
+        rows = None if (runner := self._runner) is None else await runner.insert_row(self, into, values)
         if rows is None:
             statement = insert(self.model).values(**values).returning(*statements.columns_of(self.model, into))
             rows = list((await self.session.execute(statement)).all())
@@ -198,11 +198,8 @@ class BaseRepository(Generic[ModelType, IDType]):
             statement = self._change(id_, versions, values).returning(self.model)
             changed = await self.session.scalar(statement, execution_options={"populate_existing": True})
         else:
-            rows = await self._directly(
-                lambda of_version: statements.change(self.model, into, self._own, of_version=of_version),
-                values,
-                id_,
-                versions,
+            rows = (
+                None if (runner := self._runner) is None else await runner.update_row(self, into, id_, versions, values)
             )
             if rows is None:
                 returned = statements.columns_of(self.model, into)
@@ -217,9 +214,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         """Delete one row; whether there was one. Raises as `update`."""
         self._must_write()
         versions = self._versions(expected_version)
-        rows = await self._directly(
-            lambda of_version: statements.deletion(self.model, self._own, of_version=of_version), {}, id_, versions
-        )
+        rows = None if (runner := self._runner) is None else await runner.delete_row(self, id_, versions)
         if rows is None:
             statement = delete_from(self.model).where(*self._row(id_, versions)).returning(self._id)
             rows = list((await self.session.execute(statement)).all())
@@ -234,7 +229,7 @@ class BaseRepository(Generic[ModelType, IDType]):
 
         A repository may override it, say to pass over what is archived.
         """
-        return _of(self.model, None if self._seen is None else statements.with_values(self._seen, self._known))
+        return _of(self.model, None if self._seen is None else statements.with_values(self._seen, self.known))
 
     @overload
     async def one(self, statement: Select[ModelType]) -> ModelType | None: ...
@@ -295,51 +290,9 @@ class BaseRepository(Generic[ModelType, IDType]):
         return related
 
     async def _rows(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> Rows:
-        """The rows of a statement, by the shortest way that the session allows."""
-        if (session := self._direct_session) is not None:
-            rows = await session.fetch(statement, parameters)
-            if rows is not None:
-                return rows
+        if (runner := self._runner) is not None and (rows := await runner.fetch(statement, parameters)) is not None:
+            return rows
         return list((await self.session.execute(statement, parameters)).all())
-
-    async def _rows_of_shape(
-        self,
-        shape: Hashable,
-        conditions: Sequence[ColumnElement[bool]],
-        build: Callable[[], Select[Any]],
-        parameters: Mapping[str, Any],
-    ) -> Rows:
-        """The rows of a statement that is built only if none of this shape has been (statements.shaped)."""
-        if (session := self._direct_session) is not None and not self._refines_select:
-            known = statements.shaped(shape, conditions, build)
-            rows = None if known is None else await session.fetch(known[0], parameters, known[1])
-            if rows is not None:
-                return rows
-        return await self._rows(build(), parameters)
-
-    async def _directly(
-        self,
-        build: Callable[..., ClauseElement],
-        values: Mapping[str, Any],
-        id_: IDType | None = None,
-        versions: Collection[int] | None = None,
-    ) -> Rows | None:
-        """The rows of a statement that writes `values`, run on the driver; None if the ORM must write them.
-
-        It must if it may know of the row, and if a value cannot be a parameter.
-        """
-        session = self._direct_session
-        if session is None or not statements.is_one_table(self.model):
-            return None
-        parameters = statements.as_parameters(self.model, values)
-        if parameters is None:
-            return None
-        if id_ is None:
-            return await session.fetch(build(), parameters)
-        parameters |= {statements.ID: id_, **self._known}
-        if versions is not None:
-            parameters[statements.VERSIONS] = list(versions)
-        return await session.fetch(build(of_version=versions is not None), parameters)
 
     async def _count(self, where: Sequence[ColumnElement[bool]], columns: Sequence[Any]) -> int:
         return int((await self._rows(self._counting(self.select().where(*where), columns)))[0][0])
@@ -354,10 +307,8 @@ class BaseRepository(Generic[ModelType, IDType]):
         return select(func.count()).select_from(statement.with_only_columns(*columns).order_by(None).subquery())
 
     @property
-    def _direct_session(self) -> LazySession | None:
-        """The session, if its statements may run on the driver."""
-        is_direct = isinstance(self.session, LazySession) and self.session.runs_directly
-        return cast(LazySession, self.session) if is_direct else None
+    def _runner(self) -> StatementRunner | None:
+        return getattr(self.session, "runner", None)  # any AsyncSession will do
 
     @property
     def _refines_select(self) -> bool:
@@ -374,9 +325,9 @@ class BaseRepository(Generic[ModelType, IDType]):
 
     async def _refuse(self, id_: IDType, versions: Collection[int] | None) -> None:
         """Say why a row was left as it is, if it is one that the caller sees."""
-        if (versions is None and self._own is None) or not await self.exists(id_):
+        if (versions is None and self.own is None) or not await self.exists(id_):
             return
-        if self._own is not None and not await self._rows(select(self._id).where(*self._row(id_, None))):
+        if self.own is not None and not await self._rows(select(self._id).where(*self._row(id_, None))):
             raise NotAllowed
         if versions is not None:
             raise StaleVersion
@@ -385,7 +336,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         """What a row must fulfil to be changed."""
         version = statements.version_of(self.model)
         conditions = [self._id == id_] + ([] if versions is None or version is None else [any_of(version, versions)])
-        return conditions + ([] if self._own is None else [statements.with_values(self._own, self._known)])
+        return conditions + ([] if self.own is None else [statements.with_values(self.own, self.known)])
 
     def _change(self, id_: IDType, versions: Collection[int] | None, values: Mapping[str, Any]) -> Update:
         version = statements.version_of(self.model)

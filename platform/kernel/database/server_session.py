@@ -27,6 +27,11 @@ def place_of(url: URL) -> str:
     return f"{host}:{url.port or 5432}/{url.database}"
 
 
+def quoted(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 async def connect(url: URL, config: DatabaseConfig) -> asyncpg.Connection:
     """A connection of the driver's that keeps no prepared statements. Raises what the driver raises."""
     _, options = url.get_dialect()().create_connect_args(url)
@@ -47,7 +52,7 @@ async def connect_directly(url: URL, config: DatabaseConfig, variable: str) -> a
         raise NoSession(f"the database {place} cannot be reached: {reason_of(error)}") from error
     is_session = False
     try:
-        is_session = await _is_session(connection, url, config)
+        is_session = await is_own_session(connection, url, config)
     except FAILURES as error:
         raise NoSession(f"the database {place} gave no answer: {reason_of(error)}") from error
     finally:
@@ -61,27 +66,8 @@ async def connect_directly(url: URL, config: DatabaseConfig, variable: str) -> a
     return connection
 
 
-async def refuse_undeclared_pooler(url: URL, config: DatabaseConfig) -> None:
-    """Raise NoSession for a pooler in transaction mode that the settings do not name.
-
-    The role of one module would stay on a server connection that another module gets next.
-    """
-    try:
-        connection = await connect(url, config)
-        try:
-            is_session = await _is_session(connection, url, config)
-        finally:
-            connection.terminate()
-    except FAILURES as error:
-        raise NoSession(f"the database {place_of(url)} cannot be reached: {reason_of(error)}") from error
-    if not is_session:
-        raise NoSession(
-            f"{place_of(url)} is a connection pooler in transaction mode, in which one module would get connections "
-            "with the role of another: set DATABASE_POOLER=transaction"
-        )
-
-
-async def _is_session(connection: asyncpg.Connection, url: URL, config: DatabaseConfig) -> bool:
+async def is_own_session(connection: asyncpg.Connection, url: URL, config: DatabaseConfig) -> bool:
+    """Return True if a connection to `url` is a session of its own, and not a pooler's in transaction mode."""
     if await _backend(connection) == connection.get_server_pid():
         return True  # PostgreSQL itself told the driver this number; a pooler tells one of its own
     other = await connect(url, config)

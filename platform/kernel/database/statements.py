@@ -1,6 +1,6 @@
-"""The statements that every table needs, built once for each table and schema; their values come as parameters."""
+"""What repositories need to know of a model and of a schema that is read from it."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import eq
@@ -11,34 +11,20 @@ from sqlalchemy import (
     BinaryExpression,
     BindParameter,
     ColumnElement,
-    Insert,
     Integer,
     Select,
-    Update,
     bindparam,
-    delete,
-    insert,
     inspect,
     literal,
     select,
-    update,
 )
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapper, RelationshipProperty
-from sqlalchemy.sql import ClauseElement
-from sqlalchemy.sql.dml import ReturningDelete
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, RelationshipProperty
 from sqlalchemy.sql.visitors import replacement_traverse
-from sqlalchemy.util import LRUCache
-
-from kernel.database.membership import ListOf, of_parameter
 
 # Parameters, by names that no column has.
 ID = "kernel__id"
-VERSIONS = "kernel__versions"
 LIMIT = bindparam("kernel__limit", type_=Integer)
 OFFSET = bindparam("kernel__offset", type_=Integer)
-
-# As many shapes as the largest application has lists with their filters, several times over.
-_SHAPES = 1000
 
 Model = type[DeclarativeBase]
 Condition = ColumnElement[bool] | None
@@ -137,38 +123,9 @@ def columns_of(model: Model, schema: type[BaseModel]) -> tuple[InstrumentedAttri
 @cache
 def by_id(model: Model, schema: type[BaseModel], only: Condition = None) -> Select[Any]:
     """The row whose primary key is the parameter ID, if it is one of `only` those."""
-    return select(*columns_of(model, schema)).where(*_row(model, only, of_version=False))
-
-
-@cache
-def insertion(model: Model, schema: type[BaseModel]) -> Insert:
-    """One row, of the columns that are given as parameters."""
-    table: Any = inspect(model).local_table
-    return insert(table).returning(*columns_of(model, schema))
-
-
-@cache
-def change(model: Model, schema: type[BaseModel], only: Condition = None, *, of_version: bool) -> Update:
-    """The columns that are given as parameters, in the row ID, if it has one of VERSIONS."""
-    table: Any = inspect(model).local_table
-    statement = update(table).where(*_row(model, only, of_version=of_version)).returning(*columns_of(model, schema))
-    version = version_of(model)
-    return statement if version is None else statement.values({version.key: version + 1})
-
-
-@cache
-def deletion(model: Model, only: Condition = None, *, of_version: bool) -> ReturningDelete[Any]:
-    """The row ID, if it has one of VERSIONS; gives its key."""
-    table: Any = inspect(model).local_table
-    return delete(table).where(*_row(model, only, of_version=of_version)).returning(primary_key_of(model))
-
-
-def _row(model: Model, only: Condition, *, of_version: bool) -> list[ColumnElement[bool]]:
-    key, version = primary_key_of(model), version_of(model)
-    conditions = [key == bindparam(ID, type_=key.type)] + ([] if only is None else [only])
-    if of_version and version is not None:
-        conditions.append(of_parameter(version, bindparam(VERSIONS, type_=ListOf(version.type))))
-    return conditions
+    key = primary_key_of(model)
+    statement = select(*columns_of(model, schema)).where(key == bindparam(ID, type_=key.type))
+    return statement if only is None else statement.where(only)
 
 
 def with_values(condition: ColumnElement[bool], values: Mapping[str, Any]) -> ColumnElement[bool]:
@@ -179,69 +136,3 @@ def with_values(condition: ColumnElement[bool], values: Mapping[str, Any]) -> Co
         return literal(values[element.key], element.type) if is_given else None
 
     return replacement_traverse(condition, {}, replace)
-
-
-@cache
-def is_one_table(model: Model) -> bool:
-    """Whether its rows are in one table and mean one class, so that the ORM has nothing to add to what is written."""
-    mapper: Mapper[Any] = inspect(model)
-    return not mapper.inherits and mapper.polymorphic_on is None and len(mapper.tables) == 1
-
-
-@cache
-def _column_keys(model: Model) -> Mapping[str, str]:
-    return {name: attribute.columns[0].key for name, attribute in inspect(model).column_attrs.items()}
-
-
-def as_parameters(model: Model, values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Values by attribute as parameters by column; None where one is an expression, which no parameter can be.
-
-    Raises TypeError for a name that is no column's.
-    """
-    keys = _column_keys(model)
-    parameters = {}
-    for name, value in values.items():
-        if name not in keys:
-            raise TypeError(f"{model.__name__} has no column {name!r}")
-        if hasattr(value, "__clause_element__") or isinstance(value, ClauseElement):
-            return None
-        parameters[keys[name]] = value
-    return parameters
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    statement: Select[Any]
-    # Its values, each with its place among those of the conditions; the statement's own have none.
-    values: Sequence[tuple[BindParameter[Any], int | None]]
-
-
-_shapes: Any = LRUCache(_SHAPES)
-
-
-def shaped(
-    key: Hashable, conditions: Sequence[ColumnElement[bool]], build: Callable[[], Select[Any]]
-) -> tuple[Select[Any], list[BindParameter[Any]]] | None:
-    """The statement that `build` once made for such conditions, and the values that these have; None if there is none.
-
-    Conditions of one shape differ in their values only, and SQLAlchemy's own cache keys tell shapes from values. To
-    build a statement from its clauses takes longer than to run it.
-    """
-    keys = [condition._generate_cache_key() for condition in conditions]
-    values: list[BindParameter[Any]] = []
-    for one in keys:
-        if one is None or one.params:
-            return None
-        values.extend(one.bindparams)
-    if len({id(value) for value in values}) < len(values):
-        return None  # two conditions share a value; others of their shape need not
-    full = (key, *(one.key for one in keys if one is not None))
-    shape = _shapes.get(full)
-    if shape is None:
-        statement = build()
-        own = statement._generate_cache_key()
-        places = {id(value): place for place, value in enumerate(values)}
-        if own is None or not places.keys() <= {id(value) for value in own.bindparams}:
-            return None
-        shape = _shapes[full] = _Shape(statement, [(value, places.get(id(value))) for value in own.bindparams])
-    return shape.statement, [own if place is None else values[place] for own, place in shape.values]

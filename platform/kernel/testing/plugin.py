@@ -19,7 +19,6 @@ from sqlalchemy.pool import NullPool
 
 from kernel.application import Application, create_app
 from kernel.ext.messaging.testing import Messages
-from kernel.ext.roles import roles
 from kernel.project import Project
 from kernel.runtime import Kernel
 from kernel.settings import Settings, find_root
@@ -88,7 +87,8 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 async def _migrate(project: Project) -> None:
     kernel = Kernel(*project)
-    await roles.apply(kernel.roles(), kernel.settings.database, [SERVING])
+    if kernel.pool.roles is not None:
+        await kernel.pool.roles.prepare([SERVING])
     for history in kernel.histories():
         await history.upgrade()
 

@@ -7,10 +7,9 @@ tried. The routes stay where FastAPI put them, so that OpenAPI, overrides and `u
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
@@ -24,7 +23,6 @@ from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from kernel.ext.fast.endpoint import Endpoint, NotCompiled
 from kernel.modules.manifest import ModuleContext
 from kernel.web.context import find_context
 from kernel.web.problems import ContentTooLarge
@@ -36,6 +34,19 @@ from kernel.web.validation import bound_errors
 # it worse.
 PROBES = frozenset({"/health/live", "/health/ready", "/health/startup"})
 Guard = Callable[[HTTPConnection], Awaitable[object]]
+
+
+class CompiledEndpoint(Protocol):
+    """The handler of a route, as an extension compiled it."""
+
+    def takes(self, scope: Scope) -> bool:
+        """Return False for a request that FastAPI itself has to answer."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+# Returns None for a route that FastAPI itself has to answer.
+Compile = Callable[[Any], CompiledEndpoint | None]
 
 # The body of such a request is not read.
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
@@ -63,19 +74,18 @@ class Dispatcher:
         mounts: Mapping[str, ModuleMount],
         max_body_bytes: int,
         guards_of: Callable[[Any], Sequence[Guard]],
-        *,
-        compiles: bool,
+        compile_endpoint: Compile | None,
     ) -> None:
         """`guards_of` a route decide whether its body is read at all; FastAPI itself asks them only after that."""
         self._app = app
         self._mounts = {
             _segments(mount.prefix): _Routes(
-                mount.router, mount.context, mount.max_body_bytes, guards_of, compiles=compiles
+                mount.router, mount.context, mount.max_body_bytes, guards_of, compile_endpoint
             )
             for mount in mounts.values()
         }
         rest = rest_of(app, [mount.route for mount in mounts.values()])
-        self._rest = _Routes(rest, None, max_body_bytes, guards_of, compiles=compiles)
+        self._rest = _Routes(rest, None, max_body_bytes, guards_of, compile_endpoint)
         # Prefixes of several lengths are possible (/health, /api/v1/events): the longest that matches wins.
         self._lengths = sorted({len(segments) for segments in self._mounts}, reverse=True)
 
@@ -129,15 +139,14 @@ class _Routes:
         context: ModuleContext | None,
         max_body_bytes: int,
         guards_of: Callable[[Any], Sequence[Guard]],
-        *,
-        compiles: bool,
+        compile_endpoint: Compile | None,
     ) -> None:
         self.context = context
         self.name = None if context is None else context.name
         self.max_body_bytes = max_body_bytes
         self._router = router
         self._guards_of = guards_of
-        self._compiles = compiles
+        self._compile = compile_endpoint
         self.by_fastapi = AsyncExitStackMiddleware(router)
 
     def match(self, scope: Scope, path: str) -> tuple[ASGIApp | None, Sequence[Guard]]:
@@ -168,13 +177,13 @@ class _Routes:
         return found
 
     @cached_property
-    def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None, Sequence[Guard]]]]:
+    def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Guard]]]]:
         """The routes of each method in their order, up to the first that only FastAPI can match.
 
         That is a mount or a route whose class matches in its own way. Made at the module's first request: with hundreds
         of modules it would take the start seconds.
         """
-        found: dict[str, list[tuple[re.Pattern[str], Any, Endpoint | None, Sequence[Guard]]]] = {}
+        found: dict[str, list[tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Guard]]]] = {}
         routes = list(iter_route_contexts(self._router.routes))
         for route in routes:
             bound_errors(getattr(route, "dependant", None), getattr(route, "body_field", None))
@@ -185,9 +194,8 @@ class _Routes:
             if getattr(kind, "matches", None) is not APIRoute.matches:
                 break
             endpoint = None
-            if self._compiles and kind is APIRoute:  # a subclass may do anything before the handler
-                with suppress(NotCompiled):
-                    endpoint = Endpoint(route)
+            if self._compile is not None and kind is APIRoute:  # a subclass may do anything before the handler
+                endpoint = self._compile(route)
             guards = self._guards_of(route)
             for method in route.methods or ():
                 found.setdefault(method, []).append((route.path_regex, route, endpoint, guards))

@@ -21,7 +21,6 @@ from starlette.responses import Response
 from kernel.database.errors import (
     DatabaseUnavailable,
     NotAllowed,
-    PoolShareExhausted,
     StaleVersion,
     Violation,
     violation_of,
@@ -292,13 +291,7 @@ async def on_database_unavailable(request: Request, error: DatabaseUnavailable) 
     """503: nothing was changed, and the caller may try again."""
     _log.error("database unavailable", reason=str(error), cause=repr(error.__cause__))
     headers = {"Retry-After": RETRY_AFTER_SECONDS}
-    is_busy = isinstance(error, PoolShareExhausted)
-    what = (
-        "This part of the application has its share of the database in use"
-        if is_busy
-        else "The database is not available"
-    )
-    return answer(request, 503, f"{what}. Try again shortly.", headers=headers)
+    return answer(request, 503, f"{error.public}. Try again shortly.", headers=headers)
 
 
 async def on_stale_version(request: Request, _error: StaleVersion | StaleDataError) -> Response:

@@ -86,8 +86,9 @@ def url(
 
 
 @pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
+async def database(url: str, extend: Callable[[AsyncDBPool], AsyncDBPool]) -> AsyncIterator[Database]:
     pool = AsyncDBPool(DatabaseConfig(url=url))
+    extend(pool)
     database = pool.database("events")
     async with database.writer.begin() as connection:
         if database.placement.schema:

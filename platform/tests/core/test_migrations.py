@@ -16,10 +16,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from kernel.application import create_app
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
-from kernel.ext.roles import roles
 from kernel.runtime import Kernel
 from kernel.testing import query, settings_for
-from kernel.testing.postgresql import MIGRATING, SERVING
 from tests.core.project import MIGRATION, MODELS, imported_alone, write_migration, write_project
 
 # Comes after project.MIGRATION.
@@ -275,76 +273,6 @@ async def test_an_index_is_made_concurrently_while_others_wait_for_the_lock(
         [history] = Kernel(settings_for(root, {"DATABASE_URL": url})).histories()
         await asyncio.wait_for(asyncio.gather(*(history.upgrade() for _ in range(4))), 30)
         assert await history.pending() == []
-
-
-TWO_MODULES = {"shop/models.py": MODELS, "till/models.py": MODELS}
-
-
-@pytest.mark.parametrize(
-    "statement",
-    ["DROP TABLE till.things", "ALTER TABLE till.things ADD COLUMN x int", "RESET ROLE; DELETE FROM till.things"],
-)
-async def test_a_migration_reaches_no_other_modules_tables_however_it_names_them(
-    tmp_path: Path, new_database: Callable[[str], URL], statement: str
-) -> None:
-    """Also where the migrations' text gives nothing away, and the login may migrate every module."""
-    url = new_database("reaching")
-    query(url, f"ALTER DATABASE {url.database} OWNER TO {MIGRATING}")
-    reaching = """
-from pathlib import Path
-from alembic import op
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
-
-def upgrade() -> None:
-    for statement in Path(__file__).with_name("reach.sql").read_text().split(";"):
-        op.execute(statement)
-"""
-    variables = {"DATABASE_URL": str(url.set(username=MIGRATING)), "DATABASE_ROLE_PER_MODULE": "true"}
-    with imported_alone():
-        root = write_project(tmp_path, TWO_MODULES)
-        for module in ("shop", "till"):
-            write_migration(tmp_path, module)
-        kernel = Kernel(settings_for(root, variables))
-        await roles.apply(kernel.roles(), kernel.settings.database, [SERVING])
-        shop, till = kernel.histories()
-        for history in (shop, till):
-            await history.upgrade()
-        query(url, "INSERT INTO till.things VALUES (1, 'kept')")
-        (shop.folder / "0002_reach.py").write_text(reaching)
-        (shop.folder / "reach.sql").write_text(statement)
-        with pytest.raises(MigrationError, match="permission denied for schema till"):
-            await shop.upgrade()
-        assert await shop.pending() == ["0002"]
-    assert query(url, "SELECT name FROM till.things") == "kept"
-    assert query(url, "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'shop'") == (
-        f"{url.database}.shop_owner"
-    )
-
-
-async def test_a_module_without_its_roles_is_not_migrated(root: Path, new_database: Callable[[str], URL]) -> None:
-    variables = {"DATABASE_URL": str(new_database("roleless")), "DATABASE_ROLE_PER_MODULE": "true"}
-    history = next(iter(Kernel(settings_for(root, variables)).histories()))
-    with pytest.raises(MigrationError, match=r"_owner.*does not exist.*kernel roles --apply"):
-        await history.upgrade()
-
-
-async def test_a_serving_login_that_finds_a_migration_missing_says_so(
-    root: Path, new_database: Callable[[str], URL]
-) -> None:
-    url = new_database("behind")
-    query(url, f"ALTER DATABASE {url.database} OWNER TO {MIGRATING}")
-    variables = {"DATABASE_ROLE_PER_MODULE": "true", "ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}
-    kernel = Kernel(settings_for(root, {**variables, "DATABASE_URL": str(url.set(username=MIGRATING))}))
-    await roles.apply(kernel.roles(), kernel.settings.database, [SERVING])
-    app = create_app(settings_for(root, {**variables, "DATABASE_URL": str(url.set(username=SERVING))}))
-    with pytest.raises(MigrationError, match="run `kernel migrate` before the start"):
-        async with app.router.lifespan_context(app):
-            pass
-    for history in kernel.histories():
-        await history.upgrade()
-    app = create_app(app.kernel.settings)
-    async with app.router.lifespan_context(app):
-        assert app.kernel.is_started
 
 
 async def test_a_renamed_module_does_not_begin_with_empty_tables(tmp_path: Path, empty_url: str) -> None:

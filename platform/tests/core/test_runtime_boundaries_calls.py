@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel import Contract, safe
 from kernel.database import AsyncDBPool, BaseRepository, Database, Versioned, after_commit, new_metadata
-from kernel.database.session import LazySession, open_sessions
+from kernel.database.session import DatabaseSession, open_sessions
 from kernel.database.writes import what_it_writes
 from kernel.modules.contracts import CallInTransaction, CallRule, local_port
 from kernel.settings import ApplicationSettings, DatabaseConfig, Environment
@@ -77,7 +77,9 @@ VALUES: dict[str, Any] = {"title": "Concert"}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AsyncDBPool]:
+async def pool(
+    request: pytest.FixtureRequest, tmp_path: Path, extend: Callable[[AsyncDBPool], AsyncDBPool]
+) -> AsyncIterator[AsyncDBPool]:
     """Two modules with a table each, under roles of their own where there are roles."""
     url = f"sqlite:///{tmp_path}"
     if request.param == "postgresql":
@@ -86,6 +88,7 @@ async def pool(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         url = str(server)
         query(server, "CREATE SCHEMA events; CREATE SCHEMA images")
     pool = AsyncDBPool(DatabaseConfig(url=url, pool_size=2, max_overflow=1), {}, Path("/"), ["events", "images"])
+    extend(pool)
     for name in ("events", "images"):
         async with pool.database(name).writer.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
@@ -132,10 +135,8 @@ async def _lock(session: AsyncSession) -> None:
 
 
 async def _lock_directly(session: AsyncSession) -> None:
-    assert isinstance(session, LazySession)
-    statement = sa.select(Event.id).with_for_update()
-    if await session.fetch(statement) is None:
-        await session.execute(statement)
+    assert isinstance(session, DatabaseSession)
+    await session.rows(sa.select(Event.id).with_for_update())
 
 
 async def _write_by_text(session: AsyncSession) -> None:

@@ -13,11 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from kernel.database import AsyncDBPool, Database, DatabaseUnavailable
-from kernel.database.errors import PoolShareExhausted
-from kernel.database.session import LazySession
+from kernel.database.session import DatabaseSession
+from kernel.ext.pool.errors import PoolShareExhausted
 from kernel.settings import DatabaseConfig
 from kernel.testing import query
 from tests.core.project import MODELS, running_project, write_migration
+
+Extend = Callable[[AsyncDBPool], AsyncDBPool]
 
 SLEEPY = """
 from fastapi import APIRouter
@@ -40,14 +42,14 @@ async def hold(database: Database, seconds: float, *, directly: bool) -> None:
     """Keep one connection for a while."""
     statement = sa.select(sa.func.pg_sleep(seconds).cast(sa.Text))
     async with database.transaction() as session:
-        assert isinstance(session, LazySession)
-        await (session.fetch(statement) if directly else session.execute(statement))
+        assert isinstance(session, DatabaseSession)
+        await (session.rows(statement) if directly else session.execute(statement))
 
 
 def free(database: Database) -> int:
     """How many more connections the module may take, when it holds none."""
-    tenant: Any = database.writer.sync_engine.tenant  # type: ignore[attr-defined]  # of our engines
-    return int(tenant.turns._value)
+    quota: Any = database.writer.sync_engine.quota  # type: ignore[attr-defined]  # of our engines
+    return int(quota.share.limit - quota.share.in_use)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +58,10 @@ def url(new_database: Callable[[str], URL]) -> URL:
 
 
 @pytest.fixture
-async def pool(url: URL) -> AsyncIterator[AsyncDBPool]:
+async def pool(url: URL, extend: Extend) -> AsyncIterator[AsyncDBPool]:
     """3 + 2 connections, of which a module may hold 3."""
     config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2, pool_share_timeout_seconds=0.3)
-    pool = AsyncDBPool(config, {}, Path("/"), ["events", "images"])
+    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]))
     yield pool
     await pool.close()
 
@@ -102,14 +104,13 @@ async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, 
 
     async def fails() -> None:
         async with events.transaction() as session:
-            assert isinstance(session, LazySession)
             statement = sa.text("SELECT 1/0") if not directly else sa.select(sa.literal_column("1/0"))
-            await (session.fetch(statement) if directly else session.execute(statement))
+            assert isinstance(session, DatabaseSession)
+        await (session.rows(statement) if directly else session.execute(statement))
 
     async def becomes() -> None:
         async with events.transaction() as session:  # on the driver first, then in SQLAlchemy's hands
-            assert isinstance(session, LazySession)
-            await session.fetch(sa.select(sa.literal_column("1")))
+            await session.rows(sa.select(sa.literal_column("1")))
             await session.execute(sa.text("SELECT 1"))
 
     for _ in range(4):
@@ -136,9 +137,9 @@ async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, 
 
 
 @pytest.mark.parametrize("directly", [True, False])
-async def test_a_database_that_is_down_keeps_no_part_of_the_share(directly: bool) -> None:
+async def test_a_database_that_is_down_keeps_no_part_of_the_share(directly: bool, extend: Extend) -> None:
     config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", pool_size=1, max_overflow=1)
-    pool = AsyncDBPool(config, {}, Path("/"), ["events", "images"])
+    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]))
     for _ in range(5):
         with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
             await hold(pool.database("events"), 0, directly=directly)
@@ -146,12 +147,12 @@ async def test_a_database_that_is_down_keeps_no_part_of_the_share(directly: bool
     await pool.close()
 
 
-async def test_alone_in_a_pool_a_module_may_have_all_of_it(url: URL) -> None:
+async def test_alone_in_a_pool_a_module_may_have_all_of_it(url: URL, extend: Extend) -> None:
     config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2)
     for with_tables, limit in ((["events"], None), (["events", "images"], 3), ([], None)):
-        pool = AsyncDBPool(config, {}, Path("/"), with_tables)
-        tenant: Any = pool.database("events").writer.sync_engine.tenant  # type: ignore[attr-defined]
-        assert (tenant and tenant.turns and tenant.turns._value) == limit, with_tables
+        pool = extend(AsyncDBPool(config, {}, Path("/"), with_tables))
+        quota: Any = getattr(pool.database("events").writer.sync_engine, "quota", None)
+        assert (quota and quota.share and quota.share.limit) == limit, with_tables
         await pool.close()
 
 

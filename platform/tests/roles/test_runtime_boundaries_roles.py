@@ -20,13 +20,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel.application import create_app
 from kernel.database import AsyncDBPool, BaseRepository, Database, DatabaseUnavailable, new_metadata
-from kernel.database.errors import RoleError
-from kernel.database.session import LazySession
+from kernel.database.server_session import quoted
+from kernel.database.session import DatabaseSession
+from kernel.ext.pool.errors import RoleError
 from kernel.ext.roles import roles
-from kernel.ext.roles.roles import Role
+from kernel.ext.roles.roles import PostgresqlRoles, Role
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
 from tests.boundaries.hostile.unreadable import UNREADABLE
+
+Extend = Callable[[AsyncDBPool], AsyncDBPool]
 
 MODULES = ("events", "images")
 
@@ -55,14 +58,18 @@ class Elsewhere(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
-async def opened(url: URL, **options: Any) -> AsyncDBPool:
+def roles_of(pool: AsyncDBPool, *modules: str) -> list[Role]:
+    return [role for module in modules if (role := PostgresqlRoles(pool).role(module))]
+
+
+async def opened(url: URL, extend: Extend, **options: Any) -> AsyncDBPool:
     """A pool for two modules with a table `things` each, and images.secrets; the roles are there."""
     config = DatabaseConfig(url=str(url), role_per_module=True, **options)
-    pool = AsyncDBPool(config, {}, Path("/"), MODULES)
+    pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
     for name in MODULES:
         query(url, f"CREATE SCHEMA {name}; CREATE SEQUENCE {name}.serials")
         query(url, f"CREATE TABLE {name}.things (id serial PRIMARY KEY, serial bigint DEFAULT 0, name text)")
-    await roles.apply([role for name in MODULES if (role := pool.role(name))], config)
+    await roles.apply_roles(roles_of(pool, *MODULES), config)
     # As a later migration would, which the module's owner runs.
     owner = f'SET ROLE "{url.database}.images_owner"'
     query(url, f"{owner}; CREATE TABLE images.secrets (id int GENERATED ALWAYS AS IDENTITY, words text)")
@@ -70,15 +77,15 @@ async def opened(url: URL, **options: Any) -> AsyncDBPool:
 
 
 @pytest.fixture
-async def pool(new_database: Callable[[str], URL]) -> AsyncIterator[AsyncDBPool]:
-    pool = await opened(new_database("roles"), pool_size=1, max_overflow=0, pool_timeout_seconds=5)
+async def pool(new_database: Callable[[str], URL], extend: Extend) -> AsyncIterator[AsyncDBPool]:
+    pool = await opened(new_database("roles"), extend, pool_size=1, max_overflow=0, pool_timeout_seconds=5)
     yield pool
     await pool.close()
 
 
 def forget_roles(url: URL, *names: str) -> None:
     """Drop roles, which belong to the whole server, with what they own in this database."""
-    for name in (roles.quoted(one) for one in names):
+    for name in (quoted(one) for one in names):
         query(url, f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
 
 
@@ -89,8 +96,8 @@ async def whom(session: AsyncSession, *, directly: bool) -> str:
     """Under which role the session's statements run."""
     if not directly:
         return str(await session.scalar(WHO))
-    assert isinstance(session, LazySession)
-    rows = await session.fetch(WHO)
+    assert isinstance(session, DatabaseSession)
+    rows = await session.rows(WHO)
     assert rows, "it went through SQLAlchemy"
     return str(rows[0][0])
 
@@ -154,8 +161,8 @@ async def test_sql_that_no_check_can_read_is_refused_by_the_role(pool: AsyncDBPo
 async def test_a_module_can_neither_read_nor_write_anothers(pool: AsyncDBPool, statement: Any, directly: bool) -> None:
     async def reach() -> None:
         async with pool.database("events").transaction() as session:
-            assert isinstance(session, LazySession)
-            await (session.fetch(statement) if directly else session.execute(statement))
+            assert isinstance(session, DatabaseSession)
+            await (session.rows(statement) if directly else session.execute(statement))
 
     with pytest.raises(DBAPIError, match="permission denied for schema images"):
         await reach()
@@ -164,13 +171,13 @@ async def test_a_module_can_neither_read_nor_write_anothers(pool: AsyncDBPool, s
 
 
 async def test_a_module_may_read_which_migrations_are_applied_and_not_change_it(
-    new_database: Callable[[str], URL],
+    new_database: Callable[[str], URL], extend: Extend
 ) -> None:
     url = new_database("versions")
     query(url, "CREATE SCHEMA events; CREATE TABLE events.alembic_version (version_num text)")
     config = DatabaseConfig(url=str(url), role_per_module=True)
-    pool = AsyncDBPool(config, {}, Path("/"), ["events"])
-    await roles.apply([role for role in [pool.role("events")] if role], config)
+    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events"]))
+    await roles.apply_roles(roles_of(pool, "events"), config)
     async with pool.database("events").read() as session:
         await session.execute(sa.text("SELECT * FROM events.alembic_version"))
         with pytest.raises(DBAPIError, match="permission denied"):
@@ -221,13 +228,15 @@ async def test_a_transaction_that_the_orm_takes_over_keeps_its_connection_and_it
         assert await whom(session, directly=True) == expected(events, "events")
 
 
-async def test_an_idle_connection_that_has_the_role_is_preferred(new_database: Callable[[str], URL]) -> None:
-    pool = await opened(new_database("preferred"), pool_size=3, max_overflow=0)
+async def test_an_idle_connection_that_has_the_role_is_preferred(
+    new_database: Callable[[str], URL], extend: Extend
+) -> None:
+    pool = await opened(new_database("preferred"), extend, pool_size=3, max_overflow=0)
 
     async def backend(name: str | None) -> Any:
         async with pool.database(name).read() as session:
-            assert isinstance(session, LazySession)
-            rows = await session.fetch(sa.select(sa.func.pg_backend_pid()))
+            assert isinstance(session, DatabaseSession)
+            rows = await session.rows(sa.select(sa.func.pg_backend_pid()))
             assert rows
             return rows[0][0]
 
@@ -238,13 +247,15 @@ async def test_an_idle_connection_that_has_the_role_is_preferred(new_database: C
     await pool.close()
 
 
-async def test_a_role_that_is_missing_is_named_with_what_to_do(new_database: Callable[[str], URL]) -> None:
+async def test_a_role_that_is_missing_is_named_with_what_to_do(
+    new_database: Callable[[str], URL], extend: Extend
+) -> None:
     url = new_database("missing")
     query(url, "CREATE SCHEMA events")
     config = DatabaseConfig(url=str(url), role_per_module=True, role_prefix=f"{url.database}.none.")
-    pool = AsyncDBPool(config, {}, Path("/"), ["events"])
+    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events"]))
     with pytest.raises(RoleError, match=r"kernel roles --apply"):
-        await roles.verify([role for role in [pool.role("events")] if role], config)
+        await roles.verify_roles(roles_of(pool, "events"), config)
     for directly in (True, False):
         with pytest.raises(RoleError, match=r"none\.events.*kernel roles --apply"):
             async with pool.database("events").read() as session:
@@ -279,8 +290,8 @@ async def test_roles_may_be_applied_from_many_processes_at_once(new_database: Ca
     query(url, "CREATE SCHEMA events")
     config = DatabaseConfig(url=str(url))
     role = Role(f"{url.database}.at once\"'", "events", url, "events", url)
-    await asyncio.gather(*(roles.apply([role], config) for _ in range(8)))
-    await roles.verify([role], config)
+    await asyncio.gather(*(roles.apply_roles([role], config) for _ in range(8)))
+    await roles.verify_roles([role], config)
     forget_roles(url, *role.names)
 
 
@@ -289,7 +300,7 @@ async def test_a_schema_that_is_not_there_yet_is_made_and_belongs_to_the_modules
 ) -> None:
     url = new_database("early")
     role = Role(f"{url.database}.events", "events", url, "events", url)
-    await roles.apply([role], DatabaseConfig(url=str(url)))
+    await roles.apply_roles([role], DatabaseConfig(url=str(url)))
     owner = "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'events'"
     assert query(url, owner) == role.owner
     forget_roles(url, *role.names)
@@ -313,14 +324,16 @@ def roles_at(url: URL) -> list[Role]:
     return [Role(f"{url.database}.{name}", name, url, name, url) for name in MODULES]
 
 
-async def test_an_ordinary_user_who_may_create_roles_can_apply_and_take_them(logins: tuple[URL, URL]) -> None:
+async def test_an_ordinary_user_who_may_create_roles_can_apply_and_take_them(
+    logins: tuple[URL, URL], extend: Extend
+) -> None:
     migrating, serving = logins
     for _ in range(2):
-        await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+        await roles.apply_roles(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
     for url in (migrating, serving):
         config = DatabaseConfig(url=str(url), role_per_module=True)
-        pool = AsyncDBPool(config, {}, Path("/"), MODULES)
-        await roles.verify([role for name in MODULES if (role := pool.role(name))], config)
+        pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
+        await roles.verify_roles(roles_of(pool, *MODULES), config)
         async with pool.database("events").read() as session:
             assert await whom(session, directly=True) == f"{url.database}.events"
         await pool.close()
@@ -330,7 +343,7 @@ async def test_the_login_that_serves_can_change_rows_and_no_table_whatever_role_
     logins: tuple[URL, URL],
 ) -> None:
     migrating, serving = logins
-    await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+    await roles.apply_roles(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
     role, owner = f'"{migrating.database}.events"', f'"{migrating.database}.events_owner"'
     query(migrating, f"SET ROLE {owner}; CREATE TABLE events.things (id int)")
     query(serving, f"SET ROLE {role}; INSERT INTO events.things VALUES (1)")
@@ -355,7 +368,7 @@ async def test_tables_that_were_there_before_the_roles_pass_to_the_owner(logins:
         "CREATE VIEW events.seen AS SELECT 1; CREATE SEQUENCE events.numbers; CREATE TYPE events.pair AS (a int); "
         "CREATE FUNCTION events.one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     )
-    await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+    await roles.apply_roles(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
     objects = (
         "SELECT DISTINCT pg_get_userbyid(o) FROM (SELECT relowner o, relnamespace n FROM pg_class UNION ALL "
         "SELECT typowner, typnamespace FROM pg_type UNION ALL SELECT proowner, pronamespace FROM pg_proc) x "
@@ -369,39 +382,39 @@ async def test_applying_says_what_the_user_may_not_do_and_changes_nothing(logins
     migrating, serving = logins
     query(migrating.set(username="postgres"), "CREATE SCHEMA events; CREATE TABLE events.things (id int)")
     with pytest.raises(RoleError, match=r"events cannot be applied: permission denied for schema events\..*CREATEROLE"):
-        await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+        await roles.apply_roles(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
     with pytest.raises(RoleError, match="permission denied to create role"):
-        await roles.apply(roles_at(serving), DatabaseConfig(url=str(serving)))
+        await roles.apply_roles(roles_at(serving), DatabaseConfig(url=str(serving)))
     assert query(migrating, "SELECT count(*) FROM pg_roles WHERE rolname LIKE current_database() || '.%'") == "0"
-    await roles.apply(roles_at(migrating.set(username="postgres")), DatabaseConfig(url=str(migrating)))
+    await roles.apply_roles(roles_at(migrating.set(username="postgres")), DatabaseConfig(url=str(migrating)))
 
 
 async def test_applying_fails_where_the_login_that_serves_would_keep_more_rights(logins: tuple[URL, URL]) -> None:
     migrating, serving = logins
     config, login = DatabaseConfig(url=str(migrating)), str(serving.username)
     with pytest.raises(RoleError, match="postgres is a superuser"):
-        await roles.apply(roles_at(migrating), config, ["postgres"])
-    await roles.apply(roles_at(migrating), config, [login])
+        await roles.apply_roles(roles_at(migrating), config, ["postgres"])
+    await roles.apply_roles(roles_at(migrating), config, [login])
     query(migrating, f'GRANT "{migrating.database}.events_owner" TO {login}')
     with pytest.raises(RoleError, match=r"may take the role .*events_owner"):
-        await roles.apply(roles_at(migrating), config, [login])
+        await roles.apply_roles(roles_at(migrating), config, [login])
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
 async def test_a_login_that_may_change_tables_does_not_serve_in_prod(logins: tuple[URL, URL], environment: str) -> None:
     migrating, serving = (url.set(password="of-the-test") for url in logins)
-    await roles.apply(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
+    await roles.apply_roles(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
     for url, is_refused in ((serving, False), (migrating, environment == "prod")):
         config = DatabaseConfig(url=url.render_as_string(hide_password=False), environment=environment)
         with pytest.raises(RoleError, match="DROP TABLE") if is_refused else nullcontext():
-            await roles.verify(roles_at(url), config)
+            await roles.verify_roles(roles_at(url), config)
 
 
 def test_two_modules_of_one_role_are_refused(new_database: Callable[[str], URL]) -> None:
     url = new_database("twice")
     made = [Role(name, name, url, name, url) for name in ("events", "events_owner")]
     with pytest.raises(RoleError, match="events and events_owner would both have the role events_owner"):
-        asyncio.run(roles.apply(made, DatabaseConfig(url=str(url))))
+        asyncio.run(roles.apply_roles(made, DatabaseConfig(url=str(url))))
 
 
 @pytest.mark.slow
@@ -428,15 +441,15 @@ def test_the_command_prints_the_roles_and_applies_them(
     assert (code, "nothing to do" in said) == (0, True)
 
 
-def test_a_name_that_postgresql_would_cut_is_refused() -> None:
+def test_a_name_that_postgresql_would_cut_is_refused(extend: Extend) -> None:
     config = DatabaseConfig(url="postgresql://u:p@h/shop", role_per_module=True, role_prefix="x" * 60)
     with pytest.raises(RoleError, match="DATABASE_ROLE_PREFIX"):
-        AsyncDBPool(config, {}, Path("/"), ["events"]).database("events")
+        extend(AsyncDBPool(config, {}, Path("/"), ["events"])).database("events")
 
 
-async def test_a_pool_that_is_refused_while_it_connects_keeps_no_turn() -> None:
+async def test_a_pool_that_is_refused_while_it_connects_keeps_no_turn(extend: Extend) -> None:
     config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", role_per_module=True, pool_size=1, max_overflow=1)
-    pool = AsyncDBPool(config, {}, Path("/"), MODULES)
+    pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
     for directly in (True, False) * 4:
         with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
             async with pool.database("events").read() as session:

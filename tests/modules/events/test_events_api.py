@@ -6,13 +6,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 
 from kernel.application import Application
 from kernel.database import AsyncDBPool, PageRequest, has_words
-from kernel.database.session import ReadSession
-from kernel.ext.fast.driver import Direct
 from kernel.settings import DatabaseConfig
 from modules.events.repository import EventRepository
 from modules.events.schemas import EventOut, EventQuery
@@ -306,23 +304,19 @@ async def plans(migrated_postgresql: URL) -> Any:
         )
 
     async def explain(query: EventQuery) -> str:
-        """The plan of the very text that `find` would run."""
+        """The plan of the very text that `find` runs."""
+        asked: list[tuple[str, Any]] = []
+
+        def note(_connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
+            asked.append((statement, values))
+
+        event.listen(database.reader.sync_engine, "before_cursor_execute", note)
         async with database.read() as session:
-            assert isinstance(session, ReadSession)
-            asked: list[Any] = []
-
-            async def note(*statement: Any) -> list[Any]:
-                asked.append(statement)
-                return []
-
-            session.fetch = note  # type: ignore[method-assign]  # to take the statement instead of running it
             await EventRepository.of_all(session).find(query)
-        shape, arguments = Direct(database.reader.sync_engine).prepare(*asked[0]) or (None, [])
-        assert shape is not None
+        event.remove(database.reader.sync_engine, "before_cursor_execute", note)
+        statement, values = asked[0]
         async with database.reader.connect() as connection:
-            driver = (await connection.get_raw_connection()).driver_connection
-            assert driver is not None
-            return "\n".join(row[0] for row in await driver.fetch(f"EXPLAIN {shape.text}", *arguments))
+            return "\n".join((await connection.exec_driver_sql(f"EXPLAIN {statement}", values)).scalars())
 
     yield explain
     await pool.close()

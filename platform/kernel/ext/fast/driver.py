@@ -24,24 +24,14 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.util import LRUCache
 
-from kernel.database.errors import (
-    DatabaseUnavailable,
-    LostConnection,
-    StalePlan,
-    code_of,
-    is_outage,
-    is_stale_plan,
-    out_of_range,
-)
+from kernel.database.errors import DatabaseUnavailable, StalePlan, code_of, is_outage, is_stale_plan, out_of_range
+from kernel.database.runner import AROUND, Around, Rows
 from kernel.database.writes import what_it_writes
+from kernel.ext.pool.errors import LostConnection
 
-Rows = list[Sequence[Any]]
 Values = Sequence[BindParameter[Any]]
 Convert = Callable[[Any], Any]
 Fetch = Callable[[Any, Dialect, "Statement", list[Any]], Awaitable[Rows]]
-
-# An engine's option: what to put around the call of the driver, if anything.
-AROUND = "kernel_around"
 
 # As many statements as SQLAlchemy itself keeps for an engine.
 _SHAPES = 500
@@ -52,7 +42,7 @@ _GOODBYES = frozenset({"57P01", "57P02", "57P03"})
 class Statement:
     """One shape: its text, and how values go in and come out."""
 
-    __slots__ = ("_binds", "_compiled", "_defaults", "_results", "is_direct", "text", "writes")
+    __slots__ = ("_binds", "_compiled", "_defaults", "_results", "runs_on_driver", "text", "writes")
 
     def __init__(self, compiled: SQLCompiler, dialect: Dialect, schemas: Mapping[str | None, str]) -> None:
         self._compiled = compiled
@@ -70,7 +60,7 @@ class Statement:
         self._results: list[tuple[int, Convert]] | None = None
         # Whether the text is the same for all values (IN has as many parameters as values), and no default needs a
         # cursor.
-        self.is_direct = not (compiled.post_compile_params or compiled.literal_execute_params) and all(
+        self.runs_on_driver = not (compiled.post_compile_params or compiled.literal_execute_params) and all(
             default.is_scalar or _is_plain(default) for _, default in self._defaults
         )
 
@@ -113,7 +103,7 @@ def _is_plain(default: Any) -> bool:
     return bool(default.is_callable) and hasattr(default.arg, "__wrapped__")
 
 
-class Direct:
+class DriverExecutor:
     """Runs statements for the module whose tables are in `schemas`."""
 
     def __init__(self, engine: Engine) -> None:
@@ -121,9 +111,9 @@ class Direct:
         self._schemas: Mapping[str | None, str] = engine.get_execution_options().get("schema_translate_map", {})
         self._compiled: Any = LRUCache(_SHAPES)
         self._statements: WeakKeyDictionary[SQLCompiler, Statement] = WeakKeyDictionary()
-        fetch: Fetch = _fetch_asyncpg if self._dialect.driver == "asyncpg" else _fetch_aiosqlite
-        around = engine.get_execution_options().get(AROUND)
-        self._fetch = fetch if around is None else around(fetch)
+        self._fetch: Fetch = _fetch_asyncpg if self._dialect.driver == "asyncpg" else _fetch_aiosqlite
+        if (around := engine.get_execution_options().get(AROUND)) is not None:
+            self._fetch = _inside(around, self._fetch)
 
     def prepare(
         self, statement: ClauseElement, params: Mapping[str, Any] | None, values: Values | None
@@ -143,7 +133,7 @@ class Direct:
         shape = self._statements.get(compiled)
         if shape is None:
             shape = self._statements[compiled] = Statement(compiled, self._dialect, self._schemas)
-        if not shape.is_direct:
+        if not shape.runs_on_driver:
             return None
         try:
             return shape, shape.arguments(params, own_values if values is None else values, collected)
@@ -198,6 +188,14 @@ class Direct:
             return out_of_range(error, text)
         base = self._dialect.loaded_dbapi.Error
         return DBAPIError.instance(text, None, error, base, hide_parameters=True, dialect=self._dialect)
+
+
+def _inside(around: Around, fetch: Fetch) -> Fetch:
+    async def fetch_inside(driver: Any, dialect: Dialect, shape: Statement, arguments: list[Any]) -> Rows:
+        with around(shape.text):
+            return await fetch(driver, dialect, shape, arguments)
+
+    return fetch_inside
 
 
 def _is_closed(connection: ConnectionPoolEntry) -> bool:

@@ -44,6 +44,14 @@ class NotCompiled(Exception):
     """The route uses something that is left to FastAPI."""
 
 
+def compile_endpoint(route: Any) -> "Endpoint | None":
+    """Return the compiled handler of a route; None if it uses something that is left to FastAPI."""
+    try:
+        return Endpoint(route)
+    except NotCompiled:
+        return None
+
+
 class Endpoint:
     """Pure ASGI for one route. Takes `scope["path_params"]`; for a body only plain JSON (see `takes`)."""
 

@@ -43,7 +43,7 @@ from kernel.auth.principal import principal_of
 from kernel.database import Database, DatabaseUnavailable, UtcDateTime, after_commit, utc_now
 from kernel.database.errors import FAILURES
 from kernel.database.pool import before_commit
-from kernel.database.session import LazySession
+from kernel.database.session import DatabaseSession
 from kernel.modules.manifest import module_context
 from kernel.web.problems import BadRequest, Conflict, Unprocessable
 from kernel.web.recorder import Answer, Keeper, Replay
@@ -117,7 +117,7 @@ class Keys:
         before_commit(session, claim.write)
         after_commit(session, claim.note)
 
-    async def look(self, session: LazySession, claim: "_Claim") -> None:
+    async def look(self, session: DatabaseSession, claim: "_Claim") -> None:
         """Raises Replay, Conflict or Unprocessable if the key is there."""
         rows = await session.rows(self._find, {"of_id": claim.id, "expired_at": utc_now() - self._keeps})
         if not rows:
@@ -167,7 +167,7 @@ class _Claim:
     def __init__(self, keys: Keys, id_: str, session: AsyncSession) -> None:
         self._keys = keys
         self.id = id_
-        self.session = cast(LazySession, session)  # before_commit refuses others
+        self.session = cast(DatabaseSession, session)  # before_commit refuses others
         self.fingerprint = ""
         self._is_committed = False
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate, UpdateBase
 
 from kernel.database import Database
-from kernel.database.session import LazySession, WriteSession, open_sessions
+from kernel.database.session import DatabaseSession, WriteSession, open_sessions
 from kernel.ext.messaging.envelope import Envelope, PublishError
 from kernel.ext.messaging.message import Message
 from kernel.ext.messaging.tables import State, clock
@@ -98,7 +98,7 @@ class Outbox:
         self._fail = changed.values(state=State.FAILED, due_at=pause, error=error)
         self._give_back = self._fail.values(attempts=table.c.attempts - 1)
 
-    async def add(self, session: LazySession, envelope: Envelope, subscribers: Iterable[str]) -> None:
+    async def add(self, session: DatabaseSession, envelope: Envelope, subscribers: Iterable[str]) -> None:
         """A row for each of the subscribers, in the session's transaction. What is there already stays as it is."""
         if envelope.key is not None and self._on_postgresql:
             # Numbers are given before the commit: who publishes under the same key waits, so that they follow commits.

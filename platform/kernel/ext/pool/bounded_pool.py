@@ -10,32 +10,21 @@ from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy.exc import EmulatedDBAPIException
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Queue
 
-from kernel.database.errors import DatabaseUnavailable, LostConnection, PoolExhausted, RoleError, code_of, is_outage
-from kernel.ext.pool.quota import Tenant, Turns
-from kernel.ext.pool.watchdog import Pulse
-from kernel.ext.roles.roles import quoted
+from kernel.database.engines import ALL_IN_USE, NO_CONNECTION, ConnectionPool, unreachable
+from kernel.database.errors import DatabaseUnavailable, PoolExhausted, code_of, is_outage
+from kernel.database.server_session import quoted
+from kernel.ext.pool.errors import LostConnection, RoleError
+from kernel.ext.pool.quota import FairSemaphore, ModuleQuota
+from kernel.ext.pool.watchdog import ConnectionWatchdog
 
 _IDLE_SINCE = "kernel.idle_since"
 # In what the pool remembers of a connection, which is empty for every new one: the role that it has taken.
 _ROLE = "kernel.role"
-# The same, of a connection on which SQLAlchemy is running a statement.
-BUSY = "kernel.busy"
-_ALL_IN_USE = "all connections of the database pool are in use"
-# What is raised where there is to be a connection: by the driver, or by SQLAlchemy around its errors. asyncpg takes the
-# end of a connection that comes just then for a mistake of its own.
-_NO_CONNECTION = (
-    OSError,
-    TimeoutError,
-    EmulatedDBAPIException,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
 # How long a check waits in line. Most of its second is for the answer, which is late where all are busy.
 _CHECK_WAITS_SECONDS = 0.25
 # How long a stop waits for connections that were given up while they were busy.
@@ -44,7 +33,7 @@ _CLOSING_SECONDS = 5
 Result = TypeVar("Result")
 
 
-class BoundedPool(AsyncAdaptedQueuePool):
+class BoundedPool(ConnectionPool):
     """A pool of connections that are handed out in the order in which they were asked for.
 
     SQLAlchemy takes connections through `connect`, inside a greenlet; `attempt` is for those who have none. Whatever
@@ -62,31 +51,33 @@ class BoundedPool(AsyncAdaptedQueuePool):
 
     # In seconds: how long a connection may have been idle before it must answer a ping, when SQLAlchemy takes it and
     # when a statement of ours does; and how long it has for that. None: never.
-    ping_after: float | None = None
+    ping_after: float | None
     attempt_ping_after: float | None = None
     ping_timeout: float = 1
     # How long those above the pool's size are kept, in seconds.
     overflow_lingers: float = 30
 
     def __init__(self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any) -> None:
+        # It pings itself, and knows when that is needless.
+        self.ping_after = 0 if options.pop("pre_ping", False) else None
         super().__init__(creator, pool_size, max_overflow, **options)
         self._idle: deque[ConnectionPoolEntry] = self._pool.queue  # type: ignore[attr-defined]  # the one used last on the right
         # SQLAlchemy's own queue lets whoever comes first take what was meant for one who waits; under load some wait
         # for ever. asyncio's semaphore hands on in order.
-        self._turns = Turns(pool_size + max_overflow, self._timeout, PoolExhausted, _ALL_IN_USE)
+        self._places = FairSemaphore(pool_size + max_overflow, self._timeout, PoolExhausted, ALL_IN_USE)
         self._chosen: ConnectionPoolEntry | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._tenants: dict[ConnectionPoolEntry, Tenant] = {}  # in whose name each is in use
-        # Since when each is in use, the oldest first; of those with a pulse.
+        self._quotas: dict[ConnectionPoolEntry, ModuleQuota] = {}  # in whose name each is in use
+        # Since when each is in use, the oldest first; of those with a watchdog.
         self._in_use: dict[ConnectionPoolEntry, float] = {}
         self._connecting: set[asyncio.Timeout] = set()
-        self._pulse: Pulse | None = None
+        self._watchdog: ConnectionWatchdog | None = None
 
-    def follow_pulse(self) -> None:
+    def watch(self) -> None:
         """Give up what is under way when the database stops answering, instead of waiting for each command."""
-
-        self._pulse = Pulse(self._connect_aside, lambda: next(iter(self._in_use.values()), None), self._give_up)
+        oldest = lambda: next(iter(self._in_use.values()), None)  # noqa: E731  # in one line
+        self._watchdog = ConnectionWatchdog(self._connect_aside, oldest, self._give_up)
 
     async def _connect_aside(self) -> None:
         """Make a connection beside those of the pool, and end it. Raises what the driver raises."""
@@ -97,16 +88,18 @@ class BoundedPool(AsyncAdaptedQueuePool):
         """Return an empty pool like this one; SQLAlchemy goes on with it after `dispose`."""
         fresh = super().recreate()
         assert isinstance(fresh, BoundedPool)  # noqa: S101  # for the type checker
-        fresh.ping_after, fresh.attempt_ping_after = self.ping_after, self.attempt_ping_after
-        fresh.ping_timeout, fresh.overflow_lingers = self.ping_timeout, self.overflow_lingers
-        if self._pulse is not None:
-            fresh.follow_pulse()
+        for name in ("ping_after", "attempt_ping_after", "ping_timeout", "overflow_lingers"):
+            setattr(fresh, name, getattr(self, name))
+        if self._watchdog is not None:
+            fresh.watch()
         return fresh
 
     def dispose(self) -> None:
-        if self._pulse is not None:
-            self._pulse.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         super().dispose()
+        if self._closing and in_greenlet():
+            await_only(asyncio.wait(self._closing, timeout=_CLOSING_SECONDS))
 
     def _give_up(self, since: float) -> bool:
         if any(one.dbapi_connection is not None and one.info.get(_IDLE_SINCE, 0) > since for one in self._idle):
@@ -122,41 +115,39 @@ class BoundedPool(AsyncAdaptedQueuePool):
     def usage(self) -> tuple[int, int, int, int]:
         """How many connections are in use and idle, how many there may be, and how many wait for one."""
         idle = sum(one.dbapi_connection is not None for one in self._idle)
-        return self._turns.in_use, idle, self._turns.limit, self._turns.waiting
+        return self._places.in_use, idle, self._places.limit, self._places.waiting
 
-    @property
-    def is_full(self) -> bool:
-        """Whether who wants a connection has to wait for it."""
-        return self._turns.locked()
+    async def check_aside(self) -> bool:
+        """Ask the database without a connection of the pool, if that is full.
 
-    async def check_aside(self) -> None:
-        """Ask the database, as long as the pool is full, without a connection of the pool.
-
-        Raises DatabaseUnavailable, or PoolExhausted if the database is well and yet nobody gets a connection.
+        Raises DatabaseUnavailable, or PoolExhausted if the database is well and no caller gets a connection.
         """
+        if not self._places.locked():
+            return False
         try:
             async with asyncio.timeout(_CHECK_WAITS_SECONDS):
-                await self._turns.acquire()
+                await self._places.acquire()
         except TimeoutError:
             gets_one = False
         else:
             gets_one = True
-            self._turns.release()
-        if self._pulse is not None:  # on SQLite there is nobody who might not answer
+            self._places.release()
+        if self._watchdog is not None:  # on SQLite there is nobody who might not answer
             try:
                 await self._connect_aside()
-            except _NO_CONNECTION as error:
+            except NO_CONNECTION as error:
                 if code_of(error) != asyncpg.TooManyConnectionsError.sqlstate:  # which is an answer
-                    raise _unreachable(error) from error
+                    raise unreachable(error) from error
         if not gets_one:
-            raise PoolExhausted(_ALL_IN_USE)
+            raise PoolExhausted(ALL_IN_USE)
+        return True
 
     def connect(self) -> PoolProxiedConnection:
         return self.proxied(await_only(self._take(self.ping_after, None)))
 
-    def connect_as(self, tenant: Tenant) -> PoolProxiedConnection:
+    def connect_for(self, quota: ModuleQuota) -> PoolProxiedConnection:
         """As `connect`, in a module's name. Raises also PoolShareExhausted."""
-        return self.proxied(await_only(self._take(self.ping_after, tenant)))
+        return self.proxied(await_only(self._take(self.ping_after, quota)))
 
     def proxied(self, entry: ConnectionPoolEntry) -> PoolProxiedConnection:
         """An entry as SQLAlchemy's connections take it. Closing that gives it back."""
@@ -169,14 +160,14 @@ class BoundedPool(AsyncAdaptedQueuePool):
             entry.starttime = started  # type: ignore[attr-defined]
 
     async def attempt(
-        self, work: Callable[[ConnectionPoolEntry], Awaitable[Result]], tenant: Tenant | None = None
+        self, work: Callable[[ConnectionPoolEntry], Awaitable[Result]], quota: ModuleQuota | None = None
     ) -> tuple[ConnectionPoolEntry, Result]:
         """Do something with a connection, and again with a new one if the first was lost before that had an effect.
 
         So a connection that died while nobody used it is never seen by a request, and none is pinged beforehand.
         """
         for is_last in (False, True):
-            entry = await self._take(self.attempt_ping_after, tenant)
+            entry = await self._take(self.attempt_ping_after, quota)
             try:
                 return entry, await work(entry)
             except LostConnection as error:
@@ -201,18 +192,18 @@ class BoundedPool(AsyncAdaptedQueuePool):
         entry.invalidate(error)
         self._do_return_conn(entry)
 
-    async def _take(self, ping_after: float | None, tenant: Tenant | None) -> ConnectionPoolEntry:
-        if tenant is None:
+    async def _take(self, ping_after: float | None, quota: ModuleQuota | None) -> ConnectionPoolEntry:
+        if quota is None:
             return await self._take_with(None, ping_after)
-        if tenant.turns is not None:
-            await tenant.turns.take()
+        if quota.share is not None:
+            await quota.share.take()
         try:
-            entry = await self._take_with(tenant.role, ping_after)
+            entry = await self._take_with(quota.role, ping_after)
         except BaseException:
-            if tenant.turns is not None:
-                tenant.turns.release()
+            if quota.share is not None:
+                quota.share.release()
             raise
-        self._tenants[entry] = tenant
+        self._quotas[entry] = quota
         return entry
 
     async def _take_with(self, role: str | None, ping_after: float | None) -> ConnectionPoolEntry:
@@ -228,10 +219,10 @@ class BoundedPool(AsyncAdaptedQueuePool):
 
     async def _take_any(self, role: str | None, ping_after: float | None) -> ConnectionPoolEntry:
         while True:
-            pulse = self._pulse
-            await self._turns.take()
-            if pulse is not None and pulse.is_silent:
-                self._turns.release()
+            watchdog = self._watchdog
+            await self._places.take()
+            if watchdog is not None and watchdog.is_silent:
+                self._places.release()
                 raise DatabaseUnavailable("the database has stopped answering, and is asked until it does again")
             entry = self._pop(role) if self._idle else None
             if entry is None or not self._is_open(entry):
@@ -242,14 +233,14 @@ class BoundedPool(AsyncAdaptedQueuePool):
                             entry = await greenlet_spawn(self._opened, entry)
                         finally:
                             self._connecting.discard(attempt)
-                except _NO_CONNECTION as error:
-                    if pulse is not None and isinstance(error, TimeoutError):
-                        pulse.doubt()
-                    raise _unreachable(error) from error
+                except NO_CONNECTION as error:
+                    if watchdog is not None and isinstance(error, TimeoutError):
+                        watchdog.doubt()
+                    raise unreachable(error) from error
                 ping_after = None
-            if pulse is not None:
+            if watchdog is not None:
                 self._in_use[entry] = time.monotonic()
-                pulse.follow()
+                watchdog.follow()
             if ping_after is None or await self._is_alive(entry, ping_after):
                 return entry
             self.drop(entry)
@@ -328,7 +319,7 @@ class BoundedPool(AsyncAdaptedQueuePool):
             return self._create_connection()
         except BaseException:
             self._dec_overflow()
-            self._turns.release()
+            self._places.release()
             raise
 
     def _close_connection(self, connection: Any, *, terminate: bool = False) -> None:
@@ -343,11 +334,6 @@ class BoundedPool(AsyncAdaptedQueuePool):
         else:
             super()._close_connection(connection, terminate=terminate)
 
-    async def closed(self) -> None:
-        """Wait until the connections that were given up are closed."""
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=_CLOSING_SECONDS)
-
     def _in_background(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         loop = asyncio.get_running_loop()
         task = loop.create_task(work())
@@ -355,15 +341,13 @@ class BoundedPool(AsyncAdaptedQueuePool):
         task.add_done_callback(self._closing.discard)
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        if record.info.pop(BUSY, False):
-            _close_busy(record)
-        if self._tenants and (tenant := self._tenants.pop(record, None)) is not None and tenant.turns is not None:
-            tenant.turns.release()
+        if self._quotas and (quota := self._quotas.pop(record, None)) is not None and quota.share is not None:
+            quota.share.release()
         if self._in_use:
             self._in_use.pop(record, None)
         record.info[_IDLE_SINCE] = time.monotonic()
         self._idle.append(record)
-        self._turns.release()
+        self._places.release()
         if self._next_look is None and len(self._idle) > self.size():
             with suppress(RuntimeError):  # without a loop it is the garbage collector that returns it
                 self._next_look = asyncio.get_running_loop().call_later(self.overflow_lingers, self._close_surplus)
@@ -381,22 +365,8 @@ class BoundedPool(AsyncAdaptedQueuePool):
             self._in_background(partial(greenlet_spawn, entry.close))
 
 
-def _close_busy(record: ConnectionPoolEntry) -> None:
-    """Close a connection that came back while a task still waits for its answer, which no other user may read."""
-    driver: Any = record.driver_connection
-    if driver is not None:
-        if hasattr(driver, "terminate"):  # of asyncpg, whose polite end would wait for the answer
-            driver.terminate()
-        record.invalidate()
-
-
 async def _interrupt(driver: Any) -> None:
     """Break off aiosqlite's statement, whose caller has gone, and close the connection."""
     with suppress(ValueError):  # it is closed already
         await driver.interrupt()
     await driver.close()
-
-
-def _unreachable(error: BaseException) -> DatabaseUnavailable:
-    own = error.driver_exception if isinstance(error, EmulatedDBAPIException) else error
-    return DatabaseUnavailable(f"the database cannot be reached ({type(own).__name__})")

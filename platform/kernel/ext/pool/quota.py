@@ -1,20 +1,25 @@
-"""One module as the user of a pool that it shares with others: under which role, and with how many connections."""
+"""One module as a user of a pool that it shares with others: under which role, and with how many connections."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from kernel.database.errors import DatabaseUnavailable, PoolShareExhausted
+from kernel.database.errors import DatabaseUnavailable
+from kernel.ext.pool.errors import PoolShareExhausted
+
+# An option of engines: the quota of the module that uses it.
+QUOTA = "kernel_quota"
 
 
-class Turns(asyncio.Semaphore):
-    """So many at a time, in the order in which they ask, each waiting at most `timeout` seconds."""
+class FairSemaphore(asyncio.Semaphore):
+    """Lets in a number of callers at a time, in the order in which they ask, each waiting at most `timeout` seconds."""
 
     def __init__(self, count: int, timeout: float, error: type[DatabaseUnavailable], reason: str) -> None:
-        """`error` and its `reason` are for who has waited that long."""
+        """Raise `error` with its `reason` for a caller that has waited that long."""
         super().__init__(count)
         self.limit = count
         self._timeout = timeout
@@ -28,7 +33,7 @@ class Turns(asyncio.Semaphore):
 
     @property
     def waiting(self) -> int:
-        """How many wait for one."""
+        """How many callers wait for one."""
         return len(self._waiters or ())
 
     async def take(self) -> None:
@@ -43,12 +48,12 @@ class Turns(asyncio.Semaphore):
             raise self._error(self._reason) from None
 
 
-class Tenant:
+class ModuleQuota:
     """A module's part in one pool.
 
     `role` is the PostgreSQL role of its connections, and `local_role` that of its transactions, behind a pooler.
-    `limit` is the number of connections that it may hold at a time, and `timeout` how long, in seconds, one more waits
-    for one of those; both in the order in which they were asked for.
+    `limit` is the number of connections that it may hold at a time, and `timeout` how long it waits for one of those,
+    in seconds.
     """
 
     def __init__(
@@ -61,21 +66,20 @@ class Tenant:
             f"{module} has had all {limit} connections of its share of the database pool in use for {timeout:g} s "
             "(DATABASE_POOL_SHARE_PERCENT, DATABASE_POOL_SHARE_TIMEOUT_SECONDS)"
         )
-        self.turns = None if limit is None else Turns(limit, timeout, PoolShareExhausted, reason)
+        self.share = None if limit is None else FairSemaphore(limit, timeout, PoolShareExhausted, reason)
 
 
-class TenantEngine(OptionEngine):
-    """An engine whose connections are taken from the pool in a module's name."""
+class QuotaEngine(OptionEngine):
+    """An engine whose connections are taken from a BoundedPool in a module's name."""
 
-    tenant: Tenant | None
+    def __init__(self, engine: Engine, quota: ModuleQuota, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(engine, {**(options or {}), QUOTA: quota})
+        self.quota = quota
 
-    def __init__(self, engine: Engine, tenant: Tenant | None, options: dict[str, Any]) -> None:
-        super().__init__(engine, options)
-        self.tenant = tenant
-
-    def execution_options(self, **options: Any) -> "TenantEngine":
-        return TenantEngine(self, self.tenant, options)
+    def execution_options(self, **options: Any) -> "QuotaEngine":
+        return QuotaEngine(self, self.quota, options)
 
     def raw_connection(self) -> PoolProxiedConnection:
-        pool: Any = self.pool  # a BoundedPool, if it has tenants
-        return super().raw_connection() if self.tenant is None else pool.connect_as(self.tenant)
+        pool: Any = self.pool
+        connection: PoolProxiedConnection = pool.connect_for(self.quota)
+        return connection

@@ -7,7 +7,7 @@ from contextvars import Context
 
 import structlog
 
-from kernel.wait import heard
+from kernel.wait import wait_for_reply
 
 _log = structlog.get_logger("kernel.database")
 
@@ -17,7 +17,7 @@ _LATE_SECONDS = 1.0
 _ANSWER_SECONDS = 1.0
 
 
-class Pulse:
+class ConnectionWatchdog:
     """Tells a slow statement, which may take its time, from a database that would be waited for in vain.
 
     A command timeout cannot: short enough for the one, it ends the other. While a connection is late we make a new one
@@ -95,10 +95,13 @@ class Pulse:
         """Whether an answer comes within so many seconds in which we listened."""
         asking = asyncio.ensure_future(self._connect())
         try:
-            while (left := await heard(asking, seconds)) is not None:
+            while (left := await wait_for_reply(asking, seconds)) is not None:
                 if not isinstance(asking.exception(), TimeoutError):  # any other is an answer
                     return True
-                asking, seconds = asyncio.ensure_future(self._connect()), left  # its own time was up, heard or not
+                asking, seconds = (
+                    asyncio.ensure_future(self._connect()),
+                    left,
+                )  # we may not have listened
             return False
         finally:
             asking.cancel()

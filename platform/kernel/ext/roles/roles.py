@@ -13,8 +13,10 @@ import asyncpg
 import structlog
 from sqlalchemy.engine import URL
 
-from kernel.database.errors import FAILURES, RoleError, reason_of
-from kernel.database.server_session import connect, place_of
+from kernel.database import AsyncDBPool, Placement
+from kernel.database.errors import FAILURES, reason_of
+from kernel.database.server_session import connect, is_own_session, place_of, quoted
+from kernel.ext.pool.errors import RoleError
 from kernel.settings import DatabaseConfig, Environment
 
 _log = structlog.get_logger("kernel.roles")
@@ -76,6 +78,18 @@ class Role:
         return f"{self.name}{_OWNER}"
 
     @property
+    def advice(self) -> str:
+        """Say how the roles are made."""
+        return "run `kernel roles --apply`"
+
+    async def allowed(self, connection: asyncpg.Connection) -> str:
+        """Return the one of both that the user of this connection may take; the serving one if it is neither."""
+        names = (self.owner, self.name)
+        mine = f"SELECT rolname FROM pg_roles WHERE rolname = ANY($1) AND pg_has_role(oid, {MAY_SET})"  # noqa: S608
+        found = {row[0] for row in await connection.fetch(mine, names)}
+        return next((name for name in names if name in found), self.name)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The roles that there are."""
         return (self.name,) if self.schema is None else (self.name, self.owner)
@@ -126,6 +140,62 @@ class Role:
         )
 
 
+class PostgresqlRoles:
+    """The roles of the modules of one application, as kernel.database asks for them."""
+
+    def __init__(self, pool: AsyncDBPool) -> None:
+        self._pool = pool
+
+    def role(self, module: str) -> Role | None:
+        """Return a module's roles; None on SQLite. Raises RoleError."""
+        placement: Placement = self._pool.placement(module)
+        if placement.schema is None:
+            return None
+        schema = placement.schema if module in self._pool.with_tables else None
+        name = role_name(module, placement.url, self._pool.config)
+        return Role(name, module, placement.url, schema, placement.direct_url)
+
+    def all(self) -> list[Role]:
+        """Return the roles of every module that is not on SQLite. Raises RoleError."""
+        return [role for module in self._pool.modules if (role := self.role(module)) is not None]
+
+    async def prepare(self, logins: Iterable[str] = ()) -> None:
+        """Make the roles and their rights. Raises RoleError."""
+        await self._refuse_undeclared_poolers()
+        await apply_roles(self.all(), self._pool.config, logins)
+
+    async def verify(self) -> None:
+        """Raise RoleError if the login that serves cannot take all roles, or in UAT and PROD may change tables."""
+        await self._refuse_undeclared_poolers()
+        await verify_roles(self.all(), self._pool.config)
+
+    async def _refuse_undeclared_poolers(self) -> None:
+        config = self._pool.config
+        if config.pooler == "none":
+            placements = [self._pool.placement(module) for module in self._pool.modules]
+            for url in {url for one in placements if one.schema for url in (one.url, one.read_url)}:
+                await refuse_undeclared_pooler(url, config)
+
+
+async def refuse_undeclared_pooler(url: URL, config: DatabaseConfig) -> None:
+    """Raise RoleError for a pooler in transaction mode that the settings do not name.
+
+    The role of one module would stay on a server connection that another module gets next.
+    """
+    connection = await _connected(url, config)
+    try:
+        is_own = await is_own_session(connection, url, config)
+    except FAILURES as error:
+        raise RoleError(f"the database {place_of(url)} cannot be reached: {reason_of(error)}") from error
+    finally:
+        connection.terminate()
+    if not is_own:
+        raise RoleError(
+            f"{place_of(url)} is a connection pooler in transaction mode, in which one module would get connections "
+            "with the role of another: set DATABASE_POOLER=transaction"
+        )
+
+
 def role_name(module: str, url: URL, config: DatabaseConfig) -> str:
     """The name of a module's role: roles are the whole server's, so it begins with the database's name or the setting.
 
@@ -140,7 +210,7 @@ def role_name(module: str, url: URL, config: DatabaseConfig) -> str:
     return name
 
 
-async def apply(roles: Iterable[Role], config: DatabaseConfig, logins: Iterable[str] = ()) -> None:
+async def apply_roles(roles: Iterable[Role], config: DatabaseConfig, logins: Iterable[str] = ()) -> None:
     """Make the roles and their rights, one transaction for each database. Raises RoleError."""
     logins = tuple(logins)
     for url, of_url in _by_url(roles, lambda role: role.direct_url).items():
@@ -198,7 +268,7 @@ async def _problems(connection: asyncpg.Connection, role: Role, logins: Iterable
     return [*found, *(str(row[0]) for row in rows)]
 
 
-async def verify(roles: Iterable[Role], config: DatabaseConfig) -> None:
+async def verify_roles(roles: Iterable[Role], config: DatabaseConfig) -> None:
     """Raise RoleError if the login that serves cannot take all roles, and in UAT and PROD if it may change tables."""
     missing: list[str] = []
     for url, of_url in _by_url(roles, lambda role: role.url).items():
@@ -237,11 +307,6 @@ def _refuse_owner(login: str, roles: list[str], config: DatabaseConfig) -> None:
     if config.environment in {Environment.UAT, Environment.PROD}:
         raise RoleError(reason)
     _log.warning("the login that serves may change tables", reason=reason)
-
-
-def quoted(name: str) -> str:
-    """A name as an identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(text: str) -> str:

@@ -8,7 +8,8 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi.telemetry import TelemetryConfig
@@ -20,7 +21,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.contextvars import bound_contextvars
 
-from kernel.ext.fast.driver import AROUND, Fetch
+from kernel.database.runner import AROUND
 from kernel.settings import ApplicationSettings, Fault, SettingsError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Tracing:
     def watch(self, engine: AsyncEngine) -> None:
         """A span for each statement that is part of a trace, with its text and without its values."""
         system = engine.dialect.name
-        engine.sync_engine.update_execution_options(**{AROUND: lambda fetch: self._around(fetch, system)})
+        engine.sync_engine.update_execution_options(**{AROUND: partial(self._statement, system)})
 
         def before(_connection: Any, _cursor: Any, text: str, _values: Any, context: Any, _many: bool) -> None:
             if trace.get_current_span().is_recording():
@@ -138,14 +139,11 @@ class Tracing:
         with self._span(name, SpanKind[kind.upper()], attributes, above) as span, bound_contextvars(**identity(span)):
             yield
 
-    def _around(self, fetch: Fetch, system: str) -> Fetch:
-        async def traced(driver: Any, dialect: Any, shape: Any, arguments: list[Any]) -> Any:
-            if not trace.get_current_span().is_recording():
-                return await fetch(driver, dialect, shape, arguments)
-            with self._span(_verb(shape.text), SpanKind.CLIENT, _of_statement(shape.text, system)):
-                return await fetch(driver, dialect, shape, arguments)
-
-        return traced
+    def _statement(self, system: str, text: str) -> AbstractContextManager[object]:
+        """Return a span for a statement that SQLAlchemy's listeners do not see, if it is part of a trace."""
+        if not trace.get_current_span().is_recording():
+            return nullcontext()
+        return self._span(_verb(text), SpanKind.CLIENT, _of_statement(text, system))
 
     @contextmanager
     def _span(

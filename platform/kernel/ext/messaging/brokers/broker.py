@@ -10,7 +10,7 @@ import structlog
 
 from kernel.ext.messaging.brokers.connection import Link, OnBroker, Refused, Subscription
 from kernel.ext.messaging.outages import Outage
-from kernel.wait import heard
+from kernel.wait import wait_for_reply
 
 _log = structlog.get_logger("kernel.ext.messaging")
 
@@ -186,7 +186,7 @@ class Broker:
 
         answering = asyncio.create_task(answer())
         try:
-            if await heard(answering, _CHECK_SECONDS * 2) is None:
+            if await wait_for_reply(answering, _CHECK_SECONDS * 2) is None:
                 raise TimeoutError
             await answering
         finally:

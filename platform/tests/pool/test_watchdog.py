@@ -14,6 +14,8 @@ from kernel.database import AsyncDBPool, DatabaseUnavailable
 from kernel.settings import DatabaseConfig
 from tests.faults.proxy import FaultProxy
 
+Extend = Callable[[AsyncDBPool], AsyncDBPool]
+
 
 @pytest_asyncio.fixture
 async def proxy(new_database: Callable[[str], URL]) -> AsyncIterator[FaultProxy]:
@@ -23,21 +25,21 @@ async def proxy(new_database: Callable[[str], URL]) -> AsyncIterator[FaultProxy]
 
 
 @pytest_asyncio.fixture
-async def pool(proxy: FaultProxy, new_database: Callable[[str], URL]) -> AsyncIterator[AsyncDBPool]:
+async def pool(proxy: FaultProxy, new_database: Callable[[str], URL], extend: Extend) -> AsyncIterator[AsyncDBPool]:
     """With the timeouts that are the defaults: 30 s for a statement."""
     url = new_database("pulse")
     behind = f"postgresql://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
-    pool = AsyncDBPool(DatabaseConfig(url=behind), {}, Path(), [])  # type: ignore[arg-type]  # pydantic makes it secret
+    pool = extend(AsyncDBPool(DatabaseConfig(url=behind), {}, Path(), []))  # type: ignore[arg-type]  # pydantic makes it secret
     yield pool
     await pool.close()
 
 
 @pytest_asyncio.fixture
-async def near(new_database: Callable[[str], URL]) -> AsyncIterator[AsyncDBPool]:
+async def near(new_database: Callable[[str], URL], extend: Extend) -> AsyncIterator[AsyncDBPool]:
     """On the server itself: what this process does not hear is no fault of a proxy in it."""
     url = new_database("pulse").render_as_string(hide_password=False)
     config = DatabaseConfig(url=url, connect_timeout_seconds=0.5)  # type: ignore[arg-type]  # as above
-    pool = AsyncDBPool(config, {}, Path(), [])
+    pool = extend(AsyncDBPool(config, {}, Path(), []))
     yield pool
     await pool.close()
 

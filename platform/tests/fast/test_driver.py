@@ -36,8 +36,10 @@ from kernel.database import (
     new_metadata,
 )
 from kernel.database.errors import ConcurrentUse, TransactionAborted, violation_of
-from kernel.database.session import LazySession
-from kernel.ext.fast.driver import Rows
+from kernel.database.runner import Rows
+from kernel.ext.fast import extension as fast
+from kernel.ext.fast.session import FastSession
+from kernel.ext.pool import install as bounded
 from kernel.settings import DatabaseConfig
 from kernel.testing import query
 
@@ -138,7 +140,7 @@ class Ways:
     async def directly(self, statement: Any, params: dict[str, Any] | None = None, *, writes: bool = False) -> Rows:
         opened = self.database.transaction() if writes else self.database.read()
         async with opened as session:
-            assert isinstance(session, LazySession)
+            assert isinstance(session, FastSession)
             rows = await session.fetch(statement, params)
             assert rows is not None, "it went through SQLAlchemy"
             return rows
@@ -161,6 +163,8 @@ def ways(
     on_sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path_factory.mktemp('direct')}" if on_sqlite else str(new_database("direct"))
     pool = AsyncDBPool(DatabaseConfig(url=url), {}, Path("/"))
+    bounded.install(pool)
+    fast.install(pool)
     ways = Ways(pool, EVERYWHERE if on_sqlite else ON_POSTGRESQL)
     with ways.runner as runner:
         runner.run(ways.make())
@@ -248,6 +252,8 @@ class Reminders(BaseRepository[Reminder, int]):
 
 async def opened(url: str, **options: Any) -> AsyncDBPool:
     pool = AsyncDBPool(DatabaseConfig(url=url, **options), {}, Path("/"))
+    bounded.install(pool)
+    fast.install(pool)
     database = pool.database("events")
     async with database.writer.begin() as connection:
         if database.placement.schema:
@@ -270,7 +276,7 @@ def database(pool: AsyncDBPool) -> Database:
 
 
 def woken(session: AsyncSession) -> bool:
-    assert isinstance(session, LazySession)
+    assert isinstance(session, FastSession)
     return session.uses_orm
 
 
@@ -378,17 +384,6 @@ async def test_what_needs_sqlalchemy_goes_through_it(database: Database) -> None
         notes = BaseRepository[Note, int](Note, session)
         assert len(await notes.all(notes.select().where(Note.id.in_([1, 2, 3])), into=NoteOut)) == 1
         assert woken(session)
-
-
-async def test_the_setting_switches_it_off(new_database: Callable[[str], URL]) -> None:
-    pool = await opened(new_database("off").render_as_string(hide_password=False), direct_statements=False)
-    async with pool.database("events").transaction() as session:
-        await Reminders(Reminder, session).create(into=ReminderOut, words="one")
-        assert woken(session)
-    async with pool.database("events").read() as session:
-        assert await Reminders(Reminder, session).get_by_id(1, into=ReminderOut)
-        assert woken(session)
-    await pool.close()
 
 
 async def test_a_commit_that_fails_raises_and_gives_the_connection_back(database: Database) -> None:
@@ -513,7 +508,7 @@ async def test_a_connection_that_a_firewall_dropped_is_found_out_by_a_ping(new_d
 
     async def backend() -> int:
         async with database.read() as session:
-            assert isinstance(session, LazySession)
+            assert isinstance(session, FastSession)
             rows = await session.fetch(sa.select(sa.func.pg_backend_pid()))
             assert rows
             return int(rows[0][0])
@@ -534,7 +529,7 @@ async def test_a_connection_that_a_firewall_dropped_is_found_out_by_a_ping(new_d
 async def test_a_statement_that_is_cancelled_takes_its_connection_with_it(database: Database) -> None:
     async def slow(*, writes: bool) -> None:
         async with database.transaction() if writes else database.read() as session:
-            assert isinstance(session, LazySession)
+            assert isinstance(session, FastSession)
             await session.fetch(sa.select(sa.func.pg_sleep(30).cast(sa.Text)))
 
     for writes in (False, True):
@@ -551,7 +546,7 @@ async def test_a_statement_that_is_cancelled_takes_its_connection_with_it(databa
 async def test_a_transaction_whose_statement_was_cancelled_is_never_a_success(database: Database) -> None:
     async def impatient(then: str) -> None:
         async with database.transaction() as session:
-            assert isinstance(session, LazySession)
+            assert isinstance(session, FastSession)
             reminders = Reminders(Reminder, session)
             await reminders.create(into=ReminderOut, words=f"first {then}")
             with contextlib.suppress(TimeoutError):
@@ -578,7 +573,7 @@ async def test_a_statement_that_takes_too_long_takes_its_connection_with_it(new_
 
     async def slow(*, writes: bool) -> None:
         async with database.transaction() if writes else database.read() as session:
-            assert isinstance(session, LazySession)
+            assert isinstance(session, FastSession)
             await session.fetch(sa.select(sa.func.pg_sleep(30).cast(sa.Text)))
 
     for writes in (False, True):
@@ -599,7 +594,7 @@ async def test_a_session_refuses_a_second_statement_while_one_is_running(databas
 
     async def leaves_one_behind() -> None:
         async with database.transaction() as session:
-            assert isinstance(session, LazySession)
+            assert isinstance(session, FastSession)
             await Reminders(Reminder, session).create(into=ReminderOut, words="written")
             task = asyncio.create_task(session.fetch(sa.select(sa.func.pg_sleep(30).cast(sa.Text))))  # type: ignore[arg-type]  # a coroutine
             await asyncio.sleep(0.05)
@@ -617,7 +612,7 @@ async def test_a_session_refuses_a_second_statement_while_one_is_running(databas
         assert await asyncio.gather(*(reminders.count() for _ in range(4))) == [0] * 4
     assert in_use(database) == 0
     pool: Any = database.writer.sync_engine.pool
-    assert pool._turns._value == 4, "nothing was given back twice"
+    assert pool.usage()[0] == 0, "nothing was given back twice"
 
 
 async def test_connections_go_to_who_has_waited_longest(pool: AsyncDBPool, database: Database) -> None:
@@ -626,7 +621,7 @@ async def test_connections_go_to_who_has_waited_longest(pool: AsyncDBPool, datab
 
     async def ask(number: int) -> None:
         async with database.read() as session:
-            assert isinstance(session, LazySession)
+            assert isinstance(session, FastSession)
             await session.fetch(sa.select(sa.func.pg_sleep(0.01).cast(sa.Text)))
             served.append(number)
 
@@ -651,7 +646,7 @@ async def test_connections_above_the_pools_size_are_kept_while_they_are_needed(
 
     async def backend() -> int:
         async with database.read() as session:
-            assert isinstance(session, LazySession)
+            assert isinstance(session, FastSession)
             rows = await session.fetch(sa.select(sa.func.pg_backend_pid(), sa.func.pg_sleep(0.01).cast(sa.Text)))
             assert rows
             return int(rows[0][0])

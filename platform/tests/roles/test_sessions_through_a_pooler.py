@@ -13,11 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel.database import AsyncDBPool, BaseRepository, Database, PageRequest, new_metadata
-from kernel.database.errors import RoleError, TransactionAborted
+from kernel.database.errors import TransactionAborted
+from kernel.ext.pool.errors import RoleError
 from kernel.runtime import Kernel
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
 from tests.core.pgbouncer import PgBouncer, pgbouncer
+
+Extend = Callable[[AsyncDBPool], AsyncDBPool]
 
 MODULES = ("apples", "pears")
 
@@ -68,7 +71,7 @@ def bouncer(server: URL, tmp_path: Path) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture
-async def pool(server: URL, bouncer: PgBouncer) -> AsyncIterator[AsyncDBPool]:
+async def pool(server: URL, bouncer: PgBouncer, extend: Extend) -> AsyncIterator[AsyncDBPool]:
     config = DatabaseConfig(
         url=bouncer.url,
         pooler="transaction",
@@ -78,7 +81,7 @@ async def pool(server: URL, bouncer: PgBouncer) -> AsyncIterator[AsyncDBPool]:
         pool_timeout_seconds=60,
         pool_share_timeout_seconds=60,
     )
-    pool = AsyncDBPool(config, {}, Path("/"), MODULES)
+    pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
     yield pool
     await pool.close()
 
@@ -109,11 +112,13 @@ async def test_modules_take_turns_on_one_server_connection_each_under_its_role(p
     assert [query(server, f"SELECT count(*) FROM {module}.fruits") for module in MODULES] == ["20", "20"]
 
 
-async def test_several_processes_share_server_connections(pool: AsyncDBPool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_several_processes_share_server_connections(
+    pool: AsyncDBPool, monkeypatch: pytest.MonkeyPatch, extend: Extend
+) -> None:
     """In each process asyncpg numbers the names of its statements from 1; here the numbers start again instead."""
     for number in range(5):
         monkeypatch.setattr("asyncpg.connection._uid", 0)
-        process = AsyncDBPool(pool._config, {}, Path("/"), MODULES)
+        process = extend(AsyncDBPool(pool.config, {}, Path("/"), MODULES))
         await use(process.database("apples"), "apples", number)
         await process.close()
 

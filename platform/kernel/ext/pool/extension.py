@@ -1,0 +1,13 @@
+"""The extension `pool`."""
+
+from kernel.ext.pool.install import install
+from kernel.extension import ApplicationBuilder, Extension
+
+
+class Pool(Extension):
+    """A fair queue for database connections, a watchdog for silent ones, and a share of the pool for each module."""
+
+    name = "pool"
+
+    def configure(self, app: ApplicationBuilder) -> None:
+        install(app.pool)

@@ -1,0 +1,80 @@
+"""How the bounded pool and the quotas of modules plug into AsyncDBPool."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from kernel.database import AsyncDBPool, Usage
+from kernel.database.server_session import quoted
+from kernel.ext.pool.bounded_pool import BoundedPool
+from kernel.ext.pool.quota import QUOTA, ModuleQuota, QuotaEngine
+
+
+def install(pool: AsyncDBPool) -> None:
+    """Use bounded pools in `pool`, with a quota for each module that shares one. Call it before any engine is made."""
+    quotas = Quotas(pool)
+    pool.pool_class = BoundedPool
+    pool.on_engine.append(quotas.listen)
+    pool.engine_of_module = quotas.engine_of_module
+    pool.shares = quotas.usage
+
+
+class Quotas:
+    """Each module as a user of the pools."""
+
+    def __init__(self, pool: AsyncDBPool) -> None:
+        self._pool = pool
+        placements = [pool.placement(module) for module in pool.with_tables]
+        self._users = Counter(url for one in placements for url in {one.url, one.read_url})
+        self._quotas: dict[tuple[str, URL], ModuleQuota | None] = {}
+
+    def listen(self, engine: AsyncEngine) -> None:
+        """Set up a new engine's pool."""
+        config, pool = self._pool.config, engine.sync_engine.pool
+        event.listen(engine.sync_engine, "begin", _take_local_role)
+        if isinstance(pool, BoundedPool) and engine.dialect.name == "postgresql":
+            if pool.ping_after is None:
+                pool.ping_after = config.pool_ping_after_idle_seconds
+            pool.attempt_ping_after = config.pool_ping_after_idle_seconds
+            pool.ping_timeout = config.connect_timeout_seconds
+            pool.overflow_lingers = config.pool_overflow_lingers_seconds
+            pool.watch()
+
+    def engine_of_module(self, module: str | None, engine: AsyncEngine) -> AsyncEngine:
+        """Return the engine that takes connections in a module's name."""
+        if module is None or engine.dialect.name != "postgresql":
+            return engine
+        key = (module, engine.url)
+        if key not in self._quotas:
+            self._quotas[key] = self._quota(module, engine.url)
+        quota = self._quotas[key]
+        return engine if quota is None else AsyncEngine(QuotaEngine(engine.sync_engine, quota))
+
+    def usage(self) -> Iterator[Usage]:
+        """Yield the usage of each module that may hold only a share of its pool."""
+        for (module, url), quota in self._quotas.items():
+            if quota is not None and (share := quota.share) is not None and url == self._pool.placement(module).url:
+                overflow = max(0, share.in_use - self._pool.config.pool_size)  # were there no other module
+                yield Usage(module, share.in_use, 0, share.limit, share.waiting, overflow)
+
+    def _quota(self, module: str, url: URL) -> ModuleQuota | None:
+        """Return a module's quota in the pool of `url`; None where it needs neither a role nor a limit."""
+        config, roles = self._pool.config, self._pool.roles
+        role = None if roles is None else roles.role(module)
+        others = self._users[url] - (module in self._pool.with_tables)
+        limit = max(1, (config.pool_size + config.max_overflow) * config.pool_share_percent // 100) if others else None
+        if role is None and limit is None:
+            return None
+        name, is_local = role.name if role else None, config.pooler == "transaction"
+        seconds = config.pool_share_timeout_seconds
+        return ModuleQuota(module, None if is_local else name, limit, seconds, name if is_local else None)
+
+
+def _take_local_role(connection: Connection) -> None:
+    """Take the module's role for this transaction alone, where the server connection belongs to no session."""
+    quota: ModuleQuota | None = connection.get_execution_options().get(QUOTA)
+    if quota is not None and quota.local_role is not None:
+        connection.exec_driver_sql(f"SET LOCAL ROLE {quoted(quota.local_role)}")

@@ -1,0 +1,23 @@
+"""The tests of roles of the same name, with the driver's sessions."""
+
+from collections.abc import Callable
+
+import pytest
+
+from kernel.database import AsyncDBPool
+from tests.fast.conftest import plug
+
+roles = pytest.importorskip("kernel.ext.roles.extension")
+
+from tests.roles.test_runtime_walls_roles import *  # noqa: E402, F403  # once there are roles
+
+
+@pytest.fixture
+def extend() -> Callable[[AsyncDBPool], AsyncDBPool]:
+    """Plugs roles, the bounded pool and the driver's sessions into a pool."""
+
+    def plug_roles(pool: AsyncDBPool) -> AsyncDBPool:
+        roles.install(pool)
+        return plug(pool)
+
+    return plug_roles
