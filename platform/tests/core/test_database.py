@@ -5,7 +5,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,6 @@ from kernel.database import AsyncDBPool, BaseRepository, Database, DatabaseUnava
 from kernel.database.errors import PoolExhausted
 from kernel.settings import DatabaseConfig, ModuleSettings
 from kernel.testing import query, settings_for
-from tests.faults.proxy import FaultProxy
 
 needs_events = pytest.mark.skipif(
     not (Path(__file__).parents[3] / "modules" / "events").exists(), reason="events was removed"
@@ -339,53 +338,6 @@ async def test_a_busy_primary_does_not_hide_a_replica_that_is_down(new_database:
         with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
             await database.check()
     await pool.close()
-
-
-async def test_a_busy_pool_does_not_hide_a_database_that_refuses(new_database: Callable[[str], URL]) -> None:
-    url = new_database("refusing")
-    async with FaultProxy(f"{url.query['host']}/.s.PGSQL.{url.port or 5432}") as proxy:
-        behind = f"postgresql://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
-        pool = pool_of(behind, pool_size=1, max_overflow=0)
-        database = pool.database()
-        with suppress(DatabaseUnavailable):  # the transaction has lost its connection, and ends with that
-            async with in_use(database):
-                await proxy.set("refuse")
-                [found] = await asyncio.gather(database.check(), return_exceptions=True)
-        assert isinstance(found, DatabaseUnavailable)
-        assert "cannot be reached" in str(found)
-        await pool.close()
-
-
-@pytest.mark.alone
-async def test_a_busy_pool_is_ready_until_the_database_is_silent(
-    root: Path, tmp_path: Path, migrated_postgresql: URL
-) -> None:
-    url = migrated_postgresql
-    async with FaultProxy(f"{url.query['host']}/.s.PGSQL.{url.port or 5432}") as proxy:
-        variables = {
-            "DATABASE_URL": f"postgresql://{url.username}@127.0.0.1:{proxy.port}/{url.database}",
-            "DATABASE_POOL_SIZE": "2",
-            "DATABASE_MAX_OVERFLOW": "0",
-            "DATABASE_POOL_SHARE_PERCENT": "100",
-            "IMAGES_STORAGE_URL": str(tmp_path / "images"),
-            "HEALTH_CACHE_SECONDS": "0",
-        }
-        app = create_app(settings_for(root, variables))
-        async with (
-            app.router.lifespan_context(app),
-            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client,
-        ):
-            under_way = [asyncio.create_task(sleep(app.kernel.pool.database("health"), 20)) for _ in range(2)]
-            await asyncio.sleep(0.1)
-            answer = await client.get("/health/ready")
-            assert (answer.status_code, answer.json()) == (200, {"status": "ready", "degraded": ["database"]})
-            await proxy.set("swallow")
-            began_at = time.monotonic()
-            answer = await client.get("/health/ready")
-            assert (answer.status_code, [one["field"] for one in answer.json()["errors"]]) == (503, ["database"])
-            assert time.monotonic() - began_at < 1.5
-            ends = await asyncio.gather(*under_way, return_exceptions=True)
-            assert [type(end) for end in ends] == [DatabaseUnavailable] * 2
 
 
 async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_postgresql: URL) -> None:

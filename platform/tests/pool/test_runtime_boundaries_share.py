@@ -83,7 +83,9 @@ async def test_past_its_share_a_module_waits_briefly_and_another_does_not(pool: 
     assert (free(events), free(images)) == (3, 3)
 
 
-async def test_whoever_waits_is_served_in_order(pool: AsyncDBPool) -> None:
+async def test_whoever_waits_is_served_in_order(url: URL, extend: Extend) -> None:
+    config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2, pool_share_timeout_seconds=30)
+    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]))
     events, served = pool.database("events"), list[int]()
 
     async def ask(number: int) -> None:
@@ -96,6 +98,7 @@ async def test_whoever_waits_is_served_in_order(pool: AsyncDBPool) -> None:
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
     assert all(abs(place - number) <= 3 for place, number in enumerate(served)), served
+    await pool.close()
 
 
 @pytest.mark.parametrize("directly", [True, False])
@@ -106,7 +109,7 @@ async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, 
         async with events.transaction() as session:
             statement = sa.text("SELECT 1/0") if not directly else sa.select(sa.literal_column("1/0"))
             assert isinstance(session, DatabaseSession)
-        await (session.rows(statement) if directly else session.execute(statement))
+            await (session.rows(statement) if directly else session.execute(statement))
 
     async def becomes() -> None:
         async with events.transaction() as session:  # on the driver first, then in SQLAlchemy's hands

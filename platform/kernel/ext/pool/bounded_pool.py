@@ -302,7 +302,7 @@ class BoundedPool(ConnectionPool):
             return True
         try:
             async with asyncio.timeout(self.ping_timeout):
-                await driver.execute(";")  # an empty query, as SQLAlchemy's own ping
+                await driver.execute("SELECT 1")  # asyncpg's `execute` fails on an empty query
         except Exception:  # noqa: BLE001  # asyncpg has many for this, some that say they are its own mistakes
             return False
         except BaseException as error:

@@ -9,7 +9,7 @@ from tests.fast.conftest import plug
 
 roles = pytest.importorskip("kernel.ext.roles.extension")
 
-from tests.roles.test_runtime_walls_roles import *  # noqa: E402, F403  # once there are roles
+from tests.roles.test_runtime_boundaries_roles import *  # noqa: E402, F403  # once there are roles
 
 
 @pytest.fixture
