@@ -7,7 +7,7 @@ import pytest
 from kernel.database import AsyncDBPool
 from tests.fast.conftest import plug
 
-roles = pytest.importorskip("kernel.ext.roles.extension")
+extension = pytest.importorskip("kernel.ext.roles.extension")
 
 from tests.roles.test_runtime_boundaries_roles import *  # noqa: E402, F403  # once there are roles
 
@@ -17,7 +17,7 @@ def extend() -> Callable[[AsyncDBPool], AsyncDBPool]:
     """Plugs roles, the bounded pool and the driver's sessions into a pool."""
 
     def plug_roles(pool: AsyncDBPool) -> AsyncDBPool:
-        roles.install(pool)
+        extension.install(pool)
         return plug(pool)
 
     return plug_roles
