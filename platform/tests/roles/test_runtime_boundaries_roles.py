@@ -143,7 +143,7 @@ async def test_sql_that_no_check_can_read_is_refused_by_the_role(pool: AsyncDBPo
     assert sql == "SELECT 1 FROM images.secrets"
     async with pool.database("images").read() as session:
         await session.execute(sa.text(sql))
-    with pytest.raises(DBAPIError, match="permission denied for (schema images|table secrets)"):
+    with pytest.raises(DBAPIError, match=r"permission denied for (schema images|table secrets)"):
         async with pool.database("events").read() as session:
             await session.execute(sa.text(sql))
 
