@@ -158,6 +158,8 @@ class Extension:
     # Packages of its extra that it imports when it is used. It counts as not installed while one is missing.
     packages: ClassVar[tuple[str, ...]] = ()
     settings: "ClassVar[tuple[type[SettingsGroup], ...]]" = ()
+    # A pytest plugin with fixtures for its users: "kernel.ext.messaging.testing".
+    fixtures: ClassVar[str | None] = None
     # The files of a module that it reads, each with the layer on which it stands: {"handlers": "router"}.
     module_files: ClassVar[Mapping[str, str]] = {}
     # Pages for developers, by title, which `kernel serve` prints: {"Docs": "/docs"}.

@@ -3,7 +3,6 @@
 `pytest_plugins = ["kernel.testing"]` in a project's tests/conftest.py brings the fixtures: see docs/testing.md.
 """
 
-from kernel.ext.messaging.testing import Messages
 from kernel.testing.booting import Booted, booted, project_for, settings_for
 from kernel.testing.callers import Callers
 from kernel.testing.fakes import Fake, FakeMethod, FakeMisused, Fakes
@@ -16,7 +15,6 @@ __all__ = [
     "FakeMethod",
     "FakeMisused",
     "Fakes",
-    "Messages",
     "booted",
     "create_database",
     "pgserver",

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from kernel.application import Application, create_app
-from kernel.ext.messaging.testing import Messages
+from kernel.extension import load_extensions
 from kernel.project import Project
 from kernel.runtime import Kernel
 from kernel.settings import Settings, find_root
@@ -31,7 +31,7 @@ Migrated = Callable[[Choice, str], str]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the mark, and log as an application does, but to wherever a test captures it."""
+    """Name the mark, log to the captured output, and load the fixtures of the extensions."""
     config.addinivalue_line(
         "markers",
         'boots(module, dependencies="fakes"): the application is this module, and what it depends on is '
@@ -39,6 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[plain])
+    for extension in load_extensions(find_root(config.rootpath)):
+        if extension.fixtures is not None:
+            config.pluginmanager.import_plugin(extension.fixtures)
 
 
 @pytest.fixture(scope="session")
@@ -180,12 +183,6 @@ async def application(project: Project, fakes: Fakes) -> AsyncIterator[Applicati
     app = create_app(project.settings, project.modules, contracts=fakes.ports())
     async with app.router.lifespan_context(app):
         yield app
-
-
-@pytest.fixture
-def messages(application: Application) -> Messages:
-    """What the application tells, and a way to tell it something."""
-    return Messages(application)
 
 
 @pytest.fixture

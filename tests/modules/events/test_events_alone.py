@@ -6,8 +6,9 @@ import httpx2
 import pytest
 
 from kernel.application import Application
+from kernel.ext.messaging.testing import Messages
 from kernel.modules.contracts import ContractUnavailable
-from kernel.testing import Fakes, Messages
+from kernel.testing import Fakes
 from modules.images.contract import ImageDeleted, ImageInfo, Images
 
 pytestmark = pytest.mark.boots("events")
@@ -71,7 +72,7 @@ async def test_an_event_forgets_an_image_that_is_gone(
 ) -> None:
     fakes[Images].get.answers(PICTURE)
     url = (await client.post(URL, json=CONCERT | {"image_id": 7})).headers["Location"]
-    await messages.tell(ImageDeleted(image_id=8))
+    await messages.deliver(ImageDeleted(image_id=8))
     assert (await client.get(url)).json()["image_id"] == 7
-    await messages.tell(ImageDeleted(image_id=7))
+    await messages.deliver(ImageDeleted(image_id=7))
     assert (await client.get(url)).json()["image_id"] is None

@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from kernel.testing import Messages
+from kernel.ext.messaging.testing import Messages
 from modules.images.contract import ImageDeleted
 from tests.modules.images.pictures import picture
 
@@ -15,7 +15,7 @@ URL = "/api/v1/images"
 async def test_that_a_picture_is_gone_is_told_once(client: httpx2.AsyncClient, messages: Messages) -> None:
     image_id = (await client.post(URL, files={"file": ("x", picture())})).json()["id"]
     assert (await client.delete(f"{URL}/{image_id}", headers={"If-Match": '"7"'})).status_code == 412
-    assert await messages.told(ImageDeleted) == []
+    assert await messages.published(ImageDeleted) == []
     assert (await client.delete(f"{URL}/{image_id}")).status_code == 204
     assert (await client.delete(f"{URL}/{image_id}")).status_code == 404
-    assert await messages.told(ImageDeleted) == [ImageDeleted(image_id=image_id)]
+    assert await messages.published(ImageDeleted) == [ImageDeleted(image_id=image_id)]

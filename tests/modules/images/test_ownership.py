@@ -9,7 +9,8 @@ import pytest
 from kernel import Principal
 from kernel.application import Application
 from kernel.database.errors import NotAllowed
-from kernel.testing import Callers, Messages
+from kernel.ext.messaging.testing import Messages
+from kernel.testing import Callers
 from modules.images.contract import ImageDeleted
 from modules.images.repository import ImageRepository
 from modules.images.schemas import ImageOut, ImageQuery, StoredImage
@@ -82,7 +83,7 @@ async def test_anothers_image_stays_as_it_is_whatever_the_method(
     assert (read["caption"], read["version"]) == ("Hers", 1)
     assert (await gallery.client.get(f"{image}/content", headers=gallery.alice)).content == DATA
     assert len([path for path in (tmp_path / "images").rglob("*") if path.is_file()]) == 2
-    assert await messages.told(ImageDeleted) == []
+    assert await messages.published(ImageDeleted) == []
 
 
 async def test_its_owner_changes_and_deletes_it(gallery: Gallery) -> None:

@@ -31,6 +31,7 @@ class Messaging(Extension):
 
     name = "messaging"
     settings = (MessagingSettings,)
+    fixtures = "kernel.ext.messaging.testing"
     module_files: ClassVar[Mapping[str, str]] = {"handlers": "router"}
 
     def __init__(self) -> None:

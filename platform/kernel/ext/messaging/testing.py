@@ -1,15 +1,17 @@
-"""What a module tells, and what it does when it is told, without the module on the other side."""
+"""The fixture `messages`: publish and deliver messages without the module on the other side."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar
+
+import pytest
 
 from kernel.application import Application
 from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.message import Message
 
-_Told = TypeVar("_Told", bound=Message)
-# Who is never served: the rows stay for the test to see.
+_Published = TypeVar("_Published", bound=Message)
+# A subscriber without a target: its rows stay for the test to read.
 _TEST = "test"
 
 
@@ -21,10 +23,10 @@ class Messages:
         for outbox in self._bus.outboxes.values():
             outbox.subscribers_of = _and_the_test(outbox.subscribers_of)
 
-    async def tell(self, message: Message) -> None:
-        """Have all handlers of the application handle it, as if its module had published it. Raises what they raise.
+    async def deliver(self, message: Message) -> None:
+        """Let all handlers of the application handle a message, as if its module had published it.
 
-        Raises LookupError if none here subscribes to it.
+        Raises what the handlers raise, and LookupError if there is none.
         """
         handlers = self._bus.handlers_of(message.message_name())
         if not handlers:
@@ -32,8 +34,11 @@ class Messages:
         for handle in handlers:
             await handle(Envelope.of(message))
 
-    async def told(self, message: type[_Told]) -> list[_Told]:
-        """What was published of this type since the test began, in its order. Raises LookupError without an outbox."""
+    async def published(self, message: type[_Published]) -> list[_Published]:
+        """Return the messages of this type that were published since the test began, in their order.
+
+        Raises LookupError if the application has no outbox of their module.
+        """
         name = message.message_name()
         outbox = self._bus.outboxes.get(name.partition(".")[0])
         if outbox is None:
@@ -43,6 +48,12 @@ class Messages:
         async with outbox.database.read() as session:
             rows = (await session.execute(mine)).mappings().all()
         return [message.model_validate_json(row["payload"]) for row in rows]
+
+
+@pytest.fixture
+def messages(application: Application) -> Messages:
+    """Messages that the application has published, and a way to deliver one to it."""
+    return Messages(application)
 
 
 def _and_the_test(known: Callable[[str], Iterable[str]]) -> Callable[[str], Iterable[str]]:
