@@ -112,7 +112,7 @@ class ApplicationBuilder:
     provided: dict[type, object] = field(default_factory=dict)
 
     def provide(self, thing: object) -> None:
-        """Let the kernel, dependencies and other extensions find this object by its type: `kernel.get(Limits)`."""
+        """Let the kernel, dependencies and other extensions find this object by its type: `kernel.get(RateLimiter)`."""
         self.provided[type(thing)] = thing
 
     def find(self, kind: type[Thing]) -> Thing | None:

@@ -193,12 +193,12 @@ async def test_a_large_kept_answer_is_compressed_for_who_takes_it_and_not_for_ot
 @pytest.mark.parametrize(
     ("route", "said"),
     [
-        ('@router.post("", dependencies=[public, cached(1)])', "POST .* is cached, which only a GET may be"),
-        ('@router.get("", dependencies=[requires(), cached(1, shared=True)])', "leave out `shared=True`"),
+        ('@router.post("", dependencies=[public, cached(1)])', "POST .* is cached, but is not a GET route"),
+        ('@router.get("", dependencies=[requires(), cached(1, shared=True)])', "remove `shared=True`"),
         ('@router.get("", dependencies=[public, cached(0)])', "up to 86400 seconds, not for 0"),
         (
             '@router.get("/{a}", dependencies=[public, cached(1, tags=["thing:{id}"])])',
-            "names id, which its path has not",
+            "uses id, which is not in its path",
         ),
         ('@router.get("", dependencies=[public, cached(1, tags=["thing:{"])])', "Single '{' encountered"),
     ],

@@ -14,10 +14,10 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from kernel.ext.cache.cache import AnswerCache
+from kernel.ext.cache.response_cache import ResponseCache
 from kernel.ext.store.settings import StoreSettings
 from kernel.ext.store.store import SharedStore, StoreUnavailable
-from kernel.web.recorder import Answer
+from kernel.web.recorder import RecordedResponse
 from tests.brokers.servers import Redis
 from tests.core.project import MODELS, running_project, write_migration
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving
@@ -250,19 +250,19 @@ async def test_what_a_replica_has_not_heard_of_is_not_kept(tmp_path: Path) -> No
         assert ["age" in answer.headers for answer in answers] == [False, True]
 
 
-def cache_of(url: str, **settings: float) -> tuple[AnswerCache, SharedStore]:
+def cache_of(url: str, **settings: float) -> tuple[ResponseCache, SharedStore]:
     known = StoreSettings(url=SecretStr(url), **settings)
     store = SharedStore(known)
-    return AnswerCache(known, store, "1"), store
+    return ResponseCache(known, store, "1"), store
 
 
-async def answer_of(cache: AnswerCache, key: str, tag: str) -> bytes | None:
+async def answer_of(cache: ResponseCache, key: str, tag: str) -> bytes | None:
     """What is kept; raises AssertionError while the store is not asked."""
     try:
         _, kept = await cache.find(key, [tag])
     except StoreUnavailable:
         raise AssertionError("not asked") from None
-    return None if kept is None else kept.answer.body
+    return None if kept is None else kept.response.body
 
 
 @pytest.mark.alone
@@ -274,7 +274,7 @@ async def test_what_is_owed_is_paid_by_itself_as_soon_as_the_redis_is_back(redis
     for tag, key in keys.items():
         versions, _ = await other[0].find(key, [tag])
         assert versions is not None
-        await other[0].keep(key, versions, Answer(200, [], b"old"), 600)
+        await other[0].keep(key, versions, RecordedResponse(200, [], b"old"), 600)
         assert await answer_of(other[0], key, tag) == b"old"
     redis.command = lambda: [*Redis.command(redis), "--appendonly", "yes"]  # type: ignore[method-assign]
     async with owing[0].running():
@@ -331,8 +331,8 @@ async def test_a_forgetting_whose_caller_leaves_stays_owed() -> None:
         await leaving
     with pytest.raises(StoreUnavailable):
         await cache.find("any", ["t:2"])
-    assert cache._paying is not None
-    cache._paying.cancel()
+    assert cache._retrying is not None
+    cache._retrying.cancel()
 
 
 @pytest.mark.alone

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 from kernel.application import Application, create_app
 from kernel.database import utc_now
 from kernel.ext.idempotency import IdempotencyTable
-from kernel.ext.idempotency.idempotency import Keys
+from kernel.ext.idempotency.keys import IdempotencyKeys
 from kernel.modules.discovery import DiscoveryError
 from kernel.testing import Callers, settings_for
 from kernel.testing.booting import talking_to
@@ -202,7 +202,7 @@ async def test_a_key_is_forgotten_after_its_time(client: httpx2.AsyncClient, app
     answer = await client.post(EVENTS, json=CONCERT | {"title": "Opera"}, headers={"Idempotency-Key": "0"})
     assert answer.status_code == 201
     assert "idempotency-replayed" not in answer.headers
-    keys = application.kernel.contexts["events"].get(Keys)
+    keys = application.kernel.contexts["events"].get(IdempotencyKeys)
     assert keys is not None
     keys._swept_at = None  # as if it had been long ago
     await client.post(EVENTS, json=CONCERT, headers=KEY)
@@ -253,7 +253,7 @@ async def test_an_answer_that_is_too_large_is_not_kept_but_its_key_is(tmp_path: 
         assert len((await client.post("/api/v1/things/large", headers=KEY)).content) == 2_000_000
         again = await client.post("/api/v1/things/large", headers=KEY)
         assert again.status_code == 409
-        assert "has been carried out" in again.json()["detail"]
+        assert "was carried out" in again.json()["detail"]
         assert await rows(application, "things", "things") == 1
 
 
@@ -285,7 +285,7 @@ async def test_a_key_that_another_process_is_about_to_commit_is_refused_without_
             async with asyncio.timeout(1):
                 refused = await second.post("/api/v1/things/held", headers=KEY)
             assert (refused.status_code, refused.headers["retry-after"]) == (409, "1")
-            assert "in work" in refused.json()["detail"]
+            assert "in progress" in refused.json()["detail"]
             router.may_go.set()
             assert (await held).status_code == 200
             again = await second.post("/api/v1/things/held", headers=KEY)
@@ -298,11 +298,11 @@ async def test_a_module_without_the_table_does_not_start(tmp_path: Path) -> None
         create_app(settings_for(root, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
 
 
-async def test_keys_of_nobody_stop_the_start(tmp_path: Path) -> None:
-    """One stranger would be given what was answered to another who chose the same key."""
+async def test_an_idempotent_route_without_a_principal_stops_the_start(tmp_path: Path) -> None:
+    """One caller would get the response to another caller that chose the same key."""
     router = THINGS.replace("[requires(), idempotent]", "[public, idempotent]").replace("requires", "public")
     root = write_project(tmp_path, _FILES | {"things/router.py": router})
-    with imported_alone(), pytest.raises(DiscoveryError, match=r"POST .* does not know whose the keys are"):
+    with imported_alone(), pytest.raises(DiscoveryError, match=r"POST .* does not know whose keys it gets"):
         create_app(settings_for(_things(root), {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
 
 

@@ -23,8 +23,8 @@ AT_ONCE = 50
 # Ends the process where the event is committed and its answer not yet kept.
 ENDS_BEFORE_THE_ANSWER = """
 import os, signal, sys
-from kernel.ext.idempotency.idempotency import Keys
-Keys.answer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from kernel.ext.idempotency.keys import IdempotencyKeys
+IdempotencyKeys.save_response = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 from kernel.cli.main import main
 sys.argv = ["kernel", "serve"]
 main()
@@ -73,7 +73,7 @@ async def test_a_process_that_ends_between_commit_and_answer_leaves_a_key_that_h
         async with httpx2.AsyncClient() as client:
             again = await client.post(url, json=CONCERT, headers=KEY)
             assert again.status_code == 409
-            assert "has been carried out" in again.json()["detail"]
+            assert "was carried out" in again.json()["detail"]
             assert (await client.get(url)).json()["total"] == 1
 
 
@@ -84,7 +84,7 @@ def _that_ends_early(root: Path, folder: Path, **variables: str) -> subprocess.P
 
 
 def _are_one(answers: list[httpx2.Response]) -> None:
-    """One was carried out; each other says so, or that one with its key is in work."""
+    """One request was carried out; every other is a replay, or is refused while that one is in progress."""
     found = Counter((answer.status_code, "idempotency-replayed" in answer.headers) for answer in answers)
     assert set(found) <= {(201, False), (201, True), (409, False)}, found
     assert found[201, False] == 1, found

@@ -12,8 +12,8 @@ import pytest
 from limits import parse
 
 from kernel.application import Application
-from kernel.ext.rate_limit.memory_counter import Counts
-from kernel.ext.rate_limit.rate_limit import hit
+from kernel.ext.rate_limit.memory_counters import MemoryCounters
+from kernel.ext.rate_limit.rate_limiter import count_request
 from kernel.modules.discovery import DiscoveryError
 from kernel.settings import SettingsError
 from kernel.testing import Callers
@@ -272,7 +272,7 @@ async def test_an_exemption_that_is_no_network_stops_the_start(tmp_path: Path) -
 
 async def test_counts_of_a_window_that_is_over_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Naive: the library's own store looks through all callers at every request, and a day's limit keeps them two."""
-    counts = Counts()
+    counts = MemoryCounters()
     for number in range(1000):
         await counts.acquire_sliding_window_entry(f"caller {number}", 10, 60)
     assert len(counts.storage) == len(counts.expirations) == 1000
@@ -285,27 +285,27 @@ async def test_counts_of_a_window_that_is_over_are_forgotten(monkeypatch: pytest
 
 async def test_what_all_processes_together_refuse_is_not_counted_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 6000.0)
-    counts, limit = Counts(), parse("2/minute")
+    counts, limit = MemoryCounters(), parse("2/minute")
     for _ in range(5):
-        assert not (await hit(counts, limit, "caller")).is_over
-        await counts.give_back(limit.key_for("caller"), limit.get_expiry())
-    assert [(await hit(counts, limit, "caller")).is_over for _ in range(3)] == [False, False, True]
+        assert not (await count_request(counts, limit, "caller")).is_over
+        await counts.take_back(limit.key_for("caller"), limit.get_expiry())
+    assert [(await count_request(counts, limit, "caller")).is_over for _ in range(3)] == [False, False, True]
 
 
 async def test_who_was_refused_is_told_the_first_moment_at_which_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of the last window weighs less and less: ten in it leave room for one after a tenth of this one."""
-    now, counts, limit = 6000.0, Counts(), parse("10/minute")
+    now, counts, limit = 6000.0, MemoryCounters(), parse("10/minute")
     monkeypatch.setattr(time, "time", lambda: now)
     for _ in range(10):
-        assert not (await hit(counts, limit, "caller")).is_over
-    assert (await hit(counts, limit, "caller")).seconds == 61
+        assert not (await count_request(counts, limit, "caller")).is_over
+    assert (await count_request(counts, limit, "caller")).seconds == 61
     now += 62
-    while not (refused := await hit(counts, limit, "caller")).is_over:
+    while not (refused := await count_request(counts, limit, "caller")).is_over:
         pass
     now += refused.seconds - 2
-    assert (await hit(counts, limit, "caller")).is_over
+    assert (await count_request(counts, limit, "caller")).is_over
     now += 2
-    assert not (await hit(counts, limit, "caller")).is_over
+    assert not (await count_request(counts, limit, "caller")).is_over
 
 
 def test_who_sets_no_limit_loads_neither_the_library_nor_redis() -> None:

@@ -1,4 +1,4 @@
-"""Compression of answers that are worth it."""
+"""Compress the responses for which that saves time."""
 
 import re
 
@@ -6,15 +6,15 @@ from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipResponder, IdentityResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kernel.web.recorder import kept
+from kernel.web.recorder import recorded
 
 _PART = re.compile(r"\s*([^\s;]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.[0-9]{0,3})?)\s*)?")
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Return whether `Accept-Encoding` takes gzip (RFC 9110, section 12.5.3): by its name, else by `*`, above q=0.
+    """Return whether `Accept-Encoding` allows gzip (RFC 9110, section 12.5.3): by its name, else by `*`, above q=0.
 
-    A part that is malformed counts as absent.
+    Malformed parts are ignored.
     """
     parts = [match for one in accept_encoding.split(",") if (match := _PART.fullmatch(one)) is not None]
     weights = {match[1].lower(): float(match[2] or 1) for match in parts}
@@ -22,9 +22,9 @@ def accepts_gzip(accept_encoding: str) -> bool:
 
 
 class Compression:
-    """Starlette's gzip, which is asked only about answers of at least `minimum_bytes`, or of a size not known yet.
+    """Starlette's gzip for responses of at least `minimum_bytes` and for those of unknown length. Pure ASGI.
 
-    Its middleware looks at the headers of every answer; most are smaller than a packet.
+    Starlette's own middleware reads the headers of every response; most are smaller than a packet.
     """
 
     def __init__(self, app: ASGIApp, minimum_bytes: int, level: int) -> None:
@@ -42,7 +42,7 @@ class Compression:
             nonlocal forward
             if forward is None:
                 forward = send if self._is_small(message) else self._responder(scope, send).send_with_compression
-                forward = kept(scope, forward)  # as it is before it is compressed: others may not take it so
+                forward = recorded(scope, forward)  # uncompressed: the next client may not accept gzip
             await forward(message)
 
         await self._app(scope, receive, send_compressed)
@@ -57,7 +57,7 @@ class Compression:
         responder = (
             GZipResponder(self._app, self._minimum_bytes, self._level)
             if accepts_gzip(",".join(Headers(scope=scope).getlist("accept-encoding")))
-            else IdentityResponder(self._app, self._minimum_bytes)  # says that others get it compressed
+            else IdentityResponder(self._app, self._minimum_bytes)  # adds `Vary: Accept-Encoding`
         )
         responder.send = send
         return responder

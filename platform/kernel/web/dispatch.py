@@ -16,7 +16,6 @@ from fastapi import APIRouter, FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.telemetry._api import _route_selected
-from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -26,7 +25,7 @@ from structlog.contextvars import bind_contextvars
 from kernel.modules.manifest import ModuleContext
 from kernel.web.context import find_context
 from kernel.web.problems import ContentTooLarge
-from kernel.web.routes import is_plain, rest_of
+from kernel.web.routes import is_plain, rest_of, route_path
 from kernel.web.sockets import bounded
 from kernel.web.validation import bound_errors
 
@@ -93,7 +92,7 @@ class Dispatcher:
         if scope["type"] == "lifespan":
             await self._app.router(scope, receive, send)
             return
-        path = get_route_path(scope)
+        path = route_path(scope)
         routes = self._find(path)
         scope["router"] = self._app.router
         _tell(scope, routes.context)

@@ -1,4 +1,4 @@
-"""Answers that are kept and given again, to who repeats a request or asks the same."""
+"""Record a response as the application gives it, and replay a recorded one."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,41 +10,43 @@ from kernel.web.context import find_context
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer as the application gives it: what CORS, compression and the shell add is not in it."""
+class RecordedResponse:
+    """A response before the outer layers (CORS, compression, request context) add to it."""
 
     status: int
     headers: Sequence[tuple[bytes, bytes]]
     body: bytes
 
-    def adding(self, *headers: tuple[bytes, bytes]) -> "Answer":
-        """The same with these headers too."""
+    def with_headers(self, *headers: tuple[bytes, bytes]) -> "RecordedResponse":
+        """Return the same response with additional headers."""
         return replace(self, headers=(*self.headers, *headers))
 
 
 class Replay(Exception):
-    """Raised by a dependency to answer with what is kept, and not to run the handler."""
+    """Raised by a dependency to send a recorded response instead of running the handler."""
 
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(f"a kept answer, {answer.status}")
-        self.answer = answer
+    def __init__(self, response: RecordedResponse) -> None:
+        super().__init__(f"a recorded response, {response.status}")
+        self.response = response
 
 
 async def on_replay(_request: Request, replay: Replay) -> Response:
-    """The kept answer."""
-    response = Response(replay.answer.body, replay.answer.status)
-    response.raw_headers = list(replay.answer.headers)
+    """Handle Replay: send the recorded response."""
+    response = Response(replay.response.body, replay.response.status)
+    response.raw_headers = list(replay.response.headers)
     return response
 
 
-class Keeper:
-    """Collects the answer of a request, whatever it is, and hands it over before its last part is sent.
+class ResponseRecorder:
+    """Records the response of one request, and passes it to `save` before its last part is sent.
 
-    `keep` gets None for an answer that is larger than `max_bytes`. What it raises, the caller gets as an error.
+    `save` gets None for a response larger than `max_bytes`. If `save` raises, the client gets an error.
     """
 
-    def __init__(self, scope: Scope, keep: Callable[[Answer | None], Awaitable[None]], max_bytes: int) -> None:
-        self._keep = keep
+    def __init__(
+        self, scope: Scope, save: Callable[[RecordedResponse | None], Awaitable[None]], max_bytes: int
+    ) -> None:
+        self._save = save
         self._max_bytes = max_bytes
         self._status = 0
         self._headers: Sequence[tuple[bytes, bytes]] = ()
@@ -52,32 +54,33 @@ class Keeper:
         self._size = 0
         context = find_context(scope)
         assert context is not None  # noqa: S101  # dependencies run inside the kernel's outermost layer
-        context.values[Keeper] = self
+        context.values[ResponseRecorder] = self
 
-    async def __call__(self, message: Message) -> None:
-        """Asked with each part of the answer before it goes on its way."""
+    async def record(self, message: Message) -> None:
+        """Record one part of the response before it is sent."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
         elif message["type"] == "http.response.body":
             part = message.get("body", b"")
             self._size += len(part)
-            if self._size <= self._max_bytes:
+            is_small = self._size <= self._max_bytes
+            if is_small:
                 self._parts.append(bytes(part))
             if not message.get("more_body", False):
-                is_whole = self._size <= self._max_bytes
-                await self._keep(Answer(self._status, self._headers, b"".join(self._parts)) if is_whole else None)
+                body = b"".join(self._parts)
+                await self._save(RecordedResponse(self._status, self._headers, body) if is_small else None)
 
 
-def kept(scope: Scope, send: Send) -> Send:
-    """`send`, with a look of the request's keeper at each part first, if it has one."""
+def recorded(scope: Scope, send: Send) -> Send:
+    """Return `send`, preceded by the recorder of this request if a dependency has set one."""
     context = find_context(scope)
-    keeper: Keeper | None = None if context is None else context.values.get(Keeper)
-    if keeper is None:
+    recorder: ResponseRecorder | None = None if context is None else context.values.get(ResponseRecorder)
+    if recorder is None:
         return send
 
-    async def send_kept(message: Message) -> None:
-        await keeper(message)
+    async def send_recorded(message: Message) -> None:
+        await recorder.record(message)
         await send(message)
 
-    return send_kept
+    return send_recorded

@@ -42,7 +42,7 @@ VIOLATIONS = {
     "an extension imports one beside it": (
         ORDER,
         "kernel/ext/cache/cache.py",
-        "import kernel.ext.rate_limit.rate_limit",
+        "import kernel.ext.rate_limit.limited",
     ),
     "an extension that no layer names": (ORDER, "kernel/ext/more/__init__.py", '"""More."""'),
     "the core imports a module": (MODULES, "kernel/modules/discovery.py", "def f():\n    import modules\n"),

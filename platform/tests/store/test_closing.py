@@ -35,7 +35,7 @@ class UsesTheStore(Extension):
 
     @asynccontextmanager
     async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:
-        await kernel.get(SharedStore).ask(lambda redis: redis.ping())
+        await kernel.get(SharedStore).run(lambda redis: redis.ping())
         yield
 
 

@@ -3,33 +3,32 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from kernel.ext.cache.cache import AnswerCache, misplaced
+from kernel.ext.cache.cached import check_routes
+from kernel.ext.cache.response_cache import ResponseCache
 from kernel.ext.store.settings import StoreSettings
 from kernel.ext.store.store import SharedStore
 from kernel.extension import ApplicationBuilder, Extension
 from kernel.runtime import Kernel
 
 
-class Cache(Extension):
-    """Responses that are kept for a while, in the store that all processes share or in this process."""
+class CacheExtension(Extension):
+    """Caches responses for a while, in the store that all processes share or in this process."""
 
     name = "cache"
     requires = ("store",)
 
     def configure(self, app: ApplicationBuilder) -> None:
-        app.route_rules.append(misplaced)
+        app.route_rules.append(check_routes)
 
     def assemble(self, kernel: Kernel) -> None:
         settings = kernel.settings
         placements = [context.database.placement for context in kernel.contexts.values()]
-        reads_elsewhere = any(one.read_url != one.url for one in placements)
-        lag_seconds = settings.database.read_lag_seconds if reads_elsewhere else 0
-        store = kernel.get(SharedStore)
-        kernel.builder.provide(
-            AnswerCache(settings.group(StoreSettings), store, settings.application.version, lag_seconds)
-        )
+        has_replica = any(one.read_url != one.url for one in placements)
+        lag_seconds = settings.database.read_lag_seconds if has_replica else 0
+        store, version = kernel.get(SharedStore), settings.application.version
+        kernel.builder.provide(ResponseCache(settings.group(StoreSettings), store, version, lag_seconds))
 
     @asynccontextmanager
     async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:
-        async with kernel.get(AnswerCache).running():
+        async with kernel.get(ResponseCache).running():
             yield

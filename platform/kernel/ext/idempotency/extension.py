@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from kernel.ext.idempotency.idempotency import IdempotencyTable, Keys, idempotent, of_nobody
+from kernel.ext.idempotency.idempotent import check_routes, idempotent
+from kernel.ext.idempotency.keys import IdempotencyKeys, IdempotencyTable
 from kernel.ext.idempotency.settings import IdempotencySettings
 from kernel.extension import ApplicationBuilder, Extension
 from kernel.modules.discovery import DiscoveredModule, ModuleFiles
@@ -10,7 +11,7 @@ from kernel.modules.manifest import ModuleContext
 
 
 class Idempotency(Extension):
-    """Requests that may be repeated with their key."""
+    """Requests that a client may repeat with their key, without a second effect."""
 
     name = "idempotency"
     settings = (IdempotencySettings,)
@@ -27,8 +28,8 @@ class Idempotency(Extension):
 
     def configure(self, app: ApplicationBuilder) -> None:
         self._keep_seconds = app.settings.group(IdempotencySettings).keep_seconds
-        app.route_rules.append(of_nobody)
+        app.route_rules.append(check_routes)
 
     def configure_module(self, module: DiscoveredModule, context: ModuleContext) -> None:
         if (table := module.files.table(IdempotencyTable)) is not None:
-            context.provide(Keys(module.name, context.database, table, self._keep_seconds))
+            context.provide(IdempotencyKeys(module.name, context.database, table, self._keep_seconds))

@@ -1,4 +1,4 @@
-"""Requests that may be repeated with their key."""
+"""How long idempotency keys are kept."""
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -7,9 +7,9 @@ from kernel.settings.groups import SettingsGroup
 
 
 class IdempotencySettings(SettingsGroup):
-    """Requests that may be repeated with their key."""
+    """Requests that a client may repeat with their key."""
 
     model_config = SettingsConfigDict(env_prefix="IDEMPOTENCY_")
 
-    # How long a key and its answer are kept, from the first request on: a day, as clients of others expect it.
+    # How long a key and its response are kept after the first request. A day is what clients of other APIs expect.
     keep_seconds: float = Field(86400, gt=0)

@@ -1,5 +1,5 @@
-"""Rate limits: for each caller, for each route, and for the whole application."""
+"""Rate limits for each caller: on single routes, and over all routes."""
 
-from kernel.ext.rate_limit.rate_limit import limited
+from kernel.ext.rate_limit.limited import limited
 
 __all__ = ["limited"]

@@ -1,6 +1,7 @@
 """The extension `rate_limit`."""
 
-from kernel.ext.rate_limit.rate_limit import CallerShares, Limits, Overall
+from kernel.ext.rate_limit.middleware import CallerShares, GlobalRateLimit
+from kernel.ext.rate_limit.rate_limiter import RateLimiter
 from kernel.ext.rate_limit.settings import RateLimitSettings
 from kernel.ext.store.store import SharedStore
 from kernel.extension import ApplicationBuilder, Extension
@@ -10,7 +11,7 @@ from kernel.web.dispatch import PROBES
 
 
 class RateLimit(Extension):
-    """Limits for each caller: on single routes, over all routes, and of what one caller may hold at a time."""
+    """Limits each caller: on single routes, over all routes, and in what it may hold at a time."""
 
     name = "rate_limit"
     requires = ("store",)
@@ -18,23 +19,21 @@ class RateLimit(Extension):
     settings = (RateLimitSettings,)
 
     def configure(self, app: ApplicationBuilder) -> None:
-        self._limits = Limits(app.settings.group(RateLimitSettings), app.get(SharedStore))
-        app.provide(self._limits)
+        app.provide(RateLimiter(app.settings.group(RateLimitSettings), app.get(SharedStore)))
 
     def assemble(self, kernel: Kernel) -> None:
-        if limit := kernel.settings.group(RateLimitSettings).overall:
-            kernel.builder.middleware.append(
-                lambda app: Overall(app, self._limits, limit, PROBES, _below_mounts(kernel))
-            )
+        settings, limiter = kernel.settings.group(RateLimitSettings), kernel.get(RateLimiter)
+        layers = kernel.builder.middleware
+        if limit := settings.overall:
+            layers.append(lambda app: GlobalRateLimit(app, limiter, limit, PROBES, _mounts(kernel)))
         if (capacity := kernel.find(Capacity)) is None:
-            return  # the server sets no limit of which a caller could hold a share
-        percent = kernel.settings.group(RateLimitSettings).caller_share_percent
-        requests, websockets = (max(1, most * percent // 100) for most in (capacity.requests, capacity.websockets))
-        kernel.builder.middleware.append(
-            lambda app: CallerShares(app, self._limits, requests, websockets, _below_mounts(kernel))
+            return  # the server has no limit of which a caller could hold a share
+        requests, websockets = (
+            max(1, most * settings.caller_share_percent // 100) for most in (capacity.requests, capacity.websockets)
         )
+        layers.append(lambda app: CallerShares(app, limiter, requests, websockets, _mounts(kernel)))
 
 
-def _below_mounts(kernel: Kernel) -> tuple[str, ...]:
-    """Return what the paths of mounted applications begin with. These authorise their callers themselves."""
+def _mounts(kernel: Kernel) -> tuple[str, ...]:
+    """Return how the paths of mounted applications begin. These authorise their callers themselves."""
     return tuple(f"{prefix}/" for prefix in kernel.builder.mounts)

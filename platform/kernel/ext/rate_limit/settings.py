@@ -1,4 +1,4 @@
-"""How often a caller may send requests."""
+"""How many requests a caller may send, and how many it may have open."""
 
 from ipaddress import ip_network
 
@@ -9,11 +9,11 @@ from kernel.settings.groups import Names, SettingsGroup
 
 
 class RateLimitSettings(SettingsGroup):
-    """How often a caller may ask."""
+    """Limits for each caller."""
 
     model_config = SettingsConfigDict(env_prefix="RATE_LIMIT_")
 
-    # For each caller, over all routes: `600/minute`, `10/second; 5000/day`. Unset, only the routes' own limits hold.
+    # For each caller, over all routes: `600/minute`, `10/second; 5000/day`. Unset, only routes with `limited` have one.
     overall: str | None = None
     # Addresses and networks whose requests are not counted: `10.0.0.0/8,::1`.
     exempt: Names = ()
@@ -38,18 +38,18 @@ class RateLimitSettings(SettingsGroup):
             try:
                 ip_network(name, strict=False)
             except ValueError:
-                raise ValueError("holds something that is no address and no network: 10.0.0.0/8, 192.0.2.7") from None
+                raise ValueError("must be addresses and networks: 10.0.0.0/8, 192.0.2.7") from None
         return value
 
 
 def check_limit(limit: str) -> str:
-    """The same text, which says how often. Raises ValueError."""
-    from limits import parse_many  # noqa: PLC0415  # for who has a limit
+    """Return a limit that can be parsed. Raises ValueError."""
+    from limits import parse_many  # noqa: PLC0415  # imported only where a limit is set
 
     try:
         is_fit = all(item.amount > 0 for item in parse_many(limit))
     except ValueError:
         is_fit = False
     if not is_fit:
-        raise ValueError("is no limit: write 600/minute, 100/15minutes or 10/second; 5000/day")
+        raise ValueError("is not a limit: write 600/minute, 100/15minutes or 10/second; 5000/day")
     return limit

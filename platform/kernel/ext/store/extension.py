@@ -19,7 +19,7 @@ class Store(Extension):
         store = SharedStore(app.settings.group(StoreSettings))
         app.provide(store)
         if store.is_configured:
-            app.middleware.append(store.around)
+            app.middleware.append(store.middleware)
 
     @asynccontextmanager
     async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Where counts and cached responses are kept: in the process, or in a Redis that all processes share."""
+"""Where the processes keep what they share."""
 
 from importlib.util import find_spec
 
@@ -9,15 +9,15 @@ from kernel.settings.groups import SettingsGroup
 
 
 class StoreSettings(SettingsGroup):
-    """Where counts and cached answers are kept: in the process, or in a Redis that all processes share."""
+    """The store of rate limits and cached responses: a Redis for all processes, or the memory of each."""
 
     model_config = SettingsConfigDict(env_prefix="STORE_")
 
-    # redis://:password@host:6379/0; unset, each process keeps its own.
+    # redis://:password@host:6379/0; unset, each process uses its own memory.
     url: SecretStr | None = None
-    # How long a request waits for it; then its process goes on with what it has itself.
+    # How long a request waits for Redis; after that the process uses its own memory.
     timeout_seconds: float = Field(0.25, gt=0)
-    # What a process keeps of cached answers where there is no Redis.
+    # How much memory a process uses for cached responses where there is no Redis.
     memory_bytes: int = Field(32 << 20, ge=0)
 
     @field_validator("url")

@@ -1,4 +1,4 @@
-"""Where what requests have in common is kept for a while: in the process, or in a Redis that all processes share."""
+"""Keep what requests have in common for a while: in a Redis that all processes share, or in the memory of one."""
 
 import asyncio
 import time
@@ -20,47 +20,50 @@ _log = structlog.get_logger("kernel.store")
 Result = TypeVar("Result")
 
 _CONNECTIONS = 32
-# After a failure nobody asks for so long, so that an outage costs one request its timeout, not every one.
+# After a failure Redis is not asked for this time, so that an outage delays one request, not every one.
 _PAUSE_SECONDS = 1
-# What an entry takes beside its key and value (measured: two tuples, a float, a node of the dictionary).
+# The memory of an entry besides its key and value (measured: two tuples, a float, a node of the dictionary).
 _ENTRY_BYTES = 250
 
-# How long the request at hand has waited for the store, in seconds.
+# How many seconds the current request has waited for the store.
 _waited: ContextVar[list[float] | None] = ContextVar("waited_for_store", default=None)
 
 
 class StoreUnavailable(Exception):
-    """Redis gave no answer in time. Go on without it."""
+    """Redis did not answer in time. The caller continues without it."""
 
 
 class SharedStore:
-    """The Redis at STORE_URL. Connects when it is first asked."""
+    """The Redis at STORE_URL. The first command opens the connection."""
 
     def __init__(self, settings: StoreSettings) -> None:
         self._url = None if settings.url is None else settings.url.get_secret_value()
         self._timeout = settings.timeout_seconds
         self._redis: Redis | None = None
-        self._asks_again_at = 0.0
+        self._paused_until = 0.0
         self._is_down = False
 
     @property
     def is_configured(self) -> bool:
         return self._url is not None
 
-    async def ask(self, question: Callable[["Redis"], Awaitable[Result]]) -> Result:
-        """What Redis answers. Raises StoreUnavailable; all that a request asks takes STORE_TIMEOUT_SECONDS at most."""
+    async def run(self, command: Callable[["Redis"], Awaitable[Result]]) -> Result:
+        """Run a command and return its result. Raises StoreUnavailable.
+
+        All commands of one request together take at most STORE_TIMEOUT_SECONDS.
+        """
         began_at, waited = time.monotonic(), _waited.get() or [0.0]
         left = self._timeout - waited[0]
-        if began_at < self._asks_again_at or left <= 0:
+        if began_at < self._paused_until or left <= 0:
             raise StoreUnavailable
-        from redis.exceptions import RedisError  # noqa: PLC0415  # only who has one pays for its client
+        from redis.exceptions import RedisError  # noqa: PLC0415  # imported only where STORE_URL is set
 
         self._redis = self._redis or self._connected()
         try:
             async with asyncio.timeout(left):
-                answer = await question(self._redis)
+                result = await command(self._redis)
         except (RedisError, OSError, TimeoutError) as error:
-            self._asks_again_at = time.monotonic() + _PAUSE_SECONDS
+            self._paused_until = time.monotonic() + _PAUSE_SECONDS
             if not self._is_down:
                 _log.warning("the shared store does not answer, going on without it", reason=type(error).__name__)
             self._is_down = True
@@ -70,24 +73,27 @@ class SharedStore:
         if self._is_down:
             _log.info("the shared store answers again")
             self._is_down = False
-        return answer
+        return result
 
-    def around(self, app: ASGIApp) -> ASGIApp:
-        """The same, where all that one request asks of the store takes STORE_TIMEOUT_SECONDS together."""
+    def middleware(self, app: ASGIApp) -> ASGIApp:
+        """Return `app` with a sum of the time that each request waits for the store."""
 
-        async def with_patience(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_deadline(scope: Scope, receive: Receive, send: Send) -> None:
             _waited.set([0.0])
             await app(scope, receive, send)
 
-        return with_patience
+        return with_deadline
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The values of these keys. Raises StoreUnavailable."""
-        values: list[Any] = await self.ask(lambda redis: redis.mget(keys))
+        """Return the values of these keys. Raises StoreUnavailable."""
+        values: list[Any] = await self.run(lambda redis: redis.mget(keys))
         return values
 
     async def put(self, values: Mapping[str, bytes], seconds: float, *, if_new: bool = False) -> None:
-        """Keep values for so long; `if_new`, where there is none. Raises StoreUnavailable, and some may be kept."""
+        """Keep values for this time; with `if_new` only where the key has none.
+
+        Raises StoreUnavailable; some of the values may be kept then.
+        """
         milliseconds = max(1, int(seconds * 1000))
 
         async def send(redis: "Redis") -> None:
@@ -96,7 +102,7 @@ class SharedStore:
                     together.set(key, value, px=milliseconds, nx=if_new)
                 await together.execute()
 
-        await self.ask(send)
+        await self.run(send)
 
     async def close(self) -> None:
         """Close every connection. The store can be used again afterwards."""
@@ -112,20 +118,20 @@ class SharedStore:
         from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415
 
         options: dict[str, Any] = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
-        # Each would be a question more at every connect: what our client is, and news of a cluster's maintenance.
+        # Each of these would send one more command with every connect.
         options |= {"driver_info": None, "maint_notifications_config": MaintNotificationsConfig(enabled=False)}
         pool = BlockingConnectionPool.from_url(
             str(self._url),
             max_connections=_CONNECTIONS,
             timeout=self._timeout,
-            retry=Retry(NoBackoff(), 1),  # a connection that a restart has closed
+            retry=Retry(NoBackoff(), 1),  # for a connection that a restart has closed
             **options,
         )
         return Redis(connection_pool=pool)
 
 
-class OwnStore:
-    """The process's own, of bounded size: what was not asked for longest goes first."""
+class MemoryStore:
+    """The same in this process, of bounded size: the least recently used entries go first."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -133,11 +139,11 @@ class OwnStore:
         self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
 
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The values of these keys."""
+        """Return the values of these keys."""
         return [self._value(key) for key in keys]
 
     async def put(self, values: Mapping[str, bytes], seconds: float, *, if_new: bool = False) -> None:
-        """Keep values for so long; `if_new`, where there is none."""
+        """Keep values for this time; with `if_new` only where the key has none."""
         for key, value in values.items():
             if if_new and self._value(key) is not None:
                 continue

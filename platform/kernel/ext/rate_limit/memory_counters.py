@@ -1,24 +1,23 @@
-"""The counts of limits, kept in this process. Imported where there is a limit."""
+"""The counters of rate limits in the memory of this process. Imported where there is a limit."""
 
 import time
 
 from limits.aio.storage import MemoryStorage
 
-# What nobody asks for any more is looked for so often.
 _SWEEP_SECONDS = 10.0
-# Some 20 MB. Beyond it those are forgotten that have been counted for longest.
-_MOST = 100_000
+# About 20 MB. Beyond it the oldest counters are dropped.
+_MOST_COUNTERS = 100_000
 
 
-class Counts(MemoryStorage):
-    """The library's own, but that one looks through all of them at every hit: 0.65 ms with 10,000 callers."""
+class MemoryCounters(MemoryStorage):
+    """The storage of the library `limits`, which sweeps all counters at every hit: 0.65 ms with 10,000 callers."""
 
     def __init__(self) -> None:
         super().__init__()
         self._swept_at = 0.0
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """Count, and from time to time forget."""
+        """Count, and sweep expired counters from time to time."""
         now = time.time()
         if now - self._swept_at > _SWEEP_SECONDS:
             self._swept_at = now
@@ -26,16 +25,16 @@ class Counts(MemoryStorage):
                 await self.clear(name)
         if await self.get(key) == 0:
             self.expirations[key] = now + expiry
-            if len(self.expirations) > _MOST:
+            if len(self.expirations) > _MOST_COUNTERS:
                 await self.clear(next(iter(self.expirations)))
         self.storage[key] += amount
         return self.storage[key]
 
     async def decr(self, key: str, amount: int = 1) -> int:
-        """Give back what was one too many."""
+        """Subtract what was counted beyond the limit."""
         self.storage[key] = max(await self.get(key) - amount, 0)
         return self.storage[key]
 
-    async def give_back(self, key: str, window: int) -> None:
-        """Take back the last hit."""
+    async def take_back(self, key: str, window: int) -> None:
+        """Subtract the last hit."""
         await self.decr(self.sliding_window_keys(key, window, time.time())[1])
