@@ -61,7 +61,7 @@ def test_without_the_examples_the_tests_that_look_at_the_repository_pass(remaini
 
 def test_what_the_readme_shows_of_the_modules_is_what_runs(root: Path) -> None:
     readme = (root / "README.md").read_text()
-    chapter = readme.partition("## Contracts ask, messages tell")[2].partition("\n## ")[0]
+    chapter = readme.partition("## Call another module, or send it a message")[2].partition("\n## ")[0]
     shown = re.findall(r"```python\n# (modules/\S+)\n(.*?)```", chapter, re.DOTALL)
     assert len(shown) == 4
     for path, content in shown:

@@ -6,12 +6,26 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 BIN = Path(sys.executable).parent
+# Pages that name files and tests of this repository.
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md")
+IN_BACKTICKS = re.compile(r"`([^`\n]+)`")
+PATH = re.compile(
+    r"(?:platform|kernel|ext|modules|tests|docs|migrations|bench|deploy|env_files|bin|requirements)/[\w.*/-]*"
+    r"|[\w*/-]+/[\w*-]+\.py"
+)
+# Files that a reader of the page creates, and files that a command writes.
+NOT_IN_THE_REPOSITORY = ("modules/notes/", "tests/modules/notes/", "bench/results/")
+with_examples = pytest.mark.skipif(
+    not (Path(__file__).parents[1] / "bin" / "without-examples").exists(),
+    reason="The pages name files of the example modules, which have been removed.",
+)
 
 
 def draft_of_the_changelog(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -104,3 +118,46 @@ def test_every_file_that_a_page_links_is_part_of_the_documentation(root: Path) -
                 target = (page.parent / link).resolve()
                 assert target.is_file(), f"{page.name} links {link}, which does not exist"
                 assert target.is_relative_to(docs), f"{page.name} links {link}, which the site does not contain"
+
+
+def code_in_pages(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield each page and each piece of code in backticks on it, outside of code blocks."""
+    for pattern in PAGES:
+        for page in root.glob(pattern):
+            prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+            for code in IN_BACKTICKS.findall(prose):
+                yield str(page.relative_to(root)), code
+
+
+def alternatives(path: str) -> list[str]:
+    """Return the paths for `a/{b,c}.py`: one for each name in braces."""
+    if not (braces := re.search(r"\{([^}]+)\}", path)):
+        return [path]
+    return [one for name in braces[1].split(",") for one in alternatives(path.replace(braces[0], name, 1))]
+
+
+@with_examples
+def test_every_path_on_a_page_exists(root: Path) -> None:
+    bases = (root, root / "platform", root / "platform" / "kernel")
+    missing = [
+        f"{page}: {path}"
+        for page, code in code_in_pages(root)
+        for path in alternatives(re.sub(r"<\w+>|\{\w+\}", "*", code))
+        if PATH.fullmatch(path) and not path.startswith(NOT_IN_THE_REPOSITORY)
+        if not any(any(base.glob(path)) for base in bases)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+@with_examples
+def test_every_test_that_a_page_names_exists(root: Path) -> None:
+    files = [file for folder in ("tests", "platform/tests") for file in (root / folder).rglob("test_*.py")]
+    known = {file.stem for file in files} | {
+        name for file in files for name in re.findall(r"def (\w+)", file.read_text())
+    }
+    named = [(page, code) for page, code in code_in_pages(root) if re.fullmatch(r"test_\w+(\.py|…)?", code)]
+    assert named
+    for page, code in named:
+        name = code.removesuffix(".py")
+        found = name in known or (name.endswith("…") and any(one.startswith(name[:-1]) for one in known))
+        assert found, f"{page} names the test {code}, which does not exist"
