@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-pytest_plugins = ["kernel.testing", "tests.alone", "tests.tiers", "tests.core.upstreams"]
+pytest_plugins = ["kernel.testing", "tests.alone", "tests.tiers", "tests.core.databases", "tests.core.upstreams"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -9,6 +9,7 @@ import json
 import struct
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ _log = structlog.get_logger("modules.images")
 _SCRIPT = Path(__file__).with_name("imaging.py")
 _READY = b"ready"
 _START_SECONDS = 20
+# How long the end of a child may take that has closed its pipe.
+_END_SECONDS = 5
 _BROKEN = "cannot be decoded: it is damaged or cut short"
 
 
@@ -52,6 +55,10 @@ class Decoder:
             problem = f"The image takes longer than {self._settings.max_decode_seconds:g} seconds to decode"
             raise Unprocessable("file", problem) from None
         except (OSError, EOFError, ValueError):  # the child has ended: a decoder crashed
+            # kill() collects a child that asyncio has not seen end, and its exit code is lost.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_SECONDS):
+                    await process.wait()
             await _kill(process)
             _log.warning("a decoder crashed", exit_code=process.returncode, size_bytes=len(data))
             raise Unprocessable("file", f"The image {_BROKEN}") from None

@@ -86,7 +86,7 @@ async def add_if_first(number: int, session: Session) -> int:
 def _project(folder: Path, database_url: str, **variables: str) -> Served:
     here = project(folder, database_url, _LEDGER, **variables)
     (here.root / "migrations" / "ledger").mkdir()
-    (here.root / "migrations" / "ledger" / "0001_first.py").write_text(FROM_MODELS.format(module="ledger"))
+    (here.root / "migrations" / "ledger" / "0001_first.py").write_text(FROM_MODELS)
     return here
 
 

@@ -188,7 +188,7 @@ def project(folder: Path, database_url: str, files: Mapping[str, str] | None = N
     for kind in ("modules", "migrations"):
         shutil.copytree(_REPOSITORY / kind / "health", root / kind / "health")
     (root / "migrations" / "work").mkdir(parents=True)
-    (root / "migrations" / "work" / "0001_first.py").write_text(FROM_MODELS.format(module="work"))
+    (root / "migrations" / "work" / "0001_first.py").write_text(FROM_MODELS)
     common = {
         "ENVIRONMENT": "local",
         "LOG_LEVEL": "INFO",

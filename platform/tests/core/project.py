@@ -11,48 +11,20 @@ from kernel.application import Application, create_app
 from kernel.testing import settings_for
 from kernel.testing.booting import talking_to
 
-MANIFEST = 'from kernel import Module\n\nmodule = Module(owner="team")\n'
-MODELS = """
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from kernel.database import BigId, new_metadata
-
-class Base(DeclarativeBase):
-    metadata = new_metadata()
-
-class Thing(Base):
-    __tablename__ = "things"
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-"""
-# A first migration that makes whatever the models of {module} say.
-FROM_MODELS = """
-from alembic import op
-from modules.{module}.models import Base
-
-revision = "0001"
-down_revision = branch_labels = depends_on = None
-
-def upgrade() -> None:
-    Base.metadata.create_all(op.get_bind())
-
-def downgrade() -> None:
-    Base.metadata.drop_all(op.get_bind())
-"""
+_TEMPLATES = Path(__file__).with_name("templates")
+MANIFEST = (_TEMPLATES / "module.py").read_text()
+MODELS = (_TEMPLATES / "models.py").read_text()
 # What makes the table of MODELS.
-MIGRATION = """
-import sqlalchemy as sa
-from alembic import op
-revision = "0001"
-down_revision = None
-branch_labels = depends_on = None
+MIGRATION = (_TEMPLATES / "migration.py").read_text()
+# What makes the tables of any models.
+FROM_MODELS = (_TEMPLATES / "migration_from_models.py").read_text()
 
-def upgrade() -> None:
-    name = sa.Column("name", sa.String, nullable=False, unique=True)
-    op.create_table("things", sa.Column("id", sa.Integer, primary_key=True), name)
 
-def downgrade() -> None:
-    op.drop_table("things")
-"""
+def modules_of(project: Path) -> dict[str, str]:
+    """Return the text of the files below the folder modules of a project, by their paths there."""
+    modules = project / "modules"
+    files = sorted(path for path in modules.rglob("*.py") if path.name != "__init__.py")
+    return {path.relative_to(modules).as_posix(): path.read_text() for path in files}
 
 
 def write_migration(root: Path, module: str) -> Path:

@@ -3,16 +3,14 @@
 import datetime as dt
 import enum
 import uuid
-from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import URL
 
-from kernel.database import AsyncDBPool, Database, UtcDateTime, any_of, new_metadata
-from kernel.settings import DatabaseConfig
+from kernel.database import Database, UtcDateTime, any_of, new_metadata
+from tests.core.databases import NewTables
 
 
 class Colour(enum.Enum):
@@ -76,28 +74,12 @@ COLUMNS: dict[str, tuple[Any, Any, Any]] = {
 _table = sa.Table("values", new_metadata(), *(sa.Column(name, kind) for name, (kind, _, _) in COLUMNS.items()))
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[str], URL]
-) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('membership')}"
-    return new_database("membership").render_as_string(hide_password=False)
-
-
 @pytest.fixture
-async def database(url: str, extend: Callable[[AsyncDBPool], AsyncDBPool]) -> AsyncIterator[Database]:
-    pool = AsyncDBPool(DatabaseConfig(url=url))
-    extend(pool)
-    database = pool.database("events")
+async def database(new_tables: NewTables) -> Database:
+    database = await new_tables(_table.metadata)
     async with database.writer.begin() as connection:
-        if database.placement.schema:
-            await connection.execute(sa.text("CREATE SCHEMA IF NOT EXISTS events"))
-        await connection.run_sync(_table.metadata.drop_all)
-        await connection.run_sync(_table.metadata.create_all)
         await connection.execute(sa.insert(_table).values({name: stored for name, (_, stored, _) in COLUMNS.items()}))
-    yield database
-    await pool.close()
+    return database
 
 
 @pytest.mark.parametrize("name", COLUMNS)

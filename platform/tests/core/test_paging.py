@@ -6,7 +6,6 @@ import datetime as dt
 import enum
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from typing import Any
 
@@ -14,13 +13,11 @@ import pytest
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from kernel.database import (
-    AsyncDBPool,
     BaseRepository,
     Database,
     InvalidCursor,
@@ -31,7 +28,7 @@ from kernel.database import (
     new_metadata,
 )
 from kernel.database.errors import violation_of
-from kernel.settings import DatabaseConfig
+from tests.core.databases import NewTables
 
 
 class Base(DeclarativeBase):
@@ -166,29 +163,12 @@ class BooksOfAuthors(BaseRepository[Book, int]):
         return super().select().join(Author, Author.id == Book.author_id)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[str], URL]
-) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('paging')}"
-    return new_database("paging").render_as_string(hide_password=False)
-
-
 @pytest.fixture
-async def database(url: str, extend: Callable[[AsyncDBPool], AsyncDBPool]) -> AsyncIterator[Database]:
-    pool = AsyncDBPool(DatabaseConfig(url=url))
-    extend(pool)
-    database = pool.database("events")
-    async with database.writer.begin() as connection:
-        if database.placement.schema:
-            await connection.execute(sa.text("CREATE SCHEMA IF NOT EXISTS events"))
-        await connection.run_sync(Base.metadata.drop_all)
-        await connection.run_sync(Base.metadata.create_all)
+async def database(new_tables: NewTables) -> Database:
+    database = await new_tables(Base.metadata)
     async with database.transaction() as session:
         await _fill(session)
-    yield database
-    await pool.close()
+    return database
 
 
 async def _fill(session: AsyncSession) -> None:

@@ -1,15 +1,12 @@
 """Schemas with related rows in them: one more statement for each relation, however many rows there are."""
 
-from collections.abc import AsyncIterator, Callable
-
 import pytest
 import sqlalchemy as sa
 from pydantic import BaseModel
-from sqlalchemy.engine import URL
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from kernel.database import AsyncDBPool, BaseRepository, Database, PageRequest, Sort, new_metadata
-from kernel.settings import DatabaseConfig
+from kernel.database import BaseRepository, Database, PageRequest, Sort, new_metadata
+from tests.core.databases import NewTables
 
 
 class Base(DeclarativeBase):
@@ -93,25 +90,9 @@ class TitleOut(BaseModel):
     title: str
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[str], URL]
-) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('relations')}"
-    return new_database("relations").render_as_string(hide_password=False)
-
-
 @pytest.fixture
-async def database(url: str, extend: Callable[[AsyncDBPool], AsyncDBPool]) -> AsyncIterator[Database]:
-    pool = AsyncDBPool(DatabaseConfig(url=url))
-    extend(pool)
-    database = pool.database("events")
-    async with database.writer.begin() as connection:
-        if database.placement.schema:
-            await connection.execute(sa.text("CREATE SCHEMA IF NOT EXISTS events"))
-        await connection.run_sync(Base.metadata.drop_all)
-        await connection.run_sync(Base.metadata.create_all)
+async def database(new_tables: NewTables) -> Database:
+    database = await new_tables(Base.metadata)
     async with database.transaction() as session:
         session.add(Customer(id=7, name="Ada"))
         await session.flush()
@@ -121,8 +102,7 @@ async def database(url: str, extend: Callable[[AsyncDBPool], AsyncDBPool]) -> As
         red, green = Part(colour="red"), Part(colour="green")
         first = Line(order_id=1, position=2, text="second", parts=[red, green])
         session.add_all([first, Line(order_id=1, position=1, text="first"), Line(order_id=3, position=1, text="other")])
-    yield database
-    await pool.close()
+    return database
 
 
 _FIRST = OrderOut(

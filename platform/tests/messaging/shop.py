@@ -13,134 +13,9 @@ from kernel.application import Application
 from kernel.ext.messaging.outbox import publish
 from kernel.runtime import Kernel
 from kernel.testing import settings_for
-from tests.core.project import FROM_MODELS, imported_alone, running_project, write_project
+from tests.core.project import FROM_MODELS, imported_alone, modules_of, running_project, write_project
 
-_BASE = """
-from datetime import datetime
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from kernel.database import BigId, UtcDateTime, new_metadata
-from kernel.ext.messaging import InboxTable, OutboxTable
-from kernel.ext.messaging.tables import clock
-
-class Base(DeclarativeBase):
-    metadata = new_metadata()
-
-class Outbox(OutboxTable, Base):
-    __tablename__ = "outbox"
-"""
-
-FILES: Mapping[str, str] = {
-    "shop/contract.py": """
-from kernel.ext.messaging import Message
-
-class OrderPlaced(Message, key="customer"):
-    number: int
-    customer: str | None = None
-""",
-    "shop/models.py": _BASE
-    + """
-class Order(Base):
-    __tablename__ = "orders"
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    number: Mapped[int]
-""",
-    "shop/router.py": """
-from typing import Annotated
-from fastapi import APIRouter
-from pydantic import BaseModel
-from kernel import Unprocessable, with_session
-from kernel.ext.messaging import publish
-from kernel.database import BaseRepository
-from modules.shop.contract import OrderPlaced
-from modules.shop.models import Order
-
-router = APIRouter()
-
-class OrderIn(BaseModel):
-    number: int
-    customer: str | None = None
-    fails: bool = False
-
-class Orders(BaseRepository[Order, int]):
-    def __init__(self, session):
-        super().__init__(Order, session)
-
-@router.post("", status_code=201)
-async def place(order: OrderIn, orders: Annotated[Orders, with_session(Orders)]) -> int:
-    await orders.create(number=order.number)
-    await publish(OrderPlaced(number=order.number, customer=order.customer))
-    if order.fails:
-        raise Unprocessable("number", "no")
-    return order.number
-
-@router.get("")
-async def read(orders: Annotated[Orders, with_session(Orders)]) -> int:
-    await publish(OrderPlaced(number=1))
-    return 0
-""",
-    "mail/settings.py": """
-from kernel import ModuleSettings
-from kernel.settings.groups import Names
-
-class MailSettings(ModuleSettings):
-    refused: Names = ()
-    fatal: Names = ()
-    delay_seconds: float = 0
-""",
-    "mail/models.py": _BASE
-    + """
-class Inbox(InboxTable, Base):
-    __tablename__ = "inbox"
-
-class Letter(Base):
-    __tablename__ = "letters"
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    number: Mapped[int]
-    customer: Mapped[str | None]
-    written_at: Mapped[datetime] = mapped_column(UtcDateTime, default=clock())
-
-class Attempt(Base):
-    __tablename__ = "attempts"
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    number: Mapped[int]
-""",
-    "mail/handlers.py": """
-import asyncio
-import os
-import signal
-from typing import Annotated
-from fastapi import Depends
-from kernel import module_settings, with_session
-from kernel.ext.messaging import subscribe
-from kernel.database import BaseRepository
-from modules.mail.models import Letter
-from modules.mail.settings import MailSettings
-from modules.shop.contract import OrderPlaced
-
-class Letters(BaseRepository[Letter, int]):
-    def __init__(self, session):
-        super().__init__(Letter, session)
-
-@subscribe(OrderPlaced)
-async def write_letter(
-    message: OrderPlaced,
-    letters: Annotated[Letters, with_session(Letters)],
-    settings: Annotated[MailSettings, Depends(module_settings)],
-) -> None:
-    await letters.create(number=message.number, customer=message.customer)
-    if str(message.number) in settings.fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if settings.delay_seconds:
-        await asyncio.sleep(settings.delay_seconds)
-    if str(message.number) in settings.refused:
-        raise ValueError("no such address")
-""",
-    "mail/module.py": """
-from kernel import Module
-
-module = Module(owner="team", depends_on={"shop"})
-""",
-}
+FILES = modules_of(Path(__file__).with_name("project"))
 
 
 def write_shop(root: Path, files: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -150,7 +25,7 @@ def write_shop(root: Path, files: Mapping[str, str] | None = None) -> dict[str, 
     for module in ("shop", "mail"):
         folder = root / "migrations" / module
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "0001_first.py").write_text(FROM_MODELS.format(module=module))
+        (folder / "0001_first.py").write_text(FROM_MODELS)
     return everything
 
 

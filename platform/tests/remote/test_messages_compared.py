@@ -11,7 +11,7 @@ from kernel.ext.remote.wire import description_of, with_fingerprint
 from tests.core.https_server import Call, Drop, Reply
 from tests.core.project import FROM_MODELS
 from tests.remote.test_remote_readiness import findings
-from tests.remote.two_sides import CONTRACT, Forward, two_sides
+from tests.remote.two_sides import FILES, Forward, two_sides
 
 MESSAGE = """
 from kernel.ext.messaging import Message
@@ -21,7 +21,7 @@ class PriceChanged(Message):
     cents: int
 """
 SUBSCRIBER = {
-    "prices/contract.py": CONTRACT + MESSAGE,
+    "prices/contract.py": FILES["prices/contract.py"] + MESSAGE,
     "post/models.py": """
 from sqlalchemy.orm import DeclarativeBase
 from kernel.database import new_metadata
@@ -85,7 +85,7 @@ async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishe
 
     folder = tmp_path / "migrations" / "post"
     folder.mkdir(parents=True)
-    (folder / "0001_first.py").write_text(FROM_MODELS.format(module="post"))
+    (folder / "0001_first.py").write_text(FROM_MODELS)
     caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
     async with two_sides(tmp_path, between, caller=caller, files=SUBSCRIBER) as sides:
         failed, degraded, problem = (await findings(sides))["prices.contract"]
@@ -96,9 +96,10 @@ async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishe
 async def test_a_message_that_cannot_be_described_degrades_and_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "migrations" / "post"
     folder.mkdir(parents=True)
-    (folder / "0001_first.py").write_text(FROM_MODELS.format(module="post"))
+    (folder / "0001_first.py").write_text(FROM_MODELS)
     callback = MESSAGE.replace("cents: int", "cents: Callable[[], int]")
-    files = SUBSCRIBER | {"prices/contract.py": f"{CONTRACT}from collections.abc import Callable\n{callback}"}
+    contract = FILES["prices/contract.py"]
+    files = SUBSCRIBER | {"prices/contract.py": f"{contract}from collections.abc import Callable\n{callback}"}
     caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
     async with asyncio.timeout(60), two_sides(tmp_path, caller=caller, files=files) as sides:
         failed, degraded, problem = (await findings(sides))["prices.contract"]
