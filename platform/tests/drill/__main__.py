@@ -40,17 +40,19 @@ def drill(name: str, folder: Path, *, core_tests: bool, quick: bool, workers: in
     copy = Copy(folder / f"without-{name}", frozenset(with_dependents(extensions() if name == ALL else [name])))
     result = Result(name, copy.removed)
     copy.make()
-    _start(copy, result)
+    start(copy, result)
     if result.starts:
-        only = ["-k", "sqlite"] if quick else []
-        _test(copy, result, "notes", "tests/notes", *only)
+        tier = "not slow and not integration" if quick else "not slow"
+        run_tests(copy, result, "notes", "tests/notes", "-m", tier)
         if core_tests:
-            _test(copy, result, "core", "platform/tests/core", "-n", str(workers), "--maxschedchunk", "10")
+            spread = ("-n", str(workers), "--maxschedchunk", "10")
+            run_tests(copy, result, "core", "platform/tests/core", "-m", tier, *spread)
     result.seconds = time.monotonic() - began
     return result
 
 
-def _start(copy: Copy, result: Result) -> None:
+def start(copy: Copy, result: Result) -> None:
+    """Start and check the copy, and note what fails first."""
     lists = (",".join(sorted(names)) for names in (copy.present, copy.removed, copy.registered))
     script = HERE / "start.py"
     commands: list[tuple[str | Path, ...]] = [
@@ -69,7 +71,8 @@ def _start(copy: Copy, result: Result) -> None:
     result.starts = True
 
 
-def _test(copy: Copy, result: Result, name: str, *arguments: str) -> None:
+def run_tests(copy: Copy, result: Result, name: str, *arguments: str) -> None:
+    """Run tests in the copy, and note their numbers and those that fail."""
     done = copy.run(copy.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *arguments)
     counts = {kind.rstrip("s"): int(count) for count, kind in _COUNTED.findall(done.stdout)}
     passed = counts.get("passed", 0)
@@ -85,13 +88,15 @@ def _tail(text: str, count: int) -> str:
 
 def report(results: list[Result]) -> bool:
     """Print the table and the failures; return whether there is none."""
-    row = "{:<14} {:>7} {:>7} {:>10} {:>12}  {}\n"
-    sys.stdout.write(row.format("without", "lines", "starts", "notes", "core", "also without"))
+    row = "{:<14} {:>7} {:>7} {:>10} {:>14} {:>8}  {}\n"
+    sys.stdout.write(row.format("without", "lines", "starts", "notes", "core", "seconds", "also without"))
     for one in results:
         lines = sum(lines_of(EXTENSIONS / name) for name in (one.removed if one.name == ALL else {one.name}))
         also = "" if one.name == ALL else ", ".join(sorted(one.removed - {one.name}))
         tests = (one.tests.get(name, "-") for name in ("notes", "core"))
-        sys.stdout.write(row.format(one.name, f"{lines:,}", "yes" if one.starts else "NO", *tests, also))
+        sys.stdout.write(
+            row.format(one.name, f"{lines:,}", "yes" if one.starts else "NO", *tests, round(one.seconds), also)
+        )
     for one in results:
         for failure in one.failures:
             sys.stdout.write(f"\nwithout {one.name}: {failure}\n")
@@ -102,7 +107,11 @@ def main() -> None:
     """Run the drill for the extensions named, by default for each one and for all together."""
     parser = argparse.ArgumentParser(prog="make drill", description="Remove extensions, and test what is left.")
     parser.add_argument("names", nargs="*", metavar="EXTENSION", help="an extension, or all")
-    parser.add_argument("--quick", action="store_true", help="run the core's tests only without all extensions")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="leave out integration tests, and run the core's tests without all extensions only",
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the copies in this folder")
     parser.add_argument("--no-core-tests", action="store_true", help="start and test the module notes only")
     options = parser.parse_args()
