@@ -5,7 +5,7 @@ of SQLAlchemy's own pool. What is left out is what lies between the two at every
 execution context, a result. That is two thirds of what a small read costs (`make bench`).
 
 What stays SQLAlchemy's, so that both ways give the same: the text, Python-side defaults, the types' conversion of
-parameters and results, the classes of errors. `platform/tests/fast/test_direct.py` compares both ways value by value,
+parameters and results, the classes of errors. `platform/tests/fast/test_driver.py` compares both ways value by value,
 and `DATABASE_DIRECT_STATEMENTS=false` switches this one off.
 
 The names with a leading underscore are SQLAlchemy's own; its version is locked, and that test fails when they change.
