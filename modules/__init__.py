@@ -1,1 +1,1 @@
-"""The features. One folder each, with one owner; each may be read, changed and tested by itself."""
+"""The feature modules: one folder and one owner per module."""

@@ -116,7 +116,7 @@ ItemId = Annotated[Id, Path()]
 
 _WITH_TABLE = {
     "more_fastapi": ", Query",
-    "kernel_imports": "from kernel import ExpectedVersions, found, problems, with_session\n"
+    "kernel_imports": "from kernel import ExpectedVersions, or_404, problems, with_session\n"
     "from kernel.database import Page, PageRequest\n",
     "schemas": "Fact, ItemIn, ItemOut, ItemPatch",
     "dependency": "Items = Annotated[ItemRepository, with_session(ItemRepository)]\n",
@@ -146,27 +146,27 @@ async def create_item(item: ItemIn, items: Items) -> ItemOut:
 @router.get("/{item_id}", responses=problems(404))
 async def read_item(item_id: ItemId, items: Items) -> ItemOut:
     """Read one item."""
-    return found(await items.get_by_id(item_id, into=ItemOut), "item")
+    return or_404(await items.get_by_id(item_id, into=ItemOut), "item")
 ''',
     '''
 @router.put("/{item_id}", responses=problems(404, 412))
 async def replace_item(item_id: ItemId, item: ItemIn, items: Items, expected: ExpectedVersions) -> ItemOut:
     """Replace all of an item."""
     values = item.model_dump()
-    return found(await items.update(item_id, into=ItemOut, expected_version=expected, **values), "item")
+    return or_404(await items.update(item_id, into=ItemOut, expected_version=expected, **values), "item")
 ''',
     '''
 @router.patch("/{item_id}", responses=problems(404, 412))
 async def patch_item(item_id: ItemId, item: ItemPatch, items: Items, expected: ExpectedVersions) -> ItemOut:
     """Change some fields of an item."""
     values = item.model_dump(exclude_unset=True)
-    return found(await items.update(item_id, into=ItemOut, expected_version=expected, **values), "item")
+    return or_404(await items.update(item_id, into=ItemOut, expected_version=expected, **values), "item")
 ''',
     '''
 @router.delete("/{item_id}", status_code=204, responses=problems(404, 412))
 async def delete_item(item_id: ItemId, expected: ExpectedVersions, items: Items) -> None:
     """Delete an item."""
-    found(await items.delete(item_id, expected_version=expected), "item")
+    or_404(await items.delete(item_id, expected_version=expected), "item")
 ''',
 )
 

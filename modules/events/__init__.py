@@ -1,1 +1,1 @@
-"""Calendar events: what takes place where and when, and with which picture."""
+"""Calendar events, each with an optional image."""

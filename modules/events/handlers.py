@@ -1,4 +1,4 @@
-"""What events does when another module tells something."""
+"""Handlers for messages of other modules."""
 
 from typing import Annotated
 
@@ -12,5 +12,5 @@ Events = Annotated[EventRepository, with_session(EventRepository.of_all)]
 
 @subscribe(ImageDeleted)
 async def forget_image(message: ImageDeleted, events: Events) -> None:
-    """What a foreign key would have done, had it been allowed to cross modules."""
+    """Clear all references to the deleted image, as a foreign key would in one module."""
     await events.forget_image(message.image_id)

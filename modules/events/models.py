@@ -9,19 +9,19 @@ from kernel.database import BigId, Timestamps, Versioned, new_metadata, search_v
 from kernel.ext.idempotency import IdempotencyTable
 from kernel.ext.messaging import InboxTable, OutboxTable
 
-# What a search looks at: in the query, and in the index that serves it.
+# The text that a search covers. The index serves the query only if both use the same expression.
 SEARCHED_TEXT = "title || ' ' || description || ' ' || location"
 _SEARCH_VECTOR = text(search_vector(SEARCHED_TEXT))
 
 
 class Base(DeclarativeBase):
-    """The declarative base of events alone: its tables cannot refer to another module's."""
+    """The declarative base of this module: its tables cannot refer to tables of other modules."""
 
     metadata = new_metadata()
 
 
 class Event(Timestamps, Versioned, Base):
-    """Something that takes place."""
+    """A calendar event."""
 
     __tablename__ = "events"
 
@@ -29,17 +29,17 @@ class Event(Timestamps, Versioned, Base):
     title: Mapped[str] = mapped_column(String(200))
     description: Mapped[str] = mapped_column(Text)
     date: Mapped[dt.date]
-    # Local to the place.
+    # Local time at the location.
     time: Mapped[dt.time]
     location: Mapped[str] = mapped_column(String(200))
-    # An image of the module images, which is asked through its contract: no foreign key crosses modules.
+    # The id of an image in the module images. Foreign keys across modules are not allowed.
     image_id: Mapped[int | None] = mapped_column(BigId)
-    # A draft is seen by its owner alone.
+    # Only the owner can read a draft.
     is_draft: Mapped[bool] = mapped_column(default=False, server_default=false())
-    # Who created it (Principal.key); None for what is older than owners are.
+    # The creator's Principal.key. None for rows that are older than this column.
     owner: Mapped[str | None] = mapped_column(String(500))
 
-    # One index for each filter and each order of the list. The last column is what breaks ties.
+    # One index per filter and per sort order of the list. The last column breaks ties.
     __table_args__ = (
         Index(None, "date", "time", "id"),
         Index(None, "location", "date", "time", "id"),
@@ -53,18 +53,18 @@ class Event(Timestamps, Versioned, Base):
 
 
 class Outbox(OutboxTable, Base):
-    """What a broker brings until it is handled; events tells nothing itself."""
+    """Messages from a broker until they are handled. This module publishes none."""
 
     __tablename__ = "outbox"
 
 
 class Inbox(InboxTable, Base):
-    """What was handled of what others tell."""
+    """The messages that this module has handled, so that each takes effect once."""
 
     __tablename__ = "inbox"
 
 
 class Idempotency(IdempotencyTable, Base):
-    """The keys of requests that may be repeated."""
+    """Idempotency keys with the recorded responses."""
 
     __tablename__ = "idempotency"

@@ -1,4 +1,4 @@
-"""Every query that events asks of the database."""
+"""The database queries of events."""
 
 from collections.abc import Iterator
 
@@ -11,36 +11,36 @@ from modules.events.models import SEARCHED_TEXT, Event
 from modules.events.schemas import EventIn, EventOut, EventQuery, EventSort
 
 _OWN = Event.owner == bindparam("caller", type_=Event.owner.type)
-_SEEN = or_(Event.is_draft.is_(False), _OWN)
+_READABLE = or_(Event.is_draft.is_(False), _OWN)
 
 
 class EventRepository(BaseRepository[Event, int]):
-    """The table of events, as its caller may see and change it: a draft is its owner's alone, and so is every change.
+    """The events that a caller can read and change: only the owner reads a draft or changes an event.
 
-    Who has the scope `events:admin` may see and change all.
+    Callers with the scope `events:admin` can read and change every event.
     """
 
     def __init__(self, session: AsyncSession, caller: Principal) -> None:
         super().__init__(Event, session)
         self._caller = caller
         if not caller.may("events:admin"):
-            self.restrict(_SEEN, _OWN, caller=caller.key)
+            self.restrict(_READABLE, _OWN, caller=caller.key)
 
     @classmethod
     def of_all(cls, session: AsyncSession) -> "EventRepository":
-        """For what no caller asks for: messages."""
+        """Return a repository without restrictions, for work without a caller, such as message handlers."""
         return cls(session, Principal("events", frozenset({"events:admin"})))
 
     async def find(self, query: EventQuery) -> Page[EventOut]:
-        """The events that `query` asks for. Raises InvalidCursor."""
+        """Return the page of events that match the query. Raises InvalidCursor."""
         return await self.page(query, EventOut, *self._filters(query), order=_order(query.sort))
 
     async def add(self, event: EventIn) -> EventOut:
-        """A new event of the caller's."""
+        """Create an event that belongs to the caller."""
         return await self.create(into=EventOut, owner=self._caller.key, **event.model_dump())
 
     async def forget_image(self, image_id: int) -> None:
-        """Take the image off all events that have it; each gets its next version."""
+        """Remove the image from every event that has it, and increment their versions."""
         forgotten = update(Event).where(Event.image_id == image_id)
         await self.session.execute(
             forgotten.values(image_id=None, version=Event.version + 1),

@@ -1,10 +1,10 @@
-"""Events over HTTP."""
+"""The HTTP routes of events."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from kernel import Conditional, ExpectedVersions, Unprocessable, for_caller, found, problems, requires, use
+from kernel import Conditional, ExpectedVersions, Unprocessable, for_caller, or_404, problems, requires, use
 from kernel.database import Page
 from kernel.ext.idempotency import idempotent
 from kernel.fields import Id
@@ -15,20 +15,25 @@ from modules.images.contract import Images
 router = APIRouter()
 
 EventId = Annotated[Id, Path()]
-Seen = Annotated[EventRepository, for_caller(EventRepository, "events:read")]
-Changed = Annotated[EventRepository, for_caller(EventRepository, "events:write")]
-ImagesPort = Annotated[Images, use(Images)]
+ReadableEvents = Annotated[EventRepository, for_caller(EventRepository, "events:read")]
+WritableEvents = Annotated[EventRepository, for_caller(EventRepository, "events:write")]
+ImagesClient = Annotated[Images, use(Images)]
 
 
 @router.get("")
-async def list_events(query: Annotated[EventQuery, Query()], events: Seen) -> Page[EventOut]:
-    """List events: a page of those that fulfil all filters given."""
+async def list_events(query: Annotated[EventQuery, Query()], events: ReadableEvents) -> Page[EventOut]:
+    """List the events that match all given filters."""
     return await events.find(query)
 
 
 @router.post("", status_code=201, dependencies=[requires("events:write"), idempotent], responses=problems(400, 409))
 async def create_event(
-    event: EventIn, events: Changed, images: ImagesPort, etag: Conditional, request: Request, response: Response
+    event: EventIn,
+    events: WritableEvents,
+    images: ImagesClient,
+    etag: Conditional,
+    request: Request,
+    response: Response,
 ) -> EventOut:
     """Create an event."""
     await _must_exist(images, event.image_id)
@@ -39,9 +44,9 @@ async def create_event(
 
 
 @router.get("/{event_id}", responses=problems(404))
-async def read_event(event_id: EventId, events: Seen, etag: Conditional) -> EventOut:
-    """Read one event; 304 if the caller's version (If-None-Match) is the current one."""
-    event = found(await events.get_by_id(event_id, into=EventOut), "event")
+async def read_event(event_id: EventId, events: ReadableEvents, etag: Conditional) -> EventOut:
+    """Read one event. The answer is 304 if the version in If-None-Match is current."""
+    event = or_404(await events.get_by_id(event_id, into=EventOut), "event")
     etag.set(event.version)
     return event
 
@@ -50,12 +55,12 @@ async def read_event(event_id: EventId, events: Seen, etag: Conditional) -> Even
 async def replace_event(
     event_id: EventId,
     event: EventIn,
-    events: Changed,
-    images: ImagesPort,
+    events: WritableEvents,
+    images: ImagesClient,
     expected: ExpectedVersions,
     etag: Conditional,
 ) -> EventOut:
-    """Replace all of an event; what is left out gets its default."""
+    """Replace an event. Omitted fields get their defaults."""
     changed = await _change(event_id, event.model_dump(), events, images, expected)
     etag.set(changed.version)
     return changed
@@ -65,21 +70,21 @@ async def replace_event(
 async def patch_event(
     event_id: EventId,
     event: EventPatch,
-    events: Changed,
-    images: ImagesPort,
+    events: WritableEvents,
+    images: ImagesClient,
     expected: ExpectedVersions,
     etag: Conditional,
 ) -> EventOut:
-    """Change some fields of an event."""
+    """Change the given fields of an event."""
     changed = await _change(event_id, event.model_dump(exclude_unset=True), events, images, expected)
     etag.set(changed.version)
     return changed
 
 
 @router.delete("/{event_id}", status_code=204, responses=problems(404, 412))
-async def delete_event(event_id: EventId, expected: ExpectedVersions, events: Changed) -> None:
+async def delete_event(event_id: EventId, expected: ExpectedVersions, events: WritableEvents) -> None:
     """Delete an event."""
-    found(await events.delete(event_id, expected_version=expected), "event")
+    or_404(await events.delete(event_id, expected_version=expected), "event")
 
 
 async def _change(
@@ -88,10 +93,10 @@ async def _change(
     try:
         await _must_exist(images, values.get("image_id"))
     except Unprocessable:
-        # Who may not change the event is told so, whatever image they name. What this writes is rolled back.
-        found(await events.update(event_id, into=EventOut, expected_version=expected), "event")
+        # A missing event or permission is reported first, even if the image is missing, too. The raise rolls back.
+        or_404(await events.update(event_id, into=EventOut, expected_version=expected), "event")
         raise
-    return found(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
+    return or_404(await events.update(event_id, into=EventOut, expected_version=expected, **values), "event")
 
 
 async def _must_exist(images: Images, image_id: int | None) -> None:

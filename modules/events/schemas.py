@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""Request and response bodies of events."""
 
 import datetime as dt
 from enum import StrEnum
@@ -24,24 +24,24 @@ Description = Annotated[
 Location = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=200), Field(examples=["Town hall"]), NoNul
 ]
-# An example that every database accepts: no image, instead of one that may not exist.
+# None is an example that works on every database; an image with a given id may not exist.
 ImageId = Annotated[Id | None, Field(examples=[None])]
 
 
 class EventIn(RequestBody):
-    """A whole event, to create or to replace one."""
+    """All fields of an event, to create or replace it."""
 
     title: Title
     description: Description = ""
     date: Day
-    time: LocalTime = Field(description="Local to the place, without a zone.")
+    time: LocalTime = Field(description="Local time at the location, without a time zone.")
     location: Location = ""
     image_id: ImageId = None
-    is_draft: bool = Field(False, description="Seen by you alone.")
+    is_draft: bool = Field(False, description="Only you can read a draft.")
 
 
 class EventPatch(RequestBody):
-    """The fields to change; those left out stay as they are."""
+    """The fields to change. Omitted fields keep their values."""
 
     title: Title = Omittable
     description: Description = Omittable
@@ -53,7 +53,7 @@ class EventPatch(RequestBody):
 
 
 class EventOut(BaseModel):
-    """An event as it is stored."""
+    """A stored event."""
 
     id: int
     title: str
@@ -65,11 +65,11 @@ class EventOut(BaseModel):
     is_draft: bool
     created_at: dt.datetime
     updated_at: dt.datetime
-    version: int = Field(description="Also the ETag: send it as If-Match to change only what you have seen.")
+    version: int = Field(description="Also the ETag. Send it as If-Match to prevent overwriting a newer version.")
 
 
 class EventSort(StrEnum):
-    """The orders in which events can be listed; `-` is descending."""
+    """The sort orders of the list. A leading `-` means descending."""
 
     DATE = "date"
     LATEST = "-date"
@@ -80,10 +80,10 @@ class EventSort(StrEnum):
 
 
 class EventQuery(PageRequest):
-    """Which events are wanted, in which order, and which page of them."""
+    """Filters, sort order and page of a list of events."""
 
     q: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), NoNul] | None = Field(
-        None, description="Words that all begin a word of the title, description or location."
+        None, description="Words; each must begin a word of the title, description or location."
     )
     location: Location | None = Field(None, description="Exactly this location.")
     date_from: Day | None = Field(None, description="On this day or later.")

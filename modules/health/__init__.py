@@ -1,1 +1,1 @@
-"""Whether the application lives, is ready, has started; and what failed in the past."""
+"""Liveness, readiness and startup probes, the health of each component, and past incidents."""

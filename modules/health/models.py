@@ -9,13 +9,13 @@ from kernel.database import BigId, UtcDateTime, new_metadata
 
 
 class Base(DeclarativeBase):
-    """The declarative base of health alone."""
+    """The declarative base of this module."""
 
     metadata = new_metadata()
 
 
 class Incident(Base):
-    """A time during which a component was not well, as one process saw it."""
+    """A period in which one process found a component unhealthy."""
 
     __tablename__ = "incidents"
 
@@ -23,9 +23,9 @@ class Incident(Base):
     component: Mapped[str] = mapped_column(String(200))
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    # What the first failed check said.
+    # The problem that the first failed check reported.
     seen: Mapped[str] = mapped_column(Text)
-    # Which process saw it: host and process id.
+    # Host and process id of the process that ran the checks.
     seen_by: Mapped[str] = mapped_column(String(200))
 
     __table_args__ = (Index(None, "started_at", "id"), Index(None, "component", "started_at", "id"))

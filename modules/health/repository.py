@@ -1,4 +1,4 @@
-"""Every query that health asks of the database."""
+"""The database queries of health."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,6 +14,6 @@ class IncidentRepository(BaseRepository[Incident, int]):
         super().__init__(Incident, session)
 
     async def find(self, query: IncidentQuery) -> Page[IncidentOut]:
-        """The incidents that `query` asks for, the latest first. Raises InvalidCursor."""
+        """Return the page of incidents that match the query, newest first. Raises InvalidCursor."""
         where = [] if query.component is None else [Incident.component == query.component]
         return await self.page(query, IncidentOut, *where, order=Sort(Incident.started_at, descending=True))

@@ -1,4 +1,4 @@
-"""Health over HTTP: three probes for the orchestrator, details and incidents for people."""
+"""The HTTP routes of health: three probes for the orchestrator, details and incidents for people."""
 
 import time
 from typing import Annotated, Literal
@@ -24,23 +24,23 @@ _LOADED_AT = time.monotonic()
 
 @router.get("/live", dependencies=[public])
 async def live() -> Status:
-    """Whether the process answers at all. Asks no dependency: restarting us would not mend one."""
+    """Report that the process answers. Checks no dependency, because a restart would not repair one."""
     return Status(status="alive")
 
 
 @router.get("/startup", dependencies=[public], responses=problems(503))
 async def startup(kernel: TheKernel) -> Status:
-    """Whether the start is over: databases verified, pools open."""
+    """Report whether the application has started: databases verified, pools open."""
     if not kernel.is_started:
-        raise Unavailable("Still starting.")
+        raise Unavailable("The application is still starting.")
     return Status(status="started")
 
 
 @router.get("/ready", dependencies=[public], response_model_exclude_none=True, responses=problems(503))
 async def ready(kernel: TheKernel, monitor: Monitor) -> Readiness:
-    """Whether requests can be served: every dependency answered in time, or we can do without for a while."""
+    """Report whether the application can serve requests: each required dependency answers in time."""
     if kernel.is_stopping:
-        raise Unavailable("Stopping: send requests elsewhere.")
+        raise Unavailable("The application is stopping. Send requests to another process.")
     findings = await monitor.findings(kernel.health_checks())
     failed = [finding for finding in findings if finding.problem is not None and not finding.is_degraded]
     if failed or not kernel.is_started:
@@ -52,7 +52,7 @@ async def ready(kernel: TheKernel, monitor: Monitor) -> Readiness:
 
 @router.get("", dependencies=[public])
 async def health(kernel: TheKernel, monitor: Monitor) -> Health:
-    """Everything at a glance. In production, without what would help an attacker."""
+    """Report the health of every component. Internals, such as error texts, are left out in production."""
     findings = await monitor.findings(kernel.health_checks())
     shows = _shows_internals(kernel)
     return Health(
@@ -77,10 +77,10 @@ async def health(kernel: TheKernel, monitor: Monitor) -> Health:
 async def list_incidents(
     query: Annotated[IncidentQuery, Query()], incidents: Incidents, kernel: TheKernel
 ) -> Page[IncidentOut]:
-    """List what failed in the past, the latest first."""
+    """List past incidents, newest first."""
     page = await incidents.find(query)
     if not _shows_internals(kernel):
-        page.items = [item.model_copy(update={"seen": "not well"}) for item in page.items]
+        page.items = [item.model_copy(update={"seen": "unhealthy"}) for item in page.items]
     return page
 
 
@@ -95,5 +95,5 @@ def _shows_internals(kernel: TheKernel) -> bool:
 
 
 def _problem_of(finding: Finding, kernel: TheKernel) -> FieldProblem:
-    message = finding.problem if finding.problem and _shows_internals(kernel) else "not well"
+    message = finding.problem if finding.problem and _shows_internals(kernel) else "unhealthy"
     return FieldProblem(field=finding.component, message=message, code="unhealthy")

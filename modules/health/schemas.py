@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""Request and response bodies of health."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -10,31 +10,31 @@ from kernel.fields import NoNul
 
 
 class Status(BaseModel):
-    """An answer to a probe that is well; one that is not gets problem details."""
+    """The answer of a probe that succeeds. A failed probe answers with problem details."""
 
     status: Literal["alive", "started", "ready"]
 
 
 class Readiness(Status):
-    """An answer to the probe that decides whether we get requests."""
+    """The answer of the readiness probe."""
 
-    degraded: list[str] | None = Field(None, description="What is not well, and yet no reason to send nobody.")
+    degraded: list[str] | None = Field(None, description="Unhealthy components that do not affect readiness.")
 
 
 class ComponentHealth(BaseModel):
-    """One component as its last check saw it."""
+    """The result of a component's last check."""
 
     component: str
     healthy: bool
-    problem: str | None = Field(description="What the check said; withheld in production.")
+    problem: str | None = Field(description="The problem that the check reported; null in production.")
     duration_ms: float
 
 
 class Health(BaseModel):
-    """Everything at a glance."""
+    """The health of the application and of its components."""
 
     status: Literal["healthy", "degraded", "unhealthy"]
-    version: str | None = Field(description="Withheld in production, as is what follows.")
+    version: str | None = Field(description="Null in production, like environment, uptime_seconds and modules.")
     environment: str | None
     uptime_seconds: float | None
     modules: list[str] | None
@@ -42,7 +42,7 @@ class Health(BaseModel):
 
 
 class IncidentOut(BaseModel):
-    """A time during which a component was not well."""
+    """A period in which a component was unhealthy."""
 
     id: int
     component: str
@@ -53,6 +53,6 @@ class IncidentOut(BaseModel):
 
 
 class IncidentQuery(PageRequest):
-    """Which incidents are wanted; the latest come first."""
+    """Filter and page of a list of incidents, newest first."""
 
     component: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200), NoNul] | None = None

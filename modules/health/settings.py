@@ -1,4 +1,4 @@
-"""How patiently health is asked."""
+"""The settings of health."""
 
 from pydantic import Field
 
@@ -8,7 +8,7 @@ from kernel import ModuleSettings
 class HealthSettings(ModuleSettings):
     """Settings of health, in seconds."""
 
-    # Each check's own; they run together, so that readiness takes no longer than this.
+    # For each check. The checks run concurrently, so readiness takes no longer than this.
     check_deadline_seconds: float = Field(1, gt=0)
-    # Many probes within this time ask the dependencies once. With the deadline it is how late readiness can be.
+    # Probes within this time share one result. This plus the deadline is the longest that a result lags behind.
     cache_seconds: float = Field(0.25, ge=0)

@@ -1,1 +1,1 @@
-"""Uploaded pictures: their metadata here, their bytes in object storage."""
+"""Uploaded images: metadata in the database, bytes in object storage."""

@@ -1,4 +1,4 @@
-"""`kernel images ...`: what is to be done for images now and then."""
+"""The commands `kernel images ...`, which maintain the storage."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -7,45 +7,46 @@ import typer
 
 from kernel import ModuleContext
 from kernel.cli.console import fail, in_module
-from modules.images.service import ForeignStorage, ImageService, Swept
+from modules.images.service import ForeignStorage, ImageService, SweepResult
 
-app = typer.Typer(help="Look after the bytes of images.", no_args_is_help=True)
+app = typer.Typer(help="Maintain the storage of images.", no_args_is_help=True)
 
 
 @app.command()
 def sweep(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete them; else they are only counted.")] = False,
-    older_than_hours: Annotated[float, typer.Option(min=0, help="Younger ones may belong to uploads under way.")] = 1,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the files instead of only counting them.")] = False,
+    older_than_hours: Annotated[float, typer.Option(min=0, help="Younger files may belong to running uploads.")] = 1,
 ) -> None:
-    """Find bytes that no image has, which is what is left of uploads that were killed half way.
+    """Find files in the storage that belong to no image: the remains of interrupted uploads.
 
-    It refuses if the storage is recorded as that of another database, whose images it would take for such bytes.
+    The command refuses to run if the storage is recorded as that of another database, because it would take the files
+    of that database for remains.
     """
-    than = datetime.now(UTC) - timedelta(hours=older_than_hours)
+    before = datetime.now(UTC) - timedelta(hours=older_than_hours)
 
-    async def work(context: ModuleContext) -> Swept:
+    async def work(context: ModuleContext) -> SweepResult:
         service = context.get(ImageService)
-        return await service.sweep(than, delete=delete)
+        return await service.sweep(before, delete=delete)
 
     try:
-        swept = in_module("images", work)
+        result = in_module("images", work)
     except ForeignStorage as error:
         fail(f"{error}\nNothing was deleted.")
     typer.echo(
-        f"{swept.objects:,} objects are older than {older_than_hours:g} h. {swept.orphans:,} of them "
-        f"({swept.orphan_bytes:,} bytes) belong to no image, {swept.unfinished:,} more were never finished: "
-        f"{'deleted' if delete else 'say --delete to delete them'}."
+        f"{result.objects:,} objects are older than {older_than_hours:g} h. {result.orphans:,} of them "
+        f"({result.orphan_bytes:,} bytes) belong to no image, {result.unfinished:,} more were never finished: "
+        f"{'deleted' if delete else 'run with --delete to delete them'}."
     )
 
 
 @app.command()
 def own() -> None:
-    """Record this database as the only one whose images are in the storage, also where another one is recorded."""
+    """Record this database as the only owner of the storage, and remove the records of other databases."""
 
     async def work(context: ModuleContext) -> list[str]:
         service = context.get(ImageService)
         return await service.become_only_owner()
 
     replaced = in_module("images", work)
-    before = f" Before, it also belonged to {', '.join(replaced)}." if replaced else ""
-    typer.echo(f"The storage of images belongs to this database alone.{before}")
+    removed = f" Removed the records of {', '.join(replaced)}." if replaced else ""
+    typer.echo(f"The storage of images now belongs to this database only.{removed}")

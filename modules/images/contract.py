@@ -1,4 +1,4 @@
-"""What other modules may ask about images, and what images tells them."""
+"""The contract and the messages of images."""
 
 from pydantic import BaseModel
 
@@ -7,7 +7,7 @@ from kernel.ext.messaging import Message
 
 
 class ImageInfo(BaseModel, frozen=True):
-    """A picture as others see it. Sizes are in pixels."""
+    """An image as other modules see it. Sizes are in pixels."""
 
     id: int
     caption: str
@@ -17,15 +17,15 @@ class ImageInfo(BaseModel, frozen=True):
 
 
 class Images(Contract):
-    """What other modules may ask about images."""
+    """The images that other modules refer to."""
 
     @safe
     async def get(self, image_id: int) -> ImageInfo | None:
-        """The picture with this id, or None."""
+        """Return the image with this id, or None."""
         raise NotImplementedError
 
 
 class ImageDeleted(Message):
-    """A picture is gone: whoever refers to it should forget it."""
+    """An image was deleted. Subscribers should clear their references to it."""
 
     image_id: int

@@ -1,7 +1,7 @@
-"""Decoding in child processes whose memory and time are limited.
+"""Decode images in child processes with limits on memory and time.
 
 The decoders are C libraries, and the cost of a small file is known only afterwards: a WebP of 36 bytes took 750 MiB.
-A child that reaches its limit fails alone, and its warnings never reach the log.
+A child that reaches its limit does not affect the application.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _BROKEN = "cannot be decoded: it is damaged or cut short"
 
 
 class Decoded(NamedTuple):
-    """What a child found in the bytes of an upload. Sizes are in pixels, as the picture is shown."""
+    """The result of decoding an upload. Sizes are in pixels, after the orientation is applied."""
 
     content_type: str
     width: int
@@ -38,21 +38,21 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """Decodes pictures. A child process decodes one after the other, until it fails or the application stops."""
+    """Decodes images. A child process is reused until it fails or the application stops."""
 
     def __init__(self, settings: ImagesSettings) -> None:
         self._settings = settings
         self._idle: list[Process] = []
 
     async def decode(self, data: bytes) -> Decoded:
-        """Measure a picture and make its thumbnail. Raises a Problem."""
+        """Measure an image and make its thumbnail. Raises a Problem."""
         process = await self._child()
         try:
             async with asyncio.timeout(self._settings.max_decode_seconds):
                 answer, thumbnail = await self._ask(process, data)
         except TimeoutError:
             await _kill(process)
-            problem = f"The image takes longer than {self._settings.max_decode_seconds:g} seconds to decode"
+            problem = f"The image takes more than {self._settings.max_decode_seconds:g} seconds to decode"
             raise Unprocessable("file", problem) from None
         except (OSError, EOFError, ValueError):  # the child has ended: a decoder crashed
             # kill() collects a child that asyncio has not seen end, and its exit code is lost.
@@ -60,7 +60,7 @@ class Decoder:
                 async with asyncio.timeout(_END_SECONDS):
                     await process.wait()
             await _kill(process)
-            _log.warning("a decoder crashed", exit_code=process.returncode, size_bytes=len(data))
+            _log.warning("image decoder crashed", exit_code=process.returncode, size_bytes=len(data))
             raise Unprocessable("file", f"The image {_BROKEN}") from None
         except BaseException:  # the request was cancelled
             await _kill(process)
@@ -76,12 +76,12 @@ class Decoder:
         return Decoded(thumbnail=thumbnail, **answer)
 
     async def close(self) -> None:
-        """End the children."""
+        """End the child processes."""
         while self._idle:
             await _kill(self._idle.pop())
 
     async def _child(self) -> Process:
-        """A child that is ready. Raises Unavailable."""
+        """Return an idle child, or start one. Raises Unavailable."""
         while self._idle:
             process = self._idle.pop()
             if process.returncode is None:
@@ -89,11 +89,11 @@ class Decoder:
         try:
             return await self._start()
         except (OSError, EOFError, TimeoutError) as error:
-            _log.exception("no process that decodes pictures can be started", reason=repr(error))
-            raise Unavailable("Pictures cannot be decoded at the moment. Try again shortly.") from error
+            _log.exception("image decoder not started", reason=repr(error))
+            raise Unavailable("Images cannot be decoded at the moment. Try again shortly.") from error
 
     async def _start(self) -> Process:
-        # -I: neither the working directory nor the environment decides what the child imports.
+        # -I: the child imports nothing from the working directory or from PYTHONPATH.
         command = (sys.executable, "-I", str(_SCRIPT), str(self._settings.max_decode_memory_bytes))
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
@@ -120,7 +120,7 @@ class Decoder:
 
 
 async def _kill(process: Process) -> None:
-    """End a child and wait for its end, also when the waiting task is cancelled."""
+    """Kill a child and wait until it has ended, even if the current task is cancelled."""
     if process.returncode is None:
         process.kill()
     await asyncio.shield(process.wait())

@@ -1,4 +1,4 @@
-"""Judge a picture by its bytes alone. These functions block, so a child process with limits runs them (decoding.py)."""
+"""Identify, measure and decode an image. These functions block; decoding.py runs this file in a child process."""
 
 import io
 import json
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from PIL import Image
 
-# The formats that are accepted: how their files begin (https://www.garykessler.net/library/file_sigs.html), and the
-# media type under which they are served.
+# The accepted formats: the first bytes of a file, Pillow's name, and the media type
+# (https://www.garykessler.net/library/file_sigs.html).
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "PNG", "image/png"),
     (b"\xff\xd8\xff", "JPEG", "image/jpeg"),
     (b"GIF87a", "GIF", "image/gif"),
     (b"GIF89a", "GIF", "image/gif"),
 )
-_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 lay the picture on its side
+_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 exchange width and height
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,32 +29,32 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# A marker that has a length behind it, or the end (ITU-T T.81, table B.1); FF00 and the restarts are data.
+# A marker that is followed by a length, or the end marker (ITU-T T.81, table B.1). FF00 and restart markers are data.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
-# A progressive JPEG has about ten. Each is a pass over all pixels that may cost the sender 75 bytes and us 50 ms
-# (measured, 49 million pixels): a file of 224 KiB kept a core busy for 26 s.
+# A progressive JPEG has about ten. A scan of 75 bytes takes 50 ms to decode (measured with 49 million pixels): a file
+# of 224 KiB kept a core busy for 26 s.
 _MAX_JPEG_SCANS = 50
-# The canvas, the frame before it, a copy and the picture itself: four bytes a pixel each, and some room.
+# The canvas, the previous frame, a copy and the image: four bytes a pixel each, and one byte of reserve.
 _WEBP_BYTES_PER_PIXEL = 17
-# Pillow's own limit only warns, and stops twice that. Ours is a setting, checked before anything is decoded.
+# Pillow warns at this limit and fails only at twice the limit. `max_pixels` is checked before decoding instead.
 Image.MAX_IMAGE_PIXELS = None
-# Pixels come in blocks. Those above 32 MiB, the most that glibc's mallopt(3) keeps for itself, go back to the system at
-# once; smaller ones stayed with the process: 380 MiB after three pictures of 7000x7000.
-Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]  # it has no other way
+# Pillow allocates pixels in blocks. glibc returns blocks above 32 MiB (mallopt(3)) to the system at once and keeps
+# smaller ones: the process still held 380 MiB after three images of 7000x7000.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]  # Pillow has no public function for it
 
 
 class NotAnImage(Exception):
-    """The bytes are none of the accepted formats."""
+    """The bytes have none of the accepted formats."""
 
 
 class BrokenImage(Exception):
-    """The bytes begin like a picture but cannot be read as one; or it has too many pixels. Says which."""
+    """The image cannot be decoded, or is too large to decode. The message says which."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What an upload turned out to be. Sizes are in pixels, as the picture is shown."""
+    """The properties of an image. Sizes are in pixels, after the orientation is applied."""
 
     content_type: str
     width: int
@@ -63,9 +63,9 @@ class Picture:
 
 
 def examine(data: bytes, *, max_pixels: int, thumbnail_pixels: int, max_memory_bytes: int = sys.maxsize) -> Picture:
-    """Measure a picture, decode it once, and make its thumbnail: re-encoded, upright, without metadata.
+    """Measure an image, decode it once, and make its thumbnail: re-encoded, upright, without metadata.
 
-    `max_memory_bytes` is what the process may use: a WebP that needs more is refused before it is decoded.
+    A WebP that needs more than `max_memory_bytes` is refused before it is decoded.
 
     Raises NotAnImage and BrokenImage.
     """
@@ -86,13 +86,13 @@ def examine(data: bytes, *, max_pixels: int, thumbnail_pixels: int, max_memory_b
             if orientation in range(5, 9):
                 width, height = height, width
             return Picture(content_type, width, height, _thumbnail(image, thumbnail_pixels, orientation))
-    # Whatever a decoder may say of bytes that somebody made up.
+    # The exceptions that Pillow's decoders raise for crafted or damaged files.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
         raise BrokenImage("cannot be decoded: it is damaged or cut short") from error
 
 
 def sniff(data: bytes) -> tuple[str, str]:
-    """The decoder's name and the media type, by how the bytes begin. Raises NotAnImage."""
+    """Return Pillow's name of the format and the media type, judged by the first bytes. Raises NotAnImage."""
     for signature, name, content_type in _SIGNATURES:
         if data.startswith(signature):
             return name, content_type
@@ -110,21 +110,21 @@ def _has_too_many_scans(data: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the camera was held, 1 to 8. What cannot be read is upright: nobody loses a picture to its metadata."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if it cannot be read."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  # EXIF is written by thousands of programs, and parsed by guessing
+    except Exception:  # noqa: BLE001  # unreadable metadata is no reason to refuse an image
         return 1
     return orientation if orientation in _UPRIGHT else 1
 
 
 def _thumbnail(image: Image.Image, longest: int, orientation: int) -> bytes:
-    """A WebP of at most `longest` pixels a side, without metadata. Shrinks first: what follows is then cheap."""
-    if image.mode in {"1", "P"}:  # would be shrunk by leaving pixels out
+    """Return a WebP of at most `longest` pixels a side, without metadata. Shrinks first, to make the rest cheap."""
+    if image.mode in {"1", "P"}:  # Pillow shrinks these modes by dropping pixels
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    # Sixteen bits can be resized but not reduced first, as Pillow does by default to save time.
+    # Images of 16 bits can be resized but not reduced first, which is Pillow's default to save time.
     image.thumbnail((longest, longest), reducing_gap=None if image.mode.startswith("I;16") else 2.0)
-    if image.mode.startswith("I;16"):  # converting would cut off what is brighter than 255
+    if image.mode.startswith("I;16"):  # convert() alone would clip values above 255
         image = image.point(lambda value: value * (1 / 256)).convert("L")
     plain = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if orientation in _UPRIGHT:
@@ -136,7 +136,7 @@ def _thumbnail(image: Image.Image, longest: int, orientation: int) -> bytes:
 
 
 def _limit_memory(to_bytes: int) -> None:
-    """Let this process allocate so many bytes more than it has now. Only Linux enforces it."""
+    """Limit what this process may allocate beyond its current memory. Has an effect on Linux only."""
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         limit = pages * resource.getpagesize() + to_bytes
@@ -144,7 +144,7 @@ def _limit_memory(to_bytes: int) -> None:
 
 
 def _serve(max_memory_bytes: int) -> None:
-    """Say that the process is ready, and answer with JSON and a thumbnail for each picture until the pipe is closed."""
+    """Report readiness, then answer each image with JSON and a thumbnail until the pipe is closed."""
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(b"ready")
     answers.flush()

@@ -9,29 +9,29 @@ from kernel.ext.messaging import OutboxTable
 
 
 class Base(DeclarativeBase):
-    """The declarative base of images alone."""
+    """The declarative base of this module."""
 
     metadata = new_metadata()
 
 
 class Image(Timestamps, Versioned, Base):
-    """What is known of a picture; its bytes are in the object store."""
+    """The metadata of an image. Its bytes are in the object store."""
 
     __tablename__ = "images"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     caption: Mapped[str] = mapped_column(String(500))
     content_type: Mapped[str] = mapped_column(String(50))
-    # In pixels, as it is shown: after the camera's orientation.
+    # In pixels, after the EXIF orientation is applied.
     width: Mapped[int]
     height: Mapped[int]
     size_bytes: Mapped[int]
-    # Of the original's bytes, in hexadecimal; its ETag.
+    # Hexadecimal hash of the original's bytes, also its ETag.
     sha256: Mapped[str] = mapped_column(String(64))
-    # Names in the object store, made here: nothing of the uploader's file name is kept.
+    # Generated names in the object store. The file name of the upload is not kept.
     content_key: Mapped[str] = mapped_column(String(100), unique=True)
     thumbnail_key: Mapped[str] = mapped_column(String(100), unique=True)
-    # Who uploaded it (Principal.key); None for what is older than owners are.
+    # The uploader's Principal.key. None for rows that are older than this column.
     owner: Mapped[str | None] = mapped_column(String(500))
 
     __table_args__ = (
@@ -41,7 +41,7 @@ class Image(Timestamps, Versioned, Base):
 
 
 class StorageIdentity(Base):
-    """The random name by which the object store knows this database: one row, written when it is first needed."""
+    """The random name of this database in the object store: one row, written at the first use."""
 
     __tablename__ = "storage_identity"
 
@@ -52,12 +52,12 @@ class StorageIdentity(Base):
 
 
 class Outbox(OutboxTable, Base):
-    """What images tells."""
+    """Published messages until they are delivered."""
 
     __tablename__ = "outbox"
 
 
 class Idempotency(IdempotencyTable, Base):
-    """The keys of requests that may be repeated."""
+    """Idempotency keys with the recorded responses."""
 
     __tablename__ = "idempotency"

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from kernel import Module, ModuleContext
 from kernel.database import DatabaseUnavailable
 from modules.images.contract import Images
-from modules.images.service import ImageAnswers, ImageService
+from modules.images.service import ImageService, ImagesImplementation
 from modules.images.settings import ImagesSettings
 from modules.images.storage import ImageStorage
 
-# How long the readiness check may wait for the database, which has a check of its own.
+# The longest time that the storage check waits for the database, which has a check of its own.
 _RECORD_SECONDS = 0.25
 
 
@@ -28,7 +28,7 @@ async def _open(context: ModuleContext) -> AsyncIterator[ImageService]:
 
 async def _check_storage(context: ModuleContext) -> None:
     await context.get(ImageService).storage.check()
-    # A database that is away or busy has a check of its own, and the owner is recorded once it answers.
+    # If the database does not answer, its own check fails, and a later run records the owner.
     with suppress(DatabaseUnavailable, TimeoutError):
         async with asyncio.timeout(_RECORD_SECONDS):
             await context.get(ImageService).record_owner()
@@ -36,8 +36,8 @@ async def _check_storage(context: ModuleContext) -> None:
 
 module = Module(
     owner="media-team",
-    provides={Images: ImageAnswers},
+    provides={Images: ImagesImplementation},
     lifespan=_open,
-    helpers={"decoding": "service", "imaging": "service", "turns": "service", "ranges": "router"},
+    helpers={"decoding": "service", "imaging": "service", "semaphore": "service", "ranges": "router"},
     health_checks={"storage": _check_storage},
 )

@@ -1,4 +1,4 @@
-"""Parts of a body (RFC 9110, section 14)."""
+"""Parse the Range header (RFC 9110, section 14)."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ _ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class Unsatisfiable(Exception):
-    """The range begins behind the end."""
+    """The range begins after the end of the body."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,15 @@ class Span:
 
 
 def requested(header: str | None, size: int) -> Span | None:
-    """The one range that `Range` asks of `size` bytes. None: send all.
+    """Return the range of a body of `size` bytes that the header requests, or None to send the whole body.
 
-    That is also the answer to what is malformed and to several ranges at once, which a server may ignore.
-    Raises Unsatisfiable.
+    Malformed headers and several ranges return None as well: a server may ignore them. Raises Unsatisfiable.
     """
     match = _ONE_RANGE.fullmatch(header.strip()) if header else None
     if match is None or match.groups() == ("", ""):
         return None
     first, last = match.groups()
-    if not first:  # the last so many
+    if not first:  # a suffix: the last N bytes
         span = Span(max(0, size - int(last)), size)
     elif last and int(last) < int(first):
         return None

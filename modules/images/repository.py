@@ -1,4 +1,4 @@
-"""Every query that images asks of the database."""
+"""The database queries of images."""
 
 import uuid
 from collections.abc import Collection
@@ -29,9 +29,9 @@ class NewImage(TypedDict):
 
 
 class ImageRepository(BaseRepository[Image, int]):
-    """The table of images, as its caller may see and change it: everybody sees all, and changes what is their own.
+    """The images that a caller can read and change: every caller reads all images, and only the owner changes one.
 
-    Who has the scope `images:admin` may change all.
+    Callers with the scope `images:admin` can change every image.
     """
 
     def __init__(self, session: AsyncSession, caller: Principal) -> None:
@@ -42,26 +42,26 @@ class ImageRepository(BaseRepository[Image, int]):
 
     @classmethod
     def of_all(cls, session: AsyncSession) -> "ImageRepository":
-        """For what no caller asks for: contracts and commands."""
+        """Return a repository without restrictions, for work without a caller: contracts and commands."""
         return cls(session, Principal("images", frozenset({"images:admin"})))
 
     async def find(self, query: ImageQuery) -> Page[ImageOut]:
-        """A page of all images. Raises InvalidCursor."""
+        """Return a page of all images. Raises InvalidCursor."""
         return await self.page(query, ImageOut, order=Sort(Image.created_at, descending=query.sort is ImageSort.NEWEST))
 
     async def add(self, **columns: Unpack[NewImage]) -> ImageOut:
-        """A new image of the caller's."""
+        """Create an image that belongs to the caller."""
         return await self.create(into=ImageOut, owner=self.caller.key, **columns)
 
-    async def named(self, keys: Collection[str]) -> set[str]:
-        """Those of these keys that a row names."""
+    async def referenced(self, keys: Collection[str]) -> set[str]:
+        """Return the keys that a row refers to."""
         columns = (Image.content_key, Image.thumbnail_key)
         rows = await self.session.execute(select(*columns).where(or_(*(any_of(column, keys) for column in columns))))
         return {key for row in rows for key in row}.intersection(keys)
 
 
 class StorageIdentityRepository(BaseRepository[StorageIdentity, int]):
-    """The one row that names this database in the object store."""
+    """The row that names this database in the object store."""
 
     def __init__(self, session: AsyncSession) -> None:
         super().__init__(StorageIdentity, session)

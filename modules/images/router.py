@@ -1,4 +1,4 @@
-"""Images over HTTP."""
+"""The HTTP routes of images."""
 
 from typing import Annotated
 
@@ -10,8 +10,8 @@ from kernel import (
     ExpectedVersions,
     RangeNotSatisfiable,
     for_caller,
-    found,
     from_module,
+    or_404,
     problems,
     requires,
 )
@@ -27,18 +27,18 @@ from modules.images.service import ImageService
 router = APIRouter()
 
 ImageId = Annotated[Id, Path()]
-Seen = Annotated[ImageRepository, for_caller(ImageRepository, "images:read")]
-Changed = Annotated[ImageRepository, for_caller(ImageRepository, "images:write")]
+ReadableImages = Annotated[ImageRepository, for_caller(ImageRepository, "images:read")]
+WritableImages = Annotated[ImageRepository, for_caller(ImageRepository, "images:write")]
 Service = Annotated[ImageService, from_module(ImageService)]
 IfNoneMatch = Annotated[str | None, Header()]
 
-# The bytes of an image never change, but it may be deleted: ask again each time, and get 304.
+# The bytes of an image never change, but it can be deleted: clients revalidate each time and get 304.
 _CACHING = {"Cache-Control": "private, no-cache"}
 
 
 @router.get("")
-async def list_images(query: Annotated[ImageQuery, Query()], images: Seen) -> Page[ImageOut]:
-    """List images, the newest first unless asked otherwise."""
+async def list_images(query: Annotated[ImageQuery, Query()], images: ReadableImages) -> Page[ImageOut]:
+    """List images, by default the newest first."""
     return await images.find(query)
 
 
@@ -52,62 +52,62 @@ async def list_images(query: Annotated[ImageQuery, Query()], images: Seen) -> Pa
 )
 async def upload_image(
     upload: Annotated[ImageIn, Form(media_type="multipart/form-data")],
-    images: Changed,
+    images: WritableImages,
     service: Service,
     etag: Conditional,
     request: Request,
     response: Response,
 ) -> ImageOut:
-    """Upload a picture. Its type is what its bytes say; its name is not kept."""
-    kept = await service.keep(upload.file.read, upload.caption, images)
-    response.headers["Location"] = f"{request.url.path}/{kept.id}"
-    etag.set(kept.version)
-    return kept
+    """Upload an image. Its type is determined from its bytes; its file name is not kept."""
+    created = await service.store(upload.file.read, upload.caption, images)
+    response.headers["Location"] = f"{request.url.path}/{created.id}"
+    etag.set(created.version)
+    return created
 
 
 @router.get("/{image_id}", responses=problems(404))
-async def read_image(image_id: ImageId, images: Seen, etag: Conditional) -> ImageOut:
-    """Read what is known of an image; 304 if the caller's version (If-None-Match) is the current one."""
-    image = found(await images.get_by_id(image_id, into=ImageOut), "image")
+async def read_image(image_id: ImageId, images: ReadableImages, etag: Conditional) -> ImageOut:
+    """Read the metadata of an image. The answer is 304 if the version in If-None-Match is current."""
+    image = or_404(await images.get_by_id(image_id, into=ImageOut), "image")
     etag.set(image.version)
     return image
 
 
 @router.patch("/{image_id}", responses=problems(404, 412))
 async def patch_image(
-    image_id: ImageId, image: ImagePatch, images: Changed, expected: ExpectedVersions, etag: Conditional
+    image_id: ImageId, image: ImagePatch, images: WritableImages, expected: ExpectedVersions, etag: Conditional
 ) -> ImageOut:
     """Change an image's caption."""
     values = image.model_dump(exclude_unset=True)
-    changed = found(await images.update(image_id, into=ImageOut, expected_version=expected, **values), "image")
+    changed = or_404(await images.update(image_id, into=ImageOut, expected_version=expected, **values), "image")
     etag.set(changed.version)
     return changed
 
 
 @router.delete("/{image_id}", status_code=204, responses=problems(404, 412))
-async def delete_image(image_id: ImageId, images: Changed, expected: ExpectedVersions, service: Service) -> None:
+async def delete_image(image_id: ImageId, images: WritableImages, expected: ExpectedVersions, service: Service) -> None:
     """Delete an image and its bytes."""
-    image = found(await images.get_by_id(image_id, into=StoredImage), "image")
-    found(await service.discard(image, expected, images), "image")
+    image = or_404(await images.get_by_id(image_id, into=StoredImage), "image")
+    or_404(await service.delete(image, expected, images), "image")
 
 
 @router.head("/{image_id}/content", include_in_schema=False)
 @router.get("/{image_id}/content", response_class=Response, responses=problems(404, 416, 503))
 async def read_content(
     image_id: ImageId,
-    images: Seen,
+    images: ReadableImages,
     service: Service,
     request: Request,
     if_none_match: IfNoneMatch = None,
     range_: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The picture as it was uploaded, or the part of it that `Range` names.
+    """Download the image as it was uploaded, or the range of it that `Range` requests.
 
-    What somebody hid in or behind it comes too, harmlessly: it is sent as the image that it begins as, with `nosniff`
-    and a policy that runs nothing. Cameras put much behind a JPEG, so refusing that would refuse good pictures.
+    Data that is appended to an image is kept, because many cameras append some to a JPEG. It cannot be executed: the
+    response has the image's own type, `nosniff` and a content security policy that allows no scripts.
     """
-    image = found(await images.get_by_id(image_id, into=StoredImage), "image")
+    image = or_404(await images.get_by_id(image_id, into=StoredImage), "image")
     tag = f'"{image.sha256}"'
     headers = _CACHING | {
         "ETag": tag,
@@ -116,14 +116,14 @@ async def read_content(
     }
     if if_none_match is not None and matches(if_none_match, tag):
         return Response(status_code=304, headers=headers)
-    if request.method == "HEAD":  # Range is for GET alone (RFC 9110, section 14.2)
+    if request.method == "HEAD":  # Range is defined for GET only (RFC 9110, section 14.2)
         headers["Content-Length"] = str(image.size_bytes)
         return Response(headers=headers, media_type=image.content_type)
     try:
         span = requested(range_, image.size_bytes) if if_range in {None, tag} else None
     except Unsatisfiable:
         whole = {"Content-Range": f"bytes */{image.size_bytes}"}
-        raise RangeNotSatisfiable("The range begins behind the end of the image.", headers=whole) from None
+        raise RangeNotSatisfiable("The range begins after the end of the image.", headers=whole) from None
     start, end = (span.start, span.end) if span else (0, image.size_bytes)
     headers["Content-Length"] = str(end - start)
     if span:
@@ -134,10 +134,10 @@ async def read_content(
 
 @router.get("/{image_id}/thumbnail", response_class=Response, responses=problems(404, 503))
 async def read_thumbnail(
-    image_id: ImageId, images: Seen, service: Service, if_none_match: IfNoneMatch = None
+    image_id: ImageId, images: ReadableImages, service: Service, if_none_match: IfNoneMatch = None
 ) -> Response:
-    """A small WebP of the picture: upright, re-encoded, without the camera's metadata."""
-    image = found(await images.get_by_id(image_id, into=StoredImage), "image")
+    """Download a small WebP of the image: upright, re-encoded, without metadata."""
+    image = or_404(await images.get_by_id(image_id, into=StoredImage), "image")
     tag = f'"{image.sha256}-thumbnail"'
     headers = _CACHING | {"ETag": tag}
     if if_none_match is not None and matches(if_none_match, tag):

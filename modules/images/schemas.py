@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""Request and response bodies of images."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +11,7 @@ from kernel.database import PageRequest
 from kernel.fields import NoNul, Omittable, RequestBody
 
 THUMBNAIL_TYPE = "image/webp"
-# What OpenAPI says of the file in the form of an upload.
+# The accepted types of the uploaded file, for OpenAPI.
 FORM_TYPES = {
     "requestBody": {
         "content": {
@@ -35,13 +35,13 @@ class ImageIn(RequestBody):
 
 
 class ImagePatch(RequestBody):
-    """The fields to change; those left out stay as they are."""
+    """The fields to change. Omitted fields keep their values."""
 
     caption: Caption = Omittable
 
 
 class ImageOut(BaseModel):
-    """What is known of a picture."""
+    """The metadata of an image."""
 
     id: int
     caption: str
@@ -51,11 +51,11 @@ class ImageOut(BaseModel):
     size_bytes: int
     created_at: datetime
     updated_at: datetime
-    version: int = Field(description="Also the ETag: send it as If-Match to change only what you have seen.")
+    version: int = Field(description="Also the ETag. Send it as If-Match to prevent overwriting a newer version.")
 
 
 class StoredImage(BaseModel):
-    """Where a picture's bytes are. Never leaves the module."""
+    """The storage keys of an image, for use inside this module only."""
 
     id: int
     content_type: str
@@ -66,13 +66,13 @@ class StoredImage(BaseModel):
 
 
 class ImageSort(StrEnum):
-    """The orders in which images can be listed; `-` is descending."""
+    """The sort orders of the list. A leading `-` means descending."""
 
     OLDEST = "created_at"
     NEWEST = "-created_at"
 
 
 class ImageQuery(PageRequest):
-    """Which page of images is wanted, in which order."""
+    """Sort order and page of a list of images."""
 
     sort: ImageSort = ImageSort.NEWEST

@@ -1,4 +1,4 @@
-"""What happens to an upload, and what others may ask."""
+"""Store, delete and sweep images, and implement the contract."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -18,19 +18,19 @@ from modules.images.contract import ImageDeleted, ImageInfo, Images
 from modules.images.decoding import Decoder
 from modules.images.repository import ImageRepository, StorageIdentityRepository
 from modules.images.schemas import ImageOut, StoredImage
+from modules.images.semaphore import RoundRobinSemaphore, TooManyWaiting
 from modules.images.settings import ImagesSettings
 from modules.images.storage import ImageStorage
-from modules.images.turns import FairTurns, NoTurn
 
 _log = structlog.get_logger("modules.images")
 
 
 class ForeignStorage(Exception):
-    """Another database may have images in this storage; says which, and what to do."""
+    """Another database may have images in this storage. The message names it and the remedy."""
 
 
-class Swept(NamedTuple):
-    """How many objects were looked at, how many of them no row names, their bytes, and how many were half-written."""
+class SweepResult(NamedTuple):
+    """The numbers of objects examined, of objects without a row and their bytes, and of half-written files."""
 
     objects: int
     orphans: int
@@ -39,7 +39,7 @@ class Swept(NamedTuple):
 
 
 class ImageService:
-    """Keeps pictures: bytes first, then the row, so that there is never a row without bytes."""
+    """Stores images: the bytes first and then the row, so that no row lacks its bytes."""
 
     def __init__(self, storage: ImageStorage, settings: ImagesSettings, database: Database) -> None:
         self.storage = storage
@@ -47,24 +47,25 @@ class ImageService:
         self._database = database
         self._is_recorded = False
         self.decoder = Decoder(settings)
-        self._uploads = FairTurns(settings.max_uploads_in_memory, settings.max_waiting_uploads)
-        self._decodes = FairTurns(settings.max_concurrent_decodes, settings.max_uploads_in_memory)
+        self._uploads = RoundRobinSemaphore(settings.max_uploads_in_memory, settings.max_waiting_uploads)
+        self._decodes = RoundRobinSemaphore(settings.max_concurrent_decodes, settings.max_uploads_in_memory)
 
-    async def keep(self, read: Callable[[], Awaitable[bytes]], caption: str, images: ImageRepository) -> ImageOut:
-        """Store the upload that `read` returns. Raises a Problem if it is too large, no picture, or broken.
+    async def store(self, read: Callable[[], Awaitable[bytes]], caption: str, images: ImageRepository) -> ImageOut:
+        """Store the upload that `read` returns. Raises a Problem if it is too large, not an image, or broken.
 
-        It is read when its turn comes: those that wait are on disk, not in memory.
+        An upload is read when it gets a slot. Waiting uploads are on disk, not in memory.
         """
         try:
-            async with self._uploads.turn(images.caller.key):
-                return await self._keep(await read(), caption, images)
-        except NoTurn:
-            raise Unavailable("Too many pictures are being looked at. Try again shortly.") from None
+            async with self._uploads.slot(images.caller.key):
+                return await self._store(await read(), caption, images)
+        except TooManyWaiting:
+            raise Unavailable("Too many uploads are being processed. Try again shortly.") from None
 
-    async def _keep(self, data: bytes, caption: str, images: ImageRepository) -> ImageOut:
+    async def _store(self, data: bytes, caption: str, images: ImageRepository) -> ImageOut:
         if len(data) > self._settings.max_upload_bytes:
-            raise ContentTooLarge(f"The file is too large: at most {self._settings.max_upload_bytes:,} bytes.")
-        async with self._decodes.turn(images.caller.key):
+            most = self._settings.max_upload_bytes
+            raise ContentTooLarge(f"The file has {len(data):,} bytes; at most {most:,} are accepted.")
+        async with self._decodes.slot(images.caller.key):
             picture = await self.decoder.decode(data)
         content_key, thumbnail_key = self.storage.new_key(), self.storage.new_key()
         try:
@@ -81,30 +82,30 @@ class ImageService:
                 thumbnail_key=thumbnail_key,
             )
         except Exception:
-            await self._forget(content_key, thumbnail_key)
+            await self._delete_bytes(content_key, thumbnail_key)
             raise
 
-    async def discard(
+    async def delete(
         self, image: StoredImage, expected_version: frozenset[int] | None, images: ImageRepository
     ) -> bool:
-        """Delete a picture: the row now, the bytes once that is committed, and tell the others.
+        """Delete the row now and the bytes after the commit, and publish ImageDeleted.
 
         Raises StaleVersion and NotAllowed.
         """
-        after_commit(images.session, lambda: self._forget(image.content_key, image.thumbnail_key))
+        after_commit(images.session, lambda: self._delete_bytes(image.content_key, image.thumbnail_key))
         is_deleted = await images.delete(image.id, expected_version=expected_version)
         if is_deleted:
             await publish(ImageDeleted(image_id=image.id))
         return is_deleted
 
     async def record_owner(self) -> None:
-        """Record in the storage that the images of this database are there, once in a process."""
+        """Record this database in the storage as an owner, once per process."""
         if not self._is_recorded:
             await self.storage.record_owner(*await self._owner())
             self._is_recorded = True
 
     async def become_only_owner(self) -> list[str]:
-        """Record this database as the only one of the storage; return the places of those that were recorded."""
+        """Record this database as the only owner of the storage; return the places of the owners that were removed."""
         own = await self._owner()
         await self.storage.record_owner(*own)
         others = [owner for owner in await self.storage.list_owners() if owner != own]
@@ -113,14 +114,14 @@ class ImageService:
         return [place for _, place in others]
 
     async def _owner(self) -> tuple[str, str]:
-        """Return this database's identity, which it gets at the first call, and its place."""
+        """Return this database's identity, created at the first call, and its place."""
         placement = self._database.placement
         place = (
             f"{place_of(placement.url)} (schema {placement.schema})" if placement.schema else place_of(placement.url)
         )
         try:
             return await self._identity(), place
-        except IntegrityError:  # another process has created it meanwhile
+        except IntegrityError:  # another process has just created it
             return await self._identity(), place
 
     async def _identity(self) -> str:
@@ -128,51 +129,50 @@ class ImageService:
             return await StorageIdentityRepository(session).get_or_create()
 
     async def _check_owner(self) -> None:
-        """Raise ForeignStorage unless this database is the only one that is recorded in the storage."""
+        """Raise ForeignStorage unless this database is the only recorded owner of the storage."""
         own, recorded = await self._owner(), await self.storage.list_owners()
         others = [place for identity, place in recorded if (identity, place) != own]
         if others:
             raise ForeignStorage(
-                f"The storage of images also has images of another database: {', '.join(others)}. Here is {own[1]}. "
-                "Give each deployment a storage of its own (IMAGES_STORAGE_URL); if this database has replaced the "
-                "other one, record that: kernel images own"
+                f"The storage of images also has images of another database: {', '.join(others)}. This database is "
+                f"{own[1]}. Give each deployment its own storage (IMAGES_STORAGE_URL). If this database has replaced "
+                "the other one, run: kernel images own"
             )
         if not recorded:
             raise ForeignStorage(
                 f"The storage of images has no record of its database, which is {own[1]}. The readiness check of a "
-                "running application writes it. If no other deployment uses this storage, do it now: kernel images own"
+                "running application writes it. If no other deployment uses this storage, run: kernel images own"
             )
 
-    async def sweep(self, than: datetime, *, delete: bool) -> Swept:
-        """Find the bytes from before that moment that no row names, and delete them if that is wanted.
+    async def sweep(self, before: datetime, *, delete: bool) -> SweepResult:
+        """Count the objects from before that time that have no row, and delete them if `delete` is set.
 
-        They are what is left of uploads that were killed or refused half way. Whoever uploads puts the bytes first, so
-        the moment must be longer ago than an upload takes. Raises ForeignStorage if the storage may have bytes of
-        another database.
+        They are the remains of interrupted uploads. An upload stores its bytes before its row, so `before` must be
+        longer ago than an upload takes. Raises ForeignStorage if the storage may have objects of another database.
         """
         await self._check_owner()
         objects, orphans, size = 0, 0, 0
-        async for listed in self.storage.list_older(than):
+        async for listed in self.storage.list_older(before):
             async with self._database.read() as session:
-                named = await ImageRepository.of_all(session).named(listed)
-            lost = listed.keys() - named
-            objects, orphans = objects + len(listed), orphans + len(lost)
-            size += sum(listed[key] for key in lost)
+                referenced = await ImageRepository.of_all(session).referenced(listed)
+            unreferenced = listed.keys() - referenced
+            objects, orphans = objects + len(listed), orphans + len(unreferenced)
+            size += sum(listed[key] for key in unreferenced)
             if delete:
-                await self.storage.delete(*lost)
-        drop = partial(self.storage.drop_unfinished, than, delete=delete)
-        return Swept(objects, orphans, size, await anyio.to_thread.run_sync(drop))
+                await self.storage.delete(*unreferenced)
+        drop = partial(self.storage.drop_unfinished, before, delete=delete)
+        return SweepResult(objects, orphans, size, await anyio.to_thread.run_sync(drop))
 
-    async def _forget(self, *keys: str) -> None:
-        """Delete bytes that no row names. Failing leaves them behind, which costs space and nothing else."""
+    async def _delete_bytes(self, *keys: str) -> None:
+        """Delete objects without a row. A failure is only logged: `kernel images sweep` deletes them later."""
         try:
             await self.storage.delete(*keys)
-        except Exception as error:  # noqa: BLE001  # whatever the store says, the row decides
-            _log.warning("bytes without a row were left behind", keys=keys, reason=repr(error))
+        except Exception as error:  # noqa: BLE001  # the objects cost space but do no harm
+            _log.warning("objects without a row not deleted", keys=keys, reason=repr(error))
 
 
-class ImageAnswers(Images):
-    """The contract's answers, in a session of their own."""
+class ImagesImplementation(Images):
+    """Implements the contract in a session of its own."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._images = ImageRepository.of_all(session)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kernel.web.problems import Unavailable as Unavailable
     from kernel.web.problems import Unprocessable as Unprocessable
     from kernel.web.problems import UnsupportedMediaType as UnsupportedMediaType
-    from kernel.web.problems import found as found
+    from kernel.web.problems import or_404 as or_404
     from kernel.web.problems import problems as problems
     from kernel.web.session import Session as Session
     from kernel.web.session import get_db as get_db
@@ -52,7 +52,7 @@ _HOMES = {
     "Conflict": "web.problems", "ContentTooLarge": "web.problems", "NotFound": "web.problems",
     "InsufficientStorage": "web.problems", "RangeNotSatisfiable": "web.problems",
     "Unavailable": "web.problems", "Unprocessable": "web.problems", "UnsupportedMediaType": "web.problems",
-    "found": "web.problems", "problems": "web.problems",
+    "or_404": "web.problems", "problems": "web.problems",
     "Session": "web.session", "get_db": "web.session", "with_session": "web.session",
 }  # fmt: skip
 

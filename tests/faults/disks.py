@@ -32,7 +32,7 @@ async def full_while_uploading(folder: Path, database_url: str, quick: bool) -> 
                 left = len(files(disk)) - 2 * len(ids)
                 (await client.delete(f"{here.url}/api/v1/images/{min(ids)}")).raise_for_status()
                 after = await upload(client, here, data)
-    return [_uploads(here, "storage full during upload", answers, after, lost, left, "storage unavailable")]
+    return [_uploads(here, "storage full during upload", answers, after, lost, left, "image storage unavailable")]
 
 
 async def full_while_spooling(folder: Path, database_url: str, quick: bool) -> list[Result]:

@@ -112,7 +112,7 @@ def test_a_server_shows_no_secret_in_answers_logs_or_arguments(server: Served) -
     arguments = Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
     assert b"serve" in arguments
     assert SECRET.encode() not in arguments
-    assert "storage unavailable" in server.log.read_text()
+    assert "image storage unavailable" in server.log.read_text()
     assert SECRET not in server.log.read_text()
 
 

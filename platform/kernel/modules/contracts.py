@@ -140,7 +140,7 @@ def safe(method: Method) -> Method:
 
 
 def use(contract: type[AContract]) -> AContract:
-    """A dependency on another module's contract: `ImagesPort = Annotated[Images, use(Images)]`.
+    """A dependency on another module's contract: `ImagesClient = Annotated[Images, use(Images)]`.
 
     For the type checker it is the contract, so that `images: Images = use(Other)` is an error.
     """

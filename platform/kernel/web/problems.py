@@ -162,8 +162,8 @@ class Unavailable(Problem):
 Thing = TypeVar("Thing")
 
 
-def found(thing: Thing | None, what: str) -> Thing:
-    """The thing itself; raises NotFound if it is None or False: `found(await events.get_by_id(id), "event")`."""
+def or_404(thing: Thing | None, what: str) -> Thing:
+    """The thing itself; raises NotFound if it is None or False: `or_404(await events.get_by_id(id), "event")`."""
     if thing is None or thing is False:
         raise NotFound(f"There is no such {what}.")
     return thing

@@ -51,14 +51,14 @@ from modules.orders.models import Thing
 from modules.parts.contract import Parts
 
 router = APIRouter()
-PartsPort = Annotated[Parts, use(Parts)]
+PartsClient = Annotated[Parts, use(Parts)]
 
 class ThingOut(BaseModel):
     id: int
     name: str
 
 @router.post("/{name}", status_code=201)
-async def order(name: str, session: Session, parts: PartsPort, orm: bool = False, too_late: bool = False) -> ThingOut:
+async def order(name: str, session: Session, parts: PartsClient, orm: bool = False, too_late: bool = False) -> ThingOut:
     orders = BaseRepository[Thing, int](Thing, session)
     await (orders.get_by_id(1) if orm else orders.get_by_id(1, into=ThingOut))
     if not too_late:

@@ -50,7 +50,7 @@ def state(context: ModuleContext) -> ImageService:
     return context.get(ImageService)
 
 
-Port = Annotated[Images, use(Images)]
+ImagesClient = Annotated[Images, use(Images)]
 """
 
 

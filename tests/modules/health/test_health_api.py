@@ -169,7 +169,7 @@ async def test_in_production_health_tells_nothing_of_its_inside(root: Path, tmp_
         assert (await client.get("/health/startup")).status_code == 503
         ready = await client.get("/health/ready")
         assert ready.status_code == 503
-        assert {error["message"] for error in ready.json()["errors"]} == {"not well"}
+        assert {error["message"] for error in ready.json()["errors"]} == {"unhealthy"}
         details = (await client.get("/health")).json()
         assert details["status"] == "unhealthy"
         assert details["modules"] is None

@@ -130,7 +130,7 @@ async def test_memory_that_runs_out_is_said() -> None:
 async def test_a_picture_that_takes_too_long_is_refused_and_its_child_ends() -> None:
     async for decoder in opened(max_decode_seconds=0.2):
         slow = flat_png(SIDE, 16, 6, interlaced=True)
-        assert await refusal(decoder, slow) == "The image takes longer than 0.2 seconds to decode"
+        assert await refusal(decoder, slow) == "The image takes more than 0.2 seconds to decode"
         assert children() == []
 
 
@@ -161,7 +161,7 @@ async def test_a_decoder_that_crashes_costs_its_picture_alone(decoder: Decoder) 
     os.kill(child, signal.SIGKILL)
     with capture_logs() as logs:
         assert "cannot be decoded" in await decoding
-    assert [(entry["event"], entry["exit_code"]) for entry in logs] == [("a decoder crashed", -signal.SIGKILL)]
+    assert [(entry["event"], entry["exit_code"]) for entry in logs] == [("image decoder crashed", -signal.SIGKILL)]
     assert (await decoder.decode(picture())).width == 64
 
 

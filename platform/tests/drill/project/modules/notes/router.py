@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from kernel import Conditional, ExpectedVersions, found, problems, public, requires, with_session
+from kernel import Conditional, ExpectedVersions, or_404, problems, public, requires, with_session
 from kernel.database import Page
 from kernel.fields import Id
 from modules.notes.repository import NoteRepository
@@ -34,7 +34,7 @@ async def create_note(note: NoteIn, notes: Notes, etag: Conditional, request: Re
 @router.get("/{note_id}", dependencies=[public], responses=problems(404))
 async def read_note(note_id: NoteId, notes: Notes, etag: Conditional) -> NoteOut:
     """Read one note."""
-    note = found(await notes.get_by_id(note_id, into=NoteOut), "note")
+    note = or_404(await notes.get_by_id(note_id, into=NoteOut), "note")
     etag.set(note.version)
     return note
 
@@ -45,7 +45,7 @@ async def patch_note(
 ) -> NoteOut:
     """Change some fields of a note."""
     values = note.model_dump(exclude_unset=True)
-    changed = found(await notes.update(note_id, into=NoteOut, expected_version=expected, **values), "note")
+    changed = or_404(await notes.update(note_id, into=NoteOut, expected_version=expected, **values), "note")
     etag.set(changed.version)
     return changed
 
@@ -53,4 +53,4 @@ async def patch_note(
 @router.delete("/{note_id}", status_code=204, dependencies=[requires("notes:write")], responses=problems(404, 412))
 async def delete_note(note_id: NoteId, expected: ExpectedVersions, notes: Notes) -> None:
     """Delete a note."""
-    found(await notes.delete(note_id, expected_version=expected), "note")
+    or_404(await notes.delete(note_id, expected_version=expected), "note")
