@@ -162,7 +162,7 @@ async def test_no_way_of_the_repository_goes_past_the_rule(application: Applicat
 async def _sees(bob: ImageRepository, image: int) -> None:
     one = await bob.get_by_id(image, into=StoredImage)
     assert one is not None
-    assert await bob.named([one.content_key, "nothing"]) == {one.content_key}
+    assert await bob.referenced([one.content_key, "nothing"]) == {one.content_key}
     assert [each.id for each in await bob.get_many([image])] == [image]
     assert [each.id for each in await bob.get_all(into=ImageOut)] == [image]
     assert [each.id for each in (await bob.find(ImageQuery())).items] == [image]

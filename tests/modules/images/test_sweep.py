@@ -14,7 +14,7 @@ import pytest
 from kernel.application import Application
 from kernel.runtime import Kernel
 from kernel.testing import settings_for
-from modules.images.service import ForeignStorage, ImageService, Swept
+from modules.images.service import ForeignStorage, ImageService, SweepResult
 from tests.modules.images.pictures import picture
 
 pytestmark = pytest.mark.boots("images")
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-async def sweep(application: Application, *, delete: bool = True, older_than_seconds: float = 3600) -> Swept:
+async def sweep(application: Application, *, delete: bool = True, older_than_seconds: float = 3600) -> SweepResult:
     context = application.kernel.contexts["images"]
     service: ImageService = context.state
     await service.record_owner()
@@ -45,7 +45,7 @@ async def test_bytes_without_an_image_go_and_those_with_one_stay(
 ) -> None:
     uploaded = await client.post("/api/v1/images", files={"file": ("a.png", picture(), "image/png")})
     lost = put(folder / "aa" / "bb" / "aabb", hours_ago=2)
-    assert await sweep(application, older_than_seconds=-1) == Swept(3, 1, 4, 0)
+    assert await sweep(application, older_than_seconds=-1) == SweepResult(3, 1, 4, 0)
     assert not lost.exists()
     assert (await client.get(f"/api/v1/images/{uploaded.json()['id']}/content")).status_code == 200
     assert (await client.get(f"/api/v1/images/{uploaded.json()['id']}/thumbnail")).status_code == 200
@@ -53,19 +53,19 @@ async def test_bytes_without_an_image_go_and_those_with_one_stay(
 
 async def test_an_upload_under_way_is_left_alone(application: Application, folder: Path) -> None:
     young = put(folder / "aa" / "bb" / "aabb", hours_ago=0.5)
-    assert await sweep(application) == Swept(0, 0, 0, 0)
+    assert await sweep(application) == SweepResult(0, 0, 0, 0)
     assert young.exists()
 
 
 async def test_without_delete_it_only_counts(application: Application, folder: Path) -> None:
     lost = put(folder / "aa" / "bb" / "aabb", hours_ago=2)
-    assert await sweep(application, delete=False) == Swept(1, 1, 4, 0)
+    assert await sweep(application, delete=False) == SweepResult(1, 1, 4, 0)
     assert lost.exists()
 
 
 async def test_a_file_that_was_never_finished_goes(application: Application, folder: Path) -> None:
     half = put(folder / "aa" / "bb" / "aabb#1", hours_ago=2)
-    assert await sweep(application) == Swept(0, 0, 0, 1)
+    assert await sweep(application) == SweepResult(0, 0, 0, 1)
     assert not half.exists()
 
 
@@ -73,7 +73,7 @@ async def test_a_file_that_was_never_finished_goes(application: Application, fol
 async def test_a_large_store_is_gone_through_in_parts(application: Application, folder: Path) -> None:
     for number in range(2100):
         put(folder / "aa" / "bb" / f"{number:04}", hours_ago=2)
-    assert await sweep(application) == Swept(2100, 2100, 8400, 0)
+    assert await sweep(application) == SweepResult(2100, 2100, 8400, 0)
 
 
 async def test_a_storage_without_a_record_of_its_database_is_not_swept(application: Application, folder: Path) -> None:
