@@ -14,6 +14,7 @@ import h2.exceptions
 import httpx2
 
 from kernel.http_client import http2_patch
+from kernel.running import OnClassToo
 from kernel.settings import HttpClientSettings
 
 # Statuses that say "not now": the upstream, or a proxy before it, is busy, down or late.
@@ -104,8 +105,10 @@ class HttpxRestClientPool:
             client, self._client = self._client, None
             await client.aclose()
 
-    def get_client(self) -> httpx2.AsyncClient:
-        """Return the shared client; do not close it.
+    def _get_client(self) -> httpx2.AsyncClient:
+        """Return the shared client. The end of `async with` leaves it open.
+
+        Called on the class, it is the client of the one application that runs in this process.
 
         A call ends after `total_timeout_seconds` with all its tries and its whole body, or after its own
         `extensions={"total_timeout": seconds}`; it raises `httpx2.ReadTimeout` then. `extensions={"sign": function}`
@@ -114,6 +117,8 @@ class HttpxRestClientPool:
         if self._client is None:
             raise RuntimeError("The HTTP client pool is not open: use it while the application runs.")
         return self._client
+
+    get_client = OnClassToo(_get_client, "http")
 
     def usage(self) -> Iterator[tuple[str, int]]:
         """Connections by their state."""
@@ -133,6 +138,12 @@ class _Client(httpx2.AsyncClient):
         self._before = before
         self._total_timeout = total_timeout_seconds
         self.around = around
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave the client open: the pool closes it."""
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         if self._before is not None and "sign" not in request.extensions:  # a contract call has obeyed the rule already
