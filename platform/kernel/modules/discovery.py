@@ -21,7 +21,7 @@ from kernel.errors import ProjectError
 from kernel.extension import Extension, load_extensions
 from kernel.modules.contracts import Contract, methods_of
 from kernel.modules.manifest import Module
-from kernel.settings import RESERVED_NAMES, ModuleSettings
+from kernel.settings import RESERVED_NAMES, ModuleSettings, Sources
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _IMPORTS_EXTENSION = re.compile(r"^\s*(?:from|import) kernel\.ext\.(\w+)", re.MULTILINE)
@@ -103,6 +103,12 @@ def discover(
     by_name = {module.name: module for module in found}
     graph = {module.name: sorted(module.manifest.depends_on & by_name.keys()) for module in found}
     return tuple(by_name[name] for name in TopologicalSorter(graph).static_order())
+
+
+def with_address(sources: Sources, enabled: Collection[str] | None) -> set[str]:
+    """Return the modules of the project whose address is set (`IMAGES_URL`) and that ENABLED_MODULES does not name."""
+    names = {folder.name for folder in (sources.root / "modules").glob("*")}
+    return {name for name in names if sources.origin(f"{name.upper()}_URL") and name not in (enabled or ())}
 
 
 def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:

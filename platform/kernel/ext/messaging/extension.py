@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import ClassVar
 
 import structlog
@@ -18,7 +19,7 @@ from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.watch import DeliveryWatch
 from kernel.extension import Extension
 from kernel.modules.channel import InternalChannel
-from kernel.modules.discovery import DiscoveredModule, ModuleFiles
+from kernel.modules.discovery import DiscoveredModule, ModuleFiles, with_address
 from kernel.modules.manifest import ModuleContext
 from kernel.runtime import Kernel
 from kernel.settings import Fault, SettingsError, SettingsGroup, Sources, read_group
@@ -41,10 +42,12 @@ class Messaging(Extension):
 
     def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:
         try:
-            subscribers = read_group(MessagingSettings, sources, "MESSAGING_").subscribers
+            settings = read_group(MessagingSettings, sources, "MESSAGING_")
         except SettingsError:  # reported with all other faults
             return ()
-        return {name for name in subscribers if not (sources.root / "modules" / name / "module.py").is_file()}
+        outside = {name for name in settings.subscribers if not _has_code(sources.root, name)}
+        # A broker connects the processes, without an extension that calls them.
+        return outside | (with_address(sources, enabled) if settings.broker_url is not None else set())
 
     def check_settings(
         self, sources: Sources, groups: Mapping[type[SettingsGroup], SettingsGroup], elsewhere: Collection[str]
@@ -140,7 +143,7 @@ class Messaging(Extension):
             if name.partition(".")[0] in publishers
         }
         addresses = kernel.settings.elsewhere
-        unread = [name for name in addresses if not (root / "modules" / name / "module.py").is_file()]
+        unread = [name for name in addresses if not _has_code(root, name)]
         wanted = {one.partition(".")[0] for found in subscribers.values() for one in found} | {*unread}
         if not publishers:
             return Elsewhere()
@@ -153,3 +156,7 @@ class Messaging(Extension):
             return MessageContext(kernel, module, message_id=message_id)
 
         return ModuleEndpoint(name, module.database, declared.handlers, declared.outbox, declared.inbox, context)
+
+
+def _has_code(root: Path, module: str) -> bool:
+    return (root / "modules" / module / "module.py").is_file()

@@ -180,7 +180,7 @@ class DeliveryWatch:
         found: Problems = {}
         if self._relays:
             for name, subscribers in bus.elsewhere.subscribers.items():
-                found |= {one: _no_way(name, one) for one in subscribers if one not in bus.targets}
+                found |= {one: self._no_way(name, one) for one in subscribers if one not in bus.targets}
         overdue = _OVERDUE_POLLS * self._settings.poll_seconds
         expected = set()
         for outbox in bus.outboxes.values():
@@ -215,21 +215,22 @@ class DeliveryWatch:
             return f"{many}: set MESSAGING_BROKER_URL again, with which they were published."
         there, _, function = one.subscriber.partition(".")
         if any(one.subscriber in found for found in self._bus.elsewhere.subscribers.values()):
-            return f"{many}. {_no_way(f'What {module} publishes', one.subscriber)}"
+            return f"{many}. {self._no_way(f'What {module} publishes', one.subscriber)}"
         what = f"{there} has no handler {function}" if function else f"{there} is no module elsewhere"
         return (
             f"{many}: {what}. If it was renamed, `kernel messages move {one.subscriber} <new name>`; if it is gone for "
             f"good, `kernel messages purge --subscriber {one.subscriber}`."
         )
 
-
-def _no_way(what: str, subscriber: str) -> str:
-    module = subscriber.partition(".")[0]
-    return (
-        f"{what} is not delivered to {subscriber}: set {module.upper()}_URL to the address of the process in which "
-        f"{module} runs, or MESSAGING_BROKER_URL in both processes; or MESSAGING_RELAY=false here, where a "
-        "`kernel relay` with both modules delivers."
-    )
+    def _no_way(self, what: str, subscriber: str) -> str:
+        module = subscriber.partition(".")[0]
+        address = f"set {module.upper()}_URL to the address of the process in which {module} runs"
+        if self._bus.outbound is None:
+            address = f"use the extension remote and {address}"
+        return (
+            f"{what} is not delivered to {subscriber}: {address}, or MESSAGING_BROKER_URL in both processes; or set "
+            "MESSAGING_RELAY=false here if a `kernel relay` with both modules delivers."
+        )
 
 
 def _said(broker: tuple[str, str] | None) -> str:

@@ -9,7 +9,7 @@ from kernel.ext.remote.server import PREFIX, ContractServer
 from kernel.ext.remote.settings import InternalSettings
 from kernel.ext.remote.signing import CallSigner
 from kernel.extension import ApplicationBuilder, Extension, Mounted
-from kernel.modules.discovery import contracts_of
+from kernel.modules.discovery import contracts_of, with_address
 from kernel.runtime import Kernel
 from kernel.settings import Fault, SettingsGroup, Sources
 
@@ -21,11 +21,7 @@ class Remote(Extension):
     settings = (InternalSettings,)
 
     def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:
-        return {
-            folder.name
-            for folder in (sources.root / "modules").glob("*")
-            if sources.origin(f"{folder.name.upper()}_URL") and folder.name not in (enabled or ())
-        }
+        return with_address(sources, enabled)
 
     def check_settings(
         self, sources: Sources, groups: Mapping[type[SettingsGroup], SettingsGroup], elsewhere: Collection[str]

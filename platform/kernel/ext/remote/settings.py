@@ -21,7 +21,7 @@ class InternalSettings(SettingsGroup):
 
     model_config = SettingsConfigDict(env_prefix="INTERNAL_")
 
-    # Several separated by commas: the first one signs, all verify. docs/contracts-between-processes.md describes a rotation.
+    # Several separated by commas: the first one signs, all verify. The documentation describes a rotation.
     secret: SecretStr | None = None
     # In PEM; a line break may be written \n.
     private_key: SecretStr | None = None
