@@ -1,4 +1,4 @@
-"""SQLAlchemy's words at the driver's speed.
+"""Run statements that SQLAlchemy compiled on the driver itself.
 
 SQLAlchemy turns a statement into text once for each shape; the text then runs on the driver itself, over a connection
 of SQLAlchemy's own pool. What is left out is what lies between the two at every call: a greenlet, a cursor, an

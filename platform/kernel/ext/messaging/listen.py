@@ -37,7 +37,7 @@ async def listen(
             if str(error) != warned:  # once, as this may last
                 _log.warning("not listening", channel=channel, reason=str(error))
             warned = str(error)
-        except Exception as error:  # noqa: BLE001  # also what asyncpg takes for its own mistakes: see direct.py
+        except Exception as error:  # noqa: BLE001  # also what asyncpg takes for its own mistakes: see kernel/ext/fast/driver.py
             _log.warning("not listening", channel=channel, reason=f"{type(error).__name__}: {error}")
         await asyncio.sleep(pause_seconds)
 
