@@ -20,7 +20,7 @@ PATHS = ["/", "/ä\n\x00\"'\\", "/\u2028", "/\ud800", "/" + "x" * 5000]
 
 def _scope(path: str) -> dict[str, Any]:
     scope = {"method": "GET", "path": path, "client": ("127.0.0.1", 1)}
-    RequestContext(cast("Any", None), "an-id").attach(scope)
+    RequestContext(kernel=cast("Any", None), request_id="an-id").attach(scope)
     return scope
 
 

@@ -76,8 +76,7 @@ def serving(root: Path, folder: Path, *arguments: str, **variables: str) -> Iter
 
 def test_help_names_every_command(root: Path, tmp_path: Path) -> None:
     shown = run(root, tmp_path, "--help").stdout
-    assert all(command in shown for command in ("serve", "migrate", "migration", "modules", "settings", "roles"))
-    assert all(command in shown for command in ("check", "owners", "test", "contracts"))
+    assert all(command in shown for command in ("serve", "migrate", "migration", "modules", "settings", "token"))
 
 
 def test_modules_are_shown_as_a_table_and_as_json(root: Path, tmp_path: Path) -> None:
@@ -155,11 +154,9 @@ def test_a_server_says_where_it_is_serves_and_stops_at_a_signal(root: Path, tmp_
         answer = httpx2.get(f"{base}/health/ready", headers={"x-request-id": "seen-in-the-log"}, trust_env=False)
         assert answer.json() == {"status": "ready"}
         assert "server" not in answer.headers
-        assert httpx2.get(f"{base}/docs", trust_env=False).status_code == 200
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert f"{base}/docs" in output
     assert f"{base}/health" in output
     lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     [request] = [line for line in lines if line.get("request_id") == "seen-in-the-log"]
@@ -170,13 +167,6 @@ def test_a_server_says_where_it_is_serves_and_stops_at_a_signal(root: Path, tmp_
 def test_a_server_with_auto_reload_serves_too(root: Path, tmp_path: Path) -> None:
     with serving(root, tmp_path, "--reload") as (base, _):
         assert httpx2.get(f"{base}/health/live", trust_env=False).status_code == 200
-
-
-@pytest.mark.slow
-def test_two_workers_serve_one_address(root: Path, tmp_path: Path) -> None:
-    server = serving(root, tmp_path, "--workers", "2", "--no-reload")
-    with server as (base, _), httpx2.Client(trust_env=False) as client:
-        assert {client.get(f"{base}/health/live").status_code for _ in range(20)} == {200}
 
 
 def test_a_database_that_is_not_at_its_newest_migration_stops_the_start_with_one_sentence(
