@@ -23,7 +23,8 @@ def add_to(app: typer.Typer) -> None:
     app.command()(check)
     app.command()(owners)
     app.command("test", cls=PytestCommand)(run_tests)
-    app.add_typer(contracts, name="contracts")
+    if find_spec("kernel.ext.remote") is not None:  # it compares contracts
+        app.add_typer(contracts, name="contracts")
 
 
 def check(

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ def _describe(root: Path, modules: list[str]) -> dict[str, Contracts]:
 
 
 def _of_module(root: Path, name: str) -> Contracts:
-    from kernel.ext.messaging.declared import messages_of  # noqa: PLC0415  # only in this process
     from kernel.ext.remote.wire import WireContract, description_of  # noqa: PLC0415
     from kernel.modules.discovery import DiscoveryError, contracts_of  # noqa: PLC0415  # only in this process
 
@@ -43,9 +43,12 @@ def _of_module(root: Path, name: str) -> Contracts:
         for contract in contracts_of(root, name):
             where = contract.__name__
             described[where] = WireContract(contract).description
-        for message in messages_of(root, name):
-            where = message.__name__
-            described[where] = description_of(message.as_shared_model())
+        if find_spec("kernel.ext.messaging") is not None:
+            from kernel.ext.messaging.declared import messages_of  # noqa: PLC0415
+
+            for message in messages_of(root, name):
+                where = message.__name__
+                described[where] = description_of(message.as_shared_model())
     except DiscoveryError as error:
         return Contracts(problem="; ".join(error.problems))
     except Exception as error:  # noqa: BLE001  # a type may fail in any way when it is described
