@@ -1,4 +1,4 @@
-"""Logs: one line an event, for people in LOCAL and as JSON elsewhere, each with the id of its request."""
+"""Logs: one line for each event, with the id of its request; readable in LOCAL, JSON elsewhere."""
 
 import logging
 import sys
@@ -12,13 +12,13 @@ from kernel.settings import LogSettings
 
 _warnings = structlog.get_logger("py.warnings")
 
-# Of the text of a warning, which may hold data of a caller.
+# The text of a warning may contain data of a caller.
 _MOST_TEXT = 500
 _SECRET_NAMES = ("password", "secret", "token", "authorization", "cookie", "api_key")
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Send everything, the standard library's loggers included, to standard output in one format."""
+    """Send all events, also those of the standard library's loggers, to standard output in one format."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         _place,
@@ -75,19 +75,18 @@ def configure_logging(settings: LogSettings) -> None:
         "kernel.ext.pool.bounded_pool",
     ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    for anxious in ("aio_pika", "aiormq", "nats"):  # a broker that is gone is an error to them, many times a second
-        logging.getLogger(anxious).setLevel(logging.CRITICAL)
+    for noisy in ("aio_pika", "aiormq", "nats"):  # while a broker is down they log many errors a second
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
 
 
 class _Warnings:
     """Writes the warnings of libraries to the log, one for each place in the code.
 
-    Python writes them to standard error, in no format, and again for each text: one file made a library of images
-    write 116,398 lines.
+    Python writes them to standard error, and again for each text: one image made a library write 116,398 lines.
     """
 
     def __init__(self, to_file: Any) -> None:
-        """`to_file` writes a warning for a caller that names a file."""
+        """`to_file` writes the warnings whose caller names a file."""
         self._to_file = to_file
         self._seen: set[tuple[str, int, type[Warning]]] = set()
 
@@ -108,7 +107,7 @@ class _Warnings:
 
 
 def _place(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Of where in a trace (W3C Trace Context) only its id; of the module nothing where there is none."""
+    """Reduce the place in a trace (W3C Trace Context) to the trace's id, and drop an empty module."""
     if (traceparent := entry.pop("traceparent", None)) is not None:
         entry["trace_id"] = traceparent[3:35]
     if entry.get("module", "") is None:

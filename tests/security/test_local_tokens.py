@@ -82,4 +82,4 @@ async def test_such_a_token_holds_nowhere_else(project: Path) -> None:
 def test_elsewhere_the_command_refuses_in_one_sentence(project: Path) -> None:
     done = token(project, ENVIRONMENT="dev", AUTH_ENABLED="false", DATABASE_URL="postgresql://u:p@h/d")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Such tokens hold in local only; this is dev: ask AUTH_ISSUER for one.\n"
+    assert done.stderr == "These tokens are for local only, not for dev: get one from AUTH_ISSUER.\n"

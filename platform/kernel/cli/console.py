@@ -1,4 +1,4 @@
-"""What all commands need: the application's kernel, a word that ends them, and tables."""
+"""What the commands share: the kernel of the project, failing with a message, and tables."""
 
 import asyncio
 import sys
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def load_kernel() -> "Kernel":
-    """The kernel of the project that we are in; nothing of it is opened."""
+    """Return the kernel of the project around the working directory. Nothing is opened."""
     from kernel.project import load_project  # noqa: PLC0415  # so that `--help` is quick
     from kernel.runtime import Kernel  # noqa: PLC0415  # so that `--help` is quick
 
@@ -25,7 +25,7 @@ def load_kernel() -> "Kernel":
 
 
 def in_module(name: str, work: "Callable[[ModuleContext], Awaitable[Result]]") -> Result:
-    """What `work` gives, done as a part of the application: with the module's databases, client and state, all open.
+    """Run `work` with a module's database, HTTP client and state, and return its result.
 
     No messages are delivered meanwhile.
     """
@@ -36,7 +36,7 @@ def in_module(name: str, work: "Callable[[ModuleContext], Awaitable[Result]]") -
     configure_logging(kernel.settings.log)
     context = kernel.contexts.get(name)
     if context is None:
-        fail(f"The module {name} does not run here: ENABLED_MODULES leaves it out, or it runs elsewhere.")
+        fail(f"{name} does not run in this process: ENABLED_MODULES leaves it out, or {name.upper()}_URL is set.")
 
     async def run() -> Result:
         async with kernel.running(serving=False):
@@ -45,7 +45,7 @@ def in_module(name: str, work: "Callable[[ModuleContext], Awaitable[Result]]") -
     try:
         return asyncio.run(run())
     except DatabaseUnavailable as error:
-        fail(f"{error}. Is it up? `kernel settings` shows which database is meant.")
+        fail(f"{error}. Start the database, or correct its URL (`kernel settings` shows it).")
 
 
 def fail(message: str) -> NoReturn:
@@ -55,7 +55,7 @@ def fail(message: str) -> NoReturn:
 
 
 def print_table(table: "Table") -> None:
-    """As wide as it needs when nobody looks at it: a value must not be cut in a file."""
+    """Print a table. In a file or a pipe it is as wide as its values, so that none is cut."""
     from rich.console import Console  # noqa: PLC0415
 
     Console(width=None if sys.stdout.isatty() else 1000).print(table)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kernel.database.migrations import History
 
 app = typer.Typer(
-    help="Serve, migrate and look into a modular monolith.",
+    help="Serve, migrate and inspect a modular monolith.",
     cls=WithModules,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run a command; what is wrong with the project ends in one message and exit code 1."""
+    """Run a command. An error in the project ends it with one message and exit code 1."""
     for point in entry_points(group=COMMANDS_GROUP):
         with suppress(ModuleNotFoundError):  # of an extension whose dependencies are not installed
             point.load()(app)
@@ -44,38 +44,40 @@ def main() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Overrides SERVER_HOST.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Overrides SERVER_PORT.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Overrides SERVER_WORKERS.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes, with the extension server. Overrides SERVER_WORKERS.")
+    ] = None,
     reload: Annotated[bool | None, typer.Option(help="Overrides SERVER_RELOAD.")] = None,
     modules: Annotated[
         str | None,
-        typer.Option(help="Only these: events,health. Overrides ENABLED_MODULES; the others need a <NAME>_URL."),
+        typer.Option(help="Serve only these: events,health. Overrides ENABLED_MODULES. Others need their <NAME>_URL."),
     ] = None,
 ) -> None:
     """Serve the application over HTTP."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
-    # One process has nothing to reload; several have a handler of their own, once they are watched.
+    # A single process has nothing to reload; the supervisor of several sets a handler of its own.
     on_hangup = hangup and signal.signal(hangup, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
-    # What is imported and assembled from here on stays; to look for garbage in it takes a tenth of the start.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server sets its own
+    # What is imported and assembled from here on stays alive; searching it for garbage takes a tenth of the start.
     gc.disable()
     from kernel.project import load_project  # noqa: PLC0415
     from kernel.serving import listen, runner_for  # noqa: PLC0415
 
     overrides = {"SERVER_HOST": host, "SERVER_PORT": port, "SERVER_WORKERS": workers, "SERVER_RELOAD": reload}
     overrides["ENABLED_MODULES"] = modules
-    # Into the environment, so that reloaded and worker processes read the same.
+    # Into the environment, so that reloaded processes and workers read the same values.
     os.environ.update({name: str(value) for name, value in overrides.items() if value is not None})
     project = load_project()
     settings = project.settings
     server = settings.server
-    if server.reload and hangup:  # the developer's terminal was closed
+    if server.reload and hangup:  # it ends with its terminal
         signal.signal(hangup, on_hangup)
     try:
         sock = listen(server.host, server.port)
     except OSError as error:
         fail(
             f"Cannot listen on {server.host}:{server.port} ({error.strerror}). "
-            "Stop what listens there, or choose another: make run PORT=8001"
+            "Stop the process that uses the port, or choose another: make run PORT=8001"
         )
     base = f"http://{server.host}:{sock.getsockname()[1]}{server.root_path}"
     typer.echo(f"API      {base}/api/v1")
@@ -155,8 +157,8 @@ def migration(
 
 
 @app.command()
-def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Show the modules, in the order in which they start, and where those run that are asked elsewhere."""
+def modules(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the modules in the order of their start, and the addresses of those in other processes."""
     from rich.table import Table  # noqa: PLC0415
 
     from kernel.modules.discovery import contracts_of  # noqa: PLC0415
@@ -196,7 +198,7 @@ def modules(as_json: Annotated[bool, typer.Option("--json", help="For programs."
 
 @app.command()
 def settings() -> None:
-    """Show the settings in force and where each value came from; secrets are masked."""
+    """List all settings with their values and where each value comes from. Secrets are masked."""
     from rich.table import Table  # noqa: PLC0415
 
     from kernel.project import load_settings  # noqa: PLC0415
@@ -209,22 +211,24 @@ def settings() -> None:
 
 @app.command()
 def token(
-    subject: Annotated[str, typer.Option(help="Who asks: the token's sub.")] = "developer",
+    subject: Annotated[str, typer.Option(help="The caller (the claim sub).")] = "developer",
     scope: Annotated[
-        list[str] | None, typer.Option(help="What they may do: events:write. Several: say it again.")
+        list[str] | None, typer.Option(help="A scope: events:write. Repeat the option for several.")
     ] = None,
-    role: Annotated[list[str] | None, typer.Option(help="A role of AUTH_ROLES.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="How long it holds.")] = 480,
+    role: Annotated[
+        list[str] | None, typer.Option(help="A role from AUTH_ROLES. Repeat the option for several.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long the token is valid.")] = 480,
 ) -> None:
-    """Print a bearer token of a key of your own, which holds in LOCAL only."""
+    """Print a bearer token for development. It is signed with a local key and valid in LOCAL only."""
     from kernel.auth import local_key  # noqa: PLC0415
     from kernel.project import load_settings  # noqa: PLC0415
 
     settings = load_settings()
     if settings.application.environment != "local":
-        fail(f"Such tokens hold in local only; this is {settings.application.environment}: ask AUTH_ISSUER for one.")
+        fail(f"These tokens are for local only, not for {settings.application.environment}: get one from AUTH_ISSUER.")
     for unknown in sorted({*(role or ())} - settings.auth.roles.keys()):
-        typer.echo(f"AUTH_ROLES does not say what the role {unknown} may do.", err=True)
+        typer.echo(f"AUTH_ROLES has no role {unknown}: the token gets no scopes from it.", err=True)
     typer.echo(local_key.sign(local_key.path(settings.root), subject, scope or (), role or (), minutes * 60))
 
 

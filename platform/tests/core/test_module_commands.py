@@ -61,7 +61,7 @@ def test_a_module_cannot_take_a_command_of_the_kernel(root: Path) -> None:
     (root / "modules" / "things").rename(root / "modules" / "serve")
     done = kernel(root, "serve")
     assert done.returncode == 1
-    assert "modules/serve/commands.py: `kernel serve` is a command of the kernel" in done.stderr.replace("\n", "")
+    assert "modules/serve/commands.py: the kernel has a command serve, too" in done.stderr.replace("\n", "")
 
 
 def test_a_file_without_commands_is_named(root: Path) -> None:
@@ -74,4 +74,4 @@ def test_a_file_without_commands_is_named(root: Path) -> None:
 def test_a_module_that_does_not_run_here_has_no_commands(root: Path) -> None:
     done = kernel(root, "things", "tell", ENABLED_MODULES="[]")
     assert done.returncode == 1
-    assert "things does not run here" in done.stderr
+    assert "things does not run in this process" in done.stderr

@@ -76,7 +76,7 @@ async def test_a_stream_of_events_ends_when_the_drain_ends(tmp_path: Path, kind:
         assert await asyncio.to_thread(process.wait, 25) == 0
     assert time.monotonic() - began_at < 8
     assert await _said(here, "the stream has ended")
-    assert "request(s) cut" not in here.said
+    assert "request(s) cancelled" not in here.said
     assert "Traceback" not in here.said
 
 

@@ -1,4 +1,4 @@
-"""Whether the database server has room for all connections that the processes may open: it is said at the start."""
+"""Warn at the start if the pools of all workers may open more connections than the database server allows."""
 
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("kernel.ext.server")
 
-# What is kept for superusers and, since PostgreSQL 16, for those with pg_use_reserved_connections.
+# Without those reserved for superusers and, since PostgreSQL 16, for pg_use_reserved_connections.
 _ALLOWED = text(
     "SELECT sum(CASE name WHEN 'max_connections' THEN setting::int ELSE -setting::int END)::int FROM pg_settings "
     "WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')"
@@ -23,10 +23,9 @@ _ALLOWED = text(
 
 
 async def report_connections(kernel: "Kernel") -> None:
-    """Warn of each PostgreSQL server that allows fewer connections than all workers' pools may open.
+    """Warn of each PostgreSQL server that allows fewer connections than the pools of all workers may open.
 
-    A warning, in PROD too: a pool too large shows under full load, a process that does not start at once; and this one
-    knows neither how many instances there are nor whether a pooler stands between.
+    It is not an error: this process knows neither the number of instances nor whether a pooler is in between.
     """
     workers = kernel.settings.group(ServerProcessSettings).workers
     for (host, port), engines in _by_server(kernel).items():
@@ -34,8 +33,12 @@ async def report_connections(kernel: "Kernel") -> None:
         try:
             async with next(iter(engines.values())).connect() as connection:
                 allowed = (await connection.execute(_ALLOWED)).scalar_one()
-        except Exception as error:  # noqa: BLE001  # no reason not to serve; readiness says how the database is
-            _log.warning("cannot ask how many connections are allowed", server=f"{host}:{port}", reason=repr(error))
+        except Exception as error:  # noqa: BLE001  # the readiness check reports a database that is down
+            _log.warning(
+                "cannot read the connection limit of the database server",
+                server=f"{host}:{port}",
+                reason=repr(error),
+            )
             continue
         if wanted > allowed:
             _log.warning(
@@ -48,7 +51,7 @@ async def report_connections(kernel: "Kernel") -> None:
 
 
 def _by_server(kernel: "Kernel") -> dict[tuple[str, int], dict[URL, AsyncEngine]]:
-    """The engines of each PostgreSQL server by their URL; databases of one server share what it allows."""
+    """Return the engines of each PostgreSQL server by URL. All databases of a server share its limit."""
     found: dict[tuple[str, int], dict[URL, AsyncEngine]] = defaultdict(dict)
     for module in kernel.modules:
         database = kernel.contexts[module.name].database

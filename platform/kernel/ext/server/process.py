@@ -1,4 +1,4 @@
-"""One process that serves: how it starts, how it looks after its connections, and how it stops."""
+"""One process that serves: its start, the supervision of its connections, and its stop."""
 
 import asyncio
 import logging
@@ -24,20 +24,20 @@ from kernel.web.context import find_context
 
 _log = logging.getLogger("kernel.ext.server")
 
-# A worker of several is told to leave by this: others go on with its socket.
+# The supervisor retires a worker with this signal: the other workers keep the socket.
 RETIRE = getattr(signal, "SIGUSR1", None)
 # In ticks of a tenth of a second.
-_LOOK_EVERY = 10
-# How long what was cancelled may take to end, and a process that has nothing left to do.
+_CHECK_EVERY = 10
+# How long cancelled tasks may take to end, and the process after its last task.
 _CUT_SECONDS = 1
-# All connections and files; systems begin with 1,024, which the first thousand callers use up.
+# Open connections and files. The usual default of 1,024 is used up by a thousand clients.
 _WANTED_FILES = 65_536
 
 
 class DrainingServer(uvicorn.Server):
-    """Uvicorn's server that says for a while that it stops before it does.
+    """Uvicorn's server with a drain: before it stops, it reports for a while that it is not ready.
 
-    The first SIGTERM or SIGINT begins the stop, the second hastens it.
+    The first SIGTERM or SIGINT begins the stop, the second shortens it.
     """
 
     def __init__(
@@ -47,25 +47,25 @@ class DrainingServer(uvicorn.Server):
         *,
         counts_connections: bool = True,
     ) -> None:
-        """`beat` is called about once a second while we serve."""
+        """Call `beat` about once a second while the event loop runs."""
         socket_settings = app.kernel.settings.server
         settings = app.kernel.settings.group(ServerProcessSettings)
         super().__init__(_config(app, socket_settings, settings))
         self.server_state: ProcessState = ProcessState(settings)
-        overloaded: Any = app.overloaded()  # ASGI, for which uvicorn and Starlette have each their own words
+        overloaded: Any = app.overloaded()  # uvicorn and Starlette declare different types for ASGI
         self.server_state.overloaded = ProxyHeadersMiddleware(overloaded, list(socket_settings.forwarded_allow_ips))
         self._kernel = app.kernel
         self._settings = settings
         self._beat = beat
         self._counts_connections = counts_connections
         self._counting: asyncio.Task[None] | None = None
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         self._stop_at: float | None = None
         self._is_announced = False
         self._is_over: asyncio.Task[object] | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal ends it; the process ends then, too. Raises SystemExit if the start fails."""
+        """Serve until a signal ends the server and with it the process. Raises SystemExit if the start fails."""
         _raise_limit_of_files()
         super().run(sockets)
 
@@ -77,7 +77,7 @@ class DrainingServer(uvicorn.Server):
         try:
             await super().serve(sockets)
             code = 0
-        except asyncio.CancelledError:  # stopped while it started: what was opened is closed after this
+        except asyncio.CancelledError:  # stopped during the start: pools are closed after this
             code, seconds = 0, self._settings.close_timeout_seconds
         finally:
             _end_within(seconds, code)
@@ -95,11 +95,11 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         state = self.server_state
         state.now = time.monotonic()
-        if counter % _LOOK_EVERY == 0:
+        if counter % _CHECK_EVERY == 0:
             for connection in list(state.connections):
                 watched: Any = connection  # a Connection, or a WebSocketConnection, which only some applications import
-                watched.look(state.now - self._looked_at)
-            self._looked_at = state.now
+                watched.check_pace(state.now - self._checked_at)
+            self._checked_at = state.now
             if self._beat is not None:
                 self._beat()
         is_over = await super().on_tick(counter)
@@ -120,16 +120,16 @@ class DrainingServer(uvicorn.Server):
                 self._is_over.cancel()
 
     def abandon(self) -> None:
-        """As the first SIGTERM, but the port is free at once: whoever comes next may want it."""
+        """Stop as at the first SIGTERM, but free the port at once for another server."""
         if self._stop_at is None:
             self._begin_stop()
         for server in self.servers:
             server.close()
 
     def _begin_stop(self, *, keeps_accepting: bool = True) -> None:
-        """In the midst of whatever the signal met: the rest is for the next tick."""
+        """Note the stop. This runs inside a signal handler: the next tick does the rest."""
         self.server_state.is_stopping = True
-        self._kernel.is_stopping = keeps_accepting  # else others are ready on our address
+        self._kernel.is_stopping = keeps_accepting  # a retired worker leaves the address to others, which are ready
         self._stop_at = time.monotonic() + self._settings.drain_seconds
 
     def _announce_stop(self) -> None:
@@ -144,7 +144,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         state, settings = self.server_state, self._settings
-        # For what does not even let the event loop go on. What does is ended sooner, at the end of `serve`.
+        # In case something blocks the event loop. Otherwise `serve` ends the process sooner.
         _end_within(settings.graceful_shutdown_timeout_seconds + settings.close_timeout_seconds + 3 * _CUT_SECONDS, 0)
         for server in self.servers:
             server.close()
@@ -166,7 +166,7 @@ class DrainingServer(uvicorn.Server):
         await self._close()
 
     async def _close(self) -> None:
-        """End what the application has opened."""
+        """Close what the application has opened."""
         try:
             async with asyncio.timeout(_CUT_SECONDS if self.force_exit else self._settings.close_timeout_seconds):
                 await self.lifespan.shutdown()
@@ -174,21 +174,21 @@ class DrainingServer(uvicorn.Server):
             _log.error("Not everything could be closed in time (SERVER_CLOSE_TIMEOUT_SECONDS); the process ends anyway")
 
     async def _cut(self) -> None:
-        """End the requests that are still in work. Their transactions are rolled back."""
+        """Cancel the requests that have not ended. Their transactions are rolled back."""
         state = self.server_state
         tasks = state.tasks | state.websockets
-        in_work = [task.get_name() for task in state.websockets]
+        unfinished = [task.get_name() for task in state.websockets]
         for connection in list(state.connections):
             if isinstance(connection, Connection) and connection.cycle and not connection.cycle.response_complete:
-                in_work.append(f"{connection.cycle.scope['method']} {connection.cycle.scope['path']}")
+                unfinished.append(f"{connection.cycle.scope['method']} {connection.cycle.scope['path']}")
                 context = find_context(connection.cycle.scope)
-                if context is not None and not connection.transport.is_closing():  # else the caller has left
+                if context is not None and not connection.transport.is_closing():  # otherwise the client has left
                     context.status_without_response = 503
                 connection.cut()
         _log.error(
-            "%d request(s) cut: still in work at the end of the stop (SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS): %s",
+            "%d request(s) cancelled: they did not end within SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS: %s",
             len(tasks),
-            ", ".join(in_work[:10]),
+            ", ".join(unfinished[:10]),
         )
         for task in tasks:
             task.cancel()
@@ -196,7 +196,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def _end_within(seconds: float, code: int) -> None:
-    """The process ends, whatever keeps it: a thread cannot be cancelled, and a task need not obey."""
+    """End the process after this time: a thread cannot be cancelled, and a task may ignore its cancellation."""
 
     def end() -> None:
         time.sleep(seconds)
@@ -215,7 +215,7 @@ def _config(app: Application, sock: ServerSettings, process: ServerProcessSettin
     return uvicorn.Config(
         app,
         http=Connection,
-        # A message is bounded like a body; the dispatcher knows the bound of each module.
+        # The dispatcher limits a message to the max_body_bytes of its module; this is the largest of them.
         ws="kernel.ext.server.websockets:WebSocketConnection" if app.speaks_websocket else "none",
         ws_max_size=max((one.settings.max_body_bytes for one in app.kernel.contexts.values()), default=1),
         lifespan="on",

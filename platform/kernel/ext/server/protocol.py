@@ -1,4 +1,4 @@
-"""One connection: uvicorn's HTTP over httptools, with bounds on what a caller may send and on how slowly."""
+"""One connection: uvicorn's HTTP over httptools, with limits for what a client sends and how slowly."""
 
 import asyncio
 import json
@@ -22,37 +22,37 @@ _log = logging.getLogger("kernel.ext.server")
 quiet = logging.getLogger("kernel.ext.server.quiet")
 quiet.disabled = True
 
-# What is read of a message at the moment.
+# The part of a message that the parser expects.
 _NOTHING, _HEAD, _BODY, _REFUSED = range(4)
 # Far more than any browser or client of a service sends.
 _MOST_HEADERS = 100
-# Requests of one connection that wait for the one before them. Nobody but load generators sends ahead.
+# Requests that wait for an earlier one on the same connection. Only load generators pipeline.
 _MOST_PIPELINED = 32
-# How much larger than the body its chunks' framing may be: five for chunks of one byte, and some room.
+# How much larger than the body the framing of its chunks may be. Chunks of one byte have a factor of five.
 _FRAMING_PER_BODY_BYTE = 8
-# Answered also when there are too many requests.
+# These are answered even above the limit of requests.
 _FREE = frozenset({path.encode() for path in PROBES} | {b"/metrics"})
 _RESET = struct.pack("ii", 1, 0)
-_LOOKED_AT = frozenset({b"expect", b"host", b"transfer-encoding"})
+_CHECKED_HEADERS = frozenset({b"expect", b"host", b"transfer-encoding"})
 
 
 class ProcessState(ServerState):
-    """What the connections of a process share."""
+    """The state that the connections of a process share."""
 
     def __init__(self, settings: ServerProcessSettings) -> None:
         super().__init__()
         self.settings = settings
-        # The event loop's time, at most a tick old: to ask for it at every request would cost more than this is worth.
+        # The event loop's time, at most one tick old: reading the clock for every request is slower.
         self.now = 0.0
         self.is_stopping = False
-        # The tasks of open WebSockets, which are no requests in work.
+        # The tasks of open WebSockets, which do not count as requests.
         self.websockets: set[asyncio.Task[None]] = set()
-        # What answers a request that is one too many.
+        # The ASGI application that answers a request above the limit.
         self.overloaded: Any = None
 
 
 class RefusedRequest(Exception):
-    """What was sent is not taken."""
+    """The request is refused with this status."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -61,13 +61,13 @@ class RefusedRequest(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """Bounds the head, what surrounds a body, the pace of both, and of whoever reads the answer.
+    """Limits the size of a head, the framing of a body, and how slowly a client sends and reads.
 
-    A caller has `slow_timeout_seconds` to send a head; so long, and a second more for each `minimum_rate_bytes` that
-    arrived, for a body; and so long again, in the same way, to take what is written to it.
+    A client has `slow_timeout_seconds` for a head. For a body it has one more second for each `minimum_rate_bytes` that
+    it has sent, and to read a response one more second for each `minimum_rate_bytes` that it has read.
     """
 
-    cycle: RequestResponseCycle | None  # type: ignore[assignment]  # as uvicorn begins, whatever it says
+    cycle: RequestResponseCycle | None  # type: ignore[assignment]  # uvicorn declares it without None, its first value
 
     def __init__(
         self,
@@ -84,10 +84,10 @@ class Connection(HttpToolsProtocol):
         self._reading, self._since = _HEAD, server_state.now
         self._head = self._around = self._body = self._arrived = 0
         self._has_host = False
-        # When what is written began to wait for the reader, and how much that was.
+        # Since when the client has not read all that was written, and how many bytes that were.
         self._unread: tuple[float, int] | None = None
 
-    # What arrives
+    # Receiving
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -97,9 +97,9 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             if self._should_upgrade():
                 self._upgrade()
-            else:  # answered as if it had not asked, as HTTP says; what comes next would be in another protocol
+            else:  # HTTP lets a server ignore the upgrade; what follows would be in another protocol
                 self._reading = _REFUSED
-                self._close_after_answer()
+                self._close_after_response()
         except httptools.HttpParserError as error:
             cause = error.__context__
             invalid = RefusedRequest(400, "The request is not valid HTTP.")
@@ -109,14 +109,14 @@ class Connection(HttpToolsProtocol):
                 self._bound(len(data))
 
     def _should_upgrade(self) -> bool:
-        """Whether this becomes a WebSocket: RFC 6455 asks for a GET of HTTP/1.1 without a body."""
+        """Return whether this becomes a WebSocket: RFC 6455 requires a GET of HTTP/1.1 without a body."""
         is_plain = self.parser.get_method() == b"GET" and self.parser.get_http_version() == "1.1"
         has_body = any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers)
         return is_plain and not has_body and super()._should_upgrade()
 
     def _upgrade(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._refuse(RefusedRequest(400, "A WebSocket cannot begin before the answer to the request before it."))
+            self._refuse(RefusedRequest(400, "A WebSocket cannot begin before the response to the previous request."))
         elif not self.url.isascii():
             self._refuse(RefusedRequest(400, "The address is not valid."))
         elif len(self._state.websockets) >= self._state.settings.max_websockets:
@@ -133,23 +133,23 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._reading != _HEAD:
-            return  # a trailer: what the head decided is decided
+            return  # a trailer: it changes nothing that the head has decided
         name = name.lower()
-        if name in _LOOKED_AT:
-            self._look_at(name, value)
+        if name in _CHECKED_HEADERS:
+            self._check_header(name, value)
         if len(self.headers) >= _MOST_HEADERS:
             raise RefusedRequest(431, f"There are more than {_MOST_HEADERS} headers.")
         self.headers.append((name, value))
 
-    def _look_at(self, name: bytes, value: bytes) -> None:
+    def _check_header(self, name: bytes, value: bytes) -> None:
         if name == b"expect":
             self.expect_100_continue = value.lower() == b"100-continue"
         elif name == b"host":
             if self._has_host:
                 raise RefusedRequest(400, "There is more than one Host header.")
             self._has_host = True
-        elif value.lower() != b"chunked":  # some the parser would find too late, and take others for chunks
-            raise RefusedRequest(400, "The Transfer-Encoding is not known here.")
+        elif value.lower() != b"chunked":  # the parser refuses some codings too late, and reads others as chunks
+            raise RefusedRequest(400, "The Transfer-Encoding is not supported: send `chunked` or a Content-Length.")
 
     def on_headers_complete(self) -> None:
         if self._arrived > self._most_head_bytes:
@@ -159,7 +159,7 @@ class Connection(HttpToolsProtocol):
         if not self._has_host and self.parser.get_http_version() == "1.1":
             raise RefusedRequest(400, "There is no Host header.")
         if len(self.pipeline) >= _MOST_PIPELINED:
-            raise RefusedRequest(400, "Too many requests at once: wait for the answers.")
+            raise RefusedRequest(400, "Too many pipelined requests: wait for the responses.")
         self._reading, self._since = _BODY, self._state.now
         self._head = self._around = self._body = 0
         is_full = len(self.tasks) >= self._most_requests and self.url.partition(b"?")[0] not in _FREE
@@ -177,13 +177,13 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def _bound(self, arrived: int) -> None:
-        """Something arrived that did not complete a message."""
+        """Check the limits after data that did not complete a message."""
         if self._reading == _BODY:
             self._around += arrived
             if self._around - self._body > 2 * self._most_head_bytes + _FRAMING_PER_BODY_BYTE * self._body:
-                self._refuse(RefusedRequest(400, "There is more around the body than in it."))
+                self._refuse(RefusedRequest(400, "The framing of the chunks is larger than the body."))
         elif self._reading != _REFUSED:
-            if self._reading == _NOTHING:  # empty lines before a request: they do not keep a connection
+            if self._reading == _NOTHING:  # empty lines before a request: they do not keep a connection open
                 self._reading, self._since = _HEAD, self._state.now
             self._head += arrived
             if self._head > self._most_head_bytes:
@@ -195,10 +195,10 @@ class Connection(HttpToolsProtocol):
             return RefusedRequest(431, f"The headers are too large: {limit}")
         return RefusedRequest(414, f"The address is too long: {limit}")
 
-    # What is too slow
+    # Slow clients
 
-    def look(self, passed: float) -> None:
-        """Called about once a second, `passed` seconds after the last time: end what is too slow."""
+    def check_pace(self, passed: float) -> None:
+        """Close the connection of a slow client. Called about once a second, `passed` seconds after the last call."""
         waiting = self._unread
         left = self.transport.get_write_buffer_size()
         if not left:
@@ -206,8 +206,8 @@ class Connection(HttpToolsProtocol):
         elif waiting is None:
             self._unread = (self._state.now, left)
         elif self._is_slow(waiting[0], waiting[1] - left):
-            _log.info("closed: the answer is not read")
-            # Without this the system would hold what is unread for minutes.
+            _log.info("closed: the client does not read the response")
+            # Otherwise the system keeps the unread bytes for minutes.
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
             return
@@ -215,7 +215,7 @@ class Connection(HttpToolsProtocol):
             return
         cycle = self.cycle
         if self.flow.read_paused or (cycle is not None and cycle.waiting_for_100_continue):
-            self._since += passed  # it is for us to go on
+            self._since += passed  # the client waits for the application
         elif self._is_slow(self._since, self._body if self._reading == _BODY else 0):
             self._refuse(RefusedRequest(408, "The request came too slowly."))
 
@@ -227,17 +227,17 @@ class Connection(HttpToolsProtocol):
         settings = self._state.settings
         return self._state.now - since > settings.slow_timeout_seconds + max(moved, 0) / settings.minimum_rate_bytes
 
-    # How it ends
+    # Stopping
 
     def finish(self) -> None:
-        """The process stops: close after the answer that is being made; a connection without one stays for now."""
+        """Close the connection after the response in progress; an idle connection stays open during the drain."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
 
     def end_stream(self) -> None:
-        """The drain is over: end a stream of server-sent events, whose reader connects again, to another process.
+        """End a stream of server-sent events after the drain; its client connects again, to another process.
 
-        Its handler gets `http.disconnect`. Other answers that are sent in parts have an end of their own.
+        The handler gets `http.disconnect`. Other responses in parts end by themselves.
         """
         cycle = self.cycle
         context = None if cycle is None else find_context(cycle.scope)
@@ -250,33 +250,33 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def cut(self) -> None:
-        """The process can wait no longer: say so where nothing has been said yet, and close."""
+        """Answer 503 if the response has not begun, and close the connection: the time for the stop is over."""
         self._reading = _BODY
         if self.cycle is not None:
-            self.cycle.logger = quiet  # it would log the cancellation that follows as an error of the application
-        self._refuse(RefusedRequest(503, "The server stops. Try again."))
+            self.cycle.logger = quiet  # uvicorn would log the cancellation as an error of the application
+        self._refuse(RefusedRequest(503, "The server is stopping. Try again."))
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(RefusedRequest(400, msg))
 
-    def _close_after_answer(self) -> None:
+    def _close_after_response(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
         else:
             self.cycle.keep_alive = False
 
     def _refuse(self, refused: RefusedRequest) -> None:
-        """Answer with problem details, unless another answer is on its way, and close."""
+        """Answer with problem details, unless another response is in progress, and close the connection."""
         cycle, is_next = self.cycle, self._reading == _HEAD
         self._reading = _REFUSED
         _log.info("refused: %s", refused.detail)
-        may_answer = not self.transport.is_closing()
+        can_answer = not self.transport.is_closing()
         if cycle is not None and not cycle.response_complete:
-            # Whoever waits for the answer to an earlier request would take this for it.
-            may_answer = may_answer and not (is_next or cycle.response_started or self.pipeline)
+            # The client would take this for the response to an earlier request.
+            can_answer = can_answer and not (is_next or cycle.response_started or self.pipeline)
             cycle.disconnected = True
             cycle.message_event.set()
-        if may_answer:
+        if can_answer:
             self.transport.write(b"".join(_answer(refused, self.server_state.default_headers)))
         self.pipeline.clear()
         self.transport.close()

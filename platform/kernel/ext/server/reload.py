@@ -1,4 +1,4 @@
-"""Auto-reload that answers also while the application cannot start: a request must not wait for the next change."""
+"""Auto-reload that answers 503 while the application cannot start: a request does not wait for the next change."""
 
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -12,23 +12,23 @@ from uvicorn.supervisors import ChangeReload
 
 from kernel.web.problems import RETRY_AFTER_SECONDS, answer
 
-_DETAIL = "The application could not be started. Its log says why; it is tried again when a file changes."
+_DETAIL = "The application could not start. See its log. It starts again when a file changes."
 
 
 class Reload(ChangeReload):  # type: ignore[misc, valid-type]  # uvicorn chooses its class by what is installed
-    """uvicorn's own, but that a process which has ended by itself is followed by one that says so."""
+    """Uvicorn's reloader, which starts a process that answers 503 when the application has ended by itself."""
 
     process: SpawnProcess
 
     def should_restart(self) -> list[Path] | None:
         if not self.process.is_alive() and not self.should_exit.is_set():
-            self.process = get_subprocess(config=self.config, target=_say_so, sockets=self.sockets)
+            self.process = get_subprocess(config=self.config, target=_serve_failure, sockets=self.sockets)
             self.process.start()
         changed: list[Path] | None = super().should_restart()
         return changed
 
 
-def _say_so(sockets: list[socket] | None) -> None:
+def _serve_failure(sockets: list[socket] | None) -> None:
     Server(Config(_unavailable, lifespan="off", log_config=None, access_log=False)).run(sockets)
 
 

@@ -1,7 +1,7 @@
-"""Several processes on one socket, and the one that watches them.
+"""Several workers on one socket, and the supervisor that watches them.
 
-Uvicorn's own supervisor answers signals half a second late and none during a rolling restart, ends with exit code 0
-when the start failed, starts without a pause what dies at once, and leaves its workers behind when it is killed.
+Uvicorn's own supervisor reacts to signals half a second late, and to none during a rolling restart; it ends with exit
+code 0 when the start failed, restarts failing workers without a pause, and leaves its workers behind when it is killed.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ from kernel.serving import application
 _log = logging.getLogger("kernel.ext.server")
 _spawn = multiprocessing.get_context("spawn")
 
-# Before another worker takes the place of one that did not serve for a while, or could not be started.
+# Before the replacement of a worker that served only for a short time, or could not be started.
 _PAUSE_SECONDS = 1
-_WHILE_SECONDS = 5
-# Beyond what a stop may take by the settings.
-_PATIENCE_SECONDS = 5
+_SHORT_SECONDS = 5
+# Added to the time that the settings allow for a stop.
+_MARGIN_SECONDS = 5
 
 
 class Worker:
-    """One process, as its supervisor sees it: it says about once a second that it serves."""
+    """One process as the supervisor sees it. Its event loop sends a heartbeat about once a second."""
 
     def __init__(self, sock: socket.socket, *, is_first: bool) -> None:
-        """Raises OSError if the system has no process or file for it."""
+        """Start the process. Raises OSError if the system has no more processes or files."""
         self._beats, sending = _spawn.Pipe(duplex=False)
         os.set_blocking(self._beats.fileno(), False)
         self.process = _spawn.Process(target=_work, args=(sock, sending, is_first))
@@ -50,39 +50,41 @@ class Worker:
         finally:
             sending.close()
         self.serves_since = math.inf
-        self.heard_at = time.monotonic()
+        self.last_beat_at = time.monotonic()
         self.kill_at: float | None = None
 
     @property
     def serves(self) -> bool:
         return self.serves_since < math.inf
 
-    def hear(self) -> None:
-        """Take note of what it said."""
+    def read_heartbeats(self) -> None:
+        """Read its heartbeats."""
         with contextlib.suppress(BlockingIOError):
             if os.read(self._beats.fileno(), 4096):
-                self.heard_at = time.monotonic()
-                self.serves_since = min(self.serves_since, self.heard_at)
+                self.last_beat_at = time.monotonic()
+                self.serves_since = min(self.serves_since, self.last_beat_at)
 
     def send(self, number: int) -> None:
-        """A signal, if it lives."""
+        """Send a signal, unless the process has ended."""
         if self.process.pid is not None and self.process.is_alive():
             os.kill(self.process.pid, number)
 
-    def waited_for(self) -> list[int | Connection]:
+    def handles(self) -> list[int | Connection]:
+        """Return what to wait for: its end, and its next heartbeat."""
         return [self.process.sentinel, self._beats] if self.process.is_alive() else [self.process.sentinel]
 
     def close(self) -> None:
-        """After its end."""
+        """Release the process and the pipe. Call it after the process has ended."""
         self.process.join()
         self._beats.close()
 
 
 class Supervisor:
-    """Keeps as many workers as the settings say.
+    """Keeps as many workers running as the settings say.
 
-    SIGTERM and SIGINT stop them as they would one process; the second hastens. SIGHUP replaces one after the other,
-    each when its successor serves. One that dies is replaced; the start ends if the first does not come to serve.
+    SIGTERM and SIGINT stop them like a single process; the second shortens the stop. SIGHUP replaces one worker after
+    the other, each when its successor serves. A worker that dies is replaced. If the first worker does not start, the
+    supervisor ends.
     """
 
     def __init__(self, settings: ServerProcessSettings, sock: socket.socket) -> None:
@@ -91,7 +93,7 @@ class Supervisor:
         self._folder = _folder()
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []
-        # To be replaced, and who is to take the first one's place.
+        # The workers that a rolling restart has to replace, and the successor of the first of them.
         self._old: list[Worker] = []
         self._successor: Worker | None = None
         self._start_after = 0.0
@@ -99,9 +101,9 @@ class Supervisor:
         self._code = 0
 
     def run(self) -> int:
-        """Until they have ended: the exit code."""
-        waked, waker = socket.socketpair()
-        waked.setblocking(False)
+        """Watch the workers until all have ended, and return the exit code."""
+        woken, waker = socket.socketpair()
+        woken.setblocking(False)
         waker.setblocking(False)
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -110,18 +112,18 @@ class Supervisor:
             self._fill()
             if self._is_stopping and not self._all():
                 return self._code
-            wait([waked, *(one for worker in self._all() for one in worker.waited_for())], timeout=0.5)
+            wait([woken, *(one for worker in self._all() for one in worker.handles())], timeout=0.5)
             with contextlib.suppress(BlockingIOError):
-                for byte in waked.recv(64):
-                    self._obey(signal.Signals(byte))
+                for byte in woken.recv(64):
+                    self._handle_signal(signal.Signals(byte))
             for worker in self._all():
-                self._look_after(worker)
+                self._check(worker)
             self._replace()
 
     def _all(self) -> list[Worker]:
         return [*self._workers, *self._leaving, *([self._successor] if self._successor else [])]
 
-    def _obey(self, number: signal.Signals) -> None:
+    def _handle_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGHUP:
             if not self._is_stopping:
                 _log.info("SIGHUP: replacing the workers one after the other")
@@ -139,18 +141,18 @@ class Supervisor:
         self._is_stopping = True
         self._old = []
         for worker in (*self._workers, *([self._successor] if self._successor else [])):
-            self._let_go(worker, signal.SIGTERM)
+            self._retire(worker, signal.SIGTERM)
         self._workers, self._successor = [], None
 
-    def _let_go(self, worker: Worker, number: int) -> None:
+    def _retire(self, worker: Worker, number: int) -> None:
         settings = self._settings
         stop = settings.drain_seconds + settings.graceful_shutdown_timeout_seconds + settings.close_timeout_seconds
-        worker.kill_at = time.monotonic() + stop + _PATIENCE_SECONDS
+        worker.kill_at = time.monotonic() + stop + _MARGIN_SECONDS
         worker.send(number)
         self._leaving.append(worker)
 
     def _fill(self) -> None:
-        """The first alone: what keeps it from serving would keep the others, and be said as often."""
+        """Start missing workers; the first one alone, because an error in the start would be logged by each."""
         wanted = self._settings.workers if self._has_served else 1
         while not self._is_stopping and len(self._workers) < wanted and time.monotonic() >= self._start_after:
             worker = self._start(is_first=not self._has_served)
@@ -168,29 +170,29 @@ class Supervisor:
             self._start_after = time.monotonic() + _PAUSE_SECONDS
             return None
 
-    def _look_after(self, worker: Worker) -> None:
-        worker.hear()
+    def _check(self, worker: Worker) -> None:
+        worker.read_heartbeats()
         self._has_served = self._has_served or worker.serves
         if fault := self._fault(worker):
             _log.error("worker %s %s: killed", worker.process.pid, fault)
             worker.process.kill()
             worker.kill_at = math.inf
         if not worker.process.is_alive():
-            self._bury(worker)
+            self._remove(worker)
 
     def _fault(self, worker: Worker) -> str | None:
-        """For which it is to be killed."""
+        """Return why the supervisor has to kill a worker, or None."""
         now = time.monotonic()
-        silent_for = now - worker.heard_at
+        silent_for = now - worker.last_beat_at
         if worker.kill_at is not None:
             return "did not end in time" if now > worker.kill_at else None
         if worker.serves:
             is_late = silent_for > self._settings.worker_timeout_seconds
-            return "does nothing any more (SERVER_WORKER_TIMEOUT_SECONDS)" if is_late else None
+            return "does not respond (SERVER_WORKER_TIMEOUT_SECONDS)" if is_late else None
         is_late = silent_for > self._settings.worker_start_timeout_seconds
-        return "does not come to serve (SERVER_WORKER_START_TIMEOUT_SECONDS)" if is_late else None
+        return "did not start in time (SERVER_WORKER_START_TIMEOUT_SECONDS)" if is_late else None
 
-    def _bury(self, worker: Worker) -> None:
+    def _remove(self, worker: Worker) -> None:
         worker.close()
         if self._folder is not None:
             (self._folder / f"{worker.process.pid}.sock").unlink(missing_ok=True)
@@ -198,7 +200,10 @@ class Supervisor:
         if worker in self._leaving:
             self._leaving.remove(worker)
         elif worker is self._successor:
-            _log.error("the new worker did not come to serve (exit code %s): the others stay as they are", code)
+            _log.error(
+                "the new worker did not start (exit code %s): the other workers stay",
+                code,
+            )
             self._successor, self._old = None, []
         else:
             self._workers.remove(worker)
@@ -206,12 +211,12 @@ class Supervisor:
                 self._code = code if code and code > 0 else STARTUP_FAILURE
                 self._stop()
                 return
-            _log.error("worker %s ended (exit code %s): another takes its place", worker.process.pid, code)
-            if time.monotonic() - worker.serves_since < _WHILE_SECONDS:
+            _log.error("worker %s ended (exit code %s): a new worker replaces it", worker.process.pid, code)
+            if time.monotonic() - worker.serves_since < _SHORT_SECONDS:
                 self._start_after = time.monotonic() + _PAUSE_SECONDS
 
     def _replace(self) -> None:
-        """One step of a rolling restart."""
+        """Take one step of a rolling restart."""
         self._old = [one for one in self._old if one in self._workers]
         if not self._old:
             return
@@ -222,12 +227,12 @@ class Supervisor:
             old = self._old.pop(0)
             self._workers[self._workers.index(old)] = self._successor
             self._successor = None
-            assert RETIRE is not None  # noqa: S101  # for the type checker: where there is SIGHUP, there is this
-            self._let_go(old, RETIRE)
+            assert RETIRE is not None  # noqa: S101  # for the type checker: a system with SIGHUP has SIGUSR1
+            self._retire(old, RETIRE)
 
 
 def _folder() -> Path | None:
-    """Where the workers find each other; no longer where none of their sockets could be."""
+    """Return the folder for the sockets of the workers, or None if the paths of sockets there would be too long."""
     folder = Path(os.environ[WORKERS_FOLDER])
     longest = folder / "4194304.sock"
     try:
@@ -235,24 +240,31 @@ def _folder() -> Path | None:
             probe.bind(str(longest))
         longest.unlink()
     except OSError as error:
-        _log.error("/metrics tells of one worker at a time: no socket in %s (%s). Is TMPDIR too long?", folder, error)
+        _log.error(
+            "/metrics reports one worker at a time: no socket in %s (%s). Set TMPDIR to a shorter path.",
+            folder,
+            error,
+        )
         del os.environ[WORKERS_FOLDER]
         return None
     return folder
 
 
 def _work(sock: socket.socket, beats: Connection, is_first: bool) -> None:
-    """What a worker runs."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # of a terminal, for all its processes: the supervisor decides
+    """Run a worker."""
+    for number in (
+        signal.SIGINT,
+        signal.SIGHUP,
+    ):  # a terminal sends them to all its processes; the supervisor handles them
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server has its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server sets its own
 
     def beat() -> None:
         try:
             os.write(beats.fileno(), b".")
         except BlockingIOError:
-            pass  # the supervisor does not read at the moment
-        except BrokenPipeError:  # nobody would stop us any more, and nobody else would tidy up
+            pass  # the supervisor is busy
+        except BrokenPipeError:  # the supervisor was killed: stop, and remove the folder in its place
             server.abandon()
             if folder := os.environ.get(WORKERS_FOLDER):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -260,7 +272,7 @@ def _work(sock: socket.socket, beats: Connection, is_first: bool) -> None:
     os.set_blocking(beats.fileno(), False)
     try:
         app = application()
-    except Exception as error:  # noqa: BLE001  # the project could be read a moment ago: whatever it is, it is said
+    except Exception as error:  # noqa: BLE001  # the supervisor could read the project; any error is reported
         sys.stderr.write(f"Cannot start: {error}\n")
         sys.exit(STARTUP_FAILURE)
     server = DrainingServer(app, beat, counts_connections=is_first)

@@ -1,4 +1,4 @@
-"""Counts requests and watches the event loop, in the plainest way: a dictionary of numbers, read when somebody asks."""
+"""Count requests and watch the event loop: a dictionary of numbers, which each scrape reads."""
 
 import asyncio
 from bisect import bisect_left
@@ -17,7 +17,7 @@ _LOOK_SECONDS = 0.5
 
 
 class Durations:
-    """A histogram: how many took at most as long as each bucket (not yet summed up), and all of it together."""
+    """A histogram: how many requests fell into each bucket, and the sum of their durations."""
 
     __slots__ = ("counts", "total")
 
@@ -26,20 +26,20 @@ class Durations:
         self.total = 0.0
 
     def add(self, seconds: float) -> None:
-        """One more."""
+        """Count one request."""
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
 
 class Meter:
-    """What one process counts."""
+    """The counters of one process."""
 
     def __init__(self) -> None:
-        # By module, route below the module's prefix (None for what no route took), method and status.
+        # By module, route below the module's prefix (None if no route matched), method and status.
         self.requests: dict[tuple[str, str | None, str, int], Durations] = {}
         self.in_flight = 0
         self.websockets = 0
-        # By how much the event loop was late, in seconds: the most since somebody last asked.
+        # By how many seconds the event loop was late: the maximum since the last scrape.
         self.lag = 0.0
 
     def started(self, scope: Scope) -> None:
@@ -58,7 +58,7 @@ class Meter:
         self.count(scope, status, seconds)
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count a response. A path or a method that a caller made up adds no new row."""
+        """Count a response. Unknown paths and methods, which callers choose, share one row."""
         context, route = find_context(scope), scope.get("route")
         module = None if context is None else context.module
         method = scope["method"]
@@ -75,7 +75,7 @@ class Meter:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Look every half second how late the event loop is."""
+        """Measure every half second how late the event loop is."""
         task = asyncio.create_task(self._watch())
         try:
             yield

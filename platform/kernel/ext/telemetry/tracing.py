@@ -1,6 +1,6 @@
-"""Traces: one request followed through statements, calls and messages, and sent to where OTEL_* says (OTLP over HTTP).
+"""Traces of requests, statements, HTTP calls and messages, which OpenTelemetry exports as OTLP over HTTP (OTEL_*).
 
-FastAPI makes the span of a request; here are the others. Without an endpoint OpenTelemetry's SDK is not even imported.
+FastAPI makes the spans of requests, this module the others. Without an endpoint it does not import the SDK.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from kernel.settings import ApplicationSettings, Fault, SettingsError
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-# W3C Trace Context alone: baggage comes from callers, and is nothing that we would send on to whomever we ask.
+# W3C Trace Context without baggage: that comes from callers, and must not reach upstreams.
 _propagator = TraceContextTextMapPropagator()
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-# How long the end waits for a collector to take the rest.
-_LAST_WORDS_SECONDS = 1.5
-# Asked every few seconds by machines.
+# How long the stop waits until the collector has taken the remaining spans.
+_FLUSH_SECONDS = 1.5
+# Probes and scrapes request these every few seconds.
 _NOT_TRACED = ("/health", "/metrics")
 
 
 class Tracing:
-    """The spans of one application. The exporter has a thread and a bounded queue: what does not fit is dropped."""
+    """Makes the spans of one application. The exporter has a thread and a bounded queue, and drops the excess."""
 
     def __init__(self, provider: "TracerProvider") -> None:
         self._provider = provider
@@ -46,13 +46,13 @@ class Tracing:
 
     @classmethod
     def configured(cls, application: ApplicationSettings) -> "Tracing | None":
-        """As OpenTelemetry's variables say; None where they name no endpoint. Raises SettingsError."""
+        """Return what OpenTelemetry's variables describe, or None without an endpoint. Raises SettingsError."""
         is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
         if is_off or os.environ.get("OTEL_TRACES_EXPORTER") == "none" or not any(map(os.environ.get, _ENDPOINTS)):
             return None
         for name in _PROTOCOLS:
             if os.environ.get(name, "") not in {"", "http/protobuf"}:
-                raise SettingsError([Fault(name, "must be http/protobuf: there is no other exporter here")])
+                raise SettingsError([Fault(name, "must be http/protobuf, the only exporter that is installed")])
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
@@ -67,7 +67,7 @@ class Tracing:
 
     @property
     def of_requests(self) -> TelemetryConfig:
-        """What FastAPI is to do."""
+        """Return the configuration of FastAPI's own telemetry."""
         return {
             "tracer_provider": self._provider,
             "metrics": False,
@@ -79,16 +79,16 @@ class Tracing:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """At the end send what is left. A collector that does not take it does not keep us."""
+        """At the end, export the remaining spans. A collector that hangs does not delay the stop for long."""
         try:
             yield
         finally:
             ending = threading.Thread(target=self._provider.shutdown, daemon=True)
             ending.start()
-            await asyncio.to_thread(ending.join, _LAST_WORDS_SECONDS)
+            await asyncio.to_thread(ending.join, _FLUSH_SECONDS)
 
     def watch(self, engine: AsyncEngine) -> None:
-        """A span for each statement that is part of a trace, with its text and without its values."""
+        """Make a span for each statement that is part of a trace, with its text and without its values."""
         system = engine.dialect.name
         engine.sync_engine.update_execution_options(**{AROUND: partial(self._statement, system)})
 
@@ -109,7 +109,9 @@ class Tracing:
 
         event.listen(engine.sync_engine, "before_cursor_execute", before)
         event.listen(engine.sync_engine, "after_cursor_execute", after)
-        event.listen(engine.sync_engine, "handle_error", failed, insert=True)  # the kernel's own raises
+        event.listen(
+            engine.sync_engine, "handle_error", failed, insert=True
+        )  # before the kernel's handler, which raises
 
     async def call(self, request: Any, send: Callable[[], Awaitable[Any]]) -> Any:
         """Send an HTTP request (httpx2's) as part of the current trace, if there is one."""
@@ -161,13 +163,13 @@ class Tracing:
 
 
 def identity(span: Span) -> dict[str, str]:
-    """Where a span stands, for log lines and for what it sets off (W3C Trace Context)."""
+    """Return the span's place in its trace, for log lines and outgoing calls (W3C Trace Context)."""
     of = span.get_span_context()
     return {"traceparent": f"00-{of.trace_id:032x}-{of.span_id:016x}-{of.trace_flags:02x}"}
 
 
 def _fail(span: Span, error: BaseException) -> None:
-    """By its type alone: what it says may hold a caller's values."""
+    """Mark a span as failed, with the type of the error alone: its text may contain values of a caller."""
     span.set_attribute("error.type", type(error).__qualname__)
     span.set_status(StatusCode.ERROR)
 
