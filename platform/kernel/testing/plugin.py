@@ -25,7 +25,7 @@ from kernel.settings import Settings, find_root
 from kernel.testing.booting import Choice, talking_to
 from kernel.testing.callers import Callers
 from kernel.testing.fakes import Fakes
-from kernel.testing.postgresql import MIGRATING, SERVING, create_database, postgresql_server, query
+from kernel.testing.postgresql import MIGRATING, DatabaseAccess, create_database, postgresql_server, query
 
 Migrated = Callable[[Choice, str], str]
 
@@ -67,7 +67,15 @@ def new_database(postgresql: URL, worker_id: str) -> Callable[[str], URL]:
 
 
 @pytest.fixture(scope="session")
-def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Migrated:
+def database_access() -> DatabaseAccess:
+    """How applications under test reach PostgreSQL: by the login that also migrates. An extension may override it."""
+    return DatabaseAccess(MIGRATING, {})
+
+
+@pytest.fixture(scope="session")
+def migrated(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database_access: DatabaseAccess
+) -> Migrated:
     """Gives a database with the tables of the chosen modules and no others, made when it is first asked for."""
     made: dict[tuple[Choice, str], str] = {}
 
@@ -80,18 +88,18 @@ def migrated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
                 database = request.getfixturevalue("new_database")(name)
                 query(database, f'ALTER DATABASE "{database.database}" OWNER TO {MIGRATING}')
                 url = database.render_as_string(hide_password=False)
-            variables = {"DATABASE_ROLE_PER_MODULE": "true"}
-            asyncio.run(_migrate(choice.project({"DATABASE_URL": _as_login(url, MIGRATING), **variables})))
+            variables = {"DATABASE_URL": _as_login(url, MIGRATING), **database_access.variables}
+            asyncio.run(_migrate(choice.project(variables), database_access.login))
             made[choice, kind] = url
         return made[choice, kind]
 
     return url_of
 
 
-async def _migrate(project: Project) -> None:
+async def _migrate(project: Project, serving: str) -> None:
     kernel = Kernel(*project)
     if kernel.pool.roles is not None:
-        await kernel.pool.roles.prepare([SERVING])
+        await kernel.pool.roles.prepare([serving])
     for history in kernel.histories():
         await history.upgrade()
 
@@ -153,14 +161,12 @@ def variables() -> Mapping[str, str]:
 
 
 @pytest.fixture
-def project(choice: Choice, database_url: str, variables: Mapping[str, str]) -> Project:
-    """The modules and the settings under test: those of DEV, which verifies the tables and changes nothing.
-
-    On PostgreSQL it serves as a deployment does: each module under a role with rights on its own rows only, by a login
-    that owns nothing. A module that reaches into another's tables, or changes its own, fails here first.
-    """
-    defaults = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_ROLE_PER_MODULE": "true"}
-    return choice.project({**defaults, "DATABASE_URL": _as_login(database_url, SERVING), **variables})
+def project(
+    choice: Choice, database_url: str, database_access: DatabaseAccess, variables: Mapping[str, str]
+) -> Project:
+    """The modules and the settings under test: those of DEV, which verifies the tables and changes nothing."""
+    defaults = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", **database_access.variables}
+    return choice.project({**defaults, "DATABASE_URL": _as_login(database_url, database_access.login), **variables})
 
 
 @pytest.fixture

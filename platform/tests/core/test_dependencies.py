@@ -97,7 +97,7 @@ def extra_of(extension: str) -> list[str]:
 
 def files_of(part: str) -> list[Path]:
     if part != "core":
-        return list((KERNEL / part).rglob("*.py"))
+        return [path for path in (KERNEL / part).rglob("*.py") if path.name != "testing.py"]
     return [path for path in KERNEL.rglob("*.py") if path.relative_to(KERNEL).parts[0] not in {"ext", "testing"}]
 
 
@@ -125,7 +125,8 @@ def test_an_extra_declares_nothing_that_its_extension_does_not_import(name: str)
 
 
 def test_test_support_imports_only_dependencies_of_the_core_and_of_its_extra() -> None:
-    found = {*imported(files_of("testing"))} - {"mypy"}  # mypy imports its plugin itself
+    files = [*files_of("testing"), *(KERNEL / "ext").glob("*/testing.py")]
+    found = {*imported(files)} - {"mypy"}  # mypy imports its plugin itself
     assert found <= with_requirements([*PROJECT["dependencies"], *EXTRAS["testing"]])
 
 

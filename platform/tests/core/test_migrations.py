@@ -245,11 +245,12 @@ async def test_a_migration_that_fails_is_named_with_its_line_and_the_databases_r
     tmp_path: Path, empty_url: str
 ) -> None:
     failing = MIGRATION.replace("def downgrade", '    op.execute("INSERT INTO nowhere VALUES (1)")\n\ndef downgrade')
+    line = 1 + failing[: failing.index("nowhere")].count("\n")
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
         (root / "migrations" / "shop" / "0001_first.py").write_text(failing)
         [history] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
-        with pytest.raises(MigrationError, match=r"^migrations/shop/0001_first\.py:12: .*nowhere"):
+        with pytest.raises(MigrationError, match=rf"^migrations/shop/0001_first\.py:{line}: .*nowhere"):
             await history.upgrade()
 
 

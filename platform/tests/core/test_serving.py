@@ -14,7 +14,7 @@ from kernel.extension import GROUP, Extension
 from kernel.project import load_project
 from kernel.serving import ServerRunner, runner_for, serve
 from kernel.settings import Sources
-from tests.core.project import write_project
+from tests.core.project import imported_alone, write_project
 from tests.core.test_command import KERNEL, environment
 
 _ROUTER = """
@@ -81,7 +81,8 @@ def test_an_extension_that_brings_a_server_takes_the_place_of_plain_uvicorn(tmp_
         def server(self) -> ServerRunner:
             return of_extension
 
-    project = load_project(Sources.read(_project(tmp_path, {"tea/router.py": _ROUTER})))
+    with imported_alone():
+        project = load_project(Sources.read(_project(tmp_path, {"tea/router.py": _ROUTER})))
     assert runner_for(project) is serve
     assert runner_for(project._replace(extensions=(Quick,))) is of_extension
 

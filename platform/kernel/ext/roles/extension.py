@@ -10,6 +10,7 @@ class Roles(Extension):
 
     name = "roles"
     requires = ("pool",)
+    fixtures = "kernel.ext.roles.testing"
 
     def configure(self, app: ApplicationBuilder) -> None:
         if app.settings.database.role_per_module:
