@@ -17,7 +17,7 @@ import httpx2
 from sqlalchemy.engine import URL, make_url
 
 from kernel.ext.messaging.bus import MessageBus
-from kernel.ext.messaging.outbox import Limits, Outbox, Wanted
+from kernel.ext.messaging.outbox import AttemptLimits, Outbox, Wanted
 from tests.faults.harness import (
     LEASE_SECONDS,
     Result,
@@ -363,7 +363,7 @@ async def a_million_done(folder: Path, database_url: str, quick: bool) -> list[R
         async def look() -> tuple[float, str]:
             started, polls = time.perf_counter(), 200
             for _ in range(polls):
-                await outbox.claim({"nobody": Wanted()}, 8, Limits(1, 3))
+                await outbox.claim({"nobody": Wanted()}, 8, AttemptLimits(1, 3))
             return (time.perf_counter() - started) / polls * 1000, await explained(outbox)
 
         before, _ = await look()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
-from kernel.ext.messaging.brokers.connection import OnBroker, Refused
+from kernel.ext.messaging.brokers.connection import MessageRefused, OnBroker
 from tests.brokers.servers import Nats, Redis, Server
 from tests.brokers.taker import NAME, Taker, until
 
@@ -35,7 +35,7 @@ async def test_a_message_that_is_too_large_for_the_broker_is_refused_for_good(
         pytest.skip("Redis has no limit below half a gigabyte")
     broker = new_broker(send_timeout_seconds=30)
     await broker.start()
-    with pytest.raises(Refused):
+    with pytest.raises(MessageRefused):
         await broker.send(b"x" * ((2 << 20) if isinstance(server, Nats) else (129 << 20)), NAME, "1")
 
     async with asyncio.timeout(40):

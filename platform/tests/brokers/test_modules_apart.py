@@ -128,5 +128,5 @@ def test_who_is_told_by_a_broker_needs_an_outbox(tmp_path: Path) -> None:
             "SHOP_URL": NOWHERE,
             "MESSAGING_BROKER_URL": "nats://127.0.0.1:9",
         }
-        with pytest.raises(HandlerError, match="modules/mail has no outbox to keep what the broker brings"):
+        with pytest.raises(HandlerError, match="modules/mail has no outbox to store messages of the broker"):
             Kernel(settings_for(tmp_path, settings))

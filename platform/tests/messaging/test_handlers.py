@@ -210,7 +210,7 @@ async def test_two_messages_of_one_name_stop_the_start(tmp_path: Path, empty_url
 def test_a_handler_without_an_inbox_stops_the_start(tmp_path: Path) -> None:
     without = FILES["mail/models.py"].replace("class Inbox(InboxTable, Base):", "class Inbox(InboxTable):")
     write_shop(tmp_path, {"mail/models.py": without})
-    with imported_alone(), pytest.raises(DiscoveryError, match="has no inbox to tell what is done already"):
+    with imported_alone(), pytest.raises(DiscoveryError, match="has no inbox to recognise second deliveries"):
         discover(tmp_path)
 
 

@@ -127,7 +127,7 @@ def test_the_command_shows_and_mends(tmp_path: Path) -> None:
         assert ran.returncode == code, ran.stderr
         return ran.stdout + ran.stderr
 
-    assert "at its newest migration (`kernel migrate`)?" in kernel("messages", "status", code=1)
+    assert "has all migrations (`kernel migrate`)." in kernel("messages", "status", code=1)
     kernel("migrate")
     assert kernel("messages", "status") == "No messages.\n"
     asyncio.run(_abandon_one(tmp_path, variables))
@@ -137,14 +137,16 @@ def test_the_command_shows_and_mends(tmp_path: Path) -> None:
     assert kernel("messages", "failed") == "Nothing is failed.\n"
     assert json.loads(kernel("messages", "show", "shop", "1"))["payload"] == "{}"
     assert "no message 2 in its outbox" in kernel("messages", "show", "shop", "2", code=1)
-    assert "No module nobody with an outbox. There are: shop, mail." in kernel(
+    assert "There is no module nobody with an outbox. Modules with one: shop, mail." in kernel(
         "messages", "retry", "nobody", "--all", code=1
     )
-    assert "by their ids, or say --all" in kernel("messages", "retry", "shop", code=1)
-    assert kernel("messages", "retry", "shop", "1") == "To be delivered again: 1\n"
-    assert "Neither failed nor abandoned, or not there: 1, 2" in kernel("messages", "retry", "shop", "1", "2", code=1)
+    assert "by their ids, or use --all" in kernel("messages", "retry", "shop", code=1)
+    assert kernel("messages", "retry", "shop", "1") == "Will be delivered again: 1\n"
+    assert "No failed or abandoned messages with these ids: 1, 2" in kernel(
+        "messages", "retry", "shop", "1", "2", code=1
+    )
     assert kernel("messages", "purge") == "Removed: 0\n"
-    assert "is there, and gets its messages" in kernel("messages", "purge", "--subscriber", WHOM, code=1)
+    assert "exists and gets its messages" in kernel("messages", "purge", "--subscriber", WHOM, code=1)
     assert kernel("messages", "purge", "--subscriber", "gone.handler") == "Removed: 0\n"
 
 

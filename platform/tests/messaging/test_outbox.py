@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
-from kernel.ext.messaging.outbox import Delivery, Limits, Outbox, Wanted
+from kernel.ext.messaging.outbox import AttemptLimits, Delivery, Outbox, Wanted
 from kernel.ext.messaging.tables import State, clock
 from kernel.runtime import Kernel
 from tests.messaging.shop import rows, shop_kernel
@@ -32,7 +32,7 @@ async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: s
 
 
 async def take(outbox: Outbox, limit: int = 10, seconds: float = 60, max_attempts: int = 3) -> list[Delivery]:
-    return await outbox.claim({WHOM: Wanted("shop.order_placed", 1)}, limit, Limits(seconds, max_attempts))
+    return await outbox.claim({WHOM: Wanted("shop.order_placed", 1)}, limit, AttemptLimits(seconds, max_attempts))
 
 
 async def test_what_is_claimed_is_nobody_elses_until_its_time_is_over(tmp_path: Path, empty_url: str) -> None:
@@ -74,7 +74,7 @@ async def test_the_next_of_a_key_is_found_as_fast_however_many_of_another_wait(t
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, "long")
         await take(outbox, limit=1)
-        wanted, limits = Wanted("shop.order_placed", 1), Limits(60, 3)
+        wanted, limits = Wanted("shop.order_placed", 1), AttemptLimits(60, 3)
         fastest = []
         for many in (100, 3000):
             await put(kernel, *["long"] * many, *[f"short {many}"] * 20)

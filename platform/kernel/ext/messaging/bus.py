@@ -1,4 +1,4 @@
-"""What the modules of one process tell each other, and how it gets there."""
+"""Route the messages of one process: outboxes, subscribers, and the targets of deliveries."""
 
 import asyncio
 import random
@@ -53,7 +53,7 @@ WITHOUT_CHANNEL = (
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What is known of the modules that run in other processes."""
+    """The modules in other processes that can subscribe to messages of this process."""
 
     # Their handlers in this code base, by the message's name: `images.image_deleted: [events.forget_image]`.
     subscribers: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Elsewhere:
 
     @property
     def is_known(self) -> bool:
-        """Whether any subscriber is, or could be, in another process."""
+        """Return True if a subscriber is, or can be, in another process."""
         return bool(self.subscribers or self.addresses)
 
 
@@ -108,7 +108,7 @@ class MessageBus:
                     raise HandlerError(f"{first} and {second} have one name on the wire, {name}: rename one of them")
                 self.handlers.setdefault(name, []).append(handler)
                 wanted = Wanted(name, message.message_version)
-                # SQLite has one writer: what waits for it would only use up the time that a handler has.
+                # SQLite has one writer: waiting for it would use up the time limit of a handler.
                 on_sqlite = module.database.writer.dialect.name == "sqlite"
                 deliver = partial(self._deliver, handler)
                 self.targets[handler.name] = Target(wanted, deliver, at_once=1 if on_sqlite else sys.maxsize)
@@ -125,7 +125,7 @@ class MessageBus:
         self.targets |= dict(self._targets_elsewhere())
 
     def _targets_elsewhere(self) -> Iterator[tuple[str, Target]]:
-        """The subscribers in other processes that can be reached: all by the broker, else those with an address.
+        """Yield the subscribers in other processes: all through the broker, else those with an address.
 
         With a broker, rows that were written before it was configured go to it, too.
         """
@@ -148,7 +148,7 @@ class MessageBus:
 
     @property
     def is_used(self) -> bool:
-        """Whether a module here publishes, or has handlers."""
+        """Return True if a module of this process publishes messages or has handlers."""
         return bool(self.outboxes or self.handlers)
 
     def subscribers_of(self, name: str) -> Iterator[str]:
@@ -163,8 +163,8 @@ class MessageBus:
 
     def lost(self, names: Iterable[str]) -> list[str]:
         """Return those of these messages that have no subscriber, although the settings do not say so."""
-        told = self._settings.without_subscribers
-        return [name for name in names if name not in told and not any(self.subscribers(name))]
+        without = self._settings.without_subscribers
+        return [name for name in names if name not in without and not any(self.subscribers(name))]
 
     def subscribers(self, name: str) -> list[str]:
         """Return the subscribers of a message: handlers, modules elsewhere, the broker."""
@@ -179,7 +179,7 @@ class MessageBus:
         return target is not None and (target.wanted.newest is None or version <= target.wanted.newest)
 
     def way_of(self, subscriber: str) -> str:
-        """Say how messages get to a subscriber, for people."""
+        """Describe how messages reach a subscriber."""
         if subscriber not in self.targets:
             return "nothing here"
         module = subscriber.partition(".")[0]
@@ -188,7 +188,7 @@ class MessageBus:
         return "the broker" if self.broker is not None else self.elsewhere.addresses[module]
 
     def handlers_of(self, name: str) -> list[Callable[[Envelope], Awaitable[None]]]:
-        """What the modules here do with a message of this name."""
+        """Return the handlers of this process for messages of a name."""
         return [partial(self.inbound.handle, one) for one in self.handlers.get(name, ())]
 
     @asynccontextmanager
@@ -204,7 +204,7 @@ class MessageBus:
             yield
 
     async def purge(self) -> int:
-        """Remove what is completed and what was handled long ago; how many rows that were."""
+        """Delete old rows of outboxes and inboxes. Return how many."""
         kept = self._settings
         completed_before = clock(-kept.keep_completed_days * _DAY_SECONDS)
         handled_before = clock(-kept.keep_handled_days * _DAY_SECONDS)
@@ -216,7 +216,7 @@ class MessageBus:
                     purged += await _remove(module.database, table.c.id, is_old)
                 if (table := module.inbox) is not None:
                     purged += await _remove(module.database, table.c.message_id, table.c.handled_at < handled_before)
-            except Exception as error:  # noqa: BLE001  # the next time will do, and the other modules can be purged
+            except Exception as error:  # noqa: BLE001  # the next run tries again, and the other modules can be purged
                 _log.warning("old messages could not be purged", module=module.name, reason=repr(error))
         return purged
 
@@ -224,7 +224,7 @@ class MessageBus:
         await self.inbound.handle_in_time(handler, delivery.envelope, is_first=delivery.attempt == 1)
 
     async def check_broker(self) -> None:
-        """Raises Degraded if the broker does not answer: what it is to carry waits meanwhile."""
+        """Raise Degraded if the broker does not answer; messages for it wait until it does."""
         try:
             if self.broker is not None:
                 await self.broker.check()
@@ -250,38 +250,40 @@ class MessageBus:
             await looking.stop()
 
     def _receive(self, broker: Broker, module: ModuleEndpoint) -> None:
-        """Have the broker bring what the module subscribes to and what no module here tells. Raises HandlerError."""
+        """Receive from the broker the messages of modules in other processes. Raises HandlerError."""
         names = {handler.message.message_name() for handler in module.handlers}
         from_elsewhere = sorted(name for name in names if name.partition(".")[0] not in self._modules)
         if not from_elsewhere:
             return
         if module.name not in self.outboxes:
             raise HandlerError(
-                f"modules/{module.name} has no outbox to keep what the broker brings ({from_elsewhere[0]}): add "
+                f"modules/{module.name} has no outbox to store messages of the broker ({from_elsewhere[0]}): add "
                 '`class Outbox(OutboxTable, Base): __tablename__ = "outbox"` to its models.py, and write the migration'
             )
         broker.receive(module.name, from_elsewhere, partial(self._take, self.outboxes[module.name]))
 
     async def _take(self, outbox: Outbox, body: bytes) -> None:
-        """Keep what the broker brings; from there it is delivered as what was published here."""
+        """Store a message from the broker. It is then delivered like one that was published here."""
         try:
             envelope = Envelope.from_json(body)
         except ValueError as error:
-            _log.error("what a broker brought is dropped", module=outbox.module, reason=str(error), body=body[:2000])
+            _log.error(
+                "invalid message from the broker dropped", module=outbox.module, reason=str(error), body=body[:2000]
+            )
             return
-        whom = [one.name for one in self.handlers.get(envelope.name, ()) if one.module == outbox.module]
-        if not whom:
-            _log.warning("nobody subscribes to it any more", module=outbox.module, message=envelope.name)
+        subscribers = [one.name for one in self.handlers.get(envelope.name, ()) if one.module == outbox.module]
+        if not subscribers:
+            _log.warning("message from the broker has no subscriber here", module=outbox.module, message=envelope.name)
             return
         async with outbox.database.transaction() as session:
-            await outbox.add(session, envelope, whom)
+            await outbox.add(session, envelope, subscribers)
 
     async def _send(self, broker: Broker, delivery: Delivery) -> None:
         envelope = delivery.envelope
         await broker.send(envelope.to_json(), envelope.name, envelope.id)
 
     def targets_of(self, outbox: Outbox) -> dict[str, Target]:
-        """The targets of an outbox: the subscribers of its module, and its own handlers, for what a broker brought."""
+        """Return the targets of an outbox: the subscribers of its module, and its handlers of messages of a broker."""
         handlers = [one for found in self.handlers.values() for one in found]
         names = [
             one.name for one in handlers if outbox.module in {one.module, one.message.message_name().partition(".")[0]}
@@ -296,7 +298,7 @@ class MessageBus:
         return {name: self.targets[name] for name in wanted if name in self.targets}
 
     def _listeners(self) -> Iterator[Callable[[], Any]]:
-        """One for each database in which there is an outbox."""
+        """Yield a listener for each PostgreSQL database with an outbox."""
         by_url: dict[URL, list[Outbox]] = {}
         for outbox in self.outboxes.values():
             by_url.setdefault(outbox.database.placement.direct_url, []).append(outbox)
@@ -306,10 +308,10 @@ class MessageBus:
                 yield partial(listen, url, self._config, CHANNEL, heard, pause_seconds=self._settings.poll_seconds)
 
     def _heard(self, outboxes: Sequence[Outbox], module: str | None) -> None:
-        """A module has published; or, without one, the connection was made ("") or lost (None)."""
+        """Wake the outboxes: a module has published, or the connection was made ("") or lost (None)."""
         for outbox in outboxes:
             if not module:
-                outbox.is_told = module is not None
+                outbox.is_notified = module is not None
             if module in {None, "", outbox.module}:
                 outbox.is_due.set()
 
@@ -320,7 +322,7 @@ class MessageBus:
 
 
 async def _remove(database: Database, key: Any, condition: ColumnElement[bool]) -> int:
-    """In small parts: others write here meanwhile."""
+    """Delete in small parts, so that other transactions can write in between."""
     part = select(key).where(condition).limit(_PURGED_AT_ONCE)
     statement = delete(key.table).where(key.in_(part), condition).returning(key)
     removed = 0

@@ -21,7 +21,7 @@ OfModule = Annotated[str, typer.Argument(help="The module that published.")]
 _LARGEST_ID = 2**63 - 1
 
 
-app = typer.Typer(help="Look at the messages between modules, and mend what went wrong.", no_args_is_help=True)
+app = typer.Typer(help="Inspect the messages between modules, and repair failed deliveries.", no_args_is_help=True)
 
 
 def add_to(cli: typer.Typer) -> None:
@@ -31,13 +31,13 @@ def add_to(cli: typer.Typer) -> None:
 
 
 def relay() -> None:
-    """Deliver messages, and serve nothing. Any number of these may run, beside those that serve."""
+    """Deliver messages and serve no requests. Any number may run beside the processes that serve."""
     asyncio.run(_relay(load_kernel()))
 
 
 @app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """How many messages wait, failed or were abandoned, for whom, and how old the oldest is."""
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Count the messages by subscriber and state, with the age of the oldest."""
     from kernel.ext.messaging.operations import backlog  # noqa: PLC0415
 
     rows = [row for part in _on_all(lambda outbox: backlog(outbox, with_completed=True)) for row in part]
@@ -55,7 +55,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
 
 
 def _on_broker() -> list[dict[str, Any]]:
-    """What waits on the broker, in the form of `status`."""
+    """Return the backlog of the broker, as rows of `status`."""
     from kernel.ext.messaging.brokers.broker import BrokerUnavailable  # noqa: PLC0415
     from kernel.ext.messaging.extension import Messaging  # noqa: PLC0415
 
@@ -63,7 +63,7 @@ def _on_broker() -> list[dict[str, Any]]:
     try:
         found = asyncio.run(_bus(kernel).on_broker(kernel.get(Messaging).published()))
     except BrokerUnavailable as error:
-        typer.echo(f"What waits on the broker is not known. {error}", err=True)
+        typer.echo(f"The backlog of the broker is unknown. {error}", err=True)
         return []
     return [
         {
@@ -78,7 +78,7 @@ def _on_broker() -> list[dict[str, Any]]:
 
 @app.command()
 def failed(module: Annotated[str | None, typer.Argument(help="Only this module's.")] = None) -> None:
-    """List what failed and will be tried again."""
+    """List messages that failed and will be tried again."""
     from kernel.ext.messaging.tables import State  # noqa: PLC0415
 
     _list(State.FAILED, module)
@@ -86,7 +86,7 @@ def failed(module: Annotated[str | None, typer.Argument(help="Only this module's
 
 @app.command()
 def abandoned(module: Annotated[str | None, typer.Argument(help="Only this module's.")] = None) -> None:
-    """List what was tried as often as is allowed."""
+    """List messages that were tried MESSAGING_MAX_ATTEMPTS times."""
     from kernel.ext.messaging.tables import State  # noqa: PLC0415
 
     _list(State.ABANDONED, module)
@@ -107,31 +107,31 @@ def show(module: OfModule, id_: Annotated[int, typer.Argument(metavar="ID", min=
 def retry(
     module: OfModule,
     ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", min=1, max=_LARGEST_ID)] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that failed or was abandoned.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All failed and abandoned messages.")] = False,
 ) -> None:
-    """Deliver again, at once, what was abandoned or is to be tried later."""
+    """Deliver abandoned and failed messages again now."""
     from kernel.ext.messaging.operations import retry as deliver_again  # noqa: PLC0415
 
     if bool(ids) == everything:
-        fail("Name the messages by their ids, or say --all.")
+        fail("Name the messages by their ids, or use --all.")
     [found] = _on_all(lambda outbox: deliver_again(outbox, ids or ()), module)
     if missing := set(ids or ()) - set(found):
-        fail(f"Neither failed nor abandoned, or not there: {', '.join(map(str, sorted(missing)))}")
-    typer.echo(f"To be delivered again: {', '.join(map(str, found)) or 'none'}")
+        fail(f"No failed or abandoned messages with these ids: {', '.join(map(str, sorted(missing)))}")
+    typer.echo(f"Will be delivered again: {', '.join(map(str, found)) or 'none'}")
 
 
 @app.command()
 def purge(
     subscriber: Annotated[
-        str | None, typer.Option(help="Instead, drop all that waits for a subscriber that is gone for good.")
+        str | None, typer.Option(help="Instead, delete the messages for a subscriber that no longer exists.")
     ] = None,
 ) -> None:
-    """Remove completed messages older than MESSAGING_KEEP_COMPLETED_DAYS; a running relay does so by itself."""
+    """Delete completed messages older than MESSAGING_KEEP_COMPLETED_DAYS. A running relay does this too."""
     from kernel.ext.messaging.operations import forget  # noqa: PLC0415
 
     if subscriber is not None:
         if subscriber in _bus(load_kernel()).targets:
-            fail(f"{subscriber} is there, and gets its messages. Only what waits for somebody who is gone is dropped.")
+            fail(f"{subscriber} exists and gets its messages. Name a subscriber that no longer exists.")
         typer.echo(f"Removed: {sum(_on_all(lambda outbox: forget(outbox, subscriber)))}")
         return
     kernel = load_kernel()
@@ -140,26 +140,26 @@ def purge(
 
 @app.command()
 def move(
-    subscriber: Annotated[str, typer.Argument(help="The name that no handler has any more: `events.old_name`.")],
-    to: Annotated[str, typer.Argument(help="The handler that took its place: `events.new_name`.")],
+    subscriber: Annotated[str, typer.Argument(help="The former name of the handler: `events.old_name`.")],
+    to: Annotated[str, typer.Argument(help="The present name of the handler: `events.new_name`.")],
 ) -> None:
-    """Give all that waits for a handler that was renamed to the one that took its place."""
+    """Give the messages for a renamed handler to its successor."""
     from kernel.ext.messaging.operations import move as give  # noqa: PLC0415
 
     targets = _bus(load_kernel()).targets
     if subscriber in targets:
-        fail(f"{subscriber} is there, and gets its messages. Only what waits for a handler that is gone is moved.")
+        fail(f"{subscriber} exists and gets its messages. Name a handler that no longer exists.")
     if to not in targets:
         fail(f"There is no subscriber {to}. There are: {', '.join(sorted(targets)) or 'none'}.")
     typer.echo(f"Moved: {sum(_on_all(lambda outbox: give(outbox, subscriber, to)))}")
 
 
 def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = None) -> list[Result]:
-    """What it gives for every outbox, or for that of one module."""
+    """Return the results of `work` for each outbox, or for the one of a module."""
     kernel = load_kernel()
     outboxes = _bus(kernel).outboxes
     if only is not None and only not in outboxes:
-        fail(f"No module {only} with an outbox. There are: {', '.join(outboxes) or 'none'}.")
+        fail(f"There is no module {only} with an outbox. Modules with one: {', '.join(outboxes) or 'none'}.")
 
     async def run() -> list[Result]:
         return [await work(outbox) for name, outbox in outboxes.items() if only in {None, name}]
@@ -170,7 +170,7 @@ def _on_all(work: "Callable[[Outbox], Awaitable[Result]]", only: str | None = No
         return asyncio.run(_closing(kernel, run()))
     except (*FAILURES, DatabaseUnavailable) as error:
         why = getattr(error, "orig", None) or error
-        fail(f"The messages cannot be read: {why}\nIs the database up, and at its newest migration (`kernel migrate`)?")
+        fail(f"The messages cannot be read: {why}\nCheck that it runs and has all migrations (`kernel migrate`).")
 
 
 def _list(state: Any, module: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What modules declare for messages: handlers, the tables of outbox and inbox, and the messages of their contracts."""
+"""Read what modules declare for messages: handlers, outbox and inbox tables, and the messages of their contracts."""
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from kernel.modules.discovery import DiscoveryError, ModuleFiles, declared
 
 @dataclass(frozen=True)
 class Declared:
-    """What one module declares."""
+    """The declarations of one module."""
 
     handlers: tuple[Handler, ...]
     # The messages that it publishes.
@@ -24,7 +24,7 @@ class Declared:
 
     @classmethod
     def of(cls, files: ModuleFiles) -> "Declared":
-        """Raises HandlerError and DiscoveryError."""
+        """Read the declarations of a module. Raises HandlerError and DiscoveryError."""
         file = files.get("handlers")
         return cls(
             handlers=() if file is None else tuple(handlers_of(files.name, file)),
@@ -35,7 +35,7 @@ class Declared:
 
 
 def faults_of(files: ModuleFiles) -> Iterator[str]:
-    """Yield what is wrong with what a module declares, each with the file and the remedy."""
+    """Yield each fault in the declarations of a module, with the file and the remedy."""
     try:
         found = Declared.of(files)
     except HandlerError as error:
@@ -46,8 +46,8 @@ def faults_of(files: ModuleFiles) -> Iterator[str]:
         return
     if found.handlers and found.inbox is None:
         yield (
-            f"modules/{files.name}/handlers.py handles messages, but the module has no inbox to tell what is done "
-            'already: add `class Inbox(InboxTable, Base): __tablename__ = "inbox"` to its models.py, and write the '
+            f"modules/{files.name}/handlers.py handles messages, but the module has no inbox to recognise second "
+            'deliveries: add `class Inbox(InboxTable, Base): __tablename__ = "inbox"` to its models.py, and write the '
             "migration."
         )
     for message in dict.fromkeys((*found.messages, *(handler.message for handler in found.handlers))):

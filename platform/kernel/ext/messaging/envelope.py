@@ -1,4 +1,4 @@
-"""A message on its way: what the tables and the brokers carry."""
+"""A message as tables and brokers store it."""
 
 import json
 import secrets
@@ -13,17 +13,17 @@ from kernel.ext.messaging.message import Message
 from kernel.tracing import Tracer
 
 LONGEST_KEY = 200
-# What of the caller's surroundings goes along: one request can be followed through all that it sets off.
+# Bound to the log lines of the publisher and of the handler, so that a request can be followed.
 _CARRIED = ("request_id", "traceparent")
 
 
 class PublishError(Exception):
-    """A message that cannot be published here; says what to do."""
+    """A message that cannot be published. Says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
-    """A message by name and version, never by class: who reads it may run other code."""
+    """A message by name and version, never by class: its reader may run other code."""
 
     id: str
     name: str
@@ -36,9 +36,9 @@ class Envelope:
 
     @classmethod
     def of(cls, message: Message) -> "Envelope":
-        """The message under a new id, with what is to be carried of the current request.
+        """Return the message under a new id, with the context of the current request.
 
-        Raises PublishError for a message that nobody could read again as it was, and for a key that no table holds.
+        Raises PublishError for a message that does not survive JSON, and for a key that is too long for the table.
         """
         surroundings = get_contextvars()
         key = None if message.message_key is None else getattr(message, message.message_key)
@@ -55,7 +55,7 @@ class Envelope:
         )
 
     def to_json(self) -> bytes:
-        """As a broker carries it."""
+        """Return the envelope as a broker stores it."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
@@ -65,7 +65,7 @@ class Envelope:
             return _ENVELOPE.validate_json(body)
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            raise ValueError(f"not a message of ours: {wrong}") from None
+            raise ValueError(f"not an envelope: {wrong}") from None
 
 
 _ENVELOPE = TypeAdapter(Envelope)
@@ -85,12 +85,12 @@ def traced(
 
 
 def _written(message: Message) -> str:
-    """The message as JSON that can be read again: a secret is masked, NaN is null, a subclass in a field is cut."""
+    """Return the message as JSON. Raises PublishError if it would be read as another one, as one with a secret."""
     try:
         payload = message.model_dump_json(by_alias=True)
         if type(message).from_stored(message.message_version, payload) == message:
             return payload
-        why = "it is another when it is read again"
+        why = "the JSON is read as another message"
     except ValueError as error:  # pydantic's, also for what it cannot write
         why = str(error)
-    raise PublishError(f"{message.message_name()} cannot be published, for nobody could read it as it is: {why}")
+    raise PublishError(f"{message.message_name()} cannot be published, because it does not survive JSON: {why}")

@@ -1,4 +1,4 @@
-"""What a module does when another module's message arrives: functions in its handlers.py, marked by `@subscribe`."""
+"""Message handlers: functions in handlers.py of a module, marked by `@subscribe`."""
 
 import ast
 import inspect
@@ -24,7 +24,7 @@ from kernel.web.session import get_db
 
 _MARK = "__kernel_subscribes_to__"
 _PLAINLY = (
-    "is not written plainly, and who runs elsewhere would not find it. Write `@subscribe(OrderPlaced)` above a "
+    "is not written plainly, so other processes would not find it. Write `@subscribe(OrderPlaced)` above a "
     "function of this file, and import the message by name: `from modules.shop.contract import OrderPlaced`"
 )
 
@@ -40,15 +40,15 @@ class MessageContext(CallContext):
 
 
 class HandlerError(ProjectError):
-    """A handler that could never be called; says what to change."""
+    """A handler that cannot be called. Says what to change."""
 
 
 def subscribe(message: type[Message]) -> Callable[[Function], Function]:
     """Mark `async def forget_image(message: ImageDeleted, events: Events) -> None` as a handler of the message.
 
-    It runs in a transaction of its module, at least once for each message, and what it writes counts once. The
-    message comes first; what follows is annotated as in a router: a repository by `with_session`, another module's
-    contract by `use`, the module's state. Its name is kept with each message: rename it when none waits for it.
+    It runs in a transaction of its module, at least once for each message, and its writes take effect once. The first
+    parameter is the message; the others are dependencies, as in a router. The name of the function is stored with each
+    message: after renaming it, run `kernel messages move`.
     """
 
     def mark(function: Function) -> Function:
@@ -64,10 +64,10 @@ def subscribe(message: type[Message]) -> Callable[[Function], Function]:
 
 
 def read_subscriptions(path: Path) -> dict[str, str]:
-    """The messages to which a handlers.py subscribes, by the handler's name. Nothing of it is imported.
+    """Return the names of the messages to which a handlers.py subscribes, by handler. Nothing is imported.
 
-    Raises SyntaxError, and HandlerError for what it can see but not read. It sees what is written plainly:
-    `handlers_of` refuses the rest, so that both see the same.
+    Raises SyntaxError, and HandlerError for a subscription that it cannot read. `handlers_of` refuses subscriptions
+    that this function does not see.
     """
     tree = ast.parse(path.read_bytes(), str(path))
     homes = {
@@ -102,16 +102,17 @@ class Handler:
 
     @property
     def name(self) -> str:
-        """Whom a message is for: `events.forget_image`."""
+        """The name of the subscriber: `events.forget_image`."""
         return f"{self.module}.{self.function.__name__}"
 
     async def handle(
         self, envelope: Envelope, database: Database, inbox: Table, context: CallContext, *, is_first: bool
     ) -> bool:
-        """Handle it once: the inbox's row is written with what the handler writes. Whether it was new.
+        """Handle a message once, and return False if it was handled before.
 
-        The row comes last, so that a handler may ask other modules before it writes. It is looked for before unless
-        this is the first attempt, when it is hardly ever there; if it is, its key still refuses a second.
+        The inbox row is written in the transaction of the handler, as its last statement, so that a handler may call
+        other modules before it writes. Unless this is the first attempt, the row is looked up before. Its primary key
+        refuses a second row in any case.
         """
         if envelope.name != self.message.message_name():
             raise HandlerError(f"{self.name} subscribes to {self.message.message_name()}, not to {envelope.name}")
@@ -126,7 +127,7 @@ class Handler:
                 await session.rows(_handled(inbox), mine)
         except DBAPIError as error:
             if violation_of(error) == "unique" and await self._was_handled(database, inbox, mine):
-                return False  # somebody else was faster; what we did is rolled back
+                return False  # another process was faster; this transaction is rolled back
             raise
         return True
 
@@ -135,11 +136,11 @@ class Handler:
 
 
 def handlers_of(module: str, file: ModuleType) -> Iterator[Handler]:
-    """The handlers that a module's handlers.py defines. Raises HandlerError."""
+    """Yield the handlers in handlers.py of a module. Raises HandlerError."""
     place = f"modules/{module}/handlers.py"
     path = Path(str(file.__file__))
     if path.name != "handlers.py":
-        raise HandlerError(f"modules/{module}/handlers is a folder, in which who runs elsewhere finds nothing: {place}")
+        raise HandlerError(f"modules/{module}/handlers is a folder, which other processes do not read: use {place}")
     marked = {name: getattr(value, _MARK) for name, value in vars(file).items() if hasattr(value, _MARK)}
     read = read_subscriptions(path)
     if odd := sorted(read.items() ^ {name: message.message_name() for name, message in marked.items()}.items()):
@@ -154,7 +155,7 @@ def _handler(module: str, where: str, function: Callable[..., Awaitable[None]], 
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError as error:
-        raise HandlerError(f"{where}: {error}. What is annotated must be there when it runs") from None
+        raise HandlerError(f"{where}: {error}. Import the names of annotations at run time") from None
     first = next(iter(inspect.signature(function).parameters), "")
     if hints.get(first) is not message:
         raise HandlerError(f"{where} must take the {message.__name__} to which it subscribes first")

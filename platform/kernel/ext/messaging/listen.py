@@ -1,4 +1,4 @@
-"""PostgreSQL's NOTIFY, on a connection of its own: the pool's are used by others in between."""
+"""Listen to NOTIFY of PostgreSQL on a connection of its own, which no pool shares."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from kernel.database.server_session import NoSession, connect_directly
 from kernel.settings import DatabaseConfig
 
 _log = structlog.get_logger("kernel.database")
-# A connection that a firewall dropped says nothing: it is asked for a sign of life now and then.
+# Seconds between test queries, which find connections that a firewall has dropped.
 _SIGN_OF_LIFE_SECONDS = 30
 
 
 async def listen(
     url: URL, config: DatabaseConfig, channel: str, heard: Callable[[str | None], None], *, pause_seconds: float
 ) -> None:
-    """Call `heard` with what is sent on the channel, for ever; with "" when a connection is made, None when it is lost.
+    """Call `heard` with each notification; with "" when a connection is made, and None when it is lost.
 
-    A lost connection is replaced after the pause. What is sent meanwhile is not heard, so the caller must poll, too.
+    A lost connection is replaced after the pause. Notifications in between are lost, so the caller must poll, too.
     """
     warned = None
     while True:
@@ -45,11 +45,11 @@ async def listen(
 async def _listen(
     connection: asyncpg.Connection, channel: str, heard: Callable[[str | None], None], answer_seconds: float
 ) -> None:
-    """Returns when the connection is over."""
+    """Return when the connection has ended."""
     is_over = asyncio.Event()
     connection.add_termination_listener(lambda _: is_over.set())
     await connection.add_listener(channel, lambda _connection, _pid, _channel, payload: heard(str(payload)))
-    heard("")  # what came in before is looked for at once
+    heard("")  # look for earlier messages at once
     while not is_over.is_set():
         with suppress(TimeoutError):
             async with asyncio.timeout(_SIGN_OF_LIFE_SECONDS):

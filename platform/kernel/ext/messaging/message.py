@@ -1,4 +1,4 @@
-"""Messages: what one module tells whoever cares."""
+"""Messages: what a module publishes to its subscribers."""
 
 import json
 import re
@@ -18,14 +18,14 @@ _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class UnknownVersion(Exception):
-    """A stored message has a version that this code cannot read; says which, and what to do."""
+    """A stored message has a version that this code cannot read. Says which, and what to do."""
 
 
 class Message(BaseModel):
-    """Base of every message; it cannot be changed. It stands in its module's contract.
+    """Base of every message. Messages are immutable and are defined in the contract of their module.
 
-    `class ImageDeleted(Message, version=2)` is a breaking change of version 1; `@upcast` reads what was stored before.
-    `class ImageMoved(Message, key="image_id")`: those of one image arrive in the order in which they were committed.
+    `class ImageDeleted(Message, version=2)` is a breaking change of version 1; `@upcast` reads stored messages.
+    `class ImageMoved(Message, key="image_id")`: messages of one image are delivered in commit order.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,7 +33,7 @@ class Message(BaseModel):
     message_version: ClassVar[int] = 1
     # The field whose value is the key of the order.
     message_key: ClassVar[str | None] = None
-    # What turns a payload of each older version into one of the next.
+    # Convert a payload of each older version to the next version.
     upcasts: ClassVar[dict[int, Upcast]] = {}
 
     def __init_subclass__(cls, version: int | None = None, key: str | None = None, **options: Any) -> None:
@@ -51,14 +51,14 @@ class Message(BaseModel):
 
     @classmethod
     def message_name(cls) -> str:
-        """Its name on the wire: `images.image_deleted`, whatever file of the module's contract the class stands in."""
+        """Return the name under which it is sent: `images.image_deleted`, for any file of the contract."""
         package, _, rest = cls.__module__.partition(".")
         owner = rest.partition(".")[0] if package == "modules" else package
         return f"{owner}.{snake_case(cls.__name__)}"
 
     @classmethod
     def from_stored(cls, version: int, payload: str) -> "Message":
-        """The message that was stored as this JSON. Raises UnknownVersion and pydantic.ValidationError."""
+        """Read a stored message. Raises UnknownVersion and pydantic.ValidationError."""
         if version == cls.message_version:
             return cls.model_validate_json(payload)
         values = json.loads(payload)
@@ -100,7 +100,7 @@ class Message(BaseModel):
 
 
 def upcast(message: type[Message], *, from_version: int) -> Callable[[Function], Function]:
-    """Mark a function as what turns the payload of one version into that of the next. It stands beside the message."""
+    """Mark a function that converts the payload of one version to the next. Define it beside the message."""
     if not 1 <= from_version < message.message_version:
         raise ValueError(
             f"{message.__name__} is version {message.message_version}: there is nothing to read from {from_version}"
@@ -114,5 +114,5 @@ def upcast(message: type[Message], *, from_version: int) -> Callable[[Function],
 
 
 def snake_case(name: str) -> str:
-    """`ImageDeleted` as `image_deleted`."""
+    """Return `image_deleted` for `ImageDeleted`."""
     return _WORDS.sub("_", name).lower()

@@ -1,4 +1,4 @@
-"""What people ask of the outboxes, and what they do by hand."""
+"""Inspect outboxes, and repair deliveries by hand: the functions behind `kernel messages`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class Backlog(NamedTuple):
 
 
 async def backlog(outbox: Outbox, *, with_completed: bool = False) -> list[Backlog]:
-    """What waits, is at work, failed or was abandoned, by subscriber; what is completed costs nothing unless wanted."""
+    """Count messages by subscriber and state. Completed messages are counted only on request, as there are many."""
     columns = outbox.table.c
     statement = (
         select(
@@ -59,16 +59,16 @@ class Waiting(NamedTuple):
 
     subscriber: str
     messages: int
-    # How many are due for longer than was asked.
+    # How many are due for longer than `overdue_seconds`.
     overdue: int
-    # How many a relay has taken, or will try again later: a sign that there is one.
+    # How many a relay has claimed or will try again: if any, a relay runs.
     in_work: int
     # The newest version among them.
     newest: int
 
 
 async def waiting(outbox: Outbox, overdue_seconds: float) -> list[Waiting]:
-    """Count what waits in an outbox, by subscriber."""
+    """Count the waiting messages of an outbox, by subscriber."""
     columns = outbox.table.c
     is_overdue, is_taken = columns.due_at < clock(-overdue_seconds), columns.due_at >= clock()
     statement = (
@@ -88,7 +88,7 @@ async def waiting(outbox: Outbox, overdue_seconds: float) -> list[Waiting]:
 
 
 async def move(outbox: Outbox, subscriber: str, to: str) -> int:
-    """Give what waits for a handler to the one that took its place; return how many messages."""
+    """Give the messages for a handler to its successor. Return how many."""
     columns, same = outbox.table.c, outbox.table.alias("same")
     has_it = exists().where(same.c.message_id == columns.message_id, same.c.subscriber == to)
     moved = update(outbox.table).where(columns.subscriber == subscriber, columns.state != State.COMPLETED, ~has_it)
@@ -99,7 +99,7 @@ async def move(outbox: Outbox, subscriber: str, to: str) -> int:
 
 
 async def find(outbox: Outbox, states: Iterable[State], ids: Sequence[int] = ()) -> list[dict[str, Any]]:
-    """The newest rows in these states, or of these ids."""
+    """Return the newest rows in these states, or with these ids."""
     columns = outbox.table.c
     statement = select(outbox.table).order_by(columns.id.desc()).limit(_SHOWN)
     statement = statement.where(any_of(columns.id, ids) if ids else any_of(columns.state, states))
@@ -108,7 +108,7 @@ async def find(outbox: Outbox, states: Iterable[State], ids: Sequence[int] = ())
 
 
 async def retry(outbox: Outbox, ids: Sequence[int] = ()) -> list[int]:
-    """Begin anew with what was abandoned (all of it, or these ids), and try at once what is to be tried later."""
+    """Reset abandoned messages and make failed ones due, all or those with these ids. Return their ids."""
     columns = outbox.table.c
     chosen = [any_of(columns.id, ids)] if ids else []
     anew = update(outbox.table).where(columns.state == State.ABANDONED, *chosen)
@@ -121,7 +121,7 @@ async def retry(outbox: Outbox, ids: Sequence[int] = ()) -> list[int]:
 
 
 async def forget(outbox: Outbox, subscriber: str) -> int:
-    """Remove what waits for a subscriber that there will never be again."""
+    """Delete the messages for a subscriber that no longer exists. Return how many."""
     columns = outbox.table.c
     async with outbox.database.transaction() as session:
         gone = outbox.table.delete().where(columns.subscriber == subscriber, columns.state != State.COMPLETED)

@@ -1,4 +1,4 @@
-"""One module's outbox: rows come in with the transaction that publishes, and go out by whoever claims them first."""
+"""The outbox of a module: the publishing transaction writes rows, and the relay that claims a row delivers it."""
 
 import asyncio
 import json
@@ -28,36 +28,35 @@ from kernel.ext.messaging.message import Message
 from kernel.ext.messaging.tables import State, clock
 
 CHANNEL = "kernel_outbox"
-# The subscriber that stands for all that a broker reaches. It is tried until it takes a message: none is abandoned
-# because a broker was down.
+# The subscriber for everything behind a broker. Its messages are never abandoned because a broker is down.
 BROKER = "broker"
-# Where PostgreSQL keeps the locks of those who publish with a key: any number will do that nobody else uses.
+# The class of the advisory locks of keys on PostgreSQL; any number that no other code uses.
 _KEY_LOCKS = 20_583
 _LONGEST_ERROR = 4000
-# Statements that claim are kept, one for each set of those who can be served: as many as this.
+# How many claiming statements are cached, one for each set of subscribers that can be served.
 _KEPT_CLAIMS = 64
 
 
 class Wanted(NamedTuple):
-    """What a subscriber can read: the messages of a name, up to a version. None of either: all."""
+    """The messages that a subscriber can read: those of a name, up to a version. None: all."""
 
     name: str | None = None
     newest: int | None = None
 
 
-class Limits(NamedTuple):
-    """For how long an attempt has a message to itself, and how many there are."""
+class AttemptLimits(NamedTuple):
+    """How long an attempt holds a message, and how many attempts there are."""
 
     lease_seconds: float
     max_attempts: int
 
 
 class Delivery(NamedTuple):
-    """One message on its way to one subscriber, taken for one attempt."""
+    """One message that is claimed for one attempt to deliver it to one subscriber."""
 
     id: int
     subscriber: str
-    # Of this attempt; who has another number has been overtaken.
+    # The number of this attempt. If the row has another one, another process has taken it over.
     attempt: int
     state: State
     envelope: Envelope
@@ -77,12 +76,12 @@ class Outbox:
         self.max_bytes = max_bytes
         self.database = database
         self.table = table
-        # Who gets the message of a name. The kernel fills it in when it knows all modules.
+        # The subscribers of messages by name. MessageBus sets it when it knows all modules.
         self.subscribers_of: Callable[[str], Iterable[str]] = lambda _: ()
-        # Something may be there to be taken.
+        # Set when a row may be due.
         self.is_due = asyncio.Event()
-        # Whether we are told of what other processes publish.
-        self.is_told = False
+        # Whether PostgreSQL notifies this process of messages that other processes publish.
+        self.is_notified = False
         self._on_postgresql = database.writer.dialect.name == "postgresql"
         self._claims: dict[object, UpdateBase] = {}
         self._insert = self._insertion(notifies=notifies and self._on_postgresql)
@@ -99,9 +98,9 @@ class Outbox:
         self._give_back = self._fail.values(attempts=table.c.attempts - 1)
 
     async def add(self, session: DatabaseSession, envelope: Envelope, subscribers: Iterable[str]) -> None:
-        """A row for each of the subscribers, in the session's transaction. What is there already stays as it is."""
+        """Insert a row for each subscriber in the transaction of the session. Existing rows stay unchanged."""
         if envelope.key is not None and self._on_postgresql:
-            # Numbers are given before the commit: who publishes under the same key waits, so that they follow commits.
+            # Ids are assigned before the commit. The lock makes publishers of one key wait, so that ids follow commits.
             of_key = bindparam("of_key", f"{self.module}/{envelope.key}", type_=Text)
             lock = func.pg_advisory_xact_lock(_KEY_LOCKS, func.hashtext(of_key))
             await session.rows(select(lock.cast(Text)))
@@ -120,14 +119,14 @@ class Outbox:
             session.after_commit.append(self.wake)
 
     async def wake(self) -> None:
-        """Have the relay of this process look at once."""
+        """Let the relay of this process look for due rows now."""
         self.is_due.set()
 
-    async def claim(self, subscribers: Mapping[str, Wanted], limit: int, limits: Limits) -> list[Delivery]:
-        """Take up to `limit` rows for an attempt, those that have waited longest first.
+    async def claim(self, subscribers: Mapping[str, Wanted], limit: int, limits: AttemptLimits) -> list[Delivery]:
+        """Claim up to `limit` rows for an attempt, those that have waited longest first.
 
-        `subscribers` are those that can be served here. What has no attempt left, because the last one ended with its
-        process, comes back abandoned.
+        `subscribers` are those that can be served here. A row without an attempt left, because the last one ended with
+        its process, is returned as abandoned.
         """
         key = tuple(subscribers.items())
         if key not in self._claims:
@@ -136,8 +135,8 @@ class Outbox:
             self._claims[key] = self._claiming(subscribers)
         return await self._claimed(self._claims[key], {"most": limit, **limits._asdict()})
 
-    async def claim_next(self, delivery: Delivery, wanted: Wanted, limits: Limits) -> list[Delivery]:
-        """As `claim`, the one that waited for this delivery of the same key to end, if there is one and it is due."""
+    async def claim_next(self, delivery: Delivery, wanted: Wanted, limits: AttemptLimits) -> list[Delivery]:
+        """Claim the next row of the same key and subscriber, if there is one and it is due."""
         key = ("next", delivery.subscriber, wanted)
         if key not in self._claims:
             self._claims[key] = self._claiming({delivery.subscriber: wanted}, of_key=True)
@@ -145,18 +144,18 @@ class Outbox:
         return await self._claimed(self._claims[key], values)
 
     async def complete(self, delivery: Delivery) -> bool:
-        """Whether it was still ours to complete."""
+        """Complete a delivery. Return False if another process has taken it over."""
         return await self._finish(self._complete, delivery)
 
     async def fail(self, delivery: Delivery, error: str, pause_seconds: float | None) -> bool:
-        """Try again after the pause; without one it is abandoned. Whether it was still ours."""
+        """Let the message be tried again after the pause, or abandon it without one. Return as `complete`."""
         values: dict[str, Any] = {"why": error[:_LONGEST_ERROR]}
         if pause_seconds is None:
             return await self._finish(self._abandon, delivery, values)
         return await self._finish(self._fail, delivery, values | {"pause_seconds": pause_seconds})
 
     async def give_back(self, delivery: Delivery, error: str, pause_seconds: float) -> bool:
-        """Try again after the pause, as if this attempt had not been: it is no fault of the message."""
+        """Let the message be tried again after the pause, and do not count this attempt."""
         values = {"why": error[:_LONGEST_ERROR], "pause_seconds": pause_seconds}
         return await self._finish(self._give_back, delivery, values)
 
@@ -174,13 +173,13 @@ class Outbox:
         ]
 
     def _insertion(self, *, notifies: bool) -> UpdateBase:
-        # Only that of the database in use: each brings all its drivers' dialects along.
+        # Import only the dialect in use: each imports those of all its drivers.
         insert = import_module(f"sqlalchemy.dialects.{self.database.writer.dialect.name}").insert
         fixed: dict[str, Any] = {"state": State.PENDING, "attempts": 0, "created_at": clock(), "due_at": clock()}
         statement = insert(self.table).values(fixed).on_conflict_do_nothing(index_elements=["message_id", "subscriber"])
-        # A part of the same statement: no round trip of its own. Several in one transaction are sent as one.
-        told = func.pg_notify(CHANNEL, self.module).cast(Text) if notifies else self.table.c.id
-        returning: UpdateBase = statement.returning(told)
+        # Part of the same statement, which saves a round trip. PostgreSQL merges those of one transaction.
+        notified = func.pg_notify(CHANNEL, self.module).cast(Text) if notifies else self.table.c.id
+        returning: UpdateBase = statement.returning(notified)
         return returning
 
     def _claiming(self, subscribers: Mapping[str, Wanted], *, of_key: bool = False) -> UpdateBase:
@@ -201,7 +200,7 @@ class Outbox:
             is_next = or_(table.c.key.is_(None), is_next)
         due = (
             select(table.c.id)
-            # The time as a subquery: it is asked once then, and found in the index.
+            # As a subquery, the time is read once, and the index is used.
             .where(table.c.finished_at.is_(None), table.c.due_at <= select(clock()).scalar_subquery())
             .where(may_be_served, is_next)
             .order_by(table.c.due_at, table.c.id)

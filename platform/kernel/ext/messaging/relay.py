@@ -1,7 +1,7 @@
-"""The relay: takes messages from the outboxes of this process's modules and delivers them, at least once each.
+"""The relay: claims messages in the outboxes of this process and delivers each at least once.
 
-Any number of processes may run it. Whoever claims a row has it to himself for the time of a lease, by the database's
-clock; an attempt that was overtaken cannot complete it any more.
+Any number of processes may run it. The process that claims a row holds it for the time of a lease, by the clock of the
+database. After the lease another process may claim the row, and the first one can no longer complete it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from structlog.contextvars import bound_contextvars
 
 from kernel.ext.messaging.envelope import traced
 from kernel.ext.messaging.outages import Failed, Outage
-from kernel.ext.messaging.outbox import Delivery, Limits, Outbox, Wanted
+from kernel.ext.messaging.outbox import AttemptLimits, Delivery, Outbox, Wanted
 from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.tables import State
 from kernel.tracing import Tracer
@@ -28,24 +28,24 @@ _log = structlog.get_logger("kernel.ext.messaging")
 _CLAIM_SECONDS = 5.0
 _FAILED_CLAIM_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 2.0
-# Who is told of everything need not look often: only for what fell behind in other processes.
+# With notifications of PostgreSQL, polling only finds rows of processes that have died.
 _POLLS_SAVED = 10
-# The last places are for subscribers that have none yet.
+# Places that are reserved for subscribers without a delivery.
 _RESERVED = 2
-# The longest pause of a subscriber after outages: then one message is tried, to see whether it is over.
+# The longest pause of a subscriber in an outage; then one message is tried.
 _LONGEST_REST_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a message can be delivered: what is understood there, and how it gets there."""
+    """A place to which messages are delivered: what it can read, and how it is reached."""
 
     wanted: Wanted
     # Raises Outage where trying again can help. Bounded in time.
     deliver: Callable[[Delivery], Awaitable[None]]
-    # Whether it makes sense to try; what cannot be delivered now stays where it is, and no attempt is counted.
+    # Whether a delivery can be tried now. Otherwise rows stay, and no attempt counts.
     is_open: Callable[[], bool] = lambda: True
-    # How many may be under way together, whatever place there is.
+    # The largest number of simultaneous deliveries.
     at_once: int = sys.maxsize
     # Whether the message leaves this process: to a broker, or to another process.
     sends: bool = False
@@ -61,7 +61,7 @@ class _Rest:
 
 
 class Relay:
-    """Delivers what is in each outbox to its targets, by subscriber. Others' messages stay where they are."""
+    """Delivers the rows of each outbox to its targets. Rows of other subscribers stay."""
 
     def __init__(
         self, routes: Mapping[Outbox, Mapping[str, Target]], settings: MessagingSettings, tracer: Tracer
@@ -69,12 +69,12 @@ class Relay:
         self._routes = routes
         self._tracer = tracer
         self._settings = settings
-        self._limits = Limits(settings.lease_seconds, settings.max_attempts)
+        self._limits = AttemptLimits(settings.lease_seconds, settings.max_attempts)
         self._free = settings.concurrency
         self._has_place = asyncio.Event()
-        # How many each subscriber of each outbox has of the places.
+        # The number of deliveries under way, by outbox and subscriber.
         self._in_hand: Counter[tuple[str, str]] = Counter()
-        # Where somebody may have more to take, and had to leave it.
+        # Outboxes that may have more due rows, and had no place for them.
         self._held_back: set[Outbox] = set()
         self._rests: dict[tuple[str, str], _Rest] = {}
         self._most = max(1, settings.concurrency // 2)
@@ -83,7 +83,7 @@ class Relay:
 
     @asynccontextmanager
     async def running(self, *others: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-        """Deliver during the block, with `others` running beside it. At its end, what has begun may finish in time."""
+        """Deliver during the block, with `others` running beside it. At its end, started deliveries may finish."""
         loops = {asyncio.create_task(self._follow(outbox)) for outbox in self._routes}
         beside = {asyncio.ensure_future(other()) for other in others}
         try:
@@ -95,11 +95,12 @@ class Relay:
                 outbox.is_due.set()
             await _end(beside, 0)
             ends_at = time.monotonic() + self._settings.stop_seconds
-            await _end(loops, self._settings.stop_seconds)  # what it has just claimed must not wait for its lease
+            # A row that was just claimed must not wait for the end of its lease.
+            await _end(loops, self._settings.stop_seconds)
             await _end(self._running, max(0, ends_at - time.monotonic()))
 
     async def _follow(self, outbox: Outbox) -> None:
-        """Take what is due, as long as there is any and a place is free; then wait to be told, or for the next look."""
+        """Claim due rows while there are any and places are free; then wait for a notification or the next poll."""
         most = 1
         while not self._is_stopping:
             outbox.is_due.clear()
@@ -108,14 +109,14 @@ class Relay:
                 await self._wait_for_place()
                 continue
             taken = await self._take(outbox, able, places)
-            # Who had nothing to take, or could not, holds up one place only at the next look.
+            # An outbox without due rows reserves one place only at the next look.
             most = min(self._most, 2 * places) if taken == places else 1
             if taken < places:
-                poll = self._settings.poll_seconds * (_POLLS_SAVED if outbox.is_told else 1)
-                await _told(outbox, poll * random.uniform(0.8, 1))  # noqa: S311  # jitter
+                poll = self._settings.poll_seconds * (_POLLS_SAVED if outbox.is_notified else 1)
+                await _wait_until_due(outbox, poll * random.uniform(0.8, 1))  # noqa: S311  # jitter
 
     def _able(self, outbox: Outbox, most: int) -> tuple[dict[str, Wanted], int]:
-        """Who may get messages now, and how many at once."""
+        """Return the subscribers that may get messages now, and how many at once."""
         has_room = self._free > _RESERVED
         able: dict[str, Wanted] = {}
         room = 0
@@ -134,19 +135,19 @@ class Relay:
 
     async def _wait_for_place(self) -> None:
         self._has_place.clear()
-        with suppress(TimeoutError):  # a target that is closed opens without a word
+        with suppress(TimeoutError):  # a closed target opens without a notification
             async with asyncio.timeout(self._settings.poll_seconds):
                 await self._has_place.wait()
 
     async def _take(self, outbox: Outbox, able: Mapping[str, Wanted], places: int) -> int:
-        """Claim and begin; how many there were."""
+        """Claim rows and start their deliveries. Return how many were claimed."""
         self._free -= places
         claimed: list[Delivery] = []
         is_down = False
         try:
             async with asyncio.timeout(_CLAIM_SECONDS):
                 claimed = await outbox.claim(able, places, self._limits)
-        except Exception as error:  # noqa: BLE001  # whatever ails the database, the next look may find it well
+        except Exception as error:  # noqa: BLE001  # the next look tries again
             _log.warning("messages cannot be claimed", module=outbox.module, reason=repr(error))
             is_down = True
         finally:
@@ -160,7 +161,7 @@ class Relay:
 
     def _is_alive(self, delivery: Delivery) -> bool:
         if delivery.state is State.ABANDONED:
-            _log.error("message abandoned", **_described(delivery), reason="its process ended each time")
+            _log.error("message abandoned", **_described(delivery), reason="the process ended in each attempt")
         return delivery.state is State.PROCESSING
 
     def _begin(self, outbox: Outbox, delivery: Delivery) -> None:
@@ -199,8 +200,8 @@ class Relay:
 
     async def _attempt(self, outbox: Outbox, delivery: Delivery, target: Target) -> bool:
         """Whether it was delivered; what else became of it is noted."""
-        who = outbox.module if target.sends else delivery.subscriber.partition(".")[0]
-        with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id, module=who):
+        module = outbox.module if target.sends else delivery.subscriber.partition(".")[0]
+        with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id, module=module):
             started_at = time.perf_counter()
             try:
                 verb: Literal["process", "send"] = "send" if target.sends else "process"
@@ -265,13 +266,13 @@ class Relay:
 
 
 def _is_cancelled() -> bool:
-    """Whether it is this task that is to end, not something that it waited for."""
+    """Return True if this task is cancelled, not something that it awaits."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def _end(tasks: Collection[asyncio.Future[None]], seconds: float) -> None:
-    """Let them end; cancel those that are late, and do not wait for ever for what they still have to say."""
+    """Wait for the tasks, cancel those that are late, and wait a bounded time for their end."""
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=seconds)
         for task in late:
@@ -280,7 +281,7 @@ async def _end(tasks: Collection[asyncio.Future[None]], seconds: float) -> None:
             await asyncio.wait(late, timeout=2 * _LAST_WORDS_SECONDS)
 
 
-async def _told(outbox: Outbox, seconds: float) -> None:
+async def _wait_until_due(outbox: Outbox, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await outbox.is_due.wait()

@@ -27,36 +27,36 @@ class MessagingSettings(SettingsGroup):
     relay_port: int | None = Field(None, ge=1, le=65535)
     # Where messages for modules in other places go: nats://, amqp:// or redis://.
     broker_url: SecretStr | None = None
-    # What the names of streams, exchanges and queues begin with: another one for each application on a broker.
+    # Prefix of the names of streams, exchanges and queues; a different one for each application on a broker.
     broker_prefix: str = Field("messages", pattern=r"^[a-z0-9_]+$")
     # Modules outside of this code base that subscribe to messages of this process. Each needs its <NAME>_URL.
     subscribers: Names = ()
-    # Messages that have no subscriber, by name (images.image_deleted). Without a word the start refuses them: outside
-    # of LOCAL they would be lost without a sign.
+    # Names of messages that have no subscriber on purpose (images.image_deleted). Any other message without one stops
+    # the start outside LOCAL, because it would be lost.
     without_subscribers: Names = ()
-    # The largest message, as JSON with all that goes along. A broker and the other processes must take as much
+    # The largest message, as JSON with its envelope. The broker and the other processes must accept as much
     # (INTERNAL_MAX_BODY_BYTES; NATS: max_payload).
     max_message_bytes: int = Field(1_000_000, gt=0)
-    # How many are delivered at once in a process. One subscriber gets at most all but one of these places.
+    # Simultaneous deliveries in a process. One subscriber gets at most half of them.
     concurrency: int = Field(8, ge=2)
-    # How often to look for what nobody told us of: what another process published on SQLite, or had in hand when it
-    # died. Ten times as seldom where PostgreSQL tells us of the rest.
+    # Seconds between polls, which find messages of other processes on SQLite and of processes that have died. Ten times
+    # longer if PostgreSQL notifies of the others.
     poll_seconds: float = Field(1, gt=0)
     # Seconds between two checks of whether the messages of this process, and those for it, are delivered.
     check_seconds: float = Field(10, gt=0)
-    # PostgreSQL: publishing tells the relays of other processes (NOTIFY), each of which keeps a connection to listen.
+    # PostgreSQL: publishing notifies the relays of other processes, each of which keeps a connection to listen.
     listen: bool = True
-    # How long a handler may take. Half as long again after it began, others may take the message over.
+    # How long a handler may take. After 1.5 times as long, another process may take the message over.
     handler_timeout_seconds: float = Field(30, gt=0)
-    # At the end of the process: how long what has begun may take. What is cut off is delivered again.
+    # How long started deliveries may take when the process stops. Those that are cut off are repeated.
     stop_seconds: float = Field(5, ge=0)
-    # An attempt counts when it begins. After the last one a message is abandoned: it stays until somebody decides.
+    # An attempt counts when it begins. After the last one the message is abandoned: it stays, see `kernel messages`.
     max_attempts: int = Field(10, ge=1)
     # The pause after the first failure; it doubles, with jitter, up to the longest.
     backoff_seconds: float = Field(1, gt=0)
     max_backoff_seconds: float = Field(300, gt=0)
-    # How long what is completed is kept, and for how long a second delivery is recognised. The latter must be longer
-    # than any message can be on its way.
+    # How long completed messages are kept, and how long a second delivery is recognised. The latter must be longer than
+    # any delivery can take.
     keep_completed_days: float = Field(7, ge=0)
     keep_handled_days: float = Field(30, gt=0)
 
@@ -80,5 +80,5 @@ class MessagingSettings(SettingsGroup):
 
     @property
     def lease_seconds(self) -> float:
-        """For how long an attempt has a message to itself; then its process counts as dead."""
+        """How long an attempt holds a message; then its process counts as dead."""
         return self.handler_timeout_seconds * 1.5

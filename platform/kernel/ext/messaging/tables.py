@@ -16,39 +16,39 @@ from kernel.ext.messaging.envelope import LONGEST_KEY
 
 
 class State(StrEnum):
-    """What has become of a message on its way to one subscriber."""
+    """The state of the delivery of a message to one subscriber."""
 
     PENDING = "pending"
-    # Somebody has taken it and has until `due_at`.
+    # Claimed by a process until `due_at`.
     PROCESSING = "processing"
     COMPLETED = "completed"
     # Will be tried again at `due_at`.
     FAILED = "failed"
-    # Was tried as often as is allowed. It stays until somebody decides: `kernel messages abandoned`.
+    # All attempts have failed. It stays until a person decides: `kernel messages abandoned`.
     ABANDONED = "abandoned"
 
 
 class OutboxTable:
-    """What a module tells, and what a broker has brought it: a row for each subscriber of each message.
+    """Messages of a module, and messages that a broker has brought it: a row for each subscriber.
 
-    `class Outbox(OutboxTable, Base): __tablename__ = "outbox"` in the models.py of whoever publishes.
+    `class Outbox(OutboxTable, Base): __tablename__ = "outbox"` in models.py of the publisher.
     """
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     message_id: Mapped[str] = mapped_column(String(32))
-    # Whom it is for: `events.forget_image`, a handler; or the broker.
+    # A handler (`events.forget_image`), a module elsewhere, or the broker.
     subscriber: Mapped[str] = mapped_column(String(200))
     name: Mapped[str] = mapped_column(String(200))
     version: Mapped[int]
     key: Mapped[str | None] = mapped_column(String(LONGEST_KEY))
-    # JSON, as the message and what goes along with it.
+    # JSON.
     payload: Mapped[str] = mapped_column(Text)
     context: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(10))
-    # Counted when one begins, so that one that ends the process counts too.
+    # Counted when an attempt begins, so that one that ends its process counts too.
     attempts: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    # When it may be taken: at once, after a pause, or when the time of whoever took it is over.
+    # When it may be claimed: at once, after a pause, or at the end of a lease.
     due_at: Mapped[datetime] = mapped_column(UtcDateTime)
     # Completed or abandoned.
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -61,7 +61,7 @@ class OutboxTable:
         open_only, done_only = finished_at.is_(None), finished_at.is_not(None)
         return (
             UniqueConstraint("message_id", "subscriber"),
-            # Partial, so that what is done costs a poll nothing, however much there is of it.
+            # Partial, so that completed rows do not slow polls down.
             Index(None, "due_at", "id", postgresql_where=open_only, sqlite_where=open_only),
             Index(None, "subscriber", "key", "id", postgresql_where=open_only, sqlite_where=open_only),
             Index(None, "state", "finished_at", postgresql_where=done_only, sqlite_where=done_only),
@@ -69,9 +69,9 @@ class OutboxTable:
 
 
 class InboxTable:
-    """What a module's handlers have done: a second delivery of the same finds its row here and does nothing.
+    """Messages that the handlers of a module have handled, by which a second delivery is recognised.
 
-    `class Inbox(InboxTable, Base): __tablename__ = "inbox"` in the models.py of whoever subscribes.
+    `class Inbox(InboxTable, Base): __tablename__ = "inbox"` in models.py of the subscriber.
     """
 
     message_id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -80,7 +80,7 @@ class InboxTable:
 
 
 def table_of(models: ModuleType | None, kind: type[Any]) -> Table | None:
-    """The table of this kind that a models.py declares; None if it declares none."""
+    """Return the table of this kind that a models.py declares, or None."""
     if models is None:
         return None
     found = [one for one in vars(models).values() if isinstance(one, type) and issubclass(one, kind)]
@@ -89,7 +89,7 @@ def table_of(models: ModuleType | None, kind: type[Any]) -> Table | None:
 
 
 class clock(FunctionElement[datetime]):  # noqa: N801  # a function of SQL
-    """The database's time, so many seconds from now. Processes may disagree about theirs, this one is everybody's."""
+    """The time of the database, plus seconds. The clocks of processes may differ."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -100,13 +100,13 @@ class clock(FunctionElement[datetime]):  # noqa: N801  # a function of SQL
 
 @compiles(clock, "postgresql")
 def _postgresql_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
-    """Not now(), which stands still during a transaction."""
+    """Use clock_timestamp(), because now() is the time at which the transaction began."""
     [seconds] = element.clauses
     return f"(clock_timestamp() + {compiler.process(seconds, **options)} * interval '1 second')"
 
 
 @compiles(clock, "sqlite")
 def _sqlite_clock(element: clock, compiler: SQLCompiler, **options: Any) -> str:
-    """As SQLAlchemy stores moments, which SQLite compares as text: with six digits behind the point."""
+    """Format the time as SQLAlchemy stores it, with six digits, because SQLite compares text."""
     [seconds] = element.clauses
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(seconds, **options)} || ' seconds')"

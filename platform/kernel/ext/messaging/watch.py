@@ -21,13 +21,13 @@ _log = structlog.get_logger("kernel.ext.messaging")
 SERVICE = "subscriptions"
 _ASK_SECONDS = 3.0
 _LOOK_SECONDS = 5.0
-# What a subscriber said is believed for so many of our own looks.
+# For how many checks the report of a subscriber is valid.
 _LOOKS_BELIEVED = 6
-# A message that is due for so many polls and that no relay has taken: there is none for it.
+# A message that is due for this many polls and is not claimed: no relay serves it.
 _OVERDUE_POLLS = 15
 
 Problems = dict[str, str]
-"""What is wrong with the delivery, by subscriber."""
+"""The reason why messages are not delivered, by subscriber."""
 
 PROBLEMS: TypeAdapter[Problems] = TypeAdapter(Problems)
 
@@ -42,7 +42,7 @@ class Subscriptions(BaseModel):
 
 
 class DeliveryWatch:
-    """Looks now and again whether the messages of this process, and those for it, can be delivered."""
+    """Checks periodically whether the messages of this process, and those for it, are delivered."""
 
     def __init__(
         self,
@@ -53,21 +53,21 @@ class DeliveryWatch:
     ) -> None:
         """`publishers` are the modules elsewhere to whose messages this process subscribes."""
         self._bus, self._settings, self._channel, self._publishers = bus, settings, channel, publishers
-        # Whether this process delivers; `running` is told.
+        # Whether this process delivers.
         self._relays = False
         self._own: Problems = {}
         self._of_others: dict[str, Problems] = {}
-        # What subscribers in other processes were answered, and when.
+        # The answers to subscribers in other processes, with their time.
         self._answered: dict[str, tuple[str, float]] = {}
-        self._told: Problems = {}
+        self._logged: Problems = {}
 
     async def check(self) -> None:
-        """Raise Degraded with all that the last look found."""
+        """Raise Degraded with all problems of the last check."""
         if found := self.problems():
             raise Degraded(" ".join(dict.fromkeys(found.values())))
 
     def problems(self) -> Problems:
-        """What is wrong, on our side and on that of others."""
+        """Return the problems of this process and those that other processes report."""
         oldest = time.monotonic() - _LOOKS_BELIEVED * self._settings.check_seconds
         answered = {one: problem for one, (problem, since) in self._answered.items() if since >= oldest}
         of_others = {one: problem for found in self._of_others.values() for one, problem in found.items()}
@@ -75,12 +75,12 @@ class DeliveryWatch:
 
     @asynccontextmanager
     async def running(self, *, relays: bool) -> AsyncIterator[None]:
-        """Look during the block. `relays`: whether this process delivers."""
+        """Check during the block. `relays`: whether this process delivers."""
         self._relays = relays
         await self._look_here()
         is_alone = not self._publishers and not self._bus.elsewhere.is_known and relays
         if is_alone and not self._own:
-            yield  # all modules are here, and nothing that waited before the start has lost its handler
+            yield  # all modules are here, and each waiting message has a handler
             return
         is_over = asyncio.Event()
         task = asyncio.create_task(self._keep_looking(is_over))
@@ -88,13 +88,13 @@ class DeliveryWatch:
             yield
         finally:
             is_over.set()
-            # Cancelled in the middle of a query, it would cost a connection.
+            # Cancelling a query would cost its connection.
             _, late = await asyncio.wait([task], timeout=_LOOK_SECONDS)
             for one in late:
                 one.cancel()
 
     async def look(self) -> None:
-        """Look now, here and at the publishers elsewhere."""
+        """Check now, in this process and at the publishers elsewhere."""
         await self._look_here()
         if self._channel is not None:
             await asyncio.gather(*(self._ask(self._channel, name) for name in self._publishers))
@@ -103,26 +103,26 @@ class DeliveryWatch:
     async def _look_here(self) -> None:
         try:
             self._own = await self._undelivered()
-        except Exception as error:  # noqa: BLE001  # the database's own check tells of it
+        except Exception as error:  # noqa: BLE001  # the check of the database reports it
             _log.debug("waiting messages could not be read", reason=repr(error))
         self._log_new()
 
     def _log_new(self) -> None:
         found = self.problems()
         for subscriber, problem in found.items():
-            if self._told.get(subscriber) != problem:
+            if self._logged.get(subscriber) != problem:
                 _log.warning("messages are not delivered", subscriber=subscriber, reason=problem)
-        self._told = found
+        self._logged = found
 
     async def answer(self, module: str, _name: str, body: bytes) -> bytes:
         """Answer a process that subscribes to messages of `module`: which of its handlers do not get them, and why.
 
         Raises ValidationError for an invalid body.
         """
-        asked = Subscriptions.model_validate_json(body)
+        subscriptions = Subscriptions.model_validate_json(body)
         found = {}
-        for subscriber, name in asked.subscribers.items():
-            problem = self._problem_of(module, subscriber, name, asked.broker)
+        for subscriber, name in subscriptions.subscribers.items():
+            problem = self._problem_of(module, subscriber, name, subscriptions.broker)
             if problem is not None:
                 found[subscriber] = problem
                 self._answered[subscriber] = (problem, time.monotonic())

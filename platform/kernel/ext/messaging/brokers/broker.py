@@ -1,4 +1,4 @@
-"""Messages to and from other places: a broker keeps them before `send` returns, until they are taken."""
+"""Send and receive messages through a broker, which stores them before `send` returns."""
 
 import asyncio
 import random
@@ -8,13 +8,13 @@ from importlib import import_module
 
 import structlog
 
-from kernel.ext.messaging.brokers.connection import Link, OnBroker, Refused, Subscription
+from kernel.ext.messaging.brokers.connection import Link, MessageRefused, OnBroker, Subscription
 from kernel.ext.messaging.outages import Outage
 from kernel.wait import wait_for_reply
 
 _log = structlog.get_logger("kernel.ext.messaging")
 
-# Loaded when needed: who uses no broker does not pay for FastStream and a client.
+# Imported when needed, because FastStream and a client are slow to import.
 _KINDS = {"nats": "nats", "tls": "nats", "amqp": "rabbit", "amqps": "rabbit", "redis": "redis", "rediss": "redis"}
 _OPEN_SECONDS = 10.0
 _MAX_PAUSE_SECONDS = 10.0
@@ -29,14 +29,14 @@ _FILES = {"nats": "nats", "rabbit": "rabbitmq", "redis": "redis_streams"}
 
 
 class BrokerUnavailable(Outage):
-    """The broker did not confirm, or there is no connection to it; says why."""
+    """The broker did not confirm a message, or there is no connection. Says why."""
 
 
 class Broker:
-    """The way to modules in other processes, by NATS JetStream, RabbitMQ or Redis Streams; the URL says which.
+    """A connection to NATS JetStream, RabbitMQ or Redis Streams, depending on the URL.
 
-    At least once: what `send` returned for is given to every group of its name. A broken connection is given up
-    and opened anew, with all that is needed on the broker; nobody has to restart.
+    Each message that `send` has stored is delivered at least once to each group that subscribes to its name. A broken
+    connection is replaced, and missing streams and queues are created again.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class Broker:
         self._subscriptions.append(Subscription(group, tuple(names), take))
 
     async def start(self) -> None:
-        """Connect. Returns also when the broker does not answer: it is tried again until `stop`."""
+        """Connect. Return also if the broker does not answer: connecting is tried again until `stop`."""
         self._stopping.clear()
         tried = asyncio.Event()
         self._task = asyncio.create_task(self._stay_connected(tried))
         await tried.wait()
 
     async def stop(self) -> None:
-        """Let what is being taken finish, but not for long; then disconnect."""
+        """Wait a bounded time for started work, then disconnect."""
         self._stopping.set()
         self._doubted.set()
         task, self._task = self._task, None
         if task is not None:
-            # Not at once: what is cancelled in the middle costs a client its connection, and what is being taken.
+            # Cancelling at once would cost the client its connection and the started work.
             await asyncio.wait({task}, timeout=_LET_FINISH_SECONDS if self._link is not None else 0)
             task.cancel()
             await asyncio.wait({task})
@@ -94,14 +94,14 @@ class Broker:
     async def send(self, body: bytes, name: str, message_id: str) -> None:
         """Return when the broker has stored the message.
 
-        Raises BrokerUnavailable in bounded time, and then it may have been stored all the same; Refused for a message
-        that this broker will never take.
+        Raises BrokerUnavailable in bounded time, after which the message may be stored or not. Raises MessageRefused
+        for a message that this broker never accepts.
         """
         link = self._connected()
         try:
             async with asyncio.timeout(self._send_timeout):
                 await link.send(body, name, message_id)
-        except Refused:
+        except MessageRefused:
             self._doubted.set()
             raise
         except Exception as error:
@@ -110,15 +110,15 @@ class Broker:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The kind of the broker, and the prefix: what a publisher and its subscribers must have in common."""
+        """The kind of the broker and the prefix, which must be equal for a publisher and its subscribers."""
         return self._kind, self._prefix
 
     def is_connected(self) -> bool:
-        """Whether there is a connection, as far as we know."""
+        """Return True if there is a connection, as far as is known."""
         return self._link is not None
 
     async def check(self) -> None:
-        """Raises BrokerUnavailable if the broker does not answer within a second."""
+        """Raise BrokerUnavailable if the broker does not answer within a second."""
         link = self._connected()
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
@@ -128,13 +128,13 @@ class Broker:
             raise BrokerUnavailable(f"The broker does not answer: {error!r}") from error
 
     async def backlog(self, names: Collection[str], groups: Collection[str]) -> list[OnBroker]:
-        """Count what waits on the broker, by group. Raises BrokerUnavailable."""
+        """Count the messages on the broker, by group. Raises BrokerUnavailable."""
         link = self._connected()
         try:
             async with asyncio.timeout(self._send_timeout):
                 return await link.backlog(names, groups)
         except Exception as error:
-            raise BrokerUnavailable(f"The broker does not tell what waits there: {error!r}") from error
+            raise BrokerUnavailable(f"The broker does not report its backlog: {error!r}") from error
 
     def _connected(self) -> Link:
         if self._link is None:
@@ -153,19 +153,19 @@ class Broker:
                 _log.info("connected to the broker", kind=self._kind)
                 tried.set()
                 await self._watch(link)
-            except Exception as error:  # noqa: BLE001  # whatever it was, a new connection is the cure
+            except Exception as error:  # noqa: BLE001  # a new connection is tried after any error
                 _log.warning("no connection to the broker", kind=self._kind, reason=repr(error))
             finally:
                 self._link = None
                 tried.set()
                 self._closing = asyncio.create_task(link.close())
-                await asyncio.shield(self._closing)  # it is bounded, and half closed is not closed
+                await asyncio.shield(self._closing)  # closing takes a bounded time and must be complete
             pause = min(_MAX_PAUSE_SECONDS, max(0.25, pause * 2))
             with suppress(TimeoutError):  # jitter, not a secret
                 await asyncio.wait_for(self._stopping.wait(), pause * random.uniform(0.5, 1))  # noqa: S311
 
     async def _watch(self, link: Link) -> None:
-        """Until the end. Raises when the connection, or something that is needed on the broker, is gone."""
+        """Watch the connection until `stop`. Raises if it, or something on the broker, is gone."""
         looks = 0
         while not self._stopping.is_set():
             self._doubted.clear()
@@ -178,7 +178,7 @@ class Broker:
                 await asyncio.wait_for(self._doubted.wait(), min(_LOOK_SECONDS, self._lease / 5))
 
     async def _hear_of(self, link: Link) -> None:
-        """Raises TimeoutError when nothing comes back; that nobody here had the time to look is no sign of it."""
+        """Raise TimeoutError if the broker does not answer. Stalls of this event loop do not count."""
 
         async def answer() -> None:
             await link.ping()

@@ -1,4 +1,4 @@
-"""What the connections to all kinds of brokers have in common."""
+"""The common part of the connections to all kinds of brokers."""
 
 import asyncio
 import random
@@ -14,17 +14,17 @@ import structlog
 _log = structlog.get_logger("kernel.ext.messaging")
 
 Take = Callable[[bytes], Awaitable[None]]
-# How long a message that is being taken may hold up the end of a connection.
+# How long started work may delay the end of a connection.
 _GRACE_SECONDS = 5.0
 
 
-class Refused(Exception):
-    """The broker will never take the message, for instance because it is too large; says why."""
+class MessageRefused(Exception):
+    """The broker refuses the message for good, for instance because it is too large. Says why."""
 
 
 @dataclass(frozen=True)
 class Subscription:
-    """Which messages a group takes, and what takes them."""
+    """The messages that a group receives, and the function that takes them."""
 
     group: str
     names: Sequence[str]
@@ -42,9 +42,9 @@ class OnBroker(NamedTuple):
 
 
 class Link(ABC):
-    """One connection to a broker, from its opening until it is lost; then another takes its place."""
+    """One connection to a broker, from its opening until it is lost."""
 
-    # FastStream's broker. `Any`: its classes for the brokers have no common type that says what we use.
+    # FastStream's broker. `Any`, because its classes for the brokers have no common type with the names used here.
     _broker: Any
 
     def __init__(
@@ -57,11 +57,11 @@ class Link(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Connect, make what is missing on the broker, and begin to receive."""
+        """Connect, create missing streams and queues, and start to receive."""
 
     @abstractmethod
     async def send(self, body: bytes, name: str, message_id: str) -> None:
-        """Return when the message is stored. Raises Refused where trying again cannot help."""
+        """Return when the message is stored. Raises MessageRefused where trying again cannot help."""
 
     @abstractmethod
     async def ping(self) -> None:
@@ -69,11 +69,11 @@ class Link(ABC):
 
     @abstractmethod
     async def tend(self) -> None:
-        """See that all we need is still on the broker, and move or remove what has become due there."""
+        """Verify that streams and queues still exist, and move or delete messages that are due."""
 
     @abstractmethod
     async def backlog(self, names: Collection[str], groups: Collection[str]) -> list[OnBroker]:
-        """Count what waits on the broker: messages of these names; on RabbitMQ, in the queues of these groups."""
+        """Count the messages of these names on the broker; on RabbitMQ, in the queues of these groups."""
 
     @abstractmethod
     async def _disconnect(self) -> None:
@@ -85,19 +85,19 @@ class Link(ABC):
 
     @abstractmethod
     async def _again(self, message: Any, pause_seconds: float) -> None:
-        """Have the message delivered again."""
+        """Let the broker deliver the message again."""
 
     @abstractmethod
     async def _keep(self, message: Any) -> None:
-        """Tell the broker that the message is still being taken, if it wants to know."""
+        """Extend the lease of the message on the broker, if the broker has one."""
 
     async def keep_leases(self) -> None:
-        """For all that is being taken."""
+        """Extend the leases of all messages that are being taken."""
         for message in tuple(self._taking):
             await self._keep(message)
 
     async def close(self) -> None:
-        """Receive no more, let what is being taken finish, and disconnect: in bounded time, dead broker or not."""
+        """Stop receiving, wait for started work, and disconnect, in bounded time even if the broker is dead."""
         self._closing.set()
         for step, seconds in ((self._leave, _GRACE_SECONDS + 1), (self._disconnect, 1.0)):
             with suppress(Exception):
@@ -120,7 +120,7 @@ class Link(ABC):
         await self._broker.stop()
 
     def _options(self) -> dict[str, Any]:
-        """For FastStream: bytes as they came, no injection, no acknowledgement but ours, no log but ours."""
+        """Return options of FastStream: raw bytes, no injection, manual acknowledgement, no log of its own."""
         from faststream import AckPolicy  # noqa: PLC0415  # loaded where there is a broker
 
         return {
@@ -138,7 +138,7 @@ class Link(ABC):
         self._taking[message] = asyncio.current_task()
         try:
             await take(message.body)
-        except Exception as error:  # noqa: BLE001  # whatever it was, the message must come again
+        except Exception as error:  # noqa: BLE001  # after any error the message is delivered again
             pause = min(self._lease, self._lease / 30 * 2 ** min(await self._attempt(message) - 1, 10))
             pause *= random.uniform(0.5, 1)  # noqa: S311  # jitter, not a secret
             _log.warning(

@@ -19,7 +19,7 @@ from nats.errors import ConnectionClosedError, Error, MaxPayloadError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType
 from nats.js.errors import NotFoundError
 
-from kernel.ext.messaging.brokers.connection import Link, OnBroker, Refused
+from kernel.ext.messaging.brokers.connection import Link, MessageRefused, OnBroker
 
 # A message that arrives meanwhile is given at once.
 _FETCH_SECONDS = 5.0
@@ -91,7 +91,7 @@ class Opened(Link):
                 timeout=_PUBLISH_SECONDS,
             )
         except MaxPayloadError as error:
-            raise Refused(f"{len(body)} bytes are more than the server's max_payload") from error
+            raise MessageRefused(f"{len(body)} bytes are more than the server's max_payload") from error
 
     async def ping(self) -> None:
         if not self._connection.is_connected:  # `flush` says nothing then

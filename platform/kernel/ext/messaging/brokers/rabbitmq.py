@@ -1,4 +1,4 @@
-"""RabbitMQ: one topic exchange, a durable queue for each group, and one for each name that nobody takes yet."""
+"""RabbitMQ: one topic exchange, a durable queue for each group, and one for each name without a group yet."""
 
 import asyncio
 from collections.abc import Collection
@@ -9,7 +9,7 @@ from typing import Any
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed, PublishError
 from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 
-from kernel.ext.messaging.brokers.connection import Link, OnBroker, Refused
+from kernel.ext.messaging.brokers.connection import Link, MessageRefused, OnBroker
 
 
 class Opened(Link):
@@ -49,7 +49,7 @@ class Opened(Link):
             )
         except ChannelPreconditionFailed as error:
             self._is_lost = True  # the server has closed the channel
-            raise Refused(str(error)) from error
+            raise MessageRefused(str(error)) from error
 
     async def ping(self) -> None:
         if self._is_lost or not self._connection.connected.is_set():
@@ -65,7 +65,7 @@ class Opened(Link):
             await self._pings.declare_queue(f"{self._prefix}.{subscription.group}", passive=True, robust=False)
 
     async def backlog(self, names: Collection[str], groups: Collection[str]) -> list[OnBroker]:
-        """Without what a process has taken and not yet acknowledged: RabbitMQ does not tell."""
+        """Count without unacknowledged messages, which RabbitMQ does not report."""
         queues: list[tuple[str, str | None, str]] = [("*", group, f"{self._prefix}.{group}") for group in groups]
         queues += [(name, None, f"{self._prefix}.waiting.{name}") for name in names]
         found = []
@@ -87,7 +87,7 @@ class Opened(Link):
         return 4 if message.raw_message.redelivered else 1  # a classic queue does not count
 
     async def _again(self, message: Any, pause_seconds: float) -> None:
-        # RabbitMQ delivers again at once, so we hold the message for the pause. A queue that delays (by TTL and dead
+        # RabbitMQ delivers again at once, so the message is held for the pause. A queue that delays (by TTL and dead
         # letters) would take it over without a confirmation.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), pause_seconds)
