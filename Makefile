@@ -1,7 +1,7 @@
 # The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
 # short tools, so that people, CI and the container image run the same things.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-slow test-all check self-test newest audit format docs changelog migrate migration bench claims growth bench-boundaries messages faults drill lines lock clean venv
+.PHONY: help run test test-unit test-slow coverage test-all check self-test newest audit format docs changelog migrate migration bench claims growth bench-boundaries messages faults drill lines lock clean venv
 
 # The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -35,7 +35,10 @@ test-unit: venv ## Run the tests that need no server, socket or process (a minut
 test-slow: venv ## Run faults, fuzzing, brokers, workers and proofs (15 minutes)   [QUICK=1 ARGS="-k brokers"]
 	@$(TEST) -m slow $(if $(QUICK),--one-case) $(ARGS)
 
-test-all: self-test test test-slow drill ## Run all tests, the proofs, the drill and the benchmark in small (30 minutes)
+coverage: venv ## Run the unit and integration tests, and print which lines they run
+	@$(TEST) -m "not slow" --cov --cov-report term $(ARGS)
+
+test-all: self-test coverage test-slow drill ## Run all tests, the proofs, the drill and the benchmark in small (30 minutes)
 	@test ! -d bench || $(BIN)/python -m bench --quick --no-served --rounds 1
 
 ##@ Change

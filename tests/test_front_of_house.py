@@ -45,6 +45,7 @@ def nav_pages(entry: object) -> set[str]:
     raise TypeError(entry)
 
 
+@pytest.mark.integration
 def test_the_changelog_contains_every_fragment(root: Path) -> None:
     draft = draft_of_the_changelog(root)
     assert draft.returncode == 0, draft.stderr
@@ -55,6 +56,7 @@ def test_the_changelog_contains_every_fragment(root: Path) -> None:
         assert first_words in starts, fragment.name
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["+topic.improved.md", "topic.fixed.md", "+topic.md"])
 def test_a_fragment_with_an_unknown_type_or_without_a_plus_is_refused(root: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "pyproject.toml").write_bytes((root / "pyproject.toml").read_bytes())
@@ -79,6 +81,7 @@ def test_the_hooks_before_a_commit_are_the_steps_of_make_check(root: Path) -> No
     assert {f".venv/bin/{step.strip()}" for step in steps} == {*entries} - {".venv/bin/towncrier build --draft"}
 
 
+@pytest.mark.integration
 def test_the_launch_configurations_start_commands_that_exist(root: Path) -> None:
     launch = json.loads((root / ".vscode" / "launch.json").read_text())
     [serve] = [one for one in launch["configurations"] if one["name"] == "Serve"]

@@ -1,13 +1,43 @@
 """The three tiers of tests: unit, integration and slow (docs/testing.md).
 
-A test without a mark is a unit test: it starts no process and opens no connection.
+A test without a mark is a unit test: it starts no process and opens no connection, and this plugin fails it if it does.
 A test that uses PostgreSQL is an integration test without being marked; others have `@pytest.mark.integration`.
 """
 
+import os
+import sys
+import threading
 import zlib
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
+
+_FORBIDDEN = {"os.fork", "os.posix_spawn", "subprocess.Popen", "socket.bind", "socket.connect"}
+
+
+class Guard:
+    """Records what a unit test must not do, by Python's audit events. Threads of earlier tests do not count."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        sys.addaudithook(self._record)
+
+    def _record(self, event: str, _: tuple[object, ...]) -> None:
+        if event in _FORBIDDEN and threading.current_thread() is threading.main_thread():
+            self.seen.add(event)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        self.seen.clear()
+        yield
+        if self.seen and not is_marked(item):
+            pytest.fail(f"a unit test raised {', '.join(sorted(self.seen))}: mark it integration", pytrace=False)
+
+
+def is_marked(item: pytest.Item) -> bool:
+    """Return whether the test is in the tier integration or slow."""
+    return any(item.get_closest_marker(name) for name in ("integration", "slow"))
 
 
 def uses_postgresql(item: pytest.Item) -> bool:
@@ -40,3 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = {*slow} - {*one_case_of_each(slow)}
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_CURRENT_TEST" not in os.environ:  # a run that a test started is that test's business
+        config.pluginmanager.register(Guard())

@@ -193,6 +193,7 @@ ASKED = (
 )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("recipe", ASKED)
 async def test_the_generator_in_python_makes_the_recipes_requests(recipe: Recipe) -> None:
     heard: list[str] = []

@@ -98,6 +98,7 @@ def test_an_answer_counts_when_it_is_whole(answer: bytes, status: int | None) ->
     assert status_of(answer) == status
 
 
+@pytest.mark.integration
 async def test_callers_keep_their_connections_and_count_what_they_get() -> None:
     connections = 0
 

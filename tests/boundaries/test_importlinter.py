@@ -14,6 +14,8 @@ import pytest
 from kernel.ext.boundaries.self_test import applied, copied
 from kernel.ext.boundaries.violations import Case, edit
 
+pytestmark = pytest.mark.integration
+
 # One violation for each contract of importlinter.ini.
 VIOLATIONS = {
     "A module imports of another only its contract": ("modules/left/service.py", "import modules.right.repository"),

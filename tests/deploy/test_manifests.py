@@ -197,6 +197,7 @@ def test_the_ingress_lets_only_the_api_through(manifests: list[dict[str, Any]]) 
     assert paths == ["/api"]
 
 
+@pytest.mark.integration
 def test_the_alerts_fire_when_they_should(root: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

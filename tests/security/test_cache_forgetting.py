@@ -265,6 +265,7 @@ async def answer_of(cache: ResponseCache, key: str, tag: str) -> bytes | None:
     return None if kept is None else kept.response.body
 
 
+@pytest.mark.integration
 @pytest.mark.alone
 @pytest.mark.parametrize("tags", [2, 1500])
 async def test_what_is_owed_is_paid_by_itself_as_soon_as_the_redis_is_back(redis: Redis, tags: int) -> None:
@@ -335,6 +336,7 @@ async def test_a_forgetting_whose_caller_leaves_stays_owed() -> None:
     cache._retrying.cancel()
 
 
+@pytest.mark.integration
 @pytest.mark.alone
 async def test_all_questions_of_a_request_together_wait_for_one_timeout(tmp_path: Path, redis: Redis) -> None:
     """Naive: a timeout for each. A Redis that is a little slow every time is bounded by none of them."""

@@ -44,6 +44,7 @@ async def test_a_read_that_names_too_many_versions_is_refused(
         assert answer.status_code == status
 
 
+@pytest.mark.integration
 async def test_the_content_of_an_image_is_not_compared_with_too_many_tags(application: Application) -> None:
     async with talking_to(application) as client:
         image = (await client.post("/api/v1/images", files={"file": ("a.png", picture(), "image/png")})).json()

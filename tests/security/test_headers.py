@@ -10,6 +10,8 @@ from tests.modules.images.pictures import picture
 from tests.security.forms import upload
 from tests.security.serving import Answer, Served, request, served
 
+pytestmark = pytest.mark.integration
+
 PAGE = "https://app.example.org"
 EVENTS, IMAGES, JSON = "/api/v1/events", "/api/v1/images", {"Content-Type": "application/json"}
 EXPECTED = {

@@ -8,6 +8,8 @@ import pytest
 
 from tests.security.serving import Served, request, served
 
+pytestmark = pytest.mark.integration
+
 PEER = "127.0.0.1"
 ALLOWED = "api.example.org,*.example.com"
 

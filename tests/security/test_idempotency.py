@@ -144,6 +144,7 @@ async def test_who_may_not_do_it_any_more_gets_no_kept_answer(client: httpx2.Asy
     assert refused.status_code == 403
 
 
+@pytest.mark.integration
 async def test_what_failed_may_be_tried_again_with_its_key(
     client: httpx2.AsyncClient, application: Application
 ) -> None:
@@ -154,6 +155,7 @@ async def test_what_failed_may_be_tried_again_with_its_key(
     assert (await client.post(EVENTS, json=illustrated, headers=KEY)).status_code == 201
 
 
+@pytest.mark.integration
 async def test_an_upload_is_repeated_with_another_boundary(
     client: httpx2.AsyncClient, application: Application
 ) -> None:

@@ -308,6 +308,7 @@ async def test_who_was_refused_is_told_the_first_moment_at_which_there_is_room(m
     assert not (await count_request(counts, limit, "caller")).is_over
 
 
+@pytest.mark.integration
 def test_who_sets_no_limit_loads_neither_the_library_nor_redis() -> None:
     code = "import sys, kernel.application; print({'limits', 'redis'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

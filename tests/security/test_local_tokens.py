@@ -73,12 +73,14 @@ async def test_another_projects_token_does_not_hold(project: Path, tmp_path: Pat
     assert (await answer(project, foreign))[0] == 401, "there is another"
 
 
+@pytest.mark.integration
 async def test_such_a_token_holds_nowhere_else(project: Path) -> None:
     sent = token(project, "--scope", "shop:read").stdout
     dev = {"AUTH_ISSUER": "http://127.0.0.1:9", "AUTH_AUDIENCE": "us", "ENVIRONMENT": "dev"}
     assert (await answer(project, sent, **dev))[0] in {401, 503}, "it asks the issuer for the key, who is not there"
 
 
+@pytest.mark.integration
 def test_elsewhere_the_command_refuses_in_one_sentence(project: Path) -> None:
     done = token(project, ENVIRONMENT="dev", AUTH_ENABLED="false", DATABASE_URL="postgresql://u:p@h/d")
     assert (done.returncode, done.stdout) == (1, "")

@@ -67,6 +67,7 @@ def test_a_command_that_fails_shows_no_secret(root: Path, command: str, failure:
     assert SECRET not in said
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", ["settings", "modules", "roles"])
 def test_a_command_that_succeeds_shows_no_secret(root: Path, command: str) -> None:
     said = run(root, command, {})
@@ -103,6 +104,7 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         yield started
 
 
+@pytest.mark.integration
 def test_a_server_shows_no_secret_in_answers_logs_or_arguments(server: Served) -> None:
     headers = {"Authorization": f"Bearer {SECRET}", "Cookie": f"a={SECRET}", "Proxy-Authorization": SECRET}
     for path in ("/health", "/health/ready", "/openapi.json", "/docs", "/nowhere", "/internal/contracts", "/metrics"):
@@ -134,6 +136,7 @@ def test_the_password_of_the_compose_file_is_refused_in_production(root: Path) -
         settings_for(root, {**production, "DATABASE_URL": f"postgresql://app:{password}@database/app"})
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "url", [f"s3://AKIA:{SECRET}@pictures", "s3://AKIA:hunter2/hunter2/hunter2@pictures", f"gs://:{SECRET}@pictures/a"]
 )

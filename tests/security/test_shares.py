@@ -131,6 +131,7 @@ def server(root: Path, tmp_path: Path) -> Iterator[Served]:
         yield one
 
 
+@pytest.mark.integration
 def test_sixty_slow_uploads_of_one_caller_leave_the_server_to_the_others(server: Served) -> None:
     """They filled the process, and every other request was answered 503."""
     with slow_uploads(server, 60, "192.0.2.1"):

@@ -18,6 +18,8 @@ from tests.modules.images.pictures import picture
 from tests.security.forms import IMAGES, form, part
 from tests.security.serving import request, served
 
+pytestmark = pytest.mark.integration
+
 EVENTS, JSON = "/api/v1/events", {"Content-Type": "application/json"}
 
 

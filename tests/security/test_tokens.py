@@ -22,6 +22,8 @@ from kernel.testing import booted
 from tests.core.https_server import Drop, Hang, Reply
 from tests.security.provider import AUDIENCE, CONFIGURATION, KEYS, Provider
 
+pytestmark = pytest.mark.integration
+
 # It needs the scope health:read.
 PATH = "/health/incidents"
 LEEWAY = 5

@@ -14,6 +14,8 @@ from tests.modules.images.pictures import FORMATS, picture
 from tests.security.forms import BOUNDARY, IMAGES, form, part, upload
 from tests.security.serving import Served, request, served
 
+pytestmark = pytest.mark.integration
+
 PNG = picture()
 FILE = part('form-data; name="file"; filename="x.png"', PNG, "Content-Type: image/png")
 KIND = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}

@@ -13,6 +13,8 @@ from kernel.ext.boundaries.check import RULES
 from kernel.ext.boundaries.self_test import VALID_EXAMPLES, VIOLATIONS, SelfTestError, applied, copied
 from kernel.ext.boundaries.violations import Case, edit
 
+pytestmark = pytest.mark.integration
+
 BIN = Path(sys.executable).parent
 
 

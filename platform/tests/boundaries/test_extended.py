@@ -10,6 +10,8 @@ from kernel.ext.boundaries.project import Project
 from kernel.ext.boundaries.self_test import applied
 from kernel.ext.boundaries.violations import base, edit
 
+pytestmark = pytest.mark.integration
+
 AUDIT = '''"""Audits, by a third party."""
 
 import ast

@@ -10,6 +10,8 @@ from kernel.ext.boundaries import ledger
 from kernel.ext.boundaries.findings import Finding
 from kernel.ext.boundaries.project import Project
 
+pytestmark = pytest.mark.integration
+
 
 def finding(line: int = 1, why: str = "It reaches too far.", path: str = "modules/left/service.py") -> Finding:
     return Finding(path, line, "contract-only", why, "Ask.")

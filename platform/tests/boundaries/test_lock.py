@@ -15,6 +15,8 @@ from kernel.ext.messaging.message import Message
 from kernel.ext.remote.wire import WireContract, description_of
 from kernel.modules.contracts import Contract
 
+pytestmark = pytest.mark.integration
+
 Make = Callable[..., Project]
 Describe = Callable[[str], Mapping[str, Any]]
 

@@ -9,6 +9,8 @@ import pytest
 from kernel.ext.boundaries import lock, owners
 from kernel.ext.boundaries.project import Project
 
+pytestmark = pytest.mark.integration
+
 CONTRACT = """from kernel import Contract
 from kernel.ext.messaging import Message
 

@@ -10,6 +10,8 @@ from kernel.ext.boundaries.project import Project
 from kernel.ext.boundaries.self_test import applied
 from kernel.ext.boundaries.violations import Case, base, edit
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:

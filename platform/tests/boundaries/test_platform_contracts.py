@@ -72,6 +72,7 @@ def run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("case", VIOLATIONS)
 def test_the_violation_is_found(copy: Path, case: str) -> None:
     contract, path, code = VIOLATIONS[case]
@@ -90,6 +91,7 @@ def test_every_contract_has_a_violation(root: Path) -> None:
     assert names == {contract for contract, _, _ in VIOLATIONS.values()}
 
 
+@pytest.mark.integration
 def test_no_import_between_extensions_is_ignored_in_vain(root: Path) -> None:
     """The list may only shrink. (The linter itself would also refuse the lines of the core that match no import.)"""
     lines = (root / "importlinter.ini").read_text().splitlines()
@@ -111,6 +113,7 @@ def sources(folder: Path) -> Iterator[Source]:
         yield Source(path.as_posix(), ".".join(path.with_suffix("").parts).removesuffix(".__init__"), file.read_bytes())
 
 
+@pytest.mark.integration
 def test_import_linter_sees_every_file(root: Path) -> None:
     """It skips a folder without an __init__.py without a message."""
     code = "import grimp, json; print(json.dumps(list(grimp.build_graph('kernel', cache_dir=None).modules)))"
@@ -171,6 +174,7 @@ def test_the_kernel_has_no_table_of_its_own(root: Path) -> None:
     assert tables == []
 
 
+@pytest.mark.integration
 def test_platform_is_a_source_root_and_never_a_package(root: Path) -> None:
     assert not (root / "__init__.py").exists()
     code = "import sys; assert sys.path[0] == ''; import platform; print(platform.__file__)"

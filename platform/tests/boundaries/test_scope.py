@@ -13,6 +13,8 @@ from kernel.ext.boundaries.commands import PytestCommand, run
 from kernel.ext.boundaries.git import Git, GitError
 from kernel.ext.boundaries.scope import ScopeError, Selection, select
 
+pytestmark = pytest.mark.integration
+
 CONTRACT = '''"""The contract."""
 
 from kernel import Contract

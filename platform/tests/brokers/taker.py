@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
 
@@ -27,13 +26,6 @@ class Taker:
     def __len__(self) -> int:
         """How many different ones."""
         return len(self.taken)
-
-
-async def until(condition: Callable[[], bool], within: float = 20) -> None:
-    """Wait for a condition; raises TimeoutError."""
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110  # what happens on a server sets no event here
-            await asyncio.sleep(0.02)
 
 
 async def until_answering(broker: Broker, within: float = 40) -> None:

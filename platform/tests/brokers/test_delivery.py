@@ -9,7 +9,8 @@ import pytest
 from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
 from kernel.ext.messaging.brokers.connection import MessageRefused, OnBroker
 from tests.brokers.servers import Nats, Redis, Server
-from tests.brokers.taker import NAME, Taker, until
+from tests.brokers.taker import NAME, Taker
+from tests.core.waiting import until_true
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ async def test_a_message_arrives_as_the_bytes_that_were_sent(new_broker: NewBrok
     bodies = [b'{"id": 1}', b"[]", b"null", b'"text"', b"\x00\xff not JSON", b"x" * 100_000]
     for number, body in enumerate(bodies):
         await broker.send(body, NAME, f"id{number}")
-    await until(lambda: len(taker) == len(bodies))
+    await until_true(lambda: len(taker) == len(bodies))
     assert set(taker.taken) == set(bodies)
 
 
@@ -55,7 +56,7 @@ async def test_a_group_gets_all_its_names_and_no_other(new_broker: NewBroker) ->
     await broker.send(b"seen", "images.image_seen", "1")
     await broker.send(b"deleted", NAME, "2")
     await broker.send(b"stored", "images.image_stored", "3")
-    await until(lambda: len(taker) == 2 and len(other) == 1)
+    await until_true(lambda: len(taker) == 2 and len(other) == 1)
     assert set(taker.taken) == {b"deleted", b"stored"}
     assert set(other.taken) == {b"seen"}
 
@@ -68,7 +69,7 @@ async def test_what_waits_on_the_broker_can_be_counted(new_broker: NewBroker) ->
     subscriber, taker = new_broker(), Taker()
     subscriber.receive("events", {NAME}, taker)
     await subscriber.start()
-    await until(lambda: len(taker) == 1)
+    await until_true(lambda: len(taker) == 1)
     await subscriber.stop()
     for number in (2, 3):
         await publisher.send(f"late {number}".encode(), NAME, str(number))
@@ -85,7 +86,7 @@ async def test_each_group_gets_each_message_and_its_processes_share_them(new_bro
     bodies = [f"message {number}".encode() for number in range(200)]
     await asyncio.gather(*(broker.send(body, NAME, body.decode()) for body in bodies))
     first, second, billing = takers
-    await until(lambda: len(first) + len(second) >= 200 and len(billing) == 200)
+    await until_true(lambda: len(first) + len(second) >= 200 and len(billing) == 200)
     assert set(first.taken + second.taken) == set(bodies)
     assert (first.taken + second.taken).total() == 200
     assert billing.taken.total() == 200
@@ -102,7 +103,7 @@ async def test_a_message_waits_for_the_first_group_that_wants_it(new_broker: New
     consumer.receive("events", {NAME}, taker)
     await consumer.start()
     await publisher.send(b"late", NAME, "3")
-    await until(lambda: len(taker) == 3)
+    await until_true(lambda: len(taker) == 3)
     assert taker.taken.total() == 3
 
 
@@ -117,7 +118,7 @@ async def test_a_group_that_is_away_misses_nothing(new_broker: NewBroker) -> Non
     second, taker = new_broker(), Taker()
     second.receive("events", {NAME}, taker)
     await second.start()
-    await until(lambda: len(taker) == 1)
+    await until_true(lambda: len(taker) == 1)
 
 
 async def test_what_was_not_taken_comes_again_after_a_pause_and_then_no_more(new_broker: NewBroker) -> None:
@@ -125,7 +126,7 @@ async def test_what_was_not_taken_comes_again_after_a_pause_and_then_no_more(new
     broker.receive("events", {NAME}, taker)
     await broker.start()
     await broker.send(b"again", NAME, "1")
-    await until(lambda: len(taker) == 1)
+    await until_true(lambda: len(taker) == 1)
     first, second, third = taker.times
     assert min(second - first, third - second) > 0.04  # a thirtieth of the lease, with jitter
     await broker.stop()
@@ -133,7 +134,7 @@ async def test_what_was_not_taken_comes_again_after_a_pause_and_then_no_more(new
     after.receive("events", {NAME}, nothing)
     await after.start()
     await after.send(b"next", NAME, "2")
-    await until(lambda: len(nothing) == 1)
+    await until_true(lambda: len(nothing) == 1)
     await asyncio.sleep(3.5)  # longer than a lease: it would have come back
     assert set(nothing.taken) == {b"next"}
     assert taker.taken.total() == 1
@@ -154,7 +155,7 @@ async def test_what_is_not_taken_holds_nothing_up_and_is_not_forgotten(new_broke
         broker.receive("events", {NAME}, take)
         await broker.start()
         await asyncio.gather(*(broker.send(b"%d" % number, NAME, f"{turn}-{number}") for number in range(300)))
-        await until(lambda: len(taken) == 299)
+        await until_true(lambda: len(taken) == 299)
         taken.clear()
         await asyncio.sleep(0.5)
         await broker.stop()
@@ -162,7 +163,7 @@ async def test_what_is_not_taken_holds_nothing_up_and_is_not_forgotten(new_broke
     last = new_broker()
     last.receive("events", {NAME}, take)
     await last.start()
-    await until(lambda: b"0" in taken)
+    await until_true(lambda: b"0" in taken)
 
 
 async def test_a_slow_message_keeps_its_lease(new_broker: NewBroker) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from kernel.ext.messaging.brokers.broker import Broker, BrokerUnavailable
 from tests.brokers.servers import Server, free_port
-from tests.brokers.taker import NAME, Taker, until, until_answering
+from tests.brokers.taker import NAME, Taker, until_answering
+from tests.core.waiting import until_true
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,7 @@ async def test_what_a_process_took_to_its_death_is_delivered_to_another(
     other = new_broker()
     other.receive("events", {NAME}, taker)
     await other.start()
-    await until(lambda: len(taker) == 1)
+    await until_true(lambda: len(taker) == 1)
 
 
 async def test_a_message_is_delivered_again_if_other_processes_connected_before_its_process_died(
@@ -53,7 +54,7 @@ async def test_a_message_is_delivered_again_if_other_processes_connected_before_
     await publisher.start()
     await first.start()
     await publisher.send(b"acknowledged", NAME, "1")
-    await until(lambda: len(taker) == 1)
+    await until_true(lambda: len(taker) == 1)
     await first.stop()
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(script), server.url, prefix, "events", NAME, stdout=subprocess.PIPE
@@ -74,7 +75,7 @@ async def test_a_message_is_delivered_again_if_other_processes_connected_before_
     last = new_broker()
     last.receive("events", {NAME}, taker)
     await last.start()
-    await until(lambda: len(taker) == 2)
+    await until_true(lambda: len(taker) == 2)
 
 
 async def test_a_message_that_waits_for_its_next_attempt_survives_new_connections(new_broker: NewBroker) -> None:
@@ -96,12 +97,12 @@ async def test_a_message_that_waits_for_its_next_attempt_survives_new_connection
 
     broker = await connected()
     await broker.send(b"acknowledged", NAME, "1")
-    await until(lambda: len(taken) == 1)
+    await until_true(lambda: len(taken) == 1)
     await broker.send(b"refused at first", NAME, "2")
     for seen in range(1, 5):
-        await until(lambda seen=seen: attempts >= seen)  # type: ignore[misc]  # the default has no annotation
+        await until_true(lambda seen=seen: attempts >= seen)  # type: ignore[misc]  # the default has no annotation
         await (await connected()).stop()
-    await until(lambda: len(taken) == 2)
+    await until_true(lambda: len(taken) == 2)
 
 
 async def test_a_broker_that_is_killed_under_load_loses_nothing_that_it_confirmed(
@@ -135,19 +136,19 @@ async def test_a_broker_that_is_killed_under_load_loses_nothing_that_it_confirme
                 confirmed.append(body)
 
     senders = [asyncio.create_task(publish(number)) for number in range(8)]
-    await until(lambda: len(confirmed) > 300)
+    await until_true(lambda: len(confirmed) > 300)
     await asyncio.to_thread(server.kill)
-    await until(lambda: len(refused) > 20)
+    await until_true(lambda: len(refused) > 20)
     with pytest.raises(BrokerUnavailable):
         await publisher.check()
     before = len(confirmed)
     await asyncio.to_thread(server.start)
     await until_answering(publisher)
-    await until(lambda: len(confirmed) > before + 100)
+    await until_true(lambda: len(confirmed) > before + 100)
     is_over = True
     await asyncio.gather(*senders)
     await back.start()
-    await until(lambda: set(confirmed) <= set(taker.taken) & set(late_taker.taken), within=40)
+    await until_true(lambda: set(confirmed) <= set(taker.taken) & set(late_taker.taken), seconds=40)
     assert max(refused) < 2.5
     twice = taker.taken.total() - len(taker)
     sys.stdout.write(f"{server.binary}: {len(confirmed)} confirmed, 0 lost, {len(refused)} refused, {twice} twice\n")
@@ -159,7 +160,7 @@ async def test_a_broker_that_does_not_answer_is_noticed_in_time(new_broker: NewB
     await broker.start()
     os.kill(server.pid(), signal.SIGSTOP)
     try:
-        await until(lambda: _is_stopped(server.pid()))
+        await until_true(lambda: _is_stopped(server.pid()))
         begun = time.monotonic()
         with pytest.raises(BrokerUnavailable):
             await broker.check()
@@ -180,7 +181,7 @@ async def test_a_broker_may_take_its_time_to_confirm(new_broker: NewBroker, serv
     await broker.start()
     os.kill(server.pid(), signal.SIGSTOP)
     try:
-        await until(lambda: _is_stopped(server.pid()))
+        await until_true(lambda: _is_stopped(server.pid()))
         sending = asyncio.create_task(broker.send(b"patience", NAME, "1"))
         done, _ = await asyncio.wait({sending}, timeout=1)  # the connection is given up after 1.8
         assert not done
@@ -215,7 +216,7 @@ async def test_a_process_may_start_before_its_broker(new_broker: NewBroker, serv
     async with forwarding:
         await until_answering(broker)
         await broker.send(b"in time", NAME, "2")
-        await until(lambda: len(taker) == 1)
+        await until_true(lambda: len(taker) == 1)
         await broker.stop()
 
 

@@ -14,8 +14,8 @@ from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from tests.brokers.servers import Server
 from tests.core.project import imported_alone
+from tests.core.waiting import until
 from tests.messaging.shop import FILES, place, rows, write_shop
-from tests.messaging.test_telling import until
 
 pytestmark = pytest.mark.slow
 

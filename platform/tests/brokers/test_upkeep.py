@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 
 from kernel.ext.messaging.brokers.broker import Broker
 from tests.brokers.servers import Server
-from tests.brokers.taker import NAME, Taker, until
+from tests.brokers.taker import NAME, Taker
+from tests.core.waiting import until_true
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ async def _two_groups_of_which_one_is_away(new_broker: NewBroker, prefix: str) -
     broker.receive("events", {NAME}, taker)
     await broker.start()
     await asyncio.gather(*(broker.send(b"%d" % number, NAME, f"{prefix}{number}") for number in range(1000)))
-    await until(lambda: len(taker) == 1000)
+    await until_true(lambda: len(taker) == 1000)
     return broker, taker
 
 
@@ -52,7 +53,7 @@ async def _take_as_billing(new_broker: NewBroker) -> None:
     broker, taker = new_broker(), Taker()
     broker.receive("billing", {NAME}, taker)
     await broker.start()
-    await until(lambda: len(taker) == 1000)
+    await until_true(lambda: len(taker) == 1000)
 
 
 @only_redis
@@ -101,7 +102,7 @@ async def test_nats_keeps_the_pending_messages_of_a_process_while_another_remove
     [consumer] = await jetstream.consumers_info(prefix)
     assert consumer.num_ack_pending == 1
     finish.set()
-    await until(lambda: len(taken) == 2)
+    await until_true(lambda: len(taken) == 2)
 
 
 @only_nats
@@ -114,7 +115,7 @@ async def test_a_consumer_of_others_that_reads_several_names_holds_their_message
     broker.receive("events", {NAME}, taker)
     await broker.start()
     await broker.send(b"one", NAME, "1")
-    await until(lambda: len(taker) == 1)
+    await until_true(lambda: len(taker) == 1)
     await _stay_for_a_look_around(new_broker)
     [message] = await audit.fetch(1)
     assert message.data == b"one"
@@ -170,10 +171,10 @@ async def _is_mended(new_broker: NewBroker, removal: object) -> None:
     broker.receive("events", {NAME}, taker)
     await broker.start()
     await broker.send(b"before", NAME, "1")
-    await until(lambda: len(taker) == 1)
+    await until_true(lambda: len(taker) == 1)
     await removal  # type: ignore[misc]  # a coroutine of one client or another
     await broker.send(b"after", NAME, "2")
-    await until(lambda: len(taker) == 2, within=30)
+    await until_true(lambda: len(taker) == 2, seconds=30)
 
 
 @only_redis

@@ -17,6 +17,8 @@ import httpx2
 import pytest
 from dotenv import dotenv_values
 
+pytestmark = pytest.mark.integration
+
 KERNEL = Path(sys.executable).parent / "kernel"
 
 

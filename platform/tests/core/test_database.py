@@ -119,6 +119,7 @@ async def test_gets_read_from_the_replica_and_writes_go_to_the_primary(
         assert (await client.delete(created.headers["location"])).status_code == 204
 
 
+@pytest.mark.integration
 async def test_a_read_takes_no_transaction_and_a_write_takes_one(migrated_postgresql: URL) -> None:
     pool = pool_of(migrated_postgresql.render_as_string(hide_password=False))
     database = pool.database("events")
@@ -208,6 +209,7 @@ async def test_get_db_can_be_overridden_for_a_test_that_talks_through_asgi() -> 
 # When the database does not answer
 
 
+@pytest.mark.integration
 async def test_a_database_that_refuses_is_unavailable() -> None:
     pool = pool_of("postgresql://u:p@127.0.0.1:1/d")
     with pytest.raises(DatabaseUnavailable):
@@ -222,6 +224,7 @@ async def test_a_database_that_does_not_exist_is_unavailable(postgresql: URL) ->
     await pool.close()
 
 
+@pytest.mark.integration
 async def test_a_database_that_accepts_and_says_nothing_is_unavailable_in_time() -> None:
     listening = socket.create_server(("127.0.0.1", 0))  # the kernel of the system accepts, and nobody answers
     port = listening.getsockname()[1]

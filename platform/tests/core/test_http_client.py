@@ -23,6 +23,8 @@ from tests.core.upstreams import (
     read_streamed,
 )
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:

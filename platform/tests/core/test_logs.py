@@ -82,6 +82,7 @@ assert "to a file" in text.getvalue()
 """
 
 
+@pytest.mark.integration
 def test_a_warning_of_a_library_is_one_line_of_json_for_each_place_in_the_code() -> None:
     """One file made a library of images write 116,398 lines that were no JSON."""
     done = subprocess.run([sys.executable, "-c", _WARNING], capture_output=True, text=True, check=True)

@@ -8,6 +8,8 @@ import pytest
 from tests.core.project import write_project
 from tests.core.test_command import run
 
+pytestmark = pytest.mark.integration
+
 _COMMANDS = """
 import typer
 from kernel.cli.console import in_module

@@ -40,6 +40,7 @@ async def test_the_newest_revision_must_be_the_one_that_is_applied(tmp_path: Pat
         await kernel.pool.close()
 
 
+@pytest.mark.integration
 async def test_a_database_that_cannot_be_reached_is_no_answer(root: Path) -> None:
     kernel = Kernel(settings_for(root, {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}))
     with pytest.raises(DatabaseUnavailable):

@@ -17,6 +17,8 @@ from kernel.settings import Sources
 from tests.core.project import imported_alone, write_project
 from tests.core.test_command import KERNEL, environment
 
+pytestmark = pytest.mark.integration
+
 _ROUTER = """
 import os
 from fastapi import APIRouter

@@ -647,6 +647,7 @@ async def provider() -> AsyncIterator[tuple[str, asyncio.Event]]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", answers
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_slow_provider_holds_no_connection_of_the_database(
     running: tuple[Application, httpx2.AsyncClient], provider: tuple[str, asyncio.Event], method: str
@@ -662,6 +663,7 @@ async def test_a_slow_provider_holds_no_connection_of_the_database(
     assert [(answer.status_code, answer.json()) for answer in await asyncio.gather(*asking)] == [(200, 200)] * 12
 
 
+@pytest.mark.integration
 async def test_a_call_after_a_write_is_refused_in_local_with_its_line(
     running: tuple[Application, httpx2.AsyncClient], provider: tuple[str, asyncio.Event]
 ) -> None:

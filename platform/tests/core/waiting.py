@@ -4,6 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from sqlalchemy.engine import URL
+
+from kernel.testing import query
+
 
 async def until(look: Callable[[], Awaitable[object]], seconds: float = 30) -> Any:
     """Return the first result of `look` that is true. Raises TimeoutError."""
@@ -11,3 +15,23 @@ async def until(look: Callable[[], Awaitable[object]], seconds: float = 30) -> A
         while not (seen := await look()):  # noqa: ASYNC110  # what changes is in another process
             await asyncio.sleep(0.02)
     return seen
+
+
+async def until_true(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for a condition of this process, or of a file. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # no event announces it
+            await asyncio.sleep(0.02)
+
+
+async def until_running(url: URL, count: int, part: str = "pg_sleep") -> None:
+    """Wait until so many statements with this text run in a PostgreSQL database. Raises TimeoutError."""
+    statement = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
+        f"AND pid <> pg_backend_pid() AND query LIKE '%{part}%'"
+    )
+
+    async def running() -> bool:
+        return int(await asyncio.to_thread(query, url, statement)) >= count
+
+    await until(running)

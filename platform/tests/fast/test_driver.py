@@ -42,6 +42,7 @@ from kernel.ext.fast.session import FastSession
 from kernel.ext.pool import install as bounded
 from kernel.settings import DatabaseConfig
 from kernel.testing import query
+from tests.core.waiting import until_running
 
 
 class Colour(enum.Enum):
@@ -534,7 +535,7 @@ async def test_a_statement_that_is_cancelled_takes_its_connection_with_it(databa
 
     for writes in (False, True):
         task = asyncio.create_task(slow(writes=writes))
-        await asyncio.sleep(0.2)
+        await until_running(database.placement.url, 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -597,7 +598,7 @@ async def test_a_session_refuses_a_second_statement_while_one_is_running(databas
             assert isinstance(session, FastSession)
             await Reminders(Reminder, session).create(into=ReminderOut, words="written")
             task = asyncio.create_task(session.fetch(sa.select(sa.func.pg_sleep(30).cast(sa.Text))))  # type: ignore[arg-type]  # a coroutine
-            await asyncio.sleep(0.05)
+            await until_running(database.placement.url, 1)
             left.append(task)
             raise ZeroDivisionError
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gzip
-import time
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,23 @@ from kernel.ext.http_retries.circuit_breaker import Circuit
 from kernel.http_client.client import CircuitOpen, HttpxRestClientPool
 from tests.core.https_server import Call, HttpServer, Reply
 from tests.http_retries.pools import circuits_of, retrying_pool
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(circuits, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -50,19 +66,18 @@ def test_half_of_the_last_calls_open_it(circuit: Circuit) -> None:
     assert circuit.admits() is None
 
 
-def test_failures_of_long_ago_do_not_count(circuit: Circuit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuits, "_WINDOW_SECONDS", 0.01)
+def test_failures_of_long_ago_do_not_count(circuit: Circuit, clock: Clock) -> None:
     note(circuit, *[False] * 4)
-    time.sleep(0.02)
+    clock.seconds += circuits._WINDOW_SECONDS + 1
     note(circuit, False)
     assert circuit.state == "closed"
 
 
 @pytest.fixture
-def waited(circuit: Circuit) -> Circuit:
+def waited(circuit: Circuit, clock: Clock) -> Circuit:
     """One that was open long enough."""
     note(circuit, *[False] * 5)
-    time.sleep(0.06)
+    clock.seconds += 0.06
     return circuit
 
 
@@ -94,18 +109,18 @@ def opened(circuit: Circuit) -> list[int]:
     return old[5:]
 
 
-def test_what_was_under_way_when_it_opened_neither_closes_it_nor_keeps_it_open(circuit: Circuit) -> None:
+def test_what_was_under_way_when_it_opened_neither_closes_it_nor_keeps_it_open(circuit: Circuit, clock: Clock) -> None:
     failed, succeeded, *_ = opened(circuit)
     opens_in = circuit.opens_in()
-    time.sleep(0.03)
+    clock.seconds += 0.03
     circuit.note(failed, ok=False)
     circuit.note(succeeded, ok=True)
-    assert 0 < circuit.opens_in() <= opens_in - 0.03
+    assert 0 < circuit.opens_in() < opens_in - 0.02
 
 
-def test_the_end_of_an_old_call_lets_no_second_one_try(circuit: Circuit) -> None:
+def test_the_end_of_an_old_call_lets_no_second_one_try(circuit: Circuit, clock: Clock) -> None:
     failed, succeeded, given_up, *_ = opened(circuit)
-    time.sleep(0.06)
+    clock.seconds += 0.06
     assert circuit.admits() is not None
     circuit.forget(given_up)
     assert circuit.admits() is None
@@ -114,9 +129,9 @@ def test_the_end_of_an_old_call_lets_no_second_one_try(circuit: Circuit) -> None
     assert (circuit.state, circuit.admits()) == ("half-open", None)
 
 
-def test_old_calls_do_not_open_again_what_a_trial_has_closed(circuit: Circuit) -> None:
+def test_old_calls_do_not_open_again_what_a_trial_has_closed(circuit: Circuit, clock: Clock) -> None:
     old = opened(circuit)
-    time.sleep(0.06)
+    clock.seconds += 0.06
     note(circuit, True)
     for epoch in old:
         circuit.note(epoch, ok=False)
@@ -142,6 +157,7 @@ def answering(status: Callable[[], int]) -> HttpServer:
     return HttpServer(handler)
 
 
+@pytest.mark.integration
 async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_well() -> None:
     status = 503
     async with answering(lambda: status) as server, pool() as opened:
@@ -160,6 +176,7 @@ async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_wel
         assert found.state == "closed"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("late", ["heads", "bodies"])
 async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late: str) -> None:
     async def handler(call: Call) -> Reply:
@@ -187,6 +204,7 @@ async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late:
         assert found.state == "closed"
 
 
+@pytest.mark.integration
 async def test_one_upstream_is_no_other() -> None:
     async with answering(lambda: 503) as bad, answering(lambda: 200) as good, pool() as opened:
         for _ in range(5):
@@ -194,6 +212,7 @@ async def test_one_upstream_is_no_other() -> None:
         assert (await opened.get_client().get(good.url)).status_code == 200
 
 
+@pytest.mark.integration
 async def test_an_upstream_holds_no_more_than_its_share() -> None:
     async with answering(lambda: 200) as server, pool(max_calls_per_origin=1, pool_timeout_seconds=0.1) as opened:
         client = opened.get_client()
@@ -203,6 +222,7 @@ async def test_an_upstream_holds_no_more_than_its_share() -> None:
         assert (await client.get(server.url)).status_code == 200
 
 
+@pytest.mark.integration
 async def test_an_answer_that_is_too_large_is_not_read() -> None:
     async with answering(lambda: 200) as server, pool(max_answer_bytes=999) as opened:
         with pytest.raises(httpx2.RemoteProtocolError, match="HTTP_CLIENT_MAX_ANSWER_BYTES"):
@@ -221,6 +241,7 @@ async def by_line(answer: httpx2.Response) -> None:
     [None async for _ in answer.aiter_lines()]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, gzip"])
 @pytest.mark.parametrize("read", [whole, in_parts, by_line])
 async def test_an_answer_that_is_too_large_when_decompressed_is_not_kept_in_memory(
@@ -247,6 +268,7 @@ async def test_an_answer_that_is_too_large_when_decompressed_is_not_kept_in_memo
         assert most < 20_000_000
 
 
+@pytest.mark.integration
 async def test_an_answer_that_fits_when_decompressed_is_read_whole() -> None:
     async def handler(_call: Call) -> Reply:
         return Reply(200, {"content-encoding": "gzip"}, gzip.compress(b"x" * 1000))

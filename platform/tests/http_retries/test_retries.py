@@ -30,6 +30,8 @@ from tests.core.upstreams import (
 )
 from tests.http_retries.pools import circuits_of, retrying_pool
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:

@@ -13,8 +13,9 @@ from kernel.ext.messaging.handlers import HandlerError
 from kernel.ext.messaging.message import UnknownVersion
 from kernel.modules.discovery import DiscoveryError, discover
 from tests.core.project import imported_alone
+from tests.core.waiting import until
 from tests.messaging.shop import FILES, rows, running_shop, write_shop
-from tests.messaging.test_telling import URL, until
+from tests.messaging.test_telling import URL
 
 HEAD = """
 from typing import Annotated

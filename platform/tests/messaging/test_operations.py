@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,10 @@ from kernel.ext.messaging.watch import DeliveryWatch
 from kernel.health import Degraded
 from kernel.runtime import Kernel
 from tests.core.project import imported_alone, settings_for
+from tests.core.waiting import until
 from tests.messaging.shop import place, rows, running_shop, shop_kernel, write_shop
 from tests.messaging.test_outbox import WHOM, put, take
-from tests.messaging.test_telling import URL, until
+from tests.messaging.test_telling import URL
 
 KERNEL = str(Path(sys.executable).with_name("kernel"))
 
@@ -159,6 +159,7 @@ async def _abandon_one(root: Path, variables: dict[str, str]) -> None:
             await outbox.fail(one, "ValueError: no such address", None)
 
 
+@pytest.mark.integration
 def test_a_relay_ends_when_it_is_asked_to_and_finishes_what_it_began(tmp_path: Path) -> None:
     write_shop(tmp_path)
     variables = {
@@ -172,7 +173,7 @@ def test_a_relay_ends_when_it_is_asked_to_and_finishes_what_it_began(tmp_path: P
     assert relay.stdout is not None
     try:
         assert b"started" in relay.stdout.readline()
-        time.sleep(0.5)  # it has begun, and is not done: a handler takes a second
+        asyncio.run(until(lambda: _begun(tmp_path, variables)))  # a handler takes a second
         relay.send_signal(signal.SIGTERM)
         assert relay.wait(10) == 0
     finally:
@@ -186,6 +187,14 @@ async def _place_one(root: Path, variables: dict[str, str]) -> None:
         kernel = Kernel(settings_for(root, variables))
         async with kernel.running(serving=False):
             await place(kernel, 1)
+
+
+async def _begun(root: Path, variables: dict[str, str]) -> bool:
+    with imported_alone():
+        kernel = Kernel(settings_for(root, variables))
+        async with kernel.running(serving=False):
+            [row] = await rows(kernel, "shop", "outbox")
+            return bool(row["attempts"])
 
 
 async def _letters(root: Path, variables: dict[str, str]) -> list[int]:

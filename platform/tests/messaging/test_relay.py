@@ -12,8 +12,9 @@ from kernel.application import Application
 from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.outbox import Delivery, Outbox
+from tests.core.waiting import until
 from tests.messaging.shop import FILES, place, rows, running_shop
-from tests.messaging.test_telling import URL, until
+from tests.messaging.test_telling import URL
 
 SLOW = "".join(
     f"""
@@ -192,6 +193,7 @@ async def test_a_handler_that_takes_too_long_says_which_setting_ended_it(tmp_pat
         assert await rows(app, "mail", "letters") == []
 
 
+@pytest.mark.integration
 @pytest.mark.alone
 async def test_what_is_cut_off_at_the_end_is_given_back_at_once(tmp_path: Path, empty_url: str) -> None:
     settings = {"MAIL_DELAY_SECONDS": "20", "MESSAGING_STOP_SECONDS": "0.3"}

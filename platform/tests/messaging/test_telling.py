@@ -1,7 +1,5 @@
 """From the publisher's transaction to the subscriber's effect, on both databases."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +9,10 @@ import structlog
 from kernel.ext.messaging import Message
 from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.outbox import PublishError, publish
+from tests.core.waiting import until
 from tests.messaging.shop import rows, running_shop
 
 URL = "/api/v1/shop"
-
-
-async def until(look: Callable[[], Awaitable[Any]], seconds: float = 20) -> Any:
-    """What `look` gives, once that is something."""
-    async with asyncio.timeout(seconds):
-        while not (seen := await look()):  # noqa: ASYNC110  # what changes is in the database
-            await asyncio.sleep(0.01)
-    return seen
 
 
 async def test_what_is_published_arrives_once(tmp_path: Path, empty_url: str) -> None:

@@ -15,6 +15,7 @@ from kernel.application import create_app
 from kernel.database import AsyncDBPool, Database, DatabaseUnavailable
 from kernel.settings import DatabaseConfig
 from kernel.testing import settings_for
+from tests.core.waiting import until_running
 from tests.faults.proxy import FaultProxy
 
 Extend = Callable[[AsyncDBPool], AsyncDBPool]
@@ -42,6 +43,7 @@ async def test_a_busy_pool_does_not_hide_a_database_that_refuses(
         assert "cannot be reached" in str(found)
 
 
+@pytest.mark.integration
 @pytest.mark.alone
 async def test_a_busy_pool_is_ready_until_the_database_is_silent(
     root: Path, tmp_path: Path, migrated_postgresql: URL
@@ -62,7 +64,7 @@ async def test_a_busy_pool_is_ready_until_the_database_is_silent(
             httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client,
         ):
             under_way = [asyncio.create_task(sleep(app.kernel.pool.database("health"), 20)) for _ in range(2)]
-            await asyncio.sleep(0.1)
+            await until_running(url, 2)
             answer = await client.get("/health/ready")
             assert (answer.status_code, answer.json()) == (200, {"status": "ready", "degraded": ["database"]})
             await proxy.set("swallow")

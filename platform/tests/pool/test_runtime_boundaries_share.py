@@ -18,6 +18,7 @@ from kernel.ext.pool.errors import PoolShareExhausted
 from kernel.settings import DatabaseConfig
 from kernel.testing import query
 from tests.core.project import MODELS, running_project, write_migration
+from tests.core.waiting import until_running, until_true
 
 Extend = Callable[[AsyncDBPool], AsyncDBPool]
 
@@ -71,7 +72,7 @@ async def pool(url: URL, extend: Extend) -> AsyncIterator[AsyncDBPool]:
 async def test_past_its_share_a_module_waits_briefly_and_another_does_not(pool: AsyncDBPool, directly: bool) -> None:
     events, images = pool.database("events"), pool.database("images")
     flood = [asyncio.create_task(hold(events, 1, directly=directly)) for _ in range(6)]
-    await asyncio.sleep(0.1)
+    await until_true(lambda: free(events) == 0)
     started = time.monotonic()
     await hold(images, 0, directly=directly)
     assert time.monotonic() - started < 0.15, "there is always room for another module"
@@ -121,9 +122,9 @@ async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, 
             await fails()
         await becomes()
         holding = [asyncio.create_task(hold(events, 30, directly=directly)) for _ in range(3)]
-        await asyncio.sleep(0.1)
+        await until_running(url, 3)
         waiting = asyncio.create_task(hold(events, 30, directly=directly))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # it waits for its share, which sets no event
         waiting.cancel()
         holding[0].cancel()
         await asyncio.to_thread(
@@ -139,6 +140,7 @@ async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, 
         assert pool.database("images").writer.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("directly", [True, False])
 async def test_a_database_that_is_down_keeps_no_part_of_the_share(directly: bool, extend: Extend) -> None:
     config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", pool_size=1, max_overflow=1)
@@ -193,7 +195,7 @@ async def test_a_flooded_module_is_answered_503_and_the_others_as_fast_as_ever(
         flood: list[asyncio.Task[httpx2.Response]] = [
             asyncio.create_task(client.get("/api/v1/busy/sleep")) for _ in range(60)
         ]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # so that the flood has the share before calm asks
         loaded = await worst()
         answers = await asyncio.gather(*flood)
     refused = [answer for answer in answers if answer.status_code == 503]

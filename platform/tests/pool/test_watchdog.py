@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 
 from kernel.database import AsyncDBPool, DatabaseUnavailable
 from kernel.settings import DatabaseConfig
+from tests.core.waiting import until_running
 from tests.faults.proxy import FaultProxy
 
 Extend = Callable[[AsyncDBPool], AsyncDBPool]
@@ -56,7 +57,7 @@ async def test_a_slow_statement_may_take_its_time(pool: AsyncDBPool) -> None:
 @pytest.mark.slow
 async def test_a_late_event_loop_is_no_silence(near: AsyncDBPool) -> None:
     under_way = asyncio.create_task(sleep(near, 5))
-    await asyncio.sleep(0.3)
+    await until_running(near.database(None).placement.url, 1)
     began_at = time.monotonic()
     while time.monotonic() - began_at < 4.5:
         await asyncio.sleep(0)  # too short to connect in
@@ -66,7 +67,7 @@ async def test_a_late_event_loop_is_no_silence(near: AsyncDBPool) -> None:
 
 async def test_who_could_not_connect_because_of_us_ends_nobody_else(near: AsyncDBPool) -> None:
     under_way = asyncio.create_task(sleep(near, 2))
-    await asyncio.sleep(0.2)
+    await until_running(near.database(None).placement.url, 1)
     another = asyncio.create_task(sleep(near, 0))
     await asyncio.sleep(0)  # it has begun to connect
     time.sleep(0.7)  # noqa: ASYNC251  # longer than it may take to connect
@@ -77,7 +78,7 @@ async def test_who_could_not_connect_because_of_us_ends_nobody_else(near: AsyncD
 
 async def test_all_that_is_under_way_ends_when_nobody_answers(proxy: FaultProxy, pool: AsyncDBPool) -> None:
     under_way = [asyncio.create_task(sleep(pool, 20)) for _ in range(3)]
-    await asyncio.sleep(0.3)
+    await until_running(pool.database(None).placement.url, 3)
     began_at = time.monotonic()
     await proxy.set("swallow")
     found = await asyncio.gather(*under_way, return_exceptions=True)

@@ -19,12 +19,14 @@ from kernel.testing import project_for
 from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, Reply
 from tests.core.project import imported_alone
+from tests.core.waiting import until
 from tests.messaging.shop import FILES, rows, write_shop
 from tests.messaging.test_outbox import put
 from tests.messaging.test_telling import URL as PLACE
-from tests.messaging.test_telling import until
 from tests.remote.apart import SECRET, Apart, apart
 from tests.remote.two_sides import Forward
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

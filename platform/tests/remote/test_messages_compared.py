@@ -59,6 +59,7 @@ class Newer(Message, version=2):
     thing: str
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("published", "said"),
     [
@@ -93,6 +94,7 @@ async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishe
         assert problem == (f"ContractsDiffer: {said}" if said else "")
 
 
+@pytest.mark.integration
 async def test_a_message_that_cannot_be_described_degrades_and_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "migrations" / "post"
     folder.mkdir(parents=True)

@@ -21,6 +21,8 @@ from tests.core.https_server import Call, Drop, Reply
 from tests.core.keys import key_pair
 from tests.remote.two_sides import SECRET, Forward, Sides, two_sides
 
+pytestmark = pytest.mark.integration
+
 OF = "/internal/contracts/prices/of"
 BODY = b'{"thing":"tea"}'
 

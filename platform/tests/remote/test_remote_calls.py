@@ -16,6 +16,8 @@ from kernel.modules.contracts import CallInTransaction, ContractBroken, Contract
 from tests.core.https_server import Call, Drop, Reply
 from tests.remote.two_sides import Forward, Sides, two_sides
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 async def sides(tmp_path: Path) -> AsyncIterator[Sides]:

@@ -16,6 +16,8 @@ from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, Hang, Reply
 from tests.remote.two_sides import Between, Forward, Sides, plainly, two_sides
 
+pytestmark = pytest.mark.integration
+
 
 def telling(change: Callable[[dict[str, Any]], object]) -> Between:
     """The other side means another contract: what it tells of `Prices` is changed on the way."""

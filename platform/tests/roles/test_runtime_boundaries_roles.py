@@ -447,6 +447,7 @@ def test_a_name_that_postgresql_would_cut_is_refused(extend: Extend) -> None:
         extend(AsyncDBPool(config, {}, Path("/"), ["events"])).database("events")
 
 
+@pytest.mark.integration
 async def test_a_pool_that_is_refused_while_it_connects_keeps_no_turn(extend: Extend) -> None:
     config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", role_per_module=True, pool_size=1, max_overflow=1)
     pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))

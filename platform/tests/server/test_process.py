@@ -14,6 +14,8 @@ from tests.faults.harness import until, until_serving
 from tests.faults.served import Served
 from tests.server.stubborn import stubborn_project
 
+pytestmark = pytest.mark.integration
+
 _LEFT = "the process ends without it"
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.faults.harness import until_serving
 from tests.faults.served import Served, project
 
+pytestmark = pytest.mark.integration
+
 _HEAD = b"POST /api/v1/work/bytes HTTP/1.1\r\nHost: a\r\n"
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.faults.harness import until, until_serving
 from tests.faults.served import Served, project
 
+pytestmark = pytest.mark.integration
+
 FILES = {
     "live/router.py": """
 import asyncio

@@ -16,6 +16,8 @@ from kernel.auth.local_key import sign
 from tests.faults.harness import until_serving
 from tests.faults.served import Served, project
 
+pytestmark = pytest.mark.integration
+
 FILES = {
     "talk/router.py": """
 from typing import Annotated

@@ -39,6 +39,7 @@ class UsesTheStore(Extension):
         yield
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("manifest", [MANIFEST, FAILING], ids=["stops", "fails to start"])
 async def test_no_connection_to_the_store_outlives_the_application(tmp_path: Path, manifest: str) -> None:
     held: set[asyncio.StreamWriter] = set()

@@ -208,6 +208,7 @@ async def test_a_connection_is_told_to_be_in_use_idle_or_above_the_size_and_a_ca
     }
 
 
+@pytest.mark.integration
 async def test_a_connection_to_others_is_told_and_who_is_not_asked_any_more(tmp_path: Path) -> None:
     is_asked, ended = asyncio.Event(), asyncio.Event()
     closed: asyncio.Queue[None] = asyncio.Queue()
@@ -320,6 +321,7 @@ def test_one_scrape_counts_every_request_of_four_workers(tmp_path: Path) -> None
     server.stop()
 
 
+@pytest.mark.integration
 def test_a_relay_answers_probes_and_metrics_on_a_port_of_its_own(tmp_path: Path, empty_url: str) -> None:
     write_shop(tmp_path)
     port, log = free_port(), tmp_path / "log"
@@ -334,6 +336,7 @@ def test_a_relay_answers_probes_and_metrics_on_a_port_of_its_own(tmp_path: Path,
     relay.stop()
 
 
+@pytest.mark.integration
 def test_a_relay_whose_port_is_taken_says_so(tmp_path: Path) -> None:
     write_shop(tmp_path)
     with socket.socket() as taken:

@@ -232,6 +232,7 @@ def test_a_collector_that_hangs_or_is_gone_costs_requests_nothing_and_the_stop_t
     assert took_seconds < 4, log.read_text()  # of which Python's own end takes some
 
 
+@pytest.mark.integration
 def test_without_an_endpoint_nothing_of_the_sdk_is_imported() -> None:
     code = "import sys, kernel.serving; kernel.serving.application(); print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

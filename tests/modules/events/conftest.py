@@ -17,13 +17,16 @@ from tests.modules.events.processes import Deployment, deploy
 
 _LOOKS_INSIDE = frozenset({"application", "fakes", "project", "sent", "settings"})
 
+# Processes of their own are slow. Tests that are about them (test_events_apart.py) have a place by their mark.
+_ELSEWHERE = [pytest.param(place, marks=pytest.mark.slow) for place in ("one-process", "two-processes")]
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Without a mark and without looking inside a test runs all three ways."""
     chosen = [mark for mark in metafunc.definition.iter_markers("parametrize") if mark.args[0] == "place"]
     if "place" in metafunc.fixturenames and not chosen:
         stays = _LOOKS_INSIDE & set(metafunc.fixturenames) or metafunc.definition.get_closest_marker("boots")
-        metafunc.parametrize("place", ["here"] if stays else ["here", "one-process", "two-processes"], indirect=True)
+        metafunc.parametrize("place", ["here"] if stays else ["here", *_ELSEWHERE], indirect=True)
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ async def test_events_without_an_image_need_none_of_images(client: httpx2.AsyncC
     assert fakes[Images].get.calls == []
 
 
+@pytest.mark.integration
 @pytest.mark.boots("events", dependencies="direct")
 async def test_with_its_direct_dependencies_it_asks_the_real_images(
     application: Application, client: httpx2.AsyncClient, fakes: Fakes

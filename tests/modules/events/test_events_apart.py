@@ -15,7 +15,7 @@ import pytest
 from tests.modules.events.processes import Deployment, Network
 from tests.modules.images.pictures import picture
 
-pytestmark = pytest.mark.parametrize("place", ["two-processes"], indirect=True)
+pytestmark = [pytest.mark.integration, pytest.mark.parametrize("place", ["two-processes"], indirect=True)]
 
 URL = "/api/v1/events"
 CONCERT: dict[str, Any] = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "location": "Berlin"}
@@ -50,6 +50,7 @@ async def test_each_has_its_own_modules(client: httpx2.AsyncClient, deployment: 
         assert (await images.post("/internal/contracts/images/get", json={"image_id": 1})).status_code == 401
 
 
+@pytest.mark.integration
 def test_the_command_shows_who_is_asked_where(root: Path, deployment: Deployment) -> None:
     assert deployment.network is not None
     variables = {"ENABLED_MODULES": "events", "IMAGES_URL": deployment.network.url}

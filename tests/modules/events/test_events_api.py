@@ -322,6 +322,7 @@ async def plans(migrated_postgresql: URL) -> Any:
     await pool.close()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("filter_", FILTERS)
 async def test_every_filter_and_order_has_an_index(plans: Any, filter_: str) -> None:
     query, index = FILTERS[filter_]
@@ -336,6 +337,7 @@ async def test_a_page_request_is_what_every_list_takes(application: Application)
     assert page.items == []
 
 
+@pytest.mark.integration
 async def test_an_event_may_name_an_image_that_exists(client: httpx2.AsyncClient) -> None:
     """Through the contract of images: no foreign key crosses."""
     from tests.modules.images.pictures import picture  # noqa: PLC0415  # events can be tested without images

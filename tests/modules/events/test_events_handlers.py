@@ -4,12 +4,14 @@ import asyncio
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.modules.images.pictures import picture
 
 EVENT = {"title": "Opening", "date": "2026-12-01", "time": "18:00:00"}
 
 
+@pytest.mark.integration
 async def test_an_event_forgets_a_picture_that_was_deleted(client: httpx2.AsyncClient) -> None:
     uploaded = await client.post("/api/v1/images", files={"file": ("a.png", picture())})
     image_id = uploaded.json()["id"]

@@ -46,6 +46,7 @@ async def application(settings: Settings, sent: list[str]) -> AsyncIterator[Appl
         yield app
 
 
+@pytest.mark.integration
 async def test_each_request_is_as_few_statements_as_can_be(client: httpx2.AsyncClient, sent: list[str]) -> None:
     from tests.modules.images.pictures import picture  # noqa: PLC0415  # events can be tested without images
 

@@ -151,6 +151,7 @@ async def test_by_default_what_hangs_is_told_within_a_second_and_a_half(root: Pa
         assert time.monotonic() - began_at < 1.5
 
 
+@pytest.mark.integration
 async def test_in_production_health_tells_nothing_of_its_inside(root: Path, tmp_path: Path) -> None:
     variables = {
         "ENVIRONMENT": "prod",

@@ -8,6 +8,8 @@ from PIL import Image
 
 from tests.modules.images.pictures import FORMATS, picture
 
+pytestmark = pytest.mark.integration
+
 URL = "/api/v1/images"
 
 

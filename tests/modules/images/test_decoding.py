@@ -16,6 +16,8 @@ from modules.images.decoding import Decoder
 from modules.images.settings import ImagesSettings
 from tests.modules.images.pictures import flat_png, flat_webp, picture, swelling_webp
 
+pytestmark = pytest.mark.integration
+
 SIDE = 7000
 # What a child has in memory beside a picture: the interpreter, Pillow and its libraries.
 _CHILD_BYTES = 40 << 20

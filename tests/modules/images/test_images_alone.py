@@ -12,6 +12,7 @@ pytestmark = pytest.mark.boots("images")
 URL = "/api/v1/images"
 
 
+@pytest.mark.integration
 async def test_that_a_picture_is_gone_is_told_once(client: httpx2.AsyncClient, messages: Messages) -> None:
     image_id = (await client.post(URL, files={"file": ("x", picture())})).json()["id"]
     assert (await client.delete(f"{URL}/{image_id}", headers={"If-Match": '"7"'})).status_code == 412

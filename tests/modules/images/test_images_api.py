@@ -22,6 +22,8 @@ from modules.images.decoding import Decoded, Decoder
 from modules.images.repository import ImageRepository
 from tests.modules.images.pictures import FORMATS, flat_png, picture
 
+pytestmark = pytest.mark.integration
+
 URL = "/api/v1/images"
 
 

@@ -16,7 +16,7 @@ from modules.images.repository import ImageRepository
 from modules.images.schemas import ImageOut, ImageQuery, StoredImage
 from tests.modules.images.pictures import picture
 
-pytestmark = pytest.mark.boots("images")
+pytestmark = [pytest.mark.integration, pytest.mark.boots("images")]
 
 URL = "/api/v1/images"
 DATA = picture()

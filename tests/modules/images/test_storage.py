@@ -98,6 +98,7 @@ async def test_a_store_that_answers_is_healthy(storage: ImageStorage) -> None:
     await storage.check()
 
 
+@pytest.mark.integration
 async def test_a_store_that_nobody_serves_is_unavailable_soon(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _S3) as server:
         port = server.server_port

@@ -40,6 +40,7 @@ def put(path: Path, *, hours_ago: float) -> Path:
     return path
 
 
+@pytest.mark.integration
 async def test_bytes_without_an_image_go_and_those_with_one_stay(
     application: Application, client: httpx2.AsyncClient, folder: Path
 ) -> None:
@@ -83,6 +84,7 @@ async def test_a_storage_without_a_record_of_its_database_is_not_swept(applicati
     assert lost.exists()
 
 
+@pytest.mark.integration
 async def test_the_uploads_of_another_deployment_in_the_same_storage_are_not_swept(
     application: Application, client: httpx2.AsyncClient, folder: Path, tmp_path: Path
 ) -> None:
