@@ -60,7 +60,7 @@ async def test_a_token_of_the_command_holds_in_local(project: Path) -> None:
     made = token(project, "--subject", "bob", "--role", "keeper", **ROLES)
     assert made.stderr == ""
     assert await answer(project, made.stdout) == (200, "local|bob"), "with the key that the first has made"
-    assert "AUTH_ROLES does not say" in token(project, "--role", "editor", **ROLES).stderr
+    assert "AUTH_ROLES has no role editor" in token(project, "--role", "editor", **ROLES).stderr
     assert (await answer(project, token(project, "--scope", "else:read").stdout))[0] == 403
 
 

@@ -9,7 +9,6 @@ from functools import cached_property
 import structlog
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -27,6 +26,7 @@ from kernel.settings import Settings
 from kernel.web.access_log import shortened
 from kernel.web.dispatch import close_unread
 from kernel.web.problems import MEDIA_TYPE, BadRequest, NotFound, answer
+from kernel.web.routes import route_path
 from kernel.web.validation import few
 
 PREFIX = "/internal"
@@ -75,7 +75,7 @@ class ContractServer:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        path = get_route_path(request.scope).strip("/")
+        path = route_path(request.scope).strip("/")
         parts = path.split("/")
         module, subject = self._audience(parts)
         try:

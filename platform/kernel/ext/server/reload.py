@@ -1,5 +1,6 @@
 """Auto-reload that answers 503 while the application cannot start: a request does not wait for the next change."""
 
+from multiprocessing import get_context
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from socket import socket
@@ -7,7 +8,6 @@ from socket import socket
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from uvicorn import Config, Server
-from uvicorn._subprocess import get_subprocess
 from uvicorn.supervisors import ChangeReload
 
 from kernel.web.problems import RETRY_AFTER_SECONDS, answer
@@ -22,7 +22,7 @@ class Reload(ChangeReload):  # type: ignore[misc, valid-type]  # uvicorn chooses
 
     def should_restart(self) -> list[Path] | None:
         if not self.process.is_alive() and not self.should_exit.is_set():
-            self.process = get_subprocess(config=self.config, target=_serve_failure, sockets=self.sockets)
+            self.process = get_context("spawn").Process(target=_serve_failure, args=(self.sockets,))
             self.process.start()
         changed: list[Path] | None = super().should_restart()
         return changed

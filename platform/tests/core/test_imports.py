@@ -1,0 +1,40 @@
+"""Every extension can be imported first, whatever the process has imported before: no import is circular."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kernel
+
+_EXTENSIONS = Path(kernel.__file__).parent / "ext"
+# Each import in a process of its own. The libraries are imported before, once, because they take most of the time.
+_SCRIPT = """
+import importlib, os, sys
+import fastapi, sqlalchemy.ext.asyncio, structlog, pydantic_settings, typer
+assert "kernel" not in sys.modules
+for name in sys.argv[1:]:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            print(name, error, flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_each_extension_can_be_imported_first() -> None:
+    names = [
+        name
+        for path in sorted(_EXTENSIONS.glob("*/extension.py"))
+        for name in (f"kernel.ext.{path.parent.name}", f"kernel.ext.{path.parent.name}.extension")
+    ]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _SCRIPT, *names], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
