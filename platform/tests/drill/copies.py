@@ -113,6 +113,10 @@ class Copy:
             if {*used_by(module.parent)} & self.removed:
                 shutil.rmtree(module.parent)
                 shutil.rmtree(self.folder / "migrations" / module.parent.name, ignore_errors=True)
+        product = self.folder / "pyproject.toml"  # the list of the extensions that this repository needs
+        product.write_text(
+            re.sub(r"^\[tool\.kernel\]\n[^\[]*\[[^\]]*\]\n", "", product.read_text(), flags=re.MULTILINE)
+        )
         file = self.folder / "platform" / "pyproject.toml"
         gone = "|".join(self.removed)
         file.write_text(re.sub(rf'^\w+ = "kernel\.ext\.(?:{gone})\..*"\n', "", file.read_text(), flags=re.MULTILINE))
