@@ -72,7 +72,7 @@ def configure_logging(settings: LogSettings) -> None:
         "hpack",
         "watchfiles",
         "python_multipart",
-        "kernel.ext.pool.bounded_pool",
+        "kernel.database.engines",  # SQLAlchemy logs each use of a connection under the class of the pool
     ):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     for noisy in ("aio_pika", "aiormq", "nats"):  # while a broker is down they log many errors a second

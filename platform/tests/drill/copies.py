@@ -140,7 +140,7 @@ class Copy:
         return subprocess.run(
             command,
             cwd=self.folder,
-            env=environment | {"UV_NO_CONFIG": "1", "DATABASE_URL": f"sqlite:///{self.folder / 'data'}"},
+            env=environment | {"UV_NO_CONFIG": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

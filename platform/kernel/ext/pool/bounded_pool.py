@@ -1,6 +1,7 @@
 """The pool of connections that all modules of one database share."""
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -29,6 +30,9 @@ _ROLE = "kernel.role"
 _CHECK_WAITS_SECONDS = 0.25
 # How long a stop waits for connections that were given up while they were busy.
 _CLOSING_SECONDS = 5
+
+# SQLAlchemy logs each use of a connection under the class of the pool.
+logging.getLogger(__name__).setLevel(logging.WARNING)
 
 Result = TypeVar("Result")
 
