@@ -245,7 +245,7 @@ async def test_what_a_replica_has_not_heard_of_is_not_kept(tmp_path: Path) -> No
         assert (await client.get("/api/v1/things")).json() == 1
         module.replica = 2  # it has caught up
         assert (await client.get("/api/v1/things")).json() == 2
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # the lag
         answers = [await client.get("/api/v1/things") for _ in range(2)]
         assert ["age" in answer.headers for answer in answers] == [False, True]
 

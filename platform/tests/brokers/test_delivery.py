@@ -157,7 +157,7 @@ async def test_what_is_not_taken_holds_nothing_up_and_is_not_forgotten(new_broke
         await asyncio.gather(*(broker.send(b"%d" % number, NAME, f"{turn}-{number}") for number in range(300)))
         await until_true(lambda: len(taken) == 299)
         taken.clear()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # the broker learns what was taken, and nothing tells when it has
         await broker.stop()
     refused = b""
     last = new_broker()

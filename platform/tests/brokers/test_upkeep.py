@@ -139,7 +139,7 @@ async def _stay_for_a_look_around(new_broker: NewBroker) -> None:
     broker, taker = new_broker(), Taker()
     broker.receive("events", {NAME}, taker)
     await broker.start()
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.5)  # it looks around once it is connected, and nothing tells when it has
     await broker.stop()
 
 

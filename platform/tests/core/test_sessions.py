@@ -203,7 +203,7 @@ async def test_a_session_that_has_ended_says_so(words: Database, writes: bool, b
 @pytest.mark.parametrize("writes", [False, True])
 @pytest.mark.parametrize("orm", [False, True])
 async def test_a_task_that_outlives_its_session_keeps_no_connection(words: Database, writes: bool, orm: bool) -> None:
-    seconds = 1.0 if words.writer.dialect.name == "sqlite" else 30.0  # SQLite's statements cannot be interrupted
+    seconds = 0.3 if words.writer.dialect.name == "sqlite" else 30.0  # SQLite's statements cannot be interrupted
     tasks = []
     for _ in range(6):
         with suppress(ZeroDivisionError):
