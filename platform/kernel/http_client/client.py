@@ -1,11 +1,12 @@
 """One pool of outgoing HTTP connections for all modules, bounded in number, size and time."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +48,15 @@ def _unchanged(transport: httpx2.AsyncBaseTransport) -> httpx2.AsyncBaseTranspor
     return transport
 
 
+@cache
+def _system_context(_http2: bool) -> ssl.SSLContext:
+    """Return the context with the system's certificates. Reading them takes 20 ms, so applications share it.
+
+    There is one with and one without HTTP/2: httpcore writes the protocols that it offers into the context.
+    """
+    return httpx2.create_ssl_context(trust_env=False)
+
+
 class HttpxRestClientPool:
     """The application's HTTP client. Open while the application runs: `async with pool:`."""
 
@@ -68,8 +78,9 @@ class HttpxRestClientPool:
             max_keepalive_connections=self._settings.max_keepalive_connections,
             keepalive_expiry=self._settings.keepalive_expiry_seconds,
         )
-        context = httpx2.create_ssl_context(trust_env=False)
+        context = _system_context(self._settings.http2)
         if self._settings.ca_file is not None:
+            context = httpx2.create_ssl_context(trust_env=False)
             context.load_verify_locations(self._settings.ca_file)
         if self._settings.http2:
             http2_patch.apply()
