@@ -238,6 +238,7 @@ async def test_a_database_that_accepts_and_says_nothing_is_unavailable_in_time()
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
+@pytest.mark.integration
 async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_not_used_again(
     migrated_postgresql: URL, kind: str
 ) -> None:
@@ -256,6 +257,7 @@ async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_not_u
     await pool.close()
 
 
+@pytest.mark.integration
 async def test_who_waits_too_long_for_a_connection_is_told_so(migrated_postgresql: URL) -> None:
     url = migrated_postgresql.render_as_string(hide_password=False)
     pool = pool_of(url, pool_size=1, max_overflow=0, pool_timeout_seconds=0.2)
@@ -343,6 +345,7 @@ async def test_a_busy_primary_does_not_hide_a_replica_that_is_down(new_database:
     await pool.close()
 
 
+@pytest.mark.integration
 async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_postgresql: URL) -> None:
     url = migrated_postgresql.render_as_string(hide_password=False)
     pool, killer = pool_of(url, pool_size=3), pool_of(url)
@@ -405,6 +408,7 @@ async def test_two_processes_that_read_and_then_write_one_sqlite_file_lose_nothi
 
 
 @needs_events
+@pytest.mark.integration
 async def test_a_request_to_a_database_that_is_down_is_answered_503(root: Path, tmp_path: Path) -> None:
     variables = {
         "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d",

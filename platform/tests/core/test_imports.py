@@ -28,6 +28,7 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.integration
 def test_each_extension_can_be_imported_first() -> None:
     names = [
         name

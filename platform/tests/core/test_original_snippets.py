@@ -62,6 +62,7 @@ async def test_a_session_of_the_pools_class_is_of_the_running_application(applic
         assert await repository.get_by_id(user.id) is None
 
 
+@pytest.mark.integration
 async def test_a_client_of_the_pools_class_is_of_the_running_application_and_stays_open(
     application: Application,
 ) -> None:
@@ -72,6 +73,7 @@ async def test_a_client_of_the_pools_class_is_of_the_running_application_and_sta
             assert not client.is_closed
 
 
+@pytest.mark.integration
 async def test_the_check_of_the_original_health_endpoint_runs(application: Application) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
