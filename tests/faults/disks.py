@@ -53,7 +53,7 @@ async def full_while_spooling(folder: Path, database_url: str, quick: bool) -> l
                 left = len(files(disk)) - 1 + len(files(here.root / "pictures")) - 2 * len(ids)
                 filler.unlink()
                 after = await upload(client, here, data)
-    return [_uploads(here, "TMPDIR full during upload", answers, after, lost, left, "could not be kept")]
+    return [_uploads(here, "TMPDIR full during upload", answers, after, lost, left, "body not written")]
 
 
 async def _is_empty(disk: Path) -> bool:

@@ -29,7 +29,7 @@ async def test_a_change_that_names_too_many_versions_is_refused(
         if status == 422:
             [error] = answer.json()["errors"]
             assert error["field"] == "header.if-match"
-            assert error["message"] == "holds more than 20 tags: send only those of the versions that you have"
+            assert error["message"] == "contains more than 20 tags: send only those of the versions that you have"
             assert (await client.get(path)).json()["version"] == 1, "nothing has changed"
 
 

@@ -193,5 +193,5 @@ def test_outside_local_a_route_that_says_nothing_stops_the_start(tmp_path: Path,
             if fits:
                 create_app(*project)
                 continue
-            with pytest.raises(DiscoveryError, match=r"modules/shop/router\.py: GET /x does not say who may ask it"):
+            with pytest.raises(DiscoveryError, match=r"modules/shop/router\.py: GET /x has no access policy"):
                 create_app(*project)

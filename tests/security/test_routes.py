@@ -99,7 +99,7 @@ def test_a_folder_has_the_policy_of_the_routers_around_it() -> None:
 
 def test_a_kind_of_route_that_fastapi_leaves_out_is_a_fault() -> None:
     [fault] = unknown_kinds(nested(Odd()))
-    assert "Odd, a kind of route that FastAPI does not include" in fault
+    assert "Odd, which FastAPI does not include" in fault
 
 
 def application(folder: Path, router: str, variables: dict[str, str]) -> Application:

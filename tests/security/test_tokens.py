@@ -157,7 +157,7 @@ async def test_a_token_that_does_not_hold_is_401_and_says_no_more(
     assert answer.status_code == 401, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["www-authenticate"] == 'Bearer realm="api", error="invalid_token"'
-    assert answer.json()["detail"] == "The token does not hold. Get a new one."
+    assert answer.json()["detail"] == "The token is not valid. Get a new one."
     assert {call.path for call in provider.server.calls} <= {KEYS, CONFIGURATION}, "it asked where the token told it to"
 
 
@@ -214,7 +214,7 @@ async def test_a_probe_is_answered_whatever_the_token(client: httpx2.AsyncClient
 async def test_a_rotated_key_is_found_and_the_old_one_forgotten(
     client: httpx2.AsyncClient, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys, "_ASK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(keys, "_FETCH_INTERVAL_SECONDS", 0.0)
     old, renewed = provider.token(scope="health:read"), provider.token(scope="health:read", jti="2")
     assert (await ask(client, old)).status_code == 200
     provider.rotate("second", "ec-third")
@@ -247,7 +247,7 @@ async def test_without_keys_and_provider_it_is_503_and_soon(
     client: httpx2.AsyncClient, provider: Provider, monkeypatch: pytest.MonkeyPatch, outage: str
 ) -> None:
     """Naive: 401, and every caller throws away a good token; or no answer at all."""
-    monkeypatch.setattr(keys, "_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(keys, "_FETCH_TIMEOUT_SECONDS", 0.3)
     provider.behaviour = OUTAGES[outage]
     token, begun = provider.token(scope="health:read"), time.monotonic()
     answers = await asyncio.gather(*(ask(client, token) for _ in range(10)))

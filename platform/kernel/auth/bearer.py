@@ -1,6 +1,6 @@
-"""Who asks, by the bearer token of the request (RFC 6750).
+"""Authenticate callers by bearer tokens (RFC 6750).
 
-PyJWT is imported by the first token: it brings `cryptography`, which would be a tenth of every start.
+PyJWT is imported at the first token, because importing `cryptography` would take a tenth of every start.
 """
 
 import hashlib
@@ -24,64 +24,65 @@ _log = structlog.get_logger("kernel.security")
 
 DEVELOPER = Principal("developer", frozenset({"*"}))
 
-_LONGEST_TOKEN = 8192
-_MOST_SUBJECT = 255
-# A token that held is believed without another look for so long, unless it expires before. Signatures are dear.
-_REMEMBERED_SECONDS = 60
-_MOST_REMEMBERED = 10_000
+_MAX_TOKEN_BYTES = 8192
+_MAX_SUBJECT = 255
+# A verified token is not verified again for this long, unless it expires before: checking a signature is slow.
+_CACHE_SECONDS = 60
+_MAX_CACHED = 10_000
 
 
-class Refused(Exception):
-    """A token that does not hold; says why, for the log. The caller is told less."""
+class InvalidToken(Exception):
+    """A token is not valid. The message is for the log only, not for the caller."""
 
 
 class BearerTokens:
-    """The Authentication of the application."""
+    """Implements Authentication with signed JSON Web Tokens."""
 
     def __init__(self, settings: AuthSettings, http: HttpxRestClientPool, root: Path) -> None:
         self._settings = settings
         self._keys = Keys(settings, http)
         self._local_key = local_key.path(root) if settings.environment is Environment.LOCAL else None
-        self._remembered: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        # Verified tokens by their hash, with the time until which they count.
+        self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
     async def identify(self, connection: HTTPConnection) -> Principal | None:
-        """See kernel.auth.principal."""
+        """Return the caller; the developer if authentication is off and no token is sent. See Authentication."""
         token = _token_of(connection)
         if token is None:
             return None if self._settings.enabled else DEVELOPER
-        name = hashlib.sha256(token).digest()
-        known = self._remembered.get(name)
-        if known is not None and known[1] > time.time():
-            return known[0]
+        digest = hashlib.sha256(token).digest()
+        cached = self._cache.get(digest)
+        if cached is not None and cached[1] > time.time():
+            return cached[0]
         try:
             principal, expires_at = await self._verify(token)
-        except Refused as refusal:
-            _log.info("token refused", reason=str(refusal))
-            raise unauthorized("invalid_token", "The token does not hold. Get a new one.") from None
-        self._remembered[name] = (principal, min(expires_at, time.time() + _REMEMBERED_SECONDS))
-        self._remembered.move_to_end(name)
-        if len(self._remembered) > _MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
+        except InvalidToken as error:
+            _log.info("token refused", reason=str(error))
+            raise unauthorized("invalid_token", "The token is not valid. Get a new one.") from None
+        self._cache[digest] = (principal, min(expires_at, time.time() + _CACHE_SECONDS))
+        self._cache.move_to_end(digest)
+        if len(self._cache) > _MAX_CACHED:
+            self._cache.popitem(last=False)
         return principal
 
     async def _verify(self, token: bytes) -> tuple[Principal, float]:
-        """Who the token names, and until when (Unix time). Raises Refused, and Unavailable as Keys."""
+        """Return the principal and the expiry (Unix time) of a token. Raises InvalidToken and Unavailable."""
         import jwt  # noqa: PLC0415
 
         settings = self._settings
-        if len(token) > _LONGEST_TOKEN:
-            raise Refused("it is too long")
+        if len(token) > _MAX_TOKEN_BYTES:
+            raise InvalidToken("it is too long")
         try:
             header = jwt.get_unverified_header(token)
-            name = str(header.get("kid", ""))
-            if self._local_key is not None and name == local_key.NAME:
+            key_id = str(header.get("kid", ""))
+            if self._local_key is not None and key_id == local_key.NAME:
                 key, algorithms, issuer, audience = local_key.public(self._local_key), ["EdDSA"], local_key.NAME, None
             elif settings.issuer is None or settings.audience is None:
-                raise Refused("no AUTH_ISSUER and AUTH_AUDIENCE are set")
+                raise InvalidToken("AUTH_ISSUER and AUTH_AUDIENCE are not set")
             else:
-                found = await self._keys.find(name)
+                found = await self._keys.find(key_id)
                 if found is None:
-                    raise Refused("its key is not among the issuer's")
+                    raise InvalidToken("its key is not among the issuer's")
                 key, algorithms, issuer, audience = (
                     found.key, list(settings.algorithms), settings.issuer, settings.audience
                 )  # fmt: skip
@@ -90,23 +91,23 @@ class BearerTokens:
                 options={"require": ["exp", "sub", "iss"], "verify_aud": audience is not None},
             )  # fmt: skip
             expires_at = float(claims["exp"]) + settings.clock_leeway_seconds
-        # What a token may hold is anybody's choice until its signature is checked.
+        # An unverified token may contain anything, hence the general exceptions.
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise Refused(f"{type(error).__name__}: {error}") from error
-        # Of OpenID Connect at most 255 ASCII characters; it becomes a key of databases, and stands in logs.
-        if not (0 < len(claims["sub"]) <= _MOST_SUBJECT and claims["sub"].isprintable()):
-            raise Refused(f"its sub is not 1 to {_MOST_SUBJECT} printable characters")
+            raise InvalidToken(f"{type(error).__name__}: {error}") from error
+        # OpenID Connect allows at most 255 ASCII characters. The subject is stored in databases and written to logs.
+        if not (0 < len(claims["sub"]) <= _MAX_SUBJECT and claims["sub"].isprintable()):
+            raise InvalidToken(f"its sub is not 1 to {_MAX_SUBJECT} printable characters")
         return Principal(claims["sub"], frozenset(_scopes(claims, settings)), issuer), expires_at
 
 
 def unauthorized(error: str | None, detail: str) -> Unauthorized:
-    """401 with the challenge of RFC 6750, section 3; `error` is None where no token was sent."""
+    """Return a 401 with the challenge of RFC 6750, section 3. `error` is None if no token was sent."""
     challenge = 'Bearer realm="api"' + (f', error="{error}"' if error else "")
     return Unauthorized(detail, headers={"WWW-Authenticate": challenge})
 
 
 def _token_of(connection: HTTPConnection) -> bytes | None:
-    """The bearer token of a request. Raises Unauthorized for two: which one counts, others may see otherwise."""
+    """Return the bearer token of a request. Raises Unauthorized for two: a proxy may have checked the other one."""
     found = [value for name, value in connection.scope["headers"] if name == b"authorization"]
     if not found:
         return None
@@ -123,7 +124,7 @@ def _scopes(claims: Mapping[str, Any], settings: AuthSettings) -> Iterator[str]:
 
 
 def _words(claims: Mapping[str, Any], name: str) -> Iterator[str]:
-    """What a claim lists, as a text or as a list; a dot in its name leads deeper, where it is not part of the name."""
+    """Yield the words of a claim, which is a text or a list. A dot in its name leads into a nested claim."""
     found: Any = claims
     for part in [name] if name in claims else name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None

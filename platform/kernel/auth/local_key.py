@@ -1,4 +1,4 @@
-"""A key of the developer's own, for tokens in LOCAL: `kernel token` signs with it."""
+"""The developer's own key for tokens in LOCAL. `kernel token` signs with it."""
 
 import os
 import time
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 NAME = "local"
-"""The `kid` and the `iss` of such tokens."""
+"""The `kid` and the `iss` of these tokens."""
 
 
 def path(root: Path) -> Path:
-    """Where the project's key is, once there was need of one."""
+    """Return the place of the project's key, which `sign` creates when it is missing."""
     return root / "data" / "local-key.pem"
 
 
 def sign(key: Path, subject: str, scopes: Iterable[str], roles: Iterable[str], seconds: float) -> str:
-    """A token that holds for so long. The key is made if there is none."""
+    """Return a token that is valid for that many seconds. A missing key is created."""
     import jwt  # noqa: PLC0415
 
     if not key.exists():
@@ -32,13 +32,13 @@ def sign(key: Path, subject: str, scopes: Iterable[str], roles: Iterable[str], s
 
 
 def public(key: Path) -> Any:
-    """What verifies such a token. Raises ValueError where there is no key."""
+    """Return the public key. Raises ValueError if there is no key."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
     try:
         return load_pem_private_key(key.read_bytes(), None).public_key()
     except OSError as error:
-        raise ValueError(f"there is no local key ({error.strerror}): `kernel token` makes one") from error
+        raise ValueError(f"there is no local key ({error.strerror}): create one with `kernel token`") from error
 
 
 def _make(key: Path) -> None:

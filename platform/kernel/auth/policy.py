@@ -1,4 +1,4 @@
-"""Who may ask a route: said in its signature, and refused where nothing is said."""
+"""Access policies: each route declares which callers it serves, and a route without a policy is refused."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,31 +18,31 @@ from kernel.web.routes import methods_of, paths_of, routes_of
 from kernel.web.session import Session
 
 NO_POLICY = (
-    'does not say who may ask it. Give it or its router dependencies=[requires("...")], or [public] if everybody may.'
+    'has no access policy. Give the route or its router dependencies=[requires("...")], or [public] for all callers.'
 )
 
 
 class Requires(SecurityBase):
-    """A dependency: who asks, if they have all these scopes. Raises Unauthorized and Forbidden."""
+    """A dependency that returns the caller if they have all these scopes. Raises Unauthorized and Forbidden."""
 
     def __init__(self, *scopes: str) -> None:
         self.scopes = scopes
-        # What OpenAPI says of it.
+        # For OpenAPI.
         self.model = HTTPBearer(bearerFormat="JWT")
         self.scheme_name = "bearer"
 
     async def __call__(self, connection: HTTPConnection) -> Principal:
-        """Asked by FastAPI."""
+        """Return the caller. FastAPI calls this."""
         principal = await principal_of(connection)
         if principal is None:
-            raise unauthorized(None, "Say who you are: Authorization: Bearer TOKEN.")
+            raise unauthorized(None, "This needs authentication. Send a header: Authorization: Bearer TOKEN.")
         if not principal.may(*self.scopes):
             wanted = " ".join(self.scopes)
             challenge = f'Bearer realm="api", error="insufficient_scope", scope="{wanted}"'
             raise Forbidden(f"This needs the scope {wanted}.", headers={"WWW-Authenticate": challenge})
         return principal
 
-    # FastAPI asks equal dependencies of a request once.
+    # FastAPI calls equal dependencies of a request only once.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Requires) and other.scopes == self.scopes
 
@@ -51,9 +51,9 @@ class Requires(SecurityBase):
 
 
 def requires(*scopes: str) -> Any:
-    """A policy: only who has all these scopes may ask; without any, only who says who they are.
+    """Return a policy: callers need all these scopes, or, if none are given, authentication only.
 
-    `caller: Annotated[Principal, requires("events:write")]` where the handler wants to know who it is, else
+    `caller: Annotated[Principal, requires("events:write")]` if the handler uses the caller, otherwise
     `dependencies=[requires("events:read")]` of a route or a whole router.
     """
     return Depends(Requires(*scopes))
@@ -63,9 +63,9 @@ Made = TypeVar("Made")
 
 
 def for_caller(make: Callable[[AsyncSession, Principal], Made], *scopes: str) -> Made:
-    """A policy, and what is made from the session and the caller: `for_caller(EventRepository, "events:read")`.
+    """Return a policy that makes a repository for the caller: `for_caller(EventRepository, "events:read")`.
 
-    So a repository knows for whom it looks, and no route can forget to tell it.
+    The repository restricts its rows to the caller, and no route can forget to pass the caller.
     """
     guard = Requires(*scopes)
 
@@ -76,44 +76,44 @@ def for_caller(make: Callable[[AsyncSession, Principal], Made], *scopes: str) ->
     return cast(Made, dependency)
 
 
-async def anybody() -> None:
-    """Says that this route is meant for everybody."""
+async def allow_all() -> None:
+    """Allow every caller."""
 
 
-public: Any = Depends(anybody)
-"""A policy: everybody may ask. `dependencies=[public]`."""
+public: Any = Depends(allow_all)
+"""A policy: every caller is allowed. `dependencies=[public]`."""
 
 
 class Policy(NamedTuple):
-    """A route, and what it says of who may ask it."""
+    """A route and its access policy."""
 
     methods: tuple[str, ...]
-    # Below its router.
+    # Relative to its router.
     path: str
-    # All of which who asks must have; None where anybody may, or where nothing is said.
+    # The scopes that a caller needs; None if the route is public or has no policy.
     scopes: tuple[str, ...] | None
-    is_said: bool
-    # Where its handler is.
+    is_declared: bool
+    # The place of its handler.
     file: str | None
     line: int
 
     @property
     def route(self) -> str:
-        """What a person calls it."""
+        """The methods and the path, for messages."""
         return " ".join((*self.methods, self.path))
 
 
 def policies(router: APIRouter) -> Iterator[Policy]:
     """Yield the policies of all routes of a router and of the routers in it, whatever their kind.
 
-    Only a route of FastAPI's own (also a WebSocket, also a folder of `frontend()`) has dependencies, and so a policy.
-    A mount, a host and a plain Starlette route have none.
+    Only FastAPI's own routes (including WebSockets and the folders of `frontend()`) have dependencies and so can have
+    a policy. A mount, a host and a plain Starlette route cannot.
     """
     for context in routes_of(router):
         route: Any = context.original_route
-        said = [one for one in calls_of(dependant_of(context)) if isinstance(one, Requires) or one is anybody]
-        scopes = [scope for one in said if isinstance(one, Requires) for scope in one.scopes]
-        needs_caller = any(isinstance(one, Requires) for one in said)
+        declared = [one for one in calls_of(dependant_of(context)) if isinstance(one, Requires) or one is allow_all]
+        scopes = [scope for one in declared if isinstance(one, Requires) for scope in one.scopes]
+        needs_caller = any(isinstance(one, Requires) for one in declared)
         code = getattr(getattr(route, "endpoint", None), "__code__", None)
         file, line = (code.co_filename, code.co_firstlineno) if code is not None else (None, 0)
         for path in paths_of(context):
@@ -121,29 +121,29 @@ def policies(router: APIRouter) -> Iterator[Policy]:
                 methods=methods_of(context),
                 path=path,
                 scopes=tuple(dict.fromkeys(scopes)) if needs_caller else None,
-                is_said=bool(said),
+                is_declared=bool(declared),
                 file=file,
                 line=line,
             )
 
 
 def unguarded(router: APIRouter) -> Iterator[Policy]:
-    """The routes that do not say who may ask them."""
-    return (one for one in policies(router) if not one.is_said)
+    """Yield the routes without a policy."""
+    return (one for one in policies(router) if not one.is_declared)
 
 
 def name_of(route: Any) -> str:
-    """What a person calls a route of a router: its methods, and its path."""
+    """Return the methods and the path of a route, for messages."""
     return " ".join((*methods_of(route), *paths_of(route)))
 
 
 def guards_of(route: Any) -> tuple[Requires, ...]:
-    """What a route requires, each once: may be asked before FastAPI asks it."""
+    """Return the policies that a route requires, each once, to check them before FastAPI reads the body."""
     return tuple(dict.fromkeys(one for one in calls_of(dependant_of(route)) if isinstance(one, Requires)))
 
 
 def document_scopes(schema: dict[str, Any], prefix: str, router: APIRouter) -> None:
-    """Say in an OpenAPI document which scopes each operation needs; FastAPI itself does for OAuth2's schemes only."""
+    """Add the scopes of each operation to an OpenAPI document. FastAPI does that for OAuth2 schemes only."""
     for one in policies(router):
         operations = schema["paths"].get(prefix + re.sub(r":\w+}", "}", one.path), {})
         for method in one.methods if one.scopes is not None else ():
@@ -152,12 +152,12 @@ def document_scopes(schema: dict[str, Any], prefix: str, router: APIRouter) -> N
 
 
 def dependant_of(context: Any) -> Dependant | None:
-    """What a route needs, after inclusion; None for what is no route of FastAPI's."""
+    """Return the dependencies of an included route, or None if it is not a route of FastAPI."""
     return getattr(context, "dependant", None) or getattr(context.original_route, "dependant", None)
 
 
 def calls_of(dependant: Dependant | None) -> Iterator[object]:
-    """All that is called before a handler, directly or for another."""
+    """Yield the functions of all direct and indirect dependencies."""
     for one in dependant.dependencies if dependant is not None else ():
         yield one.call
         yield from calls_of(one)

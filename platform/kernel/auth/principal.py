@@ -1,4 +1,4 @@
-"""Who asks."""
+"""The caller of a request."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,16 +10,16 @@ from kernel.web.context import request_context
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller who has said who they are."""
+    """An authenticated caller."""
 
     # The token's `sub`: unique at its issuer, never reused.
     subject: str
-    # What they may do: `events:write`. Those of their roles are among them.
+    # Permissions such as `events:write`, including those of the caller's roles.
     scopes: frozenset[str] = frozenset()
     issuer: str = "local"
 
     def may(self, *scopes: str) -> bool:
-        """Whether they have all of these scopes. `*` is every scope, `events:*` every one of events."""
+        """Return whether the caller has all of these scopes. `*` is every scope, `events:*` every scope of events."""
         return all(
             scope in self.scopes or "*" in self.scopes or f"{scope.partition(':')[0]}:*" in self.scopes
             for scope in scopes
@@ -27,22 +27,22 @@ class Principal:
 
     @property
     def key(self) -> str:
-        """What tells this caller from every other, whatever their issuer."""
+        """The unique identifier of this caller across issuers."""
         return f"{self.issuer}|{self.subject}"
 
 
 class Authentication(Protocol):
-    """How the application finds out who asks."""
+    """Identifies the caller of a request."""
 
     async def identify(self, connection: HTTPConnection) -> Principal | None:
-        """Who asks; None without credentials.
+        """Return the caller, or None without credentials.
 
-        Raises Unauthorized for credentials that do not hold, Unavailable if they cannot be checked now.
+        Raises Unauthorized if the credentials are not valid, and Unavailable if they cannot be verified now.
         """
 
 
 async def principal_of(connection: HTTPConnection) -> Principal | None:
-    """A dependency: who asks, found out once for each request; None without credentials. Raises as Authentication."""
+    """Return the caller, identified once per request, or None without credentials. Raises like Authentication."""
     context = request_context(connection)
     if not context.is_identified:
         context.principal = await context.kernel.authentication.identify(connection)

@@ -1,4 +1,4 @@
-"""The access log: one line for each request. It is larger than all other logs together, and so its line is cheap."""
+"""The access log: one line per request, written the cheapest way because it is the largest log."""
 
 import sys
 from collections.abc import Callable
@@ -13,32 +13,32 @@ from kernel.web.context import find_context
 
 _log = structlog.get_logger("kernel.access")
 
-# Longer paths are cut. The system writes a line of at most 4,096 bytes (a character takes up to twelve) in one piece,
-# so that the lines of several workers on one pipe do not mix.
-_MOST_PATH = 256
+# Longer paths are cut. The system writes at most 4,096 bytes to a pipe atomically, and a character takes up to twelve:
+# so the lines of several workers do not mix.
+_MAX_PATH = 256
 
 AccessLog = Callable[[Scope, int, float, "str | None"], None]
-"""Writes the line of a request: its scope, its status, how many seconds it took, and its `traceparent`."""
+"""Writes the line of a request, given its scope, status, duration in seconds and `traceparent`."""
 
 
 def access_log_for(settings: LogSettings) -> AccessLog:
-    """Return the fastest way to write the access log of a process whose logging has these settings."""
+    """Return the fastest way to write the access log with these settings."""
     if settings.level not in {"DEBUG", "INFO"}:
         return _write_nothing
     return write_json if settings.format == "json" else write_through_structlog
 
 
 def write_through_structlog(scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
-    """Log the request as every other event is logged. structlog's context has the rest."""
+    """Log the request like any other event. structlog's context adds the request id, module and trace."""
     path, client = shortened(scope["path"]), _client(scope)
     duration_ms = round(seconds * 1000, 2)
     _log.info("request", method=scope["method"], path=path, status=status, duration_ms=duration_ms, client=client)
 
 
 def write_json(scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
-    """Write the line to standard output, past structlog and logging.
+    """Write the same line as JSON to standard output, bypassing structlog and logging.
 
-    It is the same line; the way through structlog takes longer than all the rest of a small request.
+    structlog takes longer for the line than the application takes for a small request.
     """
     context = find_context(scope)
     request_id, module = ("", None) if context is None else (context.request_id, context.module)
@@ -56,12 +56,12 @@ def write_json(scope: Scope, status: int, seconds: float, traceparent: str | Non
         sys.stdout.write(line)
         sys.stdout.flush()
     except OSError:
-        return  # the reader of the log has gone: the request is answered all the same
+        return  # the reader of the log is gone: that must not fail the request
 
 
 def shortened(text: str) -> str:
-    """Return the beginning of a text that a caller chose, short enough for a log line."""
-    return text if len(text) <= _MOST_PATH else f"{text[:_MOST_PATH]}..."
+    """Return the beginning of a text of the caller, short enough for a log line."""
+    return text if len(text) <= _MAX_PATH else f"{text[:_MAX_PATH]}..."
 
 
 def _client(scope: Scope) -> str:
@@ -70,4 +70,4 @@ def _client(scope: Scope) -> str:
 
 
 def _write_nothing(_scope: Scope, _status: int, _seconds: float, _traceparent: str | None) -> None:
-    """Write no line: the level of the log is above INFO."""
+    """Write nothing, because the log level is above INFO."""

@@ -1,4 +1,4 @@
-"""Compress the responses for which that saves time."""
+"""Compress large responses."""
 
 import re
 

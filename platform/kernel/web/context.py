@@ -1,4 +1,4 @@
-"""Where code of a module runs: in which application, for which module, and for which request or message."""
+"""The context in which code of a module runs: the application, the module, and the request or message."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kernel.modules.manifest import ModuleContext
     from kernel.runtime import Kernel
 
-# The one key of the kernel's in the ASGI scope.
+# The only key that the kernel adds to the ASGI scope.
 _KEY = "kernel"
 
 
@@ -22,31 +22,31 @@ class CallContext:
     """The application and the module for which code runs. Dependencies get it as `CurrentContext`."""
 
     kernel: "Kernel"
-    # For a request: the module whose routes the path leads to. None outside the modules.
+    # For a request, the module that serves its path; None outside the modules.
     module: "ModuleContext | None" = None
 
     def require_module(self) -> "ModuleContext":
         """Return the context of the module. Raises RuntimeError outside the modules."""
         if self.module is None:
-            raise RuntimeError("This route belongs to no module.")
+            raise RuntimeError("This route belongs to no module. Move it into a module's router.")
         return self.module
 
 
 @dataclass(slots=True, kw_only=True)
 class RequestContext(CallContext):
-    """What the kernel knows of one request. The outermost layer makes it, and it travels in the ASGI scope."""
+    """The kernel's data about one request. RequestContextMiddleware creates it and puts it into the ASGI scope."""
 
     request_id: str
-    # The caller, once it was asked for.
+    # The caller, set when it is first needed.
     principal: "Principal | None" = None
     is_identified: bool = False
-    # Headers that every response of this request gets, also an error.
+    # Headers for every response to this request, errors included.
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    # What the access log says of a request that got no response: 499, the caller has left.
+    # The status in the access log if no response was sent: 499, the client disconnected.
     status_without_response: int = 499
-    # A response that ends only when the caller or the server does: server-sent events.
+    # Whether the response, such as server-sent events, ends only when the client or the server closes it.
     is_endless: bool = False
-    # What extensions keep for the time of one request, by its type.
+    # Data of extensions for one request, by type.
     values: dict[type, Any] = field(default_factory=dict)
 
     def attach(self, scope: Scope) -> None:
@@ -55,7 +55,7 @@ class RequestContext(CallContext):
 
 
 def find_context(scope: Mapping[str, Any]) -> RequestContext | None:
-    """Return the context of a request; None for one that did not come through the kernel's outermost layer."""
+    """Return the context of a request, or None if it did not pass through RequestContextMiddleware."""
     context: RequestContext | None = scope.get(_KEY)
     return context
 
@@ -64,12 +64,12 @@ def request_context(connection: HTTPConnection) -> RequestContext:
     """Return the context of this request. Raises RuntimeError outside an application of the kernel."""
     context = find_context(connection.scope)
     if context is None:
-        raise RuntimeError("This request did not come through an application made by kernel.create_app.")
+        raise RuntimeError("This request has no kernel context. Serve it by an application made by kernel.create_app.")
     return context
 
 
 async def call_context(connection: HTTPConnection) -> CallContext:
-    """A dependency: the context of the request. A message handler gets the context of its message instead."""
+    """Return the context of the request. In a message handler, the kernel supplies the message's context instead."""
     return request_context(connection)
 
 

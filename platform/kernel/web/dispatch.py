@@ -1,7 +1,7 @@
-"""From a path to its module in constant time, however many modules there are.
+"""Find the module of a path in constant time.
 
-FastAPI tries one route after the other. Here the path's first segments find the module, and only its own routes are
-tried. The routes stay where FastAPI put them, so that OpenAPI, overrides and `url_for` work as ever.
+FastAPI tries all routes in order. The dispatcher selects the module by the first segments of the path, and tries only
+the routes of that module. The application keeps its routes as well, for OpenAPI, overrides and `url_for`.
 """
 
 import asyncio
@@ -29,35 +29,34 @@ from kernel.web.routes import is_plain, rest_of, route_path
 from kernel.web.sockets import bounded
 from kernel.web.validation import bound_errors
 
-# What an orchestrator asks. Answered also when there are too many requests: who restarts us because we are busy makes
-# it worse.
+# The probes of an orchestrator. They are exempt from limits: a restart because of overload makes the overload worse.
 PROBES = frozenset({"/health/live", "/health/ready", "/health/startup"})
 Guard = Callable[[HTTPConnection], Awaitable[object]]
 
 
 class CompiledEndpoint(Protocol):
-    """The handler of a route, as an extension compiled it."""
+    """The handler of a route, compiled by an extension."""
 
     def takes(self, scope: Scope) -> bool:
-        """Return False for a request that FastAPI itself has to answer."""
+        """Return whether this handler can answer the request; if not, FastAPI answers it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-# Returns None for a route that FastAPI itself has to answer.
+# Returns None for a route that only FastAPI can answer.
 Compile = Callable[[Any], CompiledEndpoint | None]
 
-# The body of such a request is not read.
+# The guards of these methods need not run ahead of FastAPI, because no body is read.
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 _TOO_LARGE = "The body is too large: at most {limit:,} bytes."
 
 
 @dataclass(frozen=True)
 class ModuleMount:
-    """Where a module is served, what its handlers reach through the request, and how large a body may be."""
+    """A module's place in the application: its prefix, routes, context and largest body."""
 
     prefix: str
-    # Where FastAPI documents its routes and finds their names, and the copy of them that is served.
+    # The application's route, for OpenAPI and `url_for`, and the copy of the module's routes that is served.
     route: BaseRoute
     router: APIRouter
     context: ModuleContext | None
@@ -65,7 +64,7 @@ class ModuleMount:
 
 
 class Dispatcher:
-    """Pure ASGI. Tells the request's context which module it is for."""
+    """Sets the module of the request context, and calls the module's routes. Pure ASGI."""
 
     def __init__(
         self,
@@ -75,7 +74,7 @@ class Dispatcher:
         guards_of: Callable[[Any], Sequence[Guard]],
         compile_endpoint: Compile | None,
     ) -> None:
-        """`guards_of` a route decide whether its body is read at all; FastAPI itself asks them only after that."""
+        """Run the `guards_of` a route before its body is read; FastAPI runs them only after that."""
         self._app = app
         self._mounts = {
             _segments(mount.prefix): _Routes(
@@ -85,7 +84,7 @@ class Dispatcher:
         }
         rest = rest_of(app, [mount.route for mount in mounts.values()])
         self._rest = _Routes(rest, None, max_body_bytes, guards_of, compile_endpoint)
-        # Prefixes of several lengths are possible (/health, /api/v1/events): the longest that matches wins.
+        # Prefixes may have different lengths (/health, /api/v1/events). The longest match wins.
         self._lengths = sorted({len(segments) for segments in self._mounts}, reverse=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,18 +102,18 @@ class Dispatcher:
             receive = _limited(scope, receive, routes.max_body_bytes)
             if scope["method"] == "HEAD":
                 receive, send = _head_only(receive, send)
-            # FastAPI replaces dependencies where it walks them itself.
+            # Only FastAPI's own resolver applies dependency_overrides.
             if not self._app.dependency_overrides:
                 endpoint, guards = routes.match(scope, path)
                 if guards and scope["method"] not in WITHOUT_BODY:
-                    await _ask(guards, scope)
+                    await _run(guards, scope)
         else:
             receive = bounded(receive, routes.max_body_bytes)
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return
         try:
-            await routes.by_fastapi(scope, receive, _to_here(scope, send))
+            await routes.by_fastapi(scope, receive, _redirect_relative(scope, send))
         except HTTPException as error:
             if error.status_code == 405:
                 error.headers = {**(error.headers or {}), "Allow": ", ".join(sorted(routes.methods(path)))}
@@ -130,7 +129,7 @@ class Dispatcher:
 
 
 class _Routes:
-    """The routes of one module, and those of them that are compiled."""
+    """The routes of one module, some of them compiled."""
 
     def __init__(
         self,
@@ -149,7 +148,7 @@ class _Routes:
         self.by_fastapi = AsyncExitStackMiddleware(router)
 
     def match(self, scope: Scope, path: str) -> tuple[ASGIApp | None, Sequence[Guard]]:
-        """The compiled handler of a request, None if FastAPI is to find what becomes of it; and the route's guards."""
+        """Return the compiled handler, or None if FastAPI has to handle the request; and the guards of the route."""
         for pattern, route, endpoint, guards in self._by_method.get(scope["method"], ()):
             found = pattern.match(path)
             if found is None:
@@ -167,7 +166,7 @@ class _Routes:
         return None, ()
 
     def methods(self, path: str) -> set[str]:
-        """All that the path has. Starlette names those of the first route that it meets."""
+        """Return the methods of all routes with this path. Starlette's Allow header names only those of the first."""
         found: set[str] = set()
         for route in iter_route_contexts(self._router.routes):
             pattern = getattr(route, "path_regex", None) or getattr(route.original_route, "path_regex", None)
@@ -177,10 +176,10 @@ class _Routes:
 
     @cached_property
     def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Guard]]]]:
-        """The routes of each method in their order, up to the first that only FastAPI can match.
+        """Return the routes of each method in order, up to the first that only FastAPI can match.
 
-        That is a mount or a route whose class matches in its own way. Made at the module's first request: with hundreds
-        of modules it would take the start seconds.
+        That is a mount or a route whose class overrides `matches`. Computed at the module's first request: at the start
+        it would take seconds with hundreds of modules.
         """
         found: dict[str, list[tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Guard]]]] = {}
         routes = list(iter_route_contexts(self._router.routes))
@@ -193,7 +192,7 @@ class _Routes:
             if getattr(kind, "matches", None) is not APIRoute.matches:
                 break
             endpoint = None
-            if self._compile is not None and kind is APIRoute:  # a subclass may do anything before the handler
+            if self._compile is not None and kind is APIRoute:  # a subclass may override the handling
                 endpoint = self._compile(route)
             guards = self._guards_of(route)
             for method in route.methods or ():
@@ -202,12 +201,12 @@ class _Routes:
 
 
 def _head_only(receive: Receive, send: Send) -> tuple[Receive, Send]:
-    """End the answer to a HEAD where a GET would begin to stream: an endless stream would keep the connection."""
+    """End the response to HEAD where GET would start to stream: an endless stream would keep the connection open."""
     is_answered = asyncio.get_running_loop().create_future()
 
     async def send_head(message: Message) -> None:
         if is_answered.done():
-            await asyncio.sleep(0)  # until what streams is told
+            await asyncio.sleep(0)  # let the streaming handler receive the disconnect
             return
         if message.get("more_body"):
             message = {"type": "http.response.body", "body": b""}
@@ -225,10 +224,10 @@ def _head_only(receive: Receive, send: Send) -> tuple[Receive, Send]:
     return receive_or_end, send_head
 
 
-def _to_here(scope: Scope, send: Send) -> Send:
-    """Starlette sends who wrote a slash too much to the host that the caller named, which may be anybody's."""
+def _redirect_relative(scope: Scope, send: Send) -> Send:
+    """Make redirects for a trailing slash relative. Starlette's contain the Host header, which the caller controls."""
 
-    async def send_here(message: Message) -> None:
+    async def send_relative(message: Message) -> None:
         if message.get("status") == 307 and "endpoint" not in scope:
             headers = dict(message["headers"])
             place = urlsplit(headers[b"location"])
@@ -236,7 +235,7 @@ def _to_here(scope: Scope, send: Send) -> Send:
             message = {**message, "headers": list(headers.items())}
         await send(message)
 
-    return send_here
+    return send_relative
 
 
 def _tell(scope: Scope, module: ModuleContext | None) -> None:
@@ -248,8 +247,8 @@ def _segments(path: str) -> tuple[str, ...]:
     return tuple(path.split("/")[1:])
 
 
-async def _ask(guards: Sequence[Guard], scope: Scope) -> None:
-    """Raises what they raise; a body of unknown length is then not waited for."""
+async def _run(guards: Sequence[Guard], scope: Scope) -> None:
+    """Run the guards. If one raises, the response closes the connection rather than wait for a chunked body."""
     try:
         for guard in guards:
             await guard(HTTPConnection(scope))
@@ -259,19 +258,19 @@ async def _ask(guards: Sequence[Guard], scope: Scope) -> None:
 
 
 def close_unread(scope: Scope) -> dict[str, str]:
-    """Return the header with which an answer refuses the rest of a body of unknown length."""
+    """Return the header that closes the connection if the request has a body of unknown length."""
     is_chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
     return {"Connection": "close"} if is_chunked else {}
 
 
 def _limited(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """Refuse a body that is too large: by its declared length at once, else when it has grown over the limit."""
+    """Refuse a body over the limit: by its Content-Length at once, otherwise when more bytes have arrived."""
     chunked = False
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise ContentTooLarge(_TOO_LARGE.format(limit=limit), headers={"Connection": "close"})
         chunked = chunked or name == b"transfer-encoding"
-    if not chunked:  # the server itself holds a body to its declared length
+    if not chunked:  # the server enforces the Content-Length
         return receive
     size = 0
 

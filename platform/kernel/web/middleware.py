@@ -27,8 +27,8 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TRACE: Mapping[str, str] = {}
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
-_UNKNOWN_HOST = "The application does not serve this host: see SERVER_ALLOWED_HOSTS."
-_FORBIDDEN_ORIGIN = "Pages of this origin may not open a WebSocket: see CORS_ALLOW_ORIGINS."
+_UNKNOWN_HOST = "The application does not serve this host. Add it to SERVER_ALLOWED_HOSTS."
+_FORBIDDEN_ORIGIN = "Pages of this origin cannot open a WebSocket. Add the origin to CORS_ALLOW_ORIGINS."
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 # The OWASP REST security cheat sheet's headers for an API that serves no pages.
@@ -45,8 +45,8 @@ _VARY_ORIGIN = (b"vary", b"Origin")
 _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
-# What this layer reads of a request's headers: its id, the host, the origin, and its place in a trace as
-# {"traceparent": ...} (W3C Trace Context), empty without one.
+# From the headers of a request: its id, the host, the origin, and its trace as {"traceparent": ...} (W3C Trace
+# Context), which is empty without a trace.
 _Head = tuple[str, str, bytes | None, Mapping[str, str]]
 
 

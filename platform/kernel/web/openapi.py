@@ -1,4 +1,4 @@
-"""The OpenAPI document with the errors as they are: problem details instead of FastAPI's own validation errors."""
+"""Describe errors in the OpenAPI document: problem details instead of FastAPI's validation errors."""
 
 from collections.abc import Mapping
 from itertools import count
@@ -9,16 +9,15 @@ from kernel.web.problems import MEDIA_TYPE, ProblemDetails, phrase_of
 _SCHEMAS = "#/components/schemas/"
 _METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
 ANY_FAILURE: dict[int | str, dict[str, Any]] = {"default": {"description": "Any other failure"}}
-"""The `responses=` of an application: FastAPI then adds no 422 with models of its own, which would take the place of a
-module's models of the same name."""
+"""The `responses=` of an application: FastAPI then adds no 422 with its own models, which would replace models of a
+module that have the same names."""
 
 
 def document_problems(schema: dict[str, Any]) -> dict[str, Any]:
     """Add problem details to every operation of an OpenAPI document, and return it.
 
-    Every operation may fail in ways that no route declares (500, 503, 400 for a foreign host), hence `default`. What a
-    module declares stays: its descriptions, its content, its references and its models, whatever they are called.
-    Callbacks and webhooks stay, too: others serve those.
+    `default` covers the errors that no route declares (500, 503, 400 for a foreign host). Everything that a module
+    declares is kept, and so are callbacks and webhooks, which other servers answer.
     """
     components = schema.setdefault("components", {}).setdefault("schemas", {})
     content = {MEDIA_TYPE: {"schema": {"$ref": _add_problem_details(components)}}}
@@ -30,7 +29,7 @@ def document_problems(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _document(method: str, operation: dict[str, Any], content: Mapping[str, Any]) -> None:
     responses: dict[str, Any] = operation.setdefault("responses", {})
-    named = [one.get("name", "") for one in operation.get("parameters", ())]  # none in a reference
+    named = [one.get("name", "") for one in operation.get("parameters", ())]  # a $ref has no name
     expected = ["304"] if method == "get" and "if-none-match" in named else []
     expected += ["401", "403"] if "security" in operation else []
     expected += ["413", "415"] if "requestBody" in operation else []
@@ -45,7 +44,7 @@ def _document(method: str, operation: dict[str, Any], content: Mapping[str, Any]
 
 
 def _add_problem_details(components: dict[str, Any]) -> str:
-    """Add our models under names that no other model of the document has, and return the reference to the first."""
+    """Add the models of problem details under unused names, and return the reference to ProblemDetails."""
     for number in count(1):
         prefix = {1: "", 2: "Kernel"}.get(number, f"Kernel{number}")
         model = ProblemDetails.model_json_schema(ref_template=f"{_SCHEMAS}{prefix}{{model}}")
@@ -53,4 +52,4 @@ def _add_problem_details(components: dict[str, Any]) -> str:
         if all(components.get(name, one) == one for name, one in models.items()):
             components |= models
             return f"{_SCHEMAS}{prefix}ProblemDetails"
-    raise AssertionError  # there is always a next number
+    raise AssertionError  # count() never ends

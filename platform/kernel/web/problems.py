@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): one shape for every failure, and never a word of what the caller sent."""
+"""Errors as problem details (RFC 9457): one format for every failure, never including input of the caller."""
 
 import json
 import traceback
@@ -37,33 +37,33 @@ RETRY_AFTER_SECONDS = "1"
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one part of a request."""
+    """An error in one part of a request."""
 
     field: str = Field(description="Where: `body.title`, `query.limit`, `path.event_id`, `header.if-match`.")
     message: str
-    code: str = Field(description="A stable name for the kind of fault.")
+    code: str = Field(description="A stable identifier of the kind of error.")
 
 
-# RFC 9457 has text here. What a handler gives to FastAPI's HTTPException may be any JSON, and clients read it here.
+# RFC 9457 allows only text, but the detail of FastAPI's HTTPException may be any JSON value.
 Detail = str | int | float | bool | list[Any] | dict[str, Any] | None
 
 
 class ProblemDetails(BaseModel):
-    """An error, as RFC 9457 describes it."""
+    """An error in the format of RFC 9457."""
 
     type: str = "about:blank"
     title: str = Field(description="The status in words.")
     status: int
     detail: Detail = Field(
-        None, description="What went wrong this time and what to do: text, unless the handler gave more structure."
+        None, description="The cause of this error and what to do: text, unless the handler gives another JSON value."
     )
-    request_id: str | None = Field(None, description="Quote this when you ask for help.")
+    request_id: str | None = Field(None, description="Quote this id when you report the error.")
     errors: list[FieldProblem] | None = None
-    traceback: list[str] | None = Field(None, description="Only while debugging.")
+    traceback: list[str] | None = Field(None, description="Only in debug mode.")
 
 
 class Problem(HTTPException):
-    """An error that a handler raises to answer with it. Raise a subclass."""
+    """Base of the errors that a handler raises to end a request. Raise a subclass."""
 
     status: ClassVar[int] = 500
 
@@ -81,13 +81,13 @@ class BadRequest(Problem):
 
 
 class Unauthorized(Problem):
-    """401: who asks has to say who they are, in a way that holds."""
+    """401: the caller must authenticate with valid credentials."""
 
     status = 401
 
 
 class Forbidden(Problem):
-    """403: we know who asks, and they may not."""
+    """403: the caller is authenticated and lacks permission."""
 
     status = 403
 
@@ -145,13 +145,13 @@ class Unprocessable(Problem):
 
 
 class InsufficientStorage(Problem):
-    """507: there is no room to keep what was sent (RFC 4918)."""
+    """507: there is no space to store the request (RFC 4918)."""
 
     status = 507
 
 
 class Unavailable(Problem):
-    """503: a dependency is down or busy; the caller may try again."""
+    """503: a dependency is down or busy. The caller can try again."""
 
     status = 503
 
@@ -163,25 +163,25 @@ Thing = TypeVar("Thing")
 
 
 def or_404(thing: Thing | None, what: str) -> Thing:
-    """The thing itself; raises NotFound if it is None or False: `or_404(await events.get_by_id(id), "event")`."""
+    """Return the thing. Raises NotFound if it is None or False: `or_404(await events.get_by_id(id), "event")`."""
     if thing is None or thing is False:
         raise NotFound(f"There is no such {what}.")
     return thing
 
 
-_MOST_FIELD = 100
+_MAX_FIELD = 100
 INVALID = "The request is not valid: see errors."
 _VIOLATIONS: dict[Violation, tuple[int, str]] = {
-    "unique": (409, "Something with the same key exists already."),
-    "reference": (409, "Something else still refers to this, or this refers to something that does not exist."),
+    "unique": (409, "A record with the same unique value already exists."),
+    "reference": (409, "A record refers to another one that does not exist, or is still referred to."),
     "missing": (422, "A required value is missing."),
-    "check": (422, "A value breaks a rule of the data."),
+    "check": (422, "A value violates a constraint of the database."),
     "value": (422, "A value is out of range."),
 }
 
 
 def phrase_of(status: int) -> str:
-    """Return the status in words: "Error" for one that RFC 9110 and its successors do not name (499)."""
+    """Return the reason phrase of the status, or "Error" for a status without one (499)."""
     return HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error"
 
 
@@ -194,7 +194,7 @@ def answer(
     headers: Mapping[str, str] | None = None,
     error: Exception | None = None,
 ) -> Response:
-    """A response with problem details."""
+    """Return a response with problem details."""
     if status in {204, 304}:
         return Response(status_code=status, headers=headers)
     title, context = phrase_of(status), find_context(request.scope)
@@ -211,26 +211,26 @@ def answer(
 
 
 def _as_json(detail: object) -> Any:
-    """Return what a handler gave as JSON: models become objects, and what JSON has no form for becomes text."""
+    """Return the detail as a JSON value: models become objects, and values that JSON cannot represent become text."""
     try:
         plain = to_jsonable_python(detail, bytes_mode="base64", serialize_unknown=True)
         text = json.dumps(plain, ensure_ascii=False)
-    except (ValueError, TypeError):  # it contains itself, or keys that are no text
+    except (ValueError, TypeError):  # a circular reference, or keys that are not text
         text = json.dumps(str(detail), ensure_ascii=False)
-    # Half a surrogate pair, which JSON may hold and UTF-8 may not, becomes a question mark.
+    # A lone surrogate is valid in JSON but not in UTF-8: it becomes a question mark.
     return json.loads(text.encode(errors="replace"), parse_constant=lambda _: None)
 
 
 async def on_http_exception(request: Request, error: HTTPException) -> Response:
-    """Problems that handlers raise, and what Starlette raises itself (404, 405)."""
-    # FastAPI takes whatever goes wrong while it reads a form for a mistake of the caller, also a disk that is full.
+    """Answer a Problem or an HTTPException of FastAPI or Starlette."""
+    # FastAPI answers 400 for every error while it reads a form, including a full disk.
     if error.status_code == 400 and isinstance(error.__cause__, OSError):
-        _log.error("the body could not be kept in a temporary file", exc_info=error.__cause__)
+        _log.error("body not written to a temporary file", exc_info=error.__cause__)
         more = True
-        with suppress(HTTPException):  # it is too large, too
-            while more:  # who is still sending when the connection ends does not see the answer
+        with suppress(HTTPException):  # the body may also be over the limit
+            while more:  # a client that is still sending when the connection closes does not see the response
                 more = (await request.receive()).get("more_body", False)
-        return answer(request, 507, "There is no room to take in what you sent.")
+        return answer(request, 507, "The server has no disk space left for the request body.")
     errors = error.errors if isinstance(error, Problem) else ()
     return answer(request, error.status_code, error.detail, errors=errors, headers=error.headers)
 
@@ -238,18 +238,18 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
 async def on_invalid_request(
     request: Request, error: RequestValidationError | WebSocketRequestValidationError
 ) -> Response:
-    """422, or 415 where the body is of another media type than the route reads."""
+    """Answer 422, or 415 if the body has a media type that the route does not read."""
     expected = _expected_media_type(request)
     if expected is not None and any(detail["loc"][:1] == ("body",) for detail in error.errors()):
         return answer(request, 415, f"Send the body as {expected}.", headers={"Accept": expected})
-    # Each value has at most so many; a request may have several values.
+    # `bound_errors` limits the errors of each value; a request may have several values.
     return answer(
         request, 422, INVALID, errors=[_field_problem(detail) for detail in error.errors()[: MOST_ERRORS + 1]]
     )
 
 
 def _expected_media_type(request: Request) -> str | None:
-    """The media type that the route reads, if the request's is another."""
+    """Return the media type that the route reads if the request has another, otherwise None."""
     body_field = getattr(request.scope.get("route"), "body_field", None)
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if body_field is None or not sent:
@@ -261,10 +261,10 @@ def _expected_media_type(request: Request) -> str | None:
 
 
 def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:
-    """One of pydantic's errors without its input. The name of an unknown field is input, too."""
+    """Convert an error of pydantic, without the input. The name of an unknown field is input, too."""
     where = [_cut(str(part)) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
-        return FieldProblem(field=".".join(where[:-1]), message="A field is not known here", code=detail["type"])
+        return FieldProblem(field=".".join(where[:-1]), message="An unknown field", code=detail["type"])
     if detail["type"] == "json_invalid":
         return FieldProblem(field="body", message="The body is not valid JSON", code=detail["type"])
     if detail["type"] == "value_error":
@@ -274,12 +274,12 @@ def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:
 
 
 def _cut(field: str) -> str:
-    """The names of a dictionary's values are the caller's own, and as long as a body may be."""
-    return field if len(field) <= _MOST_FIELD else f"{field[:_MOST_FIELD]}..."
+    """Shorten a field name. The caller chooses the keys of a dictionary, and they may be as long as the body."""
+    return field if len(field) <= _MAX_FIELD else f"{field[:_MAX_FIELD]}..."
 
 
 async def on_database_error(request: Request, error: DBAPIError) -> Response:
-    """409 or 422 for data that the schema refuses; anything else is our fault."""
+    """Answer 409 or 422 if the data violates a constraint, otherwise 500."""
     violation = violation_of(error)
     if violation is None:
         return await on_unexpected(request, error)
@@ -288,38 +288,37 @@ async def on_database_error(request: Request, error: DBAPIError) -> Response:
 
 
 async def on_database_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
-    """503: nothing was changed, and the caller may try again."""
+    """Answer 503: nothing was changed, and the caller can try again."""
     _log.error("database unavailable", reason=str(error), cause=repr(error.__cause__))
     headers = {"Retry-After": RETRY_AFTER_SECONDS}
     return answer(request, 503, f"{error.public}. Try again shortly.", headers=headers)
 
 
 async def on_stale_version(request: Request, _error: StaleVersion | StaleDataError) -> Response:
-    """412 for whoever named a version (If-Match), 409 for whoever did not."""
+    """Answer 412 if the request has If-Match, otherwise 409."""
     status = 412 if "if-match" in request.headers else 409
-    return answer(request, status, "It has been changed meanwhile. Read it again, then repeat the change.")
+    return answer(request, status, "The resource has been changed since. Read it again, then repeat the change.")
 
 
 async def on_not_allowed(request: Request, _error: NotAllowed) -> Response:
-    """403."""
-    return answer(request, 403, "This is somebody else's: only they may change it.")
+    """Answer 403."""
+    return answer(request, 403, "Only the owner can change this.")
 
 
 async def on_invalid_cursor(request: Request, _error: InvalidCursor) -> Response:
-    """422."""
-    problem = FieldProblem(
-        field="query.cursor", message="Not a cursor of this list in this order. Start anew without it.", code="invalid"
-    )
+    """Answer 422."""
+    message = "The cursor does not belong to this list and sort order. Start again without a cursor."
+    problem = FieldProblem(field="query.cursor", message=message, code="invalid")
     return answer(request, 422, INVALID, errors=[problem])
 
 
 async def on_disconnect(request: Request, _error: ClientDisconnect) -> Response:
-    """The caller left before its body was whole: nobody reads this but the access log, where 499 says so."""
+    """Answer 499 for the access log: the client disconnected before it had sent the whole body."""
     return answer(request, 499)
 
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
-    """500, with the traceback in the log. Runs inside CORS, so that a page of another origin can read the answer."""
+    """Answer 500 and log the traceback. Runs inside CORS, so that a page of another origin can read the response."""
     _log.error("unexpected error", exc_info=error)
     return answer(request, 500, "An unexpected error. It has been logged.", error=error)
 
@@ -341,5 +340,5 @@ HANDLERS: dict[Any, Any] = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route that may answer with these problems; the OpenAPI document adds their form."""
+    """Return the `responses=` of a route for these statuses. The OpenAPI document adds their schema."""
     return {status: {"description": phrase_of(status)} for status in statuses}

@@ -1,8 +1,7 @@
-"""All routes of a router, of every kind, and the copy of them that an application serves.
+"""List all routes of a router, and make the copy of them that an application serves.
 
-FastAPI keeps included routers as a tree, and the routes of `router.frontend()` beside it. The names with a leading
-underscore are FastAPI's own: no public walk reaches those routes. Its version is locked, and
-`tests/security/test_routes.py` fails when they change.
+FastAPI keeps included routers as a tree, and the routes of `router.frontend()` outside of it. Only private names of
+FastAPI reach those; `tests/security/test_routes.py` fails when they change.
 """
 
 import copy
@@ -21,9 +20,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Host, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
-# FastAPI and Starlette know how to match and include these. Subclasses of them are among them.
+# The kinds of routes, with their subclasses, that FastAPI can include.
 _KNOWN = (Route, WebSocketRoute, Mount, Host, _FrontendRouteGroup, _IncludedRouter)
-# A router that overrides one of these decides for itself which of its routes answers, or what happens before.
+# A router class that overrides one of these changes how its routes are matched or handled.
 _DECIDES = ("app", "handle", "matches", "__call__")
 
 
@@ -58,14 +57,14 @@ def methods_of(route: RouteContext) -> tuple[str, ...]:
 
 
 def unknown_kinds(router: APIRouter) -> Iterator[str]:
-    """Yield a fault for each route of a kind that FastAPI does not include. It would leave the route out silently."""
+    """Yield an error for each route of a kind that FastAPI does not include but silently leaves out."""
     for route in (*router.routes, *router._low_priority_routes):
         if isinstance(route, _IncludedRouter):
             yield from unknown_kinds(route.original_router)
         elif not isinstance(route, _KNOWN):
             name = f"{type(route).__module__}.{type(route).__qualname__}"
             yield (
-                f"a route is a {name}, a kind of route that FastAPI does not include in an application. "
+                f"a route is a {name}, which FastAPI does not include in an application. "
                 "Use a route of FastAPI's, or mount an ASGI application."
             )
 
@@ -94,12 +93,12 @@ def _outer(app: FastAPI) -> APIRouter:
 
 
 async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Raise 404, also for a WebSocket; Starlette's own answers those with 403."""
+    """Raise 404, also for a WebSocket, which Starlette would answer with 403."""
     raise HTTPException(404)
 
 
 def speaks_websocket(router: APIRouter) -> bool:
-    """Return whether a router, one of those in it, or what is mounted there may answer a WebSocket."""
+    """Return whether a router, a router in it, or a mounted application may answer a WebSocket."""
     return any(
         speaks_websocket(route.original_router) if isinstance(route, _IncludedRouter) else not isinstance(route, Route)
         for route in router.routes
@@ -109,8 +108,8 @@ def speaks_websocket(router: APIRouter) -> bool:
 def served_copy(router: APIRouter) -> APIRouter:
     """Return a copy of a router and of the routers in it, in which each GET route answers HEAD, too.
 
-    The application serves the copy: routes that are added later were not there when the policies were checked, and are
-    not served. The documentation shows the original, in which HEAD does not double every operation.
+    The application serves the copy. Routes that are added later are not served, because their policies were not
+    checked. The documentation shows the original, in which HEAD does not double every operation.
     """
     served = copy.copy(router)
     answer_head = {
@@ -135,7 +134,7 @@ def _served(route: BaseRoute, answer_head: set[str]) -> BaseRoute:
 
 
 def is_plain(router: APIRouter) -> bool:
-    """Return whether the router and those in it match and handle requests as FastAPI's own class does."""
+    """Return whether the router and the routers in it match and handle requests like FastAPI's own class."""
     kind = type(router)
     return all(getattr(kind, name, None) is getattr(APIRouter, name, None) for name in _DECIDES) and all(
         is_plain(route.original_router) for route in router.routes if isinstance(route, _IncludedRouter)

@@ -1,4 +1,4 @@
-"""WebSockets below the layers of HTTP: what their handlers raise, and how much one message may hold."""
+"""WebSockets: answers to errors of their handlers, and a limit on the size of a message."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,22 +15,22 @@ from kernel.web.problems import ContentTooLarge
 
 # RFC 6455, section 7.4, and the registry of IANA.
 _NORMAL, _POLICY, _TOO_LARGE, _INTERNAL, _TRY_AGAIN = 1000, 1008, 1009, 1011, 1013
-_MOST_REASON_BYTES = 123
+_MAX_REASON_BYTES = 123
 
 
 class Handshake:
-    """The `send` of a WebSocket that notes how its handshake ended, and completes the headers of that answer."""
+    """Wraps the `send` of a WebSocket: records the status of the handshake and completes its headers."""
 
     def __init__(self, send: Send, request_id: str, complete: Callable[[list[tuple[bytes, bytes]]], None]) -> None:
         self._send = send
         self._request_id = request_id
         self._complete = complete
-        # 101 for a WebSocket that was accepted; 0 while nothing is answered.
+        # 101 after the WebSocket was accepted; 0 until there is a response.
         self.status = 0
         self.ended_at = 0.0
 
     async def send(self, message: Message) -> None:
-        """Send a message of the application."""
+        """Send a message and record the end of the handshake."""
         if not self.status:
             self.ended_at = time.perf_counter()
             self.status = 101 if message["type"] == "websocket.accept" else message.get("status", 403)
@@ -43,10 +43,10 @@ class Handshake:
 
 
 class SocketErrors:
-    """Pure ASGI. Answers what a WebSocket's handler raises as the same error of a request would be answered.
+    """Answers the errors of a WebSocket's handler by the same exception handlers as those of a request. Pure ASGI.
 
-    Before the WebSocket is accepted that is an HTTP response; after that it is a close frame with a code and the
-    error's detail. A handler that returns closes its WebSocket. HTTP requests go to `http`.
+    Before the WebSocket is accepted, the answer is an HTTP response; afterwards it is a close frame with a code and
+    the error's detail. The WebSocket is closed when its handler returns. HTTP requests go to `http`.
     """
 
     def __init__(self, app: ASGIApp, http: ASGIApp, handlers: Mapping[Any, Any]) -> None:
@@ -73,7 +73,7 @@ class SocketErrors:
             return
         except WebSocketException as error:
             code, reason = error.code, error.reason
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is logged and answered
+        except Exception as error:  # noqa: BLE001  # every error is logged and answered
             response = await self._response(scope, error)
             if not (is_open or is_closed):
                 with suppress(OSError):
@@ -81,7 +81,7 @@ class SocketErrors:
                 return
             code, reason = _code(response.status_code), _detail(error)
         if not is_closed:
-            with suppress(OSError):  # the caller has left
+            with suppress(OSError):  # the client has disconnected
                 await send({"type": "websocket.close", "code": code, "reason": _cut(reason)})
 
     async def _response(self, scope: Scope, error: Exception) -> Response:
@@ -91,7 +91,7 @@ class SocketErrors:
 
 
 async def deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a handshake with an HTTP response, or close it where the server knows no such answer."""
+    """Answer a handshake with an HTTP response, or close it if the server does not support that."""
     if "websocket.http.response" in (scope.get("extensions") or ()):
         await response(scope, receive, send)
     else:
@@ -99,7 +99,7 @@ async def deny(response: Response, scope: Scope, receive: Receive, send: Send) -
 
 
 def bounded(receive: Receive, limit: int) -> Receive:
-    """Return `receive` with a bound on each message. Raises ContentTooLarge."""
+    """Return `receive` with a limit on the size of each message. Raises ContentTooLarge."""
 
     async def receive_bounded() -> Message:
         message = await receive()
@@ -117,9 +117,8 @@ def _code(status: int) -> int:
 
 
 def _detail(error: Exception) -> str:
-    is_said = isinstance(error, HTTPException) and isinstance(error.detail, str)
-    return str(error.detail) if is_said else ""  # type: ignore[attr-defined]  # of an HTTPException
+    return error.detail if isinstance(error, HTTPException) and isinstance(error.detail, str) else ""
 
 
 def _cut(reason: str | None) -> str:
-    return (reason or "").encode()[:_MOST_REASON_BYTES].decode(errors="ignore")
+    return (reason or "").encode()[:_MAX_REASON_BYTES].decode(errors="ignore")

@@ -1,8 +1,8 @@
-"""At most so many errors of one request: a megabyte of unknown fields must not become an answer of nine.
+"""Limit the number of validation errors: one megabyte of unknown fields would become a response of nine.
 
-Pydantic makes a dictionary for each error, which for 100,000 of them stops the event loop for half a second. It writes
-them as JSON in a tenth of that, of which the first few are read back. `_type_adapter` is FastAPI's own; its version is
-locked, and `platform/tests/core/test_problems.py` fails when it changes.
+Pydantic creates a dictionary per error, which blocks the event loop for half a second for 100,000 errors. Writing them
+as JSON takes a tenth of that, and the first ones are read back. `_type_adapter` is a private name of FastAPI;
+`platform/tests/core/test_problems.py` fails when it changes.
 """
 
 import json
@@ -19,7 +19,7 @@ TOO_MANY = "too_many_errors"
 
 
 def few(error: ValidationError) -> ValidationError:
-    """Return the error itself, or one of its first MOST_ERRORS and a last that says how many there were."""
+    """Return the error, or one with its first MOST_ERRORS errors and a last one that states their number."""
     count = error.error_count()
     if count <= MOST_ERRORS:
         return error
@@ -33,7 +33,7 @@ def few(error: ValidationError) -> ValidationError:
 
 
 def bound_errors(dependant: Dependant | None, body_field: ModelField | None) -> None:
-    """Bound the errors of each value that a route and its dependencies read."""
+    """Limit the errors of each value that a route and its dependencies read."""
     fields = list(_fields(dependant)) if dependant is not None else []
     for field in fields if body_field is None else (*fields, body_field):
         adapter: Any = field._type_adapter
@@ -43,7 +43,7 @@ def bound_errors(dependant: Dependant | None, body_field: ModelField | None) -> 
 
 
 class _Bounded:
-    """A TypeAdapter whose validation raises few errors."""
+    """A TypeAdapter that limits the number of errors."""
 
     def __init__(self, adapter: Any) -> None:
         self._adapter = adapter
@@ -59,7 +59,7 @@ class _Bounded:
 
 
 def _first(text: str) -> Iterator[Any]:
-    """The first elements of a JSON array, without reading the rest of it."""
+    """Yield the first elements of a JSON array without parsing the rest."""
     decoder, at = json.JSONDecoder(), 1
     for _ in range(MOST_ERRORS):
         found, at = decoder.raw_decode(text, at)

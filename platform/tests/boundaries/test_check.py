@@ -167,7 +167,7 @@ def test_a_route_without_a_policy_is_found_at_its_handler(copy: Path) -> None:
     done = check(copy)
     place, why, instead = done.stdout.splitlines()[:3]
     assert (done.returncode, place) == (1, f"modules/left/router.py:{line}: guarded")
-    assert why == "  GET /{it}/open does not say who may ask it."
+    assert why == "  GET /{it}/open has no access policy."
     assert instead.startswith('  Instead: Give it or its router dependencies=[requires("...")]')
 
 
