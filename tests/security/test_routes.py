@@ -111,7 +111,7 @@ def application(folder: Path, router: str, variables: dict[str, str]) -> Applica
 
 def test_a_folder_of_secrets_without_a_policy_stops_the_start_in_prod(tmp_path: Path) -> None:
     router = FRONTEND.format(folder=str(tmp_path), inner="", include="")
-    with pytest.raises(DiscoveryError, match=r"modules/shop/router\.py: GET HEAD /files does not say"):
+    with pytest.raises(DiscoveryError, match=r"modules/shop/router\.py: GET HEAD /files has no access policy"):
         application(tmp_path, router, PROD)
 
 
@@ -161,7 +161,7 @@ async def started(app: Application) -> AsyncIterator[httpx2.AsyncClient]:
 async def test_a_route_without_a_policy_beside_the_modules_stops_the_start(tmp_path: Path, kind: str) -> None:
     app = application(tmp_path, POLITE, {"ENVIRONMENT": "local", **WITH_TOKENS})
     LATER[kind](app.router)
-    with pytest.raises(DiscoveryError, match=r"outside the modules: .* does not say"):
+    with pytest.raises(DiscoveryError, match=r"outside the modules: .* has no access policy"):
         async with started(app):
             pass
 
