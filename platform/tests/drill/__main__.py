@@ -19,6 +19,8 @@ from tests.core.lines import lines_of
 from tests.drill.copies import EXTENSIONS, HERE, Copy, extensions, with_dependents
 
 ALL = "all"
+# The lines of pytest that name a failed test, or say with --tb=line where and why it failed.
+_REASON = re.compile(r"FAILED|ERROR|E  |/\S+\.py:\d+: ")
 _COUNTED = re.compile(r"(\d+) (passed|failed|errors?)\b")
 
 
@@ -78,7 +80,7 @@ def run_tests(copy: Copy, result: Result, name: str, *arguments: str) -> None:
     passed = counts.get("passed", 0)
     result.tests[name] = f"{passed} of {sum(counts.values())}"
     if done.returncode != 0 or passed == 0:
-        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
+        lines = [line for line in done.stdout.splitlines() if _REASON.match(line)]
         result.failures.append(f"tests of {name}:\n" + ("\n".join(lines) or _tail(done.stdout, 20)))
 
 
