@@ -15,6 +15,7 @@ import yaml
 from sqlalchemy.engine import make_url
 
 from kernel.application import create_app
+from kernel.ext.server.settings import ServerProcessSettings
 from kernel.extension import load_extensions
 from kernel.project import Project
 from kernel.settings import CORE_GROUPS, Environment
@@ -186,7 +187,8 @@ def test_a_pod_reaches_what_it_needs_and_never_the_metadata_service(policy: dict
 
 def test_a_pod_has_time_to_stop(root: Path, pods: dict[str, dict[str, Any]]) -> None:
     issuer = {"AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "api"}
-    server = settings_for(root, {"ENVIRONMENT": "prod", "DATABASE_URL": "postgresql://u:9f8e@h/d", **issuer}).server
+    settings = settings_for(root, {"ENVIRONMENT": "prod", "DATABASE_URL": "postgresql://u:9f8e@h/d", **issuer})
+    server = settings.group(ServerProcessSettings)
     needed = server.drain_seconds + server.graceful_shutdown_timeout_seconds + server.close_timeout_seconds
     assert pods["application"]["terminationGracePeriodSeconds"] > needed
 

@@ -12,7 +12,8 @@ import httpx2
 from sqlalchemy.engine import make_url
 
 from kernel.testing import query
-from tests.faults.harness import Result, until, until_serving
+from tests.core.waiting import until
+from tests.faults.harness import Result, until_serving
 from tests.faults.served import Served, open_files, resident_mib
 from tests.faults.uploading import kept, picture, repository, upload
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx2
 
-from tests.faults.harness import Result, until, until_serving
+from tests.core.waiting import until
+from tests.faults.harness import Result, until_serving
 from tests.faults.served import Served, project
 from tests.faults.uploading import files, fill, kept, picture, repository, small_disk, upload
 

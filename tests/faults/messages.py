@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 
 from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.outbox import AttemptLimits, Outbox, Wanted
+from tests.core.waiting import until
 from tests.faults.harness import (
     LEASE_SECONDS,
     Result,
@@ -28,7 +29,6 @@ from tests.faults.harness import (
     percentiles,
     shop,
     terminate_listeners,
-    until,
     until_serving,
 )
 from tests.messaging.shop import place

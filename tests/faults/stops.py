@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx2
 
+from tests.core.waiting import until
 from tests.faults.balancer import Balancer
-from tests.faults.harness import Result, end, free_port, until, until_serving
+from tests.faults.harness import Result, end, free_port, until_serving
 from tests.faults.served import Served, children, project
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]

@@ -12,7 +12,8 @@ from kernel.runtime import Kernel
 from kernel.testing import settings_for
 from tests.brokers.servers import Nats, NewestNats, RabbitMQ, Redis, Server, require
 from tests.core.project import imported_alone
-from tests.faults.harness import Result, Shop, end, until
+from tests.core.waiting import until
+from tests.faults.harness import Result, Shop, end
 from tests.messaging.shop import place, write_shop
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
