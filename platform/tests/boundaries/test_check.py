@@ -269,6 +269,7 @@ def judged(copy: Path, rule: str, one: Case, *, violation: bool) -> str:
     return str(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "code", "violation", "wrong"),
     [
@@ -285,6 +286,7 @@ def test_the_self_test_can_fail(copy: Path, rule: str, code: str, violation: boo
     assert bool(wrong) == bool(said)
 
 
+@pytest.mark.slow
 def test_the_self_test_refuses_a_copy_with_findings(copy: Path) -> None:
     with applied(copy, edit("x", "modules/left/service.py", "import modules.right.models")):
         done = subprocess.run(

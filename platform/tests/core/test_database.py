@@ -25,6 +25,8 @@ from kernel.database.errors import PoolExhausted
 from kernel.settings import DatabaseConfig, ModuleSettings
 from kernel.testing import query, settings_for
 
+pytestmark = pytest.mark.integration
+
 needs_events = pytest.mark.skipif(
     not (Path(__file__).parents[3] / "modules" / "events").exists(), reason="events was removed"
 )
@@ -119,7 +121,6 @@ async def test_gets_read_from_the_replica_and_writes_go_to_the_primary(
         assert (await client.delete(created.headers["location"])).status_code == 204
 
 
-@pytest.mark.integration
 async def test_a_read_takes_no_transaction_and_a_write_takes_one(migrated_postgresql: URL) -> None:
     pool = pool_of(migrated_postgresql.render_as_string(hide_password=False))
     database = pool.database("events")
@@ -209,7 +210,6 @@ async def test_get_db_can_be_overridden_for_a_test_that_talks_through_asgi() -> 
 # When the database does not answer
 
 
-@pytest.mark.integration
 async def test_a_database_that_refuses_is_unavailable() -> None:
     pool = pool_of("postgresql://u:p@127.0.0.1:1/d")
     with pytest.raises(DatabaseUnavailable):
@@ -224,7 +224,6 @@ async def test_a_database_that_does_not_exist_is_unavailable(postgresql: URL) ->
     await pool.close()
 
 
-@pytest.mark.integration
 async def test_a_database_that_accepts_and_says_nothing_is_unavailable_in_time() -> None:
     listening = socket.create_server(("127.0.0.1", 0))  # the kernel of the system accepts, and nobody answers
     port = listening.getsockname()[1]
@@ -238,7 +237,6 @@ async def test_a_database_that_accepts_and_says_nothing_is_unavailable_in_time()
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
-@pytest.mark.integration
 async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_not_used_again(
     migrated_postgresql: URL, kind: str
 ) -> None:
@@ -257,7 +255,6 @@ async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_not_u
     await pool.close()
 
 
-@pytest.mark.integration
 async def test_who_waits_too_long_for_a_connection_is_told_so(migrated_postgresql: URL) -> None:
     url = migrated_postgresql.render_as_string(hide_password=False)
     pool = pool_of(url, pool_size=1, max_overflow=0, pool_timeout_seconds=0.2)
@@ -345,7 +342,6 @@ async def test_a_busy_primary_does_not_hide_a_replica_that_is_down(new_database:
     await pool.close()
 
 
-@pytest.mark.integration
 async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_postgresql: URL) -> None:
     url = migrated_postgresql.render_as_string(hide_password=False)
     pool, killer = pool_of(url, pool_size=3), pool_of(url)
@@ -408,7 +404,6 @@ async def test_two_processes_that_read_and_then_write_one_sqlite_file_lose_nothi
 
 
 @needs_events
-@pytest.mark.integration
 async def test_a_request_to_a_database_that_is_down_is_answered_503(root: Path, tmp_path: Path) -> None:
     variables = {
         "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d",

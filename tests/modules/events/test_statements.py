@@ -17,6 +17,12 @@ CONCERT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "locati
 
 
 @pytest.fixture
+def variables(variables: dict[str, str]) -> dict[str, str]:
+    """No relay polls beside the requests whose statements are counted."""
+    return variables | {"MESSAGING_RELAY": "false"}
+
+
+@pytest.fixture
 def sent() -> list[str]:
     """The first word of every statement that reaches a driver."""
     return []
