@@ -168,7 +168,7 @@ def test_a_route_without_a_policy_is_found_at_its_handler(copy: Path) -> None:
     place, why, instead = done.stdout.splitlines()[:3]
     assert (done.returncode, place) == (1, f"modules/left/router.py:{line}: guarded")
     assert why == "  GET /{it}/open has no access policy."
-    assert instead.startswith('  Instead: Give it or its router dependencies=[requires("...")]')
+    assert instead.startswith('  Instead: Give the route or its router dependencies=[requires("...")]')
 
 
 @pytest.mark.slow
