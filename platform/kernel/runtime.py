@@ -17,7 +17,7 @@ from kernel.database.server_session import place_of
 from kernel.extension import ApplicationBuilder, Extension, load_extensions
 from kernel.health import Check, Degraded
 from kernel.http_client.client import HttpxRestClientPool
-from kernel.modules.contracts import CallRule, Contract, local_port
+from kernel.modules.contracts import CallRule, Contract, local_client
 from kernel.modules.discovery import DiscoveredModule, discover
 from kernel.modules.manifest import ModuleContext
 from kernel.running import RUNNING
@@ -67,7 +67,7 @@ class Kernel:
             **self.builder.contracts,
             **(contracts or {}),
             **{
-                contract: local_port(contract, self.contexts[module.name].database, implementation, rule)
+                contract: local_client(contract, self.contexts[module.name].database, implementation, rule)
                 for module in modules
                 for contract, implementation in module.manifest.provides.items()
             },

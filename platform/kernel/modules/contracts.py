@@ -1,7 +1,7 @@
-"""Contracts: what one module lets the others ask of it.
+"""Contracts: the methods that a module offers to other modules.
 
 A contract is a class of asynchronous methods whose arguments and results are plain values. The module that owns it
-implements it; another asks through `use(...)` and never learns where the answer comes from.
+implements it. Other modules call it through `use(...)`, in the same process or in another one.
 """
 
 import inspect
@@ -29,9 +29,9 @@ AContract = TypeVar("AContract", bound="Contract")
 
 
 class Contract:
-    """Base of every contract. Raises TypeError at definition for a method that could not cross a network.
+    """Base of every contract. Defining a method that cannot be called over a network raises TypeError.
 
-    `class Images(Contract, version=2)` is a breaking change of version 1.
+    `class Images(Contract, version=2)` declares a breaking change of version 1.
     """
 
     contract_version: ClassVar[int] = 1
@@ -39,25 +39,25 @@ class Contract:
     def __init_subclass__(cls, version: int = 1) -> None:
         super().__init_subclass__()
         if Contract not in cls.__bases__:
-            return  # an implementation may have whatever helpers it likes
+            return  # an implementation may have other methods as well
         if type(version) is not int or version < 1:
             raise TypeError(f"the version of {cls.__name__} must be a whole number from 1, not {version!r}")
         cls.contract_version = version
         for name, method in methods_of(cls).items():
             if not inspect.iscoroutinefunction(method):
-                raise TypeError(f"{cls.__name__}.{name} must be `async def`: a contract may be answered from elsewhere")
+                raise TypeError(f"{cls.__name__}.{name} must be `async def`, because another process may answer it")
             signature = inspect.signature(method)
             annotations = [parameter.annotation for parameter in list(signature.parameters.values())[1:]]
             if inspect.Signature.empty in (*annotations, signature.return_annotation):
-                raise TypeError(f"{cls.__name__}.{name} must have every argument and its result annotated")
+                raise TypeError(f"{cls.__name__}.{name} must have annotations for every argument and the result")
 
 
 @dataclass_transform(kw_only_default=True)
 class ContractError(Exception):
-    """Base of the errors that a contract declares: they stand beside it, and reach whoever asks as what they are.
+    """Base of the errors that a contract declares. Defined beside the contract, they reach its callers unchanged.
 
-    Fields are annotations: `class TooMany(ContractError): limit: int`, then `raise TooMany(limit=3)`. Raises
-    pydantic's ValidationError for other values than these.
+    Fields are annotations: `class TooMany(ContractError): limit: int`, then `raise TooMany(limit=3)`. Wrong values
+    raise pydantic's ValidationError.
     """
 
     _form: ClassVar[type[BaseModel]]
@@ -65,7 +65,7 @@ class ContractError(Exception):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if taken := inspect.get_annotations(cls).keys() & {*dir(Exception), "fields", "form"}:
-            raise TypeError(f"{cls.__name__} cannot have a field {min(taken)}: every error has something of that name")
+            raise TypeError(f"{cls.__name__} cannot have a field {min(taken)}: every error has such an attribute")
 
     def __init__(self, **fields: Any) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class ContractError(Exception):
 
     @classmethod
     def form(cls) -> type[BaseModel]:
-        """The fields as a model."""
+        """Return the fields as a model."""
         if "_form" not in vars(cls):
             hints = get_type_hints(cls, include_extras=True)
             fields: dict[str, Any] = {
@@ -90,23 +90,23 @@ class ContractError(Exception):
 
 
 class ContractUnavailable(Exception):
-    """The contract cannot be used: its provider is down, late or busy, or (ContractBroken) does not keep to it."""
+    """The contract cannot be called: its provider is down, late or busy, or (ContractBroken) violates it."""
 
 
 class ContractBroken(ContractUnavailable):
-    """The provider answered with an error or with another type, or there is none: asking again does not help."""
+    """The provider is missing, or answered with an error or another type. A retry does not help."""
 
 
 class CallInTransaction(Exception):
-    """A call was to leave the process inside a transaction that has written; says where, and what to do."""
+    """A call would leave the process inside a transaction that has written. The message says where and what to do."""
 
 
 class CallRule:
-    """The rule for contract calls, outgoing HTTP calls and whatever else may leave the process.
+    """The rule for contract calls, outgoing HTTP calls and other calls that may leave the process.
 
-    Rows that were written before the call would stay locked while another process answers, and a rollback here would
-    not undo what was done there. A transaction that has only read gives its connection back: a pool whose connections
-    wait for other systems has none left for requests that need the database alone.
+    Written rows would stay locked while another process answers, and a rollback here would not undo changes there. A
+    session that has only read releases its connection: otherwise slow remote systems would exhaust the pool for
+    requests that need only the database.
     """
 
     def __init__(self, *, is_strict: bool) -> None:
@@ -114,7 +114,7 @@ class CallRule:
         self._warned: set[tuple[str, str]] = set()
 
     async def before(self, call: str) -> None:
-        """Apply the rule to every open session. Raises CallInTransaction if strict; otherwise warns once per place."""
+        """Apply the rule to every open session. Raises CallInTransaction if strict, otherwise warns once per place."""
         for session in open_sessions():
             if (written := session.pending_writes()) is None:
                 await session.release_connection()
@@ -134,38 +134,38 @@ class CallRule:
 
 
 def safe(method: Method) -> Method:
-    """Mark a contract's method as one that changes nothing: it gets a read session and may be asked twice."""
-    method.__kernel_safe__ = True  # type: ignore[attr-defined]  # a mark on the function, read by local_port
+    """Mark a contract's method as one that changes nothing: it gets a read session and may be retried."""
+    method.__kernel_safe__ = True  # type: ignore[attr-defined]  # a mark on the function, read by local_client
     return method
 
 
 def use(contract: type[AContract]) -> AContract:
-    """A dependency on another module's contract: `ImagesClient = Annotated[Images, use(Images)]`.
+    """Return a dependency on another module's contract: `ImagesClient = Annotated[Images, use(Images)]`.
 
-    For the type checker it is the contract, so that `images: Images = use(Other)` is an error.
+    For the type checker it has the type of the contract, so that `images: Images = use(Other)` is an error.
     """
 
-    async def port(context: CurrentContext) -> Contract:
-        ports = context.kernel.contracts
-        if contract not in ports:
+    async def client(context: CurrentContext) -> Contract:
+        clients = context.kernel.contracts
+        if contract not in clients:
             owner = contract.__module__.rpartition(".")[0]
             raise ContractBroken(f"No enabled module provides {contract.__name__}: add {owner} to ENABLED_MODULES.")
-        return ports[contract]
+        return clients[contract]
 
-    dependency: Any = Depends(port)
+    dependency: Any = Depends(client)
     return cast(AContract, dependency)
 
 
-def local_port(
+def local_client(
     contract: type[Contract], database: Database, implementation: Callable[[AsyncSession], Contract], rule: CallRule
 ) -> Contract:
-    """The contract, answered in this process: each call in a unit of work of the owning module."""
+    """Return a client of a contract in this process. Each call runs in a session of the owning module."""
     calls = {
         name: _local_call(f"{contract.__name__}.{name}", method, database, implementation, rule)
         for name, method in methods_of(contract).items()
     }
-    port: Contract = type(f"Local{contract.__name__}", (contract,), calls)()
-    return port
+    client: Contract = type(f"Local{contract.__name__}", (contract,), calls)()
+    return client
 
 
 def _local_call(
@@ -188,23 +188,23 @@ def _local_call(
 
 
 def home_of(contract: type[Contract]) -> str:
-    """Where what belongs to a contract stands: modules.<name>.contract, be that a file or a package."""
+    """Return the Python module that defines a contract and its errors, modules.<name>.contract, a file or a package."""
     return ".".join(contract.__module__.split(".")[:3])
 
 
 def is_declared(error: type[Exception], contract: type[Contract]) -> bool:
-    """Whether the error is one of the contract's own."""
+    """Return whether the contract declares this error."""
     return issubclass(error, ContractError) and f"{error.__module__}.".startswith(f"{home_of(contract)}.")
 
 
 def methods_of(contract: type[Contract]) -> dict[str, Callable[..., Any]]:
-    """What can be asked, by name."""
+    """Return the methods of a contract by name."""
     members = inspect.getmembers(contract, inspect.isfunction)
     return {name: method for name, method in members if not name.startswith("_")}
 
 
 def _caller() -> str:
-    """File and line of the nearest frame in a module; without one, of the nearest that is no library's."""
+    """Return file and line of the innermost frame in a module, or else of the innermost frame outside libraries."""
     nearest = None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

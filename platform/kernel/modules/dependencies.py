@@ -1,4 +1,4 @@
-"""Resolve the dependencies of a function that no request calls, for instance a message handler.
+"""Resolve the dependencies of a function that is called without a request, for instance a message handler.
 
 FastAPI reads the signatures, so that `Depends` and `Annotated` mean the same as in a router.
 """
@@ -18,7 +18,7 @@ _FROM_REQUEST = ("request", "websocket", "http_connection", "response", "backgro
 
 
 class DependencyError(ProjectError):
-    """A dependency that cannot be resolved without a request. Says which, and why."""
+    """A dependency that cannot be resolved without a request. The message says which and why."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ def dependencies_of(
 ) -> dict[str, Dependency]:
     """Return the dependencies of a function, by parameter. Raises DependencyError.
 
-    `own` are the parameters that the caller passes itself. `given` are the dependencies whose values the caller passes
-    to `resolve`.
+    `own` are parameters that the caller passes itself. `given` are dependencies whose values it passes to `resolve`.
     """
     try:
         found = get_dependant(path="/", call=function)
@@ -47,7 +46,7 @@ def dependencies_of(
 async def resolve(dependencies: Mapping[str, Dependency], values: dict[Callable[..., Any], Any]) -> dict[str, Any]:
     """Return the arguments for these dependencies. Each function is called once.
 
-    `values` are the results by function; those that are given must be there.
+    `values` are results by function, including those of the given dependencies.
     """
     return {name: await _value(dependency, values) for name, dependency in dependencies.items()}
 
@@ -74,8 +73,8 @@ def _parameters(
     for name in (*(field.name for field in fields), *filter(None, names)):
         if name not in own:
             raise DependencyError(
-                f"{owner}: {name} is read from a request, and there is none. Annotate it as a dependency that needs "
-                "no request: `Annotated[EventRepository, with_session(EventRepository)]`, a contract with `use`, or "
+                f"{owner}: {name} is read from a request, but this function runs without one. Annotate it as another "
+                "dependency: `Annotated[EventRepository, with_session(EventRepository)]`, a contract with `use`, or "
                 "the state of the module with `from_module`"
             )
     return {
@@ -91,5 +90,5 @@ def _dependency(dependant: Dependant, owner: str, given: Collection[Callable[...
     if function in given:
         return Dependency(function, {})
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise DependencyError(f"{owner} has a dependency with `yield`, whose end would not run outside of a request")
+        raise DependencyError(f"{owner} has a dependency with `yield`, which needs a request: use return")
     return Dependency(function, _parameters(dependant, owner, (), given))

@@ -1,4 +1,4 @@
-"""Finds the modules, once, and fails loudly: each fault with the file, the reason and what to do."""
+"""Discover the modules. Every problem is reported with the file, the reason and the remedy."""
 
 import difflib
 import importlib
@@ -29,17 +29,17 @@ _ROUTER_CONFIG_KEYS = frozenset({"prefix", "tags"})
 
 
 class DiscoveryError(ProjectError):
-    """Everything that keeps the modules from being started, in one message."""
+    """All problems that prevent the modules from starting, in one message."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
-        super().__init__(f"The modules have {len(self.problems)} fault(s):\n{lines}")
+        super().__init__(f"The modules have {len(self.problems)} problem(s):\n{lines}")
 
 
 @dataclass(frozen=True)
 class DiscoveredModule:
-    """One module as it was found: its manifest, and what the kernel needs of its files."""
+    """A module: its manifest, and what the kernel needs from its files."""
 
     name: str
     folder: Path
@@ -48,7 +48,7 @@ class DiscoveredModule:
     prefix: str
     tags: tuple[str, ...]
     settings_type: type[ModuleSettings]
-    # Its tables; None for a module without any.
+    # The module's tables; None if it has none.
     metadata: MetaData | None
     migrations: Path
     files: "ModuleFiles"
@@ -56,7 +56,7 @@ class DiscoveredModule:
 
 @dataclass(frozen=True)
 class ModuleFiles:
-    """The files of a module that were imported, by name without `.py`: the kernel's, and those that extensions read."""
+    """The imported files of a module, by name without `.py`: those that the kernel and the extensions read."""
 
     name: str
     root: Path
@@ -81,10 +81,10 @@ def discover(
     elsewhere: Collection[str] = (),
     extensions: Sequence[type[Extension]] | None = None,
 ) -> tuple[DiscoveredModule, ...]:
-    """Return the modules below `root/modules`, or those `enabled` of them, each after the modules it depends on.
+    """Return the enabled modules below `root/modules` (by default all), each after the modules it depends on.
 
-    Nothing is imported of the modules `elsewhere`; others may depend on them, as another process implements their
-    contracts. `extensions` are by default those of the project. Raises DiscoveryError and ExtensionError.
+    The modules `elsewhere` run in other processes. They are not imported, but other modules may depend on them.
+    `extensions` are by default those of the project. Raises DiscoveryError and ExtensionError.
     """
     extensions = load_extensions(root) if extensions is None else extensions
     problems: list[str] = []
@@ -93,7 +93,7 @@ def discover(
         if name not in names and name not in elsewhere:
             known = sorted({*names, *elsewhere})
             meant = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {meant[0]}?" if meant else f"There are: {', '.join(known) or 'none'}."
+            hint = f"Did you mean {meant[0]}?" if meant else f"The modules are: {', '.join(known) or 'none'}."
             problems.append(f"ENABLED_MODULES names {name}, but there is no modules/{name}. {hint}")
     selected = [name for name in names if enabled is None or name in enabled]
     found = [module for name in selected if (module := _load(root, name, extensions, problems)) is not None]
@@ -112,12 +112,12 @@ def with_address(sources: Sources, enabled: Collection[str] | None) -> set[str]:
 
 
 def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:
-    """The contracts that a module declares, of which nothing else is loaded. Raises DiscoveryError."""
+    """Return the contracts that a module declares, without loading its other files. Raises DiscoveryError."""
     return tuple(value for value in declared(root, name) if Contract in value.__bases__)
 
 
 def declared(root: Path, name: str) -> list[type]:
-    """Return the classes that a module's contract defines, be it a file or a package. Raises DiscoveryError."""
+    """Return the classes that a module's contract (a file or a package) defines. Raises DiscoveryError."""
     problems: list[str] = []
     contract = _import(root, name, "contract", problems)
     if problems:
@@ -132,7 +132,7 @@ def declared(root: Path, name: str) -> list[type]:
 
 def _folders(modules: Path, elsewhere: Collection[str], problems: list[str]) -> Iterator[str]:
     if not modules.is_dir():
-        problems.append(f"{modules} is missing: the folder of the feature modules.")
+        problems.append(f"{modules}, the folder of the feature modules, is missing. Create it.")
         return
     for folder in sorted(modules.iterdir()):
         if not folder.is_dir() or folder.name.startswith((".", "__")) or folder.name in elsewhere:
@@ -140,18 +140,18 @@ def _folders(modules: Path, elsewhere: Collection[str], problems: list[str]) -> 
         where = f"modules/{folder.name}"
         if not _NAME.fullmatch(folder.name):
             problems.append(
-                f"{where} is no module name: use lower case letters, digits and _, e.g. {_tidy(folder.name)}."
+                f"{where} is not a valid module name: use lower case letters, digits and _, e.g. {_tidy(folder.name)}."
             )
         elif folder.name in RESERVED_NAMES:
-            problems.append(f"{where}: {folder.name} is taken by the kernel's own settings. Choose another name.")
+            problems.append(f"{where}: the kernel's settings use the name {folder.name}. Choose another name.")
         elif not (folder / "module.py").is_file():
             problems.append(
-                f"{where} has no module.py. A module needs a manifest: add one with "
+                f"{where} has no module.py. Add a manifest, "
                 f'`module = Module(owner="your-team")` (see modules/events/module.py), or remove the folder.'
             )
         elif not (folder / "__init__.py").is_file():
             problems.append(
-                f"{where} has no __init__.py, which hides it from the boundary checks. Add one with a docstring."
+                f"{where} has no __init__.py, so the boundary checks do not see it. Add one with a docstring."
             )
         else:
             yield folder.name
@@ -201,15 +201,15 @@ def _load(root: Path, name: str, extensions: Sequence[type[Extension]], problems
 
 
 def _of_absent_extensions(folder: Path, extensions: Sequence[type[Extension]]) -> Iterator[str]:
-    """Say which files import an extension that is not in use: what they declare for it would have no effect."""
+    """Yield the files that import an extension that is not in use: their declarations would have no effect."""
     known = {extension.name for extension in extensions}
     for path in sorted(folder.rglob("*.py")):
         for name in dict.fromkeys(_IMPORTS_EXTENSION.findall(path.read_text(encoding="utf-8", errors="replace"))):
             if name not in known:
                 place = path.relative_to(folder.parents[1])
                 yield (
-                    f"{place} imports kernel.ext.{name}, and the extension {name} is not in use: install "
-                    f"platform-kernel[{name}], or take it out of without-extensions in pyproject.toml."
+                    f"{place} imports kernel.ext.{name}, but the extension {name} is not in use. Install "
+                    f"platform-kernel[{name}], or remove it from without-extensions in pyproject.toml."
                 )
 
 
@@ -222,16 +222,18 @@ def _import(root: Path, name: str, part: str, problems: list[str]) -> ModuleType
         sys.path.insert(0, str(root))
     try:
         module = importlib.import_module(f"modules.{name}.{part}")
-    except Exception as error:  # noqa: BLE001  # a module may fail in any way; all ways stop the start with a word
+    except Exception as error:  # noqa: BLE001  # importing a module may raise anything
         problems.append(f"modules/{name}/{part}.py cannot be imported: {type(error).__name__}: {error}{_origin(error)}")
         return None
     if Path(module.__file__ or "").resolve() != path.resolve():
-        problems.append(f"modules/{name}/{part}.py is hidden by {module.__file__}, which was imported under its name.")
+        problems.append(
+            f"modules/{name}/{part}.py was not imported, because {module.__file__} has the same name. Rename one."
+        )
     return module
 
 
 def _origin(error: BaseException) -> str:
-    """The last place in the traceback that is in the modules' own files."""
+    """Return the last place in the traceback that is in a file of a module."""
     place, trace = "", error.__traceback__
     while trace is not None:
         if "/modules/" in trace.tb_frame.f_code.co_filename:
@@ -247,10 +249,10 @@ def _kind(value: object) -> str:
 def _routing(
     name: str, file: ModuleType | None, router: APIRouter | None, problems: list[str]
 ) -> tuple[str, tuple[str, ...]]:
-    """Prefix and tags: the router's own, else ROUTER_CONFIG's, else made from the name."""
+    """Return prefix and tags: those of the router, else of ROUTER_CONFIG, else the defaults for the name."""
     config: Any = getattr(file, "ROUTER_CONFIG", {})
     if not isinstance(config, dict) or not config.keys() <= _ROUTER_CONFIG_KEYS:
-        problems.append(f"modules/{name}/router.py: ROUTER_CONFIG must be a dict with the keys prefix and tags only.")
+        problems.append(f"modules/{name}/router.py: ROUTER_CONFIG must be a dict with no keys but prefix and tags.")
         config = {}
     prefix = (router.prefix if router else "") or config.get("prefix") or f"/api/v1/{name}"
     tags = (router.tags if router else []) or config.get("tags") or [name]
@@ -292,24 +294,28 @@ def _settings_type(name: str, file: ModuleType | None, problems: list[str]) -> t
 
 
 def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: list[str]) -> Iterator[str]:
-    """What is wrong with the modules as a set."""
+    """Yield the problems of the modules as a set."""
     owners: dict[str, str] = {}
     for module in found:
         if module.router is not None:
             if module.prefix in owners:
                 yield (
-                    f"modules/{owners[module.prefix]} and modules/{module.name} have one prefix, {module.prefix}. "
-                    "Give one of them another in its router or ROUTER_CONFIG."
+                    f"modules/{owners[module.prefix]} and modules/{module.name} have the same prefix, {module.prefix}. "
+                    "Change one of them in its router or ROUTER_CONFIG."
                 )
             owners[module.prefix] = module.name
             if f"{module.prefix}/".startswith("/internal/"):
-                yield f"modules/{module.name} has the prefix {module.prefix}: below /internal processes ask each other."
-        asked = Counter(name for contract in module.manifest.provides for name in methods_of(contract))
-        for name in [name for name, times in asked.items() if times > 1]:
+                yield (
+                    f"modules/{module.name} has the prefix {module.prefix}, but /internal is reserved for calls "
+                    "between processes. Choose another prefix."
+                )
+        provided_methods = Counter(name for contract in module.manifest.provides for name in methods_of(contract))
+        for name in [name for name, times in provided_methods.items() if times > 1]:
             address = f"/internal/contracts/{module.name}/{name}"
-            yield f"modules/{module.name} provides {name} in two contracts, with one address, {address}. Rename one."
+            problem = f"modules/{module.name} provides {name} in two contracts with the same address, {address}."
+            yield f"{problem} Rename one of these methods."
         for other in sorted(module.manifest.depends_on - provided):
-            where = f"which is not in ENABLED_MODULES: add it, or say where it runs ({other.upper()}_URL=http://...)"
+            where = f"which is not in ENABLED_MODULES: add it, or set its address ({other.upper()}_URL=http://...)"
             what = where if other in names else "but there is no such module"
             yield f"modules/{module.name}/module.py depends on {other}, {what}."
     known = {module.name for module in found}
@@ -317,6 +323,6 @@ def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: li
         TopologicalSorter({module.name: module.manifest.depends_on & known for module in found}).prepare()
     except CycleError as error:
         yield (
-            f"depends_on goes in a circle: {' -> '.join(reversed(error.args[1]))}. "
-            "Turn one of these dependencies around, with a message, or move what both need into a third module."
+            f"depends_on has a cycle: {' -> '.join(reversed(error.args[1]))}. "
+            "Replace one of these dependencies by a message, or move the shared part into a third module."
         )

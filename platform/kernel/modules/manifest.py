@@ -1,4 +1,4 @@
-"""What a module says of itself, and what the kernel gives it."""
+"""The manifest of a module, and the context that the kernel gives a running module."""
 
 from collections.abc import Awaitable, Callable, Mapping, Set
 from contextlib import AbstractAsyncContextManager
@@ -21,52 +21,52 @@ Thing = TypeVar("Thing")
 
 @dataclass
 class ModuleContext:
-    """What the kernel gives a running module. Nothing of it belongs to another module."""
+    """The resources of one running module."""
 
     name: str
-    # The project's folder: relative paths in settings start here.
+    # The project's folder, to which paths in settings are relative.
     root: Path
     settings: ModuleSettings
     database: Database
     http: HttpxRestClientPool
-    # The rule for calls that leave the process. `http` and the contracts obey it; before a call through another client,
-    # say `await context.calls.before("PUT s3://images")`.
+    # The rule for calls that leave the process. `http` and the contracts apply it. Apply it yourself before a call
+    # through another client: `await context.calls.before("PUT s3://images")`.
     calls: CallRule
-    # What the module's own lifespan yielded: an object store, a cache. `get` gives it with its type.
+    # The object that the module's lifespan yielded, such as an object store. `get` returns it with its type.
     state: object = None
-    # What extensions keep for this module, by its type.
+    # Objects of extensions for this module, by type.
     provided: dict[type, object] = field(default_factory=dict)
 
     def provide(self, thing: object) -> None:
-        """Let `get` find this object by its type."""
+        """Make this object available to `get`."""
         self.provided[type(thing)] = thing
 
     def get(self, kind: type[Thing]) -> Thing:
-        """Return the module's state, its settings or what an extension provides, by its type. Raises TypeError."""
+        """Return the state, the settings or an object of an extension, by type. Raises TypeError if there is none."""
         for thing in (self.state, self.settings, self.provided.get(kind)):
             if isinstance(thing, kind):
                 return thing
         raise TypeError(
             f"modules/{self.name} has no {kind.__name__}: its lifespan yielded {type(self.state).__name__}, and its "
-            f"settings are {type(self.settings).__name__}"
+            f"settings are {type(self.settings).__name__}. Check the lifespan and the settings of its module.py"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A module's manifest, `module = Module(...)` in its module.py. Its name is its folder's."""
+    """The manifest of a module: `module = Module(...)` in its module.py. The folder gives the name."""
 
-    # The team that answers for it.
+    # The responsible team.
     owner: str
     # The modules whose contracts it uses.
     depends_on: Set[str] = frozenset()
-    # Its contracts, each with what makes an implementation from a session.
+    # Its contracts, each with a function that makes the implementation from a session.
     provides: Mapping[type[Contract], Callable[[AsyncSession], Contract]] = field(default_factory=dict)
-    # Its files with names of its own, each with its layer: {"imaging": "service"}. The boundary checks read it.
+    # Files with names of the module's own, each with its layer, for the boundary checks: {"imaging": "service"}.
     helpers: Mapping[str, str] = field(default_factory=dict)
-    # Opens what the module needs while it runs; what it yields is in the context's `state`.
+    # Opens the resources of the running module. The yielded object becomes the `state` of its context.
     lifespan: Callable[[ModuleContext], AbstractAsyncContextManager[Any]] | None = None
-    # What /health/ready asks of it, by component. A check returns, or raises what is wrong.
+    # Checks for /health/ready, by component. A check raises if the component is unhealthy.
     health_checks: Mapping[str, Callable[[ModuleContext], Awaitable[None]]] = field(default_factory=dict)
 
 
@@ -76,9 +76,9 @@ def module_context(connection: HTTPConnection) -> ModuleContext:
 
 
 def from_module(kind: type[Thing]) -> Thing:
-    """A dependency: what the module's lifespan yielded, or its settings, by type: `from_module(ImageService)`.
+    """Return a dependency on the object that the module's lifespan yielded, or on its settings, by type.
 
-    For the type checker it is a `kind`.
+    For the type checker, `from_module(ImageService)` is an ImageService.
     """
 
     async def found(context: CurrentContext) -> Thing:
@@ -89,10 +89,10 @@ def from_module(kind: type[Thing]) -> Thing:
 
 
 async def module_state(context: CurrentContext) -> Any:
-    """A dependency: what the module's lifespan yielded."""
+    """Return the object that the module's lifespan yielded."""
     return context.require_module().state
 
 
 async def module_settings(context: CurrentContext) -> Any:
-    """A dependency: the module's settings."""
+    """Return the module's settings."""
     return context.require_module().settings

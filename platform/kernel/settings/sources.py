@@ -50,7 +50,7 @@ class SettingsError(ProjectError):
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
         lines = "\n".join(f"  - {fault}" for fault in self.faults)
-        super().__init__(f"The settings have {len(self.faults)} fault(s):\n{lines}")
+        super().__init__(f"The settings have {len(self.faults)} problem(s):\n{lines}")
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ async def booted(
     choice = Choice.of(root, module, dependencies)
     project = choice.project(variables)
     fakes = choice.fakes(project)
-    app = create_app(project.settings, project.modules, contracts=fakes.ports())
+    app = create_app(project.settings, project.modules, contracts=fakes.clients())
     async with app.router.lifespan_context(app), talking_to(app) as client:
         yield Booted(app, client, fakes)
     fakes.verify()

@@ -122,7 +122,7 @@ class Fakes(dict[type[Contract], Fake]):
             f"{contract.__name__} is no fake here. Either its module runs, or nobody depends on it. Fakes: {there}."
         )
 
-    def ports(self) -> dict[type[Contract], Contract]:
+    def clients(self) -> dict[type[Contract], Contract]:
         """What `use(...)` gives instead of the modules."""
         return {
             contract: type(f"Fake{contract.__name__}", (contract,), dict(fake._methods))()

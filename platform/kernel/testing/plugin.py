@@ -186,7 +186,7 @@ def fakes(choice: Choice, project: Project) -> Iterator[Fakes]:
 @pytest_asyncio.fixture
 async def application(project: Project, fakes: Fakes) -> AsyncIterator[Application]:
     """The application under test, started."""
-    app = create_app(project.settings, project.modules, contracts=fakes.ports())
+    app = create_app(project.settings, project.modules, contracts=fakes.clients())
     async with app.router.lifespan_context(app):
         yield app
 

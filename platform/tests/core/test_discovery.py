@@ -118,13 +118,13 @@ def test_a_router_config_with_an_unknown_key(tmp_path: Path) -> None:
 def test_two_modules_with_one_prefix(tmp_path: Path) -> None:
     router = ROUTER.replace("()", '(prefix="/same")')
     message = fault(tmp_path, {"a/router.py": router, "b/router.py": router})
-    assert "modules/a and modules/b have one prefix, /same" in message
+    assert "modules/a and modules/b have the same prefix, /same" in message
 
 
-def test_a_circle_of_dependencies(tmp_path: Path) -> None:
+def test_a_cycle_of_dependencies(tmp_path: Path) -> None:
     files = {"a/module.py": manifest(depends_on={"b"}), "b/module.py": manifest(depends_on={"a"})}
     message = fault(tmp_path, files)
-    assert "circle" in message
+    assert "depends_on has a cycle" in message
     assert "a -> b" in message or "b -> a" in message
 
 
@@ -142,7 +142,7 @@ def test_an_enabled_module_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_a_name_that_the_kernels_settings_have_taken(tmp_path: Path) -> None:
-    assert "database is taken" in fault(tmp_path, {"database/module.py": MANIFEST})
+    assert "kernel's settings use the name database" in fault(tmp_path, {"database/module.py": MANIFEST})
 
 
 def test_a_name_that_is_none(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_settings_without_a_class(tmp_path: Path) -> None:
 
 def test_all_faults_come_at_once(tmp_path: Path) -> None:
     message = fault(tmp_path, {"a/router.py": "router = 1", "b/module.py": "module = 1", "c/models.py": ""})
-    assert "3 fault(s)" in message
+    assert "3 problem(s)" in message
 
 
 def test_a_project_without_modules(tmp_path: Path) -> None:

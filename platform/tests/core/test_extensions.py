@@ -124,8 +124,8 @@ def test_a_module_that_imports_an_extension_that_is_off_stops_the_start(project:
     configure(project, without_extensions=["cache"])
     (project / "modules" / "shop" / "service.py").write_text("from kernel.ext.cache import cached\n")
     message = refusal(project)
-    assert "modules/shop/service.py imports kernel.ext.cache, and the extension cache is not in use" in message
-    assert "take it out of without-extensions" in message
+    assert "modules/shop/service.py imports kernel.ext.cache, but the extension cache is not in use" in message
+    assert "remove it from without-extensions" in message
 
 
 def test_a_setting_of_an_extension_that_is_off_stops_the_start(project: Path) -> None:

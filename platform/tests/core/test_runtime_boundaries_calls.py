@@ -19,7 +19,7 @@ from kernel import Contract, safe
 from kernel.database import AsyncDBPool, BaseRepository, Database, Versioned, after_commit, new_metadata
 from kernel.database.session import DatabaseSession, open_sessions
 from kernel.database.writes import what_it_writes
-from kernel.modules.contracts import CallInTransaction, CallRule, local_port
+from kernel.modules.contracts import CallInTransaction, CallRule, local_client
 from kernel.settings import ApplicationSettings, DatabaseConfig, Environment
 from kernel.testing import query
 
@@ -107,7 +107,7 @@ def images(pool: AsyncDBPool) -> Images:
 
 
 def port(pool: AsyncDBPool, *, is_strict: bool) -> Images:
-    made = local_port(Images, pool.database("images"), Answers, CallRule(is_strict=is_strict))
+    made = local_client(Images, pool.database("images"), Answers, CallRule(is_strict=is_strict))
     assert isinstance(made, Images)
     Answers.others = made
     return made

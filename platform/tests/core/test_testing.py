@@ -48,7 +48,7 @@ class Both:
     def __init__(self) -> None:
         self.fakes = Fakes([Prices])
         self.fake: Fake = self.fakes[Prices]
-        port = self.fakes.ports()[Prices]
+        port = self.fakes.clients()[Prices]
         assert isinstance(port, Prices)
         self.port = port
 

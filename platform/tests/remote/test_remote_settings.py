@@ -58,7 +58,7 @@ def test_of_a_module_elsewhere_only_the_contract_is_loaded(shop: Path) -> None:
 
 
 def test_without_an_address_the_message_names_both_ways_out(shop: Path) -> None:
-    with pytest.raises(DiscoveryError, match=r"add it, or say where it runs \(PRICES_URL=http://\.\.\.\)"):
+    with pytest.raises(DiscoveryError, match=r"add it, or set its address \(PRICES_URL=http://\.\.\.\)"):
         modules(shop, {"ENABLED_MODULES": "shop"})
 
 
@@ -107,7 +107,7 @@ module = Module(owner="team", provides={A: None, B: None})
     [
         (
             {"twice/module.py": TWICE},
-            "modules/twice provides get in two contracts, with one address, /internal/contracts/",
+            "modules/twice provides get in two contracts with the same address, /internal/contracts/",
         ),
         (
             {"spy/router.py": "from fastapi import APIRouter\nrouter = APIRouter(prefix='/internal/contracts')"},
