@@ -1,4 +1,4 @@
-"""Typed settings, read once at start, from layers that are checked as a whole."""
+"""Typed settings, read once at the start. All problems are reported together."""
 
 import difflib
 import re
@@ -54,7 +54,7 @@ CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
     ("server", ServerSettings),
     ("auth", AuthSettings),
 )
-# The prefixes of the extensions that come with the platform, so that they stay reserved where one is not installed.
+# The prefixes of the platform's extensions. They stay reserved when an extension is not installed.
 EXTENSION_PREFIXES = {
     "MESSAGING_": "messaging",
     "INTERNAL_": "remote",
@@ -63,7 +63,7 @@ EXTENSION_PREFIXES = {
     "STORE_": "store",
     "TELEMETRY_": "telemetry",
 }
-# The settings of extensions below a prefix that they share with the core.
+# These settings of extensions share a prefix with the core.
 _EXTENSION_VARIABLES = {
     **EXTENSION_PREFIXES,
     **dict.fromkeys(
@@ -82,7 +82,7 @@ _EXTENSION_VARIABLES = {
     ),
 }
 
-# Module names whose variables would be taken for the kernel's.
+# Module names whose variables would be mistaken for the kernel's.
 RESERVED_NAMES = frozenset(
     {
         "application",
@@ -99,7 +99,7 @@ RESERVED_NAMES = frozenset(
         *(prefix.rstrip("_").lower() for prefix in EXTENSION_PREFIXES),
     }
 )
-# How the values begin that examples, tutorials, compose.yaml and env_files use in the place of a secret.
+# The beginnings of placeholders for secrets in examples, tutorials, compose.yaml and env_files.
 _EXAMPLES = (
     "change-me",
     "changeme",
@@ -115,27 +115,27 @@ _EXAMPLES = (
     "todo",
     "xxx",
 )
-# Which entries of a dictionary of secrets, or of a URL's query, are secrets; others are regions, buckets, endpoints.
+# The secret entries of a dictionary or of a URL's query. Other entries are regions, buckets and endpoints.
 _SECRET_ENTRY = re.compile(r"key|secret|token|password|credential|sas|sig", re.IGNORECASE)
-# User and password of a URL, however they are written; and its query.
+# The user and password of a URL, and its query.
 _CREDENTIALS = re.compile(r"(?<=://)\S*@")
 _QUERY = re.compile(r"(?<=\?)\S+")
 
 
 def find_root(start: Path | None = None) -> Path:
-    """The project's folder: the nearest one from `start` (the working directory) upwards that holds `modules/`."""
+    """Return the project's folder: the nearest one with `modules/`, from `start` (the working directory) upwards."""
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if (folder / "modules").is_dir():
             return folder
     raise SettingsError(
-        [Fault(str(here), "no folder from here upwards holds modules/: change to the project's folder")]
+        [Fault(str(here), "no folder from here upwards contains modules/: change to the project's folder")]
     )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting as `kernel settings` shows it: its variable, its value (secrets masked) and where that came from."""
+    """One setting as `kernel settings` shows it: the variable, the value (secrets masked) and its source."""
 
     name: str
     value: str
@@ -157,7 +157,7 @@ class Settings:
     modules: Mapping[str, ModuleSettings]
     # The address of each module that runs in another process.
     elsewhere: Mapping[str, str]
-    # Those of the extensions.
+    # The settings of the extensions.
     groups: Mapping[type[SettingsGroup], SettingsGroup]
     sources: Sources
 
@@ -169,10 +169,10 @@ class Settings:
         elsewhere: Collection[str] = (),
         extensions: Sequence[type[Extension]] | None = None,
     ) -> "Settings":
-        """Build every group from `sources`; `modules` gives the settings class of each module by its name.
+        """Build every group from `sources`. `modules` are the settings classes of the modules by name.
 
-        Of the modules `elsewhere` only the address is read. `extensions` are by default those of the project. Raises
-        SettingsError with all faults at once, and never a value; and ExtensionError.
+        For the modules `elsewhere`, only the address is read. `extensions` are by default those of the project. Raises
+        ExtensionError, and SettingsError with all faults and without any value.
         """
         extensions = load_extensions(sources.root) if extensions is None else extensions
         faults = list(sources.faults)
@@ -206,7 +206,7 @@ class Settings:
         return cast(Group, self.groups[kind])
 
     def describe(self) -> Iterator[Setting]:
-        """Every setting in force and where its value came from."""
+        """Yield every setting with its value and source."""
         for name, _ in CORE_GROUPS:
             group: SettingsGroup = getattr(self, name)
             yield from self._describe(group, str(group.model_config.get("env_prefix")))
@@ -254,7 +254,7 @@ def _addresses(sources: Sources, elsewhere: Collection[str], faults: list[Fault]
 
 
 def _of_absent_extensions(sources: Sources, in_use: Collection[str]) -> Iterator[Fault]:
-    """Yield the variables of extensions that are not in use: they would have no effect."""
+    """Yield a fault for each variable of an extension that is not in use, because it would have no effect."""
     absent = {prefix: name for prefix, name in _EXTENSION_VARIABLES.items() if name not in in_use}
     for layer in sources.layers:
         for variable, value in layer.values.items():
@@ -266,7 +266,7 @@ def _of_absent_extensions(sources: Sources, in_use: Collection[str]) -> Iterator
 
 def _explain(error: ValidationError, group: type[SettingsGroup], prefix: str) -> Iterator[Fault]:
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
-        if detail["type"] == "default_factory_not_called":  # only says that another field is wrong, which is reported
+        if detail["type"] == "default_factory_not_called":  # follows from an error of another field
             continue
         message = detail["msg"].removeprefix("Value error, ")
         field = str(detail["loc"][0]) if detail["loc"] else ""
@@ -274,28 +274,28 @@ def _explain(error: ValidationError, group: type[SettingsGroup], prefix: str) ->
             yield Fault(group.variable(field, prefix), message)
         elif field:
             yield Fault(field, message)
-        else:  # from a validator of the whole group, which names the variable itself
+        else:  # from a validator of the group, whose message begins with the variable
             name, _, message = message.partition(" ")
             yield Fault(name, message)
 
 
 def _unsafe_secrets(group: SettingsGroup, sources: Sources, prefix: str) -> Iterator[Fault]:
-    """In UAT and PROD, secrets that are empty or still an example."""
+    """Yield the secrets that are empty or an example, in UAT and PROD."""
     if group.environment not in {Environment.UAT, Environment.PROD}:
         return
     for field_name, field in type(group).model_fields.items():
         name = group.variable(field_name, prefix)
         if "SecretStr" in str(field.annotation) and sources.is_given_empty(name):
             yield Fault(
-                name, f"is empty, which is refused in {group.environment}: give the secret or drop the variable"
+                name, f"is empty, which is refused in {group.environment}: set the secret or remove the variable"
             )
         for place, secret in _secrets(name, getattr(group, field_name)):
             if _is_example(secret):
-                yield Fault(place, f"still holds an example secret, which is refused in {group.environment}")
+                yield Fault(place, f"is an example secret, which is refused in {group.environment}: set another one")
 
 
 def _secrets(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Every secret in a value, however deep, with the variable that sets it."""
+    """Yield every secret in a value, at any depth, with the variable that sets it."""
     match value:
         case SecretStr():
             yield name, value.get_secret_value()
@@ -312,7 +312,7 @@ def _secrets(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _is_example(secret: str) -> bool:
-    """Whether a secret, one of several secrets separated by commas, or the password in a URL is an example."""
+    """Return whether a secret, one of several separated by commas, or the password in a URL is an example."""
     if "://" in secret:
         url = urlsplit(secret)
         parts = [value for key, value in parse_qsl(url.query) if _SECRET_ENTRY.search(key)]
@@ -323,12 +323,12 @@ def _is_example(secret: str) -> bool:
 
 
 def without_credentials(text: str) -> str:
-    """Return a text in which the credentials of URLs are masked: user and password, and the query."""
+    """Return the text with the user, password and query of every URL masked."""
     return _QUERY.sub("**********", _CREDENTIALS.sub("**********@", text)) if "://" in text else text
 
 
 def _misspelled(sources: Sources, plan: list[tuple[type[SettingsGroup], str]]) -> Iterator[Fault]:
-    """Variables that begin like ours but are none of ours, each with the name that was probably meant."""
+    """Yield a fault for each variable that has a prefix of ours but is not a setting, with the closest name."""
     known = {group.variable(field, prefix) for group, prefix in plan for field in group.model_fields}
     prefixes = tuple(prefix for _, prefix in plan)
     plain = [name for name in known if not name.startswith(prefixes)]
@@ -341,4 +341,4 @@ def _misspelled(sources: Sources, plan: list[tuple[type[SettingsGroup], str]]) -
             if meant:
                 yield Fault(name, f"(from {layer.place}) is not a setting. Did you mean {meant[0]}?")
             elif candidates is known:
-                yield Fault(name, f"(from {layer.place}) is not a setting: see `kernel settings` for those that are")
+                yield Fault(name, f"(from {layer.place}) is not a setting. List the settings with: kernel settings")

@@ -1,4 +1,4 @@
-"""Bearer tokens: whose are believed, and what they allow."""
+"""The settings of bearer tokens."""
 
 from collections.abc import Mapping
 
@@ -17,23 +17,23 @@ class AuthSettings(SettingsGroup):
 
     model_config = SettingsConfigDict(env_prefix="AUTH_")
 
-    # Where off, who sends no token is a developer who may do everything. A token that is sent is always checked.
+    # If off, a caller without a token is a developer with all scopes. A token that is sent is always verified.
     enabled: bool = Field(default_factory=lambda data: data.get("environment") is not Environment.LOCAL)
-    # The token's `iss`, to the letter, and what its `aud` must name: us.
+    # The expected `iss` of a token, exactly, and its expected `aud`, which identifies this application.
     issuer: str | None = Field(None, validate_default=True)
     audience: str | None = Field(None, validate_default=True)
-    # The provider's public keys; unset, its /.well-known/openid-configuration says where they are.
+    # The URL of the issuer's public keys. If unset, it is read from the issuer's /.well-known/openid-configuration.
     jwks_url: str | None = None
-    # How long they are used without a look whether there are others. A key that we do not know is looked for at once.
+    # How long the keys are used until they are fetched again. An unknown key is fetched at once.
     jwks_cache_seconds: float = Field(3600, gt=0)
-    # A token says itself how it is signed; it is believed only among these.
+    # The accepted algorithms. A token names its own algorithm, so it must not choose freely.
     algorithms: Names = ("RS256", "PS256", "ES256", "EdDSA")
-    # By how much our clock and the provider's may differ.
+    # The allowed difference between our clock and the issuer's.
     clock_leeway_seconds: float = Field(10, ge=0, le=300)
-    # Where the token says what its bearer may do; a dot leads deeper: realm_access.roles.
+    # The claims with the scopes and the roles. A dot leads into a nested claim: realm_access.roles.
     scopes_claim: str = "scope"
     roles_claim: str = "roles"
-    # What each role may: {"editor": ["events:read", "events:write"]}.
+    # The scopes of each role: {"editor": ["events:read", "events:write"]}.
     roles: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @field_validator("roles", mode="before")
@@ -48,14 +48,15 @@ class AuthSettings(SettingsGroup):
     @classmethod
     def _are_asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or not set(value) <= _ALGORITHMS:
-            raise ValueError(f"may only name {', '.join(sorted(_ALGORITHMS))}: others share their key or have none")
+            allowed = ", ".join(sorted(_ALGORITHMS))
+            raise ValueError(f"must contain only {allowed}: other algorithms use a shared key or none")
         return value
 
     @field_validator("enabled")
     @classmethod
     def _is_on_in_production(cls, value: bool, info: ValidationInfo) -> bool:
         if not value and info.data.get("environment") in _PRODUCTION:
-            raise ValueError(f"may not be off in {info.data['environment']}: everybody could do everything")
+            raise ValueError(f"must not be off in {info.data['environment']}: every caller would have all scopes")
         return value
 
     @field_validator("issuer", "audience")
@@ -63,13 +64,13 @@ class AuthSettings(SettingsGroup):
     def _is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
         environment = info.data.get("environment")
         if not value and info.data.get("enabled") and environment is not Environment.LOCAL:
-            way_out = " (in dev, AUTH_ENABLED=false lets everybody do everything)" if environment == "dev" else ""
-            raise ValueError(f"is required in {environment}, to know whose tokens hold, and for whom{way_out}")
+            way_out = " (in dev, AUTH_ENABLED=false turns authentication off)" if environment == "dev" else ""
+            raise ValueError(f"is required in {environment} to verify tokens{way_out}")
         return value
 
     @field_validator("issuer", "jwks_url")
     @classmethod
     def _comes_over_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value and not value.startswith("https://") and info.data.get("environment") in _PRODUCTION:
-            raise ValueError("must begin with https://: who stands between could sign for everybody")
+            raise ValueError("must begin with https://: otherwise an attacker in the network could replace the keys")
         return value

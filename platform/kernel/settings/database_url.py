@@ -1,7 +1,7 @@
-"""Database URLs as people write them for libpq (psql, psycopg, providers' dashboards), for SQLAlchemy and asyncpg.
+"""Translate database URLs in the format of libpq (psql, psycopg, dashboards of providers) for SQLAlchemy and asyncpg.
 
-asyncpg understands most of libpq's parameters, but only in a DSN of its own. They travel to it in the parameter `dsn`
-of SQLAlchemy's URL, so that every connection gets them: pools, migrations, roles and LISTEN.
+asyncpg accepts most of libpq's parameters, but only in a DSN. They are passed in the parameter `dsn` of SQLAlchemy's
+URL, so that every connection gets them: pools, migrations, roles and LISTEN.
 """
 
 import os
@@ -23,7 +23,7 @@ _DRIVERS = {
 }
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
-# What asyncpg reads from a DSN, with the values that it takes; None: any.
+# The parameters that asyncpg reads from a DSN, with the allowed values; None means any.
 _OF_DRIVER: Mapping[str, tuple[str, ...] | None] = {
     "sslmode": _SSL_MODES,
     "sslrootcert": None,
@@ -38,9 +38,9 @@ _OF_DRIVER: Mapping[str, tuple[str, ...] | None] = {
     "options": None,
     "passfile": None,
 }
-# What SQLAlchemy reads from its URL.
+# The parameters that SQLAlchemy reads from its URL.
 _OF_SQLALCHEMY = frozenset({"host", "port", "prepared_statement_cache_size"})
-# Parameters with values that ask for what happens anyway.
+# Parameters that are ignored if they have one of these values, which match the behaviour of asyncpg.
 _WITHOUT_EFFECT = {
     "channel_binding": {"disable", "prefer"},
     "gssencmode": {"disable", "prefer"},
@@ -53,20 +53,20 @@ _SEVERAL_HOSTS = re.compile(r"(?P<before>[^/]+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]*
 
 
 class DatabaseUrl(NamedTuple):
-    """A URL as SQLAlchemy takes it, and the timeout that stands in it, which is the engine's."""
+    """A URL for SQLAlchemy, and its `connect_timeout`, which is passed to the engine instead."""
 
     url: URL
     connect_timeout_seconds: float | None
 
 
 def read_database_url(text: str) -> DatabaseUrl:
-    """Translate a database URL; `postgres://` and `sqlite://` will do. Raises ValueError, which shows no secret."""
+    """Translate a database URL; `postgres://` and `sqlite://` work, too. Raises ValueError without any secret."""
     if "@" in text.partition("?")[2]:
-        raise ValueError('has an "@" behind a "?": write ?, &, @ and / in the password as %3F, %26, %40 and %2F')
+        raise ValueError('has an "@" after a "?": write ?, &, @ and / in the password as %3F, %26, %40 and %2F')
     several = _SEVERAL_HOSTS.fullmatch(text)
     try:
         url = make_url(several["before"] + several["after"] if several else text)
-    except (ArgumentError, ValueError):  # the latter repeats a port of letters: perhaps a part of the password
+    except (ArgumentError, ValueError):  # its message repeats an invalid port, which may be a part of the password
         raise ValueError("is not a database URL like postgresql://user:password@host:5432/name") from None
     url = url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
     if url.drivername not in _DRIVERS.values():
@@ -80,7 +80,7 @@ def read_database_url(text: str) -> DatabaseUrl:
 def _check_sqlite(url: URL) -> None:
     unknown = [] if "uri" in url.query else sorted(url.query.keys() - _OF_SQLITE)
     if unknown:
-        raise ValueError(f"has the parameter {unknown[0]}, which SQLite does not know: remove it")
+        raise ValueError(f"has the parameter {unknown[0]}, which SQLite does not support: remove it")
 
 
 def _postgresql(url: URL, hosts: str | None) -> DatabaseUrl:
@@ -90,7 +90,7 @@ def _postgresql(url: URL, hosts: str | None) -> DatabaseUrl:
         if name in _OF_SQLALCHEMY:
             continue
         if not isinstance(value, str):
-            raise ValueError(f"has the parameter {name} more than once: keep one")  # noqa: TRY004  # of a setting
+            raise ValueError(f"has the parameter {name} more than once: keep one")  # noqa: TRY004  # pydantic expects ValueError
         given["sslmode" if name == "ssl" else name] = value
     if hosts is not None:
         places = [host.partition(":") for host in hosts.split(",")]
@@ -119,12 +119,12 @@ def _connect_timeout(text: str | None) -> float | None:
 
 
 def _of_driver(given: dict[str, str]) -> dict[str, str]:
-    """Return what goes into asyncpg's DSN. Raises ValueError for what would not do what it says."""
+    """Return the parameters for asyncpg's DSN. Raises ValueError for parameters that would have no effect."""
     if (name := given.pop("fallback_application_name", None)) is not None:
         given.setdefault("application_name", name)
     if given.get("channel_binding") == "require":
         raise ValueError(
-            "has channel_binding=require, which the driver asyncpg cannot do: remove it, and use sslmode=verify-full "
+            "has channel_binding=require, which asyncpg does not support: remove it, and use sslmode=verify-full "
             "with sslrootcert, which verifies the server by its certificate"
         )
     found: dict[str, str] = {}
@@ -141,14 +141,14 @@ def _of_driver(given: dict[str, str]) -> dict[str, str]:
             )
         allowed = _OF_DRIVER[name]
         if allowed is not None and value not in allowed:
-            raise ValueError(f"has a {name} that is none of {', '.join(allowed)}")
+            raise ValueError(f"has an invalid {name}: use one of {', '.join(allowed)}")
         found[name] = value
     _verify_tls(found)
     return found
 
 
 def _verify_tls(found: dict[str, str]) -> None:
-    """Make `sslrootcert=system` a file, and read the files of certificates as the driver will."""
+    """Replace `sslrootcert=system` by a file, and verify that the certificate files can be read."""
     if found.get("sslrootcert") == "system":
         if found.setdefault("sslmode", "verify-full") != "verify-full":
             raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
@@ -159,8 +159,8 @@ def _verify_tls(found: dict[str, str]) -> None:
         raise ValueError("has sslnegotiation=direct, which needs sslmode=require, verify-ca or verify-full")
     if mode.startswith("verify-") and not ("sslrootcert" in found or _has_default_authority()):
         raise ValueError(
-            f"has sslmode={mode} but no sslrootcert: name the file with the authority's certificate, or "
-            "sslrootcert=system for the authorities that this machine trusts"
+            f"has sslmode={mode} but no sslrootcert: set it to the file with the authority's certificate, or to "
+            "`system` for the authorities that this machine trusts"
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name in ("sslrootcert", "sslcrl"):
@@ -171,7 +171,7 @@ def _verify_tls(found: dict[str, str]) -> None:
         with _reading("sslcert (or its sslkey)", found["sslcert"]):
             context.load_cert_chain(found["sslcert"], found.get("sslkey"), password="")
     elif "sslkey" in found:
-        raise ValueError("has sslkey without sslcert: name the certificate, too")
+        raise ValueError("has sslkey without sslcert: add the certificate")
 
 
 def _has_default_authority() -> bool:
@@ -180,7 +180,7 @@ def _has_default_authority() -> bool:
 
 @contextmanager
 def _reading(name: str, path: str) -> Iterator[None]:
-    """Turn the failure to read a file into a ValueError that names it."""
+    """Turn an error of reading a file into a ValueError that names the file."""
     try:
         yield
     except OSError as error:  # ssl.SSLError is one

@@ -1,4 +1,4 @@
-"""The typed groups of settings: a prefix each, and for each field its meaning, its unit and why this default."""
+"""The typed groups of settings. Each has a prefix; comments give the meaning, unit and default of a field."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from kernel.settings.database_url import read_database_url
 from kernel.settings.sources import Environment, Layer, Sources
 
-# The sources and the prefix of the group that is being read; unset, a group reads those of the working directory.
+# The sources and the prefix for the group that is being built. If unset, it reads those of the working directory.
 reading: ContextVar[tuple[Sources, str | None] | None] = ContextVar("reading", default=None)
 
 
@@ -37,7 +37,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class _LayerSource(EnvSettingsSource):
-    """One layer, parsed the way pydantic-settings parses environment variables; empty text counts as not given."""
+    """Reads one layer the way pydantic-settings reads environment variables. Empty values are ignored."""
 
     def __init__(self, group: type[BaseSettings], layer: Layer, prefix: str | None) -> None:
         self._layer = layer
@@ -79,27 +79,27 @@ class SettingsGroup(BaseSettings):
 
     @classmethod
     def variable(cls, field_name: str, prefix: str | None = None) -> str:
-        """The name of the variable that sets `field_name`."""
+        """Return the name of the variable that sets the field."""
         alias = cls.model_fields[field_name].validation_alias
         own_prefix = cls.model_config.get("env_prefix", "") if prefix is None else prefix
         return alias if isinstance(alias, str) else f"{own_prefix}{field_name}".upper()
 
 
 class ApplicationSettings(SettingsGroup):
-    """What the application is called and which of its modules run."""
+    """The application's title and version, and its modules."""
 
     model_config = SettingsConfigDict(env_prefix="APPLICATION_")
 
     title: str = "Application"
-    # From the project's pyproject.toml, unless it is set.
+    # By default the version in the project's pyproject.toml.
     version: str = "0.0.0"
-    # Tracebacks in error answers.
+    # Whether error responses contain tracebacks.
     debug: bool = Field(default_factory=lambda data: data.get("environment") in {Environment.LOCAL, Environment.DEV})
-    # None: all that are found in modules/.
+    # None enables all modules in modules/.
     enabled_modules: Names | None = Field(None, validation_alias="ENABLED_MODULES")
-    # Put the dependencies of a route in order once instead of at every request (kernel/ext/fast/endpoint.py).
+    # Order the dependencies of a route once instead of at every request (kernel/ext/fast/endpoint.py).
     compiled_endpoints: bool = True
-    # Asking another module inside a transaction that has written is an error; where off, a warning once.
+    # Whether a call of another module in a transaction that has written is an error instead of a warning.
     strict_contract_calls: bool = Field(default_factory=lambda data: data.get("environment") is Environment.LOCAL)
     secrets_dir: Path = Field(Path("/mnt/secrets"), validation_alias="SECRETS_DIR")
 
@@ -110,19 +110,19 @@ class ApplicationSettings(SettingsGroup):
 
     @property
     def migrates_at_start(self) -> bool:
-        """Whether the start applies migrations; elsewhere it only verifies that there are none to apply."""
+        """Whether the start applies migrations, instead of verifying that all are applied."""
         return self.environment is Environment.LOCAL
 
     @field_validator("debug")
     @classmethod
     def _no_debug_in_production(cls, value: bool, info: Any) -> bool:
         if value and info.data.get("environment") in {Environment.UAT, Environment.PROD}:
-            raise ValueError(f"must be off in {info.data['environment']}: it shows tracebacks to callers")
+            raise ValueError(f"must be off in {info.data['environment']}, because it shows tracebacks to callers")
         return value
 
 
 def _database_url(text: str) -> URL:
-    """Return a database's URL as SQLAlchemy takes it, with its asynchronous driver. Raises ValueError."""
+    """Return a database URL for SQLAlchemy, with an asynchronous driver. Raises ValueError."""
     return read_database_url(text).url
 
 
@@ -134,26 +134,26 @@ def _connect_timeout(data: Mapping[str, Any]) -> float:
 def _refuse_connect_timeout(text: str) -> None:
     if read_database_url(text).connect_timeout_seconds is not None:
         raise ValueError(
-            "has connect_timeout, which all databases share: remove it, and set DATABASE_CONNECT_TIMEOUT_SECONDS"
+            "has connect_timeout, but all databases share one: remove it, and set DATABASE_CONNECT_TIMEOUT_SECONDS"
         )
 
 
 class DatabaseConfig(SettingsGroup):
-    """The database that all modules share, unless one has `<MODULE>_DATABASE_URL`, and its connection pool.
+    """The shared database and its connection pool. `<MODULE>_DATABASE_URL` gives a module its own database.
 
-    Either `DATABASE_URL`, or `DATABASE_HOST` with the port, user, password and name beside it. On SQLite the URL
-    names a folder (`sqlite:///data`), in which each module has a file of its own.
+    Set `DATABASE_URL`, or `DATABASE_HOST` with the port, user, password and name. On SQLite the URL names a folder
+    (`sqlite:///data`) that contains one file per module.
     """
 
     model_config = SettingsConfigDict(env_prefix="DATABASE_")
 
     url: SecretStr | None = None
-    # A replica: GET and HEAD requests read from it.
+    # A replica that serves GET and HEAD requests.
     read_url: SecretStr | None = None
-    # PostgreSQL itself where DATABASE_URL leads to a pooler: migrations and LISTEN need a session of their own, which a
-    # pooler in transaction mode does not give. Unset, it is DATABASE_URL.
+    # PostgreSQL itself, if DATABASE_URL leads to a pooler in transaction mode: migrations and LISTEN need a session of
+    # their own. The default is DATABASE_URL.
     direct_url: SecretStr | None = None
-    # By how much it may be behind: for so long after a change nothing that the change concerns is kept by `cached`.
+    # The largest lag of the replica. For this long after a change, `cached` stores nothing that the change affects.
     read_lag_seconds: float = Field(5, ge=0)
     host: str | None = None
     port: int = Field(5432, ge=1, le=65535)
@@ -161,44 +161,45 @@ class DatabaseConfig(SettingsGroup):
     password: SecretStr | None = None
     name: str | None = None
 
-    # Connections that each process keeps, and how many more it may open under load. All processes together must stay
-    # below the server's max_connections.
+    # Connections that each process keeps, and additional ones under load. The sum over all processes must stay below
+    # the server's max_connections.
     pool_size: int = Field(5, ge=1)
     max_overflow: int = Field(10, ge=0)
-    # How long those above pool_size are kept when nobody needs them.
+    # How long an unused connection above pool_size is kept.
     pool_overflow_lingers_seconds: float = Field(30, gt=0)
-    # How long a request waits for a connection before it is answered 503: within a second, all in all.
+    # How long a request waits for a connection before it is answered 503, in total within a second.
     pool_timeout_seconds: float = Field(0.75, gt=0)
-    # How much of a pool a single module may hold, in percent of pool_size + max_overflow, at least one connection; only
-    # where several modules with tables share it. Past that its requests wait so long, then they are answered 503.
+    # The share of the pool that one module may use, in percent of pool_size + max_overflow, if several modules with
+    # tables use the pool. Beyond its share, a module's requests wait for the share timeout, then they are answered 503.
     pool_share_percent: int = Field(60, ge=1, le=100)
     pool_share_timeout_seconds: float = Field(0.75, gt=0)
-    # Below the idle limits of common proxies and firewalls.
+    # Shorter than the idle limits of common proxies and firewalls.
     pool_recycle_seconds: int = Field(3600, ge=1)
-    # Ask each connection for a sign of life before the ORM gets it. Statements that run on the driver need none: one
-    # that meets a dead connection is repeated on a new one, which costs nothing as long as all live.
+    # Test each connection before the ORM uses it. Statements on the driver need no test: if the connection is dead,
+    # they are repeated on a new one.
     pool_pre_ping: bool = True
-    # After so long a pause the driver's connections are asked, too: what a firewall dropped gives no answer at all.
+    # The driver's connections are tested, too, after this long without use: a connection that a firewall has dropped
+    # never answers.
     pool_ping_after_idle_seconds: float = Field(30, ge=0)
-    # Run compiled statements on the driver itself where the ORM is not needed (kernel/ext/fast/driver.py).
+    # Run statements directly on the driver where the ORM is not needed (kernel/ext/fast/driver.py).
     direct_statements: bool = True
-    # PostgreSQL: each module's sessions run under a role of its own, with rights in its own schema only. The roles must
-    # be there (`kernel roles --apply`); in local the start makes them.
+    # PostgreSQL: each module's sessions use a role with rights in the module's schema only. `kernel roles --apply`
+    # creates the roles; in local the start does.
     role_per_module: bool = False
-    # PostgreSQL: the mode of the connection pooler (PgBouncer) that DATABASE_URL leads to. In `transaction` mode the
-    # server connection changes with each transaction, so nothing may live longer than one: every statement, also of a
-    # read, runs in a transaction, takes its role there (SET LOCAL ROLE), and is prepared without a name.
+    # PostgreSQL: the mode of the connection pooler (PgBouncer) in DATABASE_URL. In `transaction` mode the server
+    # connection may change after each transaction: so every statement, reads included, runs in a transaction, sets its
+    # role there (SET LOCAL ROLE), and is prepared without a name.
     pooler: Literal["none", "session", "transaction"] = "none"
-    # What the roles' names begin with. They belong to the whole server; unset, it is the database's name and a dot.
+    # The prefix of the roles' names, which must be unique on the server. The default is the database's name and a dot.
     role_prefix: str | None = None
-    # asyncpg would wait 60 s to connect and for ever on a command. A lost packet is sent again after a second. The
-    # default is the `connect_timeout` in DATABASE_URL, or else 2.
+    # asyncpg's own default is 60 s. Two seconds allow one lost packet, which is sent again after a second. The default
+    # is the `connect_timeout` in DATABASE_URL, or else 2.
     connect_timeout_seconds: float = Field(default_factory=_connect_timeout, gt=0)
-    # For slow statements: that a database does not answer at all shows within two seconds (see ext/pool/watchdog.py).
+    # For slow statements; asyncpg has no default. ext/pool/watchdog.py detects a silent database within two seconds.
     command_timeout_seconds: float = Field(30, gt=0)
     # SQLite: how long a writer waits for another process's write.
     busy_timeout_seconds: float = Field(5, ge=0)
-    # Migrations: how long to wait for another process that is migrating, for a table lock, and for one statement.
+    # Migrations: how long to wait for another migrating process, for a table lock, and for one statement.
     migration_wait_seconds: float = Field(120, gt=0)
     migration_lock_timeout_seconds: float = Field(10, gt=0)
     migration_statement_timeout_seconds: float = Field(600, gt=0)
@@ -217,7 +218,7 @@ class DatabaseConfig(SettingsGroup):
         if self.url and self.host:
             raise ValueError("DATABASE_URL and DATABASE_HOST are both set: keep one of them")
         if self.host and not (self.user and self.name):
-            raise ValueError("DATABASE_HOST needs DATABASE_USER and DATABASE_NAME beside it")
+            raise ValueError("DATABASE_HOST needs DATABASE_USER and DATABASE_NAME: set them, too")
         if not (self.url or self.host) and self.environment is not Environment.LOCAL:
             raise ValueError(f"DATABASE_URL is required in {self.environment} (or DATABASE_HOST and its parts)")
         for variable, url in (
@@ -236,7 +237,7 @@ class DatabaseConfig(SettingsGroup):
         return self
 
     def get_url(self) -> URL:
-        """The URL as SQLAlchemy takes it, with its asynchronous driver."""
+        """Return the URL for SQLAlchemy, with an asynchronous driver."""
         if self.url is not None:
             return _database_url(self.url.get_secret_value())
         if self.host is not None:
@@ -245,25 +246,25 @@ class DatabaseConfig(SettingsGroup):
         return _database_url("sqlite:///data")
 
     def get_read_url(self) -> URL:
-        """The replica's URL, or the primary's where there is no replica."""
+        """Return the replica's URL, or the primary's if there is no replica."""
         return self.get_url() if self.read_url is None else _database_url(self.read_url.get_secret_value())
 
     def get_direct_url(self) -> URL:
-        """The URL that leads to the database server itself, past a pooler."""
+        """Return the URL of the database server itself, without a pooler."""
         return self.get_url() if self.direct_url is None else _database_url(self.direct_url.get_secret_value())
 
     def get_database_url(self) -> str:
-        """The URL as text, with the password in it."""
+        """Return the URL as text, including the password."""
         return self.get_url().render_as_string(hide_password=False)
 
 
 def check_is_fit(url: URL, environment: Environment) -> None:
-    """Raise ValueError where a database is unfit for an environment: SQLite in PROD, no password in UAT and PROD.
+    """Raise ValueError for SQLite in PROD, and for a database without a password in UAT and PROD.
 
-    A Unix socket (`?host=/run/postgresql`) needs no password: the operating system says who connects.
+    A Unix socket (`?host=/run/postgresql`) needs no password: the operating system authenticates the user.
     """
     if environment is Environment.PROD and url.get_backend_name() == "sqlite":
-        raise ValueError("is SQLite, which is refused in prod: name a PostgreSQL database")
+        raise ValueError("is SQLite, which is refused in prod: use a PostgreSQL database")
     on_socket = str(url.query.get("host", url.host or "/")).startswith("/")
     over_network = url.get_backend_name() == "postgresql" and not on_socket
     has_password = bool(url.password) or "passfile=" in str(url.query.get("dsn"))
@@ -272,9 +273,9 @@ def check_is_fit(url: URL, environment: Environment) -> None:
 
 
 def check_is_direct(direct: URL, url: URL) -> None:
-    """Raise ValueError unless `direct` can be another way to the database at `url`."""
+    """Raise ValueError for a direct URL on SQLite, which has no pooler."""
     if direct != url and "sqlite" in {direct.get_backend_name(), url.get_backend_name()}:
-        raise ValueError("is another way to a PostgreSQL database, past a pooler: leave it out on SQLite")
+        raise ValueError("is for PostgreSQL behind a pooler: remove it on SQLite")
 
 
 class HttpClientSettings(SettingsGroup):
@@ -287,20 +288,20 @@ class HttpClientSettings(SettingsGroup):
     keepalive_expiry_seconds: float = Field(30, gt=0)
     http2: bool = True
     connect_timeout_seconds: float = Field(5, gt=0)
-    # Per chunk: an upstream that drips never reaches it. The total timeout does.
+    # Per chunk. The total timeout limits an upstream that sends slowly.
     read_timeout_seconds: float = Field(10, gt=0)
     write_timeout_seconds: float = Field(10, gt=0)
     pool_timeout_seconds: float = Field(5, gt=0)
-    # For one call with all its tries and the whole body.
+    # For one call including all retries and the whole body.
     total_timeout_seconds: float = Field(30, gt=0)
-    # The largest body of an answer, as it arrives and after its decompression: a body that is read whole is in memory.
+    # The largest body of a response, both before and after decompression.
     max_answer_bytes: int = Field(100 << 20, ge=1)
-    # Certificates to trust beside the system's, in PEM.
+    # A PEM file of certificates to trust in addition to the system's.
     ca_file: Path | None = None
 
 
 class CorsSettings(SettingsGroup):
-    """Which web pages of other origins may call the API."""
+    """The web pages of other origins that may call the API."""
 
     model_config = SettingsConfigDict(env_prefix="CORS_")
 
@@ -325,14 +326,14 @@ class CorsSettings(SettingsGroup):
     @model_validator(mode="after")
     def _is_safe(self) -> "CorsSettings":
         if "*" in self.allow_origins and self.environment is Environment.PROD:
-            raise ValueError("CORS_ALLOW_ORIGINS may not be * in prod: list the origins")
+            raise ValueError("CORS_ALLOW_ORIGINS must not be * in prod: list the origins")
         if "*" in self.allow_origins and self.allow_credentials:
             raise ValueError("CORS_ALLOW_CREDENTIALS needs listed origins in CORS_ALLOW_ORIGINS, not *")
         return self
 
 
 class LogSettings(SettingsGroup):
-    """How much is logged, and for whom: people or machines."""
+    """The level and the format of the log."""
 
     model_config = SettingsConfigDict(env_prefix="LOG_")
 
@@ -345,30 +346,30 @@ class LogSettings(SettingsGroup):
 
 
 def address(text: str) -> str:
-    """Where a module runs, without a slash at its end. Raises ValueError, as urlsplit does for a port of letters."""
+    """Return the address of a module without a trailing slash. Raises ValueError."""
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
-        raise ValueError("is no address like http://images:8000")
+        raise ValueError("is not an address like http://images:8000")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("may hold no user, password or query: INTERNAL_SECRET says who asks")
+        raise ValueError("must not contain a user, password or query: INTERNAL_SECRET authenticates the caller")
     return text.rstrip("/")
 
 
 class ModuleSettings(SettingsGroup):
-    """What every module has; a module with settings of its own derives from this in its `settings.py`.
+    """The settings that every module has. A module adds its own in a subclass in its `settings.py`.
 
     The prefix is the module's name: `EVENTS_DATABASE_URL`.
     """
 
-    # Where the module runs, for processes whose ENABLED_MODULES does not name it: http://images:8000. They ask its
+    # The address of the module, such as http://images:8000, for processes in which it is not enabled. They call its
     # contracts there.
     url: str | None = None
-    # Moves this module to a database of its own. On SQLite this names the file.
+    # The module's own database. On SQLite this names the file.
     database_url: SecretStr | None = None
     database_read_url: SecretStr | None = None
-    # PostgreSQL itself where the URL above leads to a pooler (DATABASE_DIRECT_URL).
+    # PostgreSQL itself, if the URL above leads to a pooler: see DATABASE_DIRECT_URL.
     database_direct_url: SecretStr | None = None
-    # The largest request body, in bytes; more is answered 413.
+    # The largest request body. A larger one is answered 413.
     max_body_bytes: int = Field(1 << 20, ge=0)
 
     @field_validator("url")
@@ -389,21 +390,21 @@ class ModuleSettings(SettingsGroup):
     def _is_direct(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
         own = info.data.get("database_url")
         if value is not None and own is None:
-            raise ValueError("is another way to this module's own database, whose DATABASE_URL is not set")
+            raise ValueError("needs the module's own DATABASE_URL: set it, too")
         if value is not None:
             check_is_direct(*(_database_url(one.get_secret_value()) for one in (value, own)))
         return value
 
     def get_url(self) -> URL | None:
-        """This module's own database, if it has one."""
+        """Return the URL of this module's own database, if it has one."""
         return None if self.database_url is None else _database_url(self.database_url.get_secret_value())
 
     def get_read_url(self) -> URL | None:
-        """This module's own replica, if it has one."""
+        """Return the URL of this module's own replica, if it has one."""
         return None if self.database_read_url is None else _database_url(self.database_read_url.get_secret_value())
 
     def get_direct_url(self) -> URL | None:
-        """The way to this module's own database past a pooler, if there is one."""
+        """Return the URL of this module's own database without a pooler, if there is one."""
         return None if self.database_direct_url is None else _database_url(self.database_direct_url.get_secret_value())
 
 

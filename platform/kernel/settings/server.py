@@ -1,4 +1,4 @@
-"""How the application listens, and which requests it accepts."""
+"""The settings of the listening socket and of the requests that it accepts."""
 
 from typing import Any
 
@@ -24,12 +24,12 @@ class ServerSettings(SettingsGroup):
     forwarded_allow_ips: Names = ("127.0.0.1",)
     # The path under which a proxy serves the application.
     root_path: str = ""
-    # A smaller response fits in a packet or two: compressing it costs more than it saves.
+    # Smaller responses fit in a packet or two, and are not worth compressing.
     gzip_minimum_bytes: int = Field(1000, ge=0)
 
     @field_validator("reload")
     @classmethod
     def _reload_is_local(cls, value: bool, info: Any) -> bool:
         if value and info.data.get("environment") is not Environment.LOCAL:
-            raise ValueError("auto-reload is for local only")
+            raise ValueError("must be off outside local")
         return value

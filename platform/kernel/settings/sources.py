@@ -1,9 +1,8 @@
-"""Where settings come from: five layers of named text, highest first.
+"""The sources of settings: five layers of named text, highest first.
 
-Environment variables, then secret files (`/mnt/secrets`), then `env_files/.env.{environment}`, then
-`env_files/.env`, then the version in `pyproject.toml`. pydantic-settings would put dotenv files above secrets and
-reads no nested secret files, so the layers are read here; turning their text into typed values is left to
-pydantic-settings.
+Environment variables, secret files (`/mnt/secrets`), `env_files/.env.{environment}`, `env_files/.env`, and the version
+in `pyproject.toml`. The layers are read here because pydantic-settings puts dotenv files above secrets and reads no
+nested secret files. pydantic-settings converts the text to typed values.
 """
 
 import os
@@ -19,13 +18,13 @@ from dotenv import dotenv_values
 from kernel.errors import ProjectError
 
 DEFAULT_SECRETS_DIR = "/mnt/secrets"
-_LARGEST_SECRET_BYTES = 1 << 20  # Kubernetes allows no larger Secret
-# What Kubernetes injects for a Service of the same name as one of our prefixes ("docker links"); it is not ours.
+_MAX_SECRET_BYTES = 1 << 20  # Kubernetes' limit for a Secret
+# Variables that Kubernetes injects for a Service ("docker links"). A Service may be called like one of our prefixes.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT\w*)$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 
 
 class Environment(StrEnum):
-    """The four places where the application runs. They differ as the table in docs/settings.md says."""
+    """The four environments of the application. docs/settings.md lists their differences."""
 
     LOCAL = "local"
     DEV = "dev"
@@ -35,7 +34,7 @@ class Environment(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with the settings. It never holds a value, which might be a secret."""
+    """One problem of the settings. It never contains a value, which might be a secret."""
 
     name: str
     problem: str
@@ -45,7 +44,7 @@ class Fault:
 
 
 class SettingsError(ProjectError):
-    """Everything that is wrong with the settings, in one message."""
+    """All problems of the settings, in one message."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
@@ -55,7 +54,7 @@ class SettingsError(ProjectError):
 
 @dataclass(frozen=True)
 class Layer:
-    """Named text from one place. Names are upper case."""
+    """Named text from one source. Names are upper case."""
 
     place: str
     values: Mapping[str, str] = field(repr=False)
@@ -63,7 +62,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sources:
-    """All layers, highest first, and what went wrong while reading them."""
+    """All layers, highest first, and the problems found while reading them."""
 
     root: Path
     environment: str
@@ -72,7 +71,7 @@ class Sources:
 
     @classmethod
     def read(cls, root: Path, environ: Mapping[str, str] | None = None) -> "Sources":
-        """Read every layer below `root`, the folder that holds `modules/` and `env_files/`."""
+        """Read every layer. `root` is the folder that contains `modules/` and `env_files/`."""
         faults: list[Fault] = []
         variables = _variables(os.environ if environ is None else environ)
         secrets_dir = variables.values.get("SECRETS_DIR") or DEFAULT_SECRETS_DIR
@@ -85,17 +84,17 @@ class Sources:
         specific = _dotenv(root, f".env.{environment}" if environment in set(Environment) else None, faults)
         if specific.values.get("ENVIRONMENT", environment).strip().lower() != environment:
             faults.append(
-                Fault("ENVIRONMENT", f"{specific.place} is read because it is {environment}, but sets another")
+                Fault("ENVIRONMENT", f"is {environment}, but {specific.place} sets another value: remove it there")
             )
         project = _project_file(root, faults)
         return cls(root, environment, (variables, secrets, specific, shared, project), tuple(faults))
 
     def origin(self, name: str) -> Layer | None:
-        """The highest layer that gives `name` a value; an empty one counts as not given."""
+        """Return the highest layer that sets `name` to a value that is not empty."""
         return next((layer for layer in self.layers if layer.values.get(name)), None)
 
     def is_given_empty(self, name: str) -> bool:
-        """Whether the highest layer that mentions `name` leaves it empty."""
+        """Return whether the highest layer that contains `name` sets it to an empty value."""
         mentioned = next((layer for layer in self.layers if name in layer.values), None)
         return mentioned is not None and not mentioned.values[name]
 
@@ -110,10 +109,10 @@ def _is_service_link(name: str, value: str) -> bool:
 
 
 def _secret_files(folder: Path, faults: list[Fault], *, must_exist: bool) -> Layer:
-    """Each file is a setting: `database/password` and `DATABASE_PASSWORD` both name the latter.
+    """Read a folder in which each file is a setting: `database/password` and `DATABASE_PASSWORD` are the same one.
 
-    A Kubernetes mount keeps the files in a hidden, dated folder behind the symlink `..data`, and shows each through
-    a symlink of its own: hidden names are passed over, links are followed.
+    Hidden names are skipped and links are followed: a Kubernetes mount keeps its files in a hidden folder and links to
+    each of them.
     """
     values: dict[str, str] = {}
     if folder.is_dir():
@@ -134,7 +133,7 @@ def _read_secrets(folder: Path, prefix: str, values: dict[str, str], faults: lis
                     faults.append(Fault(name, f"{path} is a link to a folder that contains it"))
                 else:
                     _read_secrets(path, f"{name}_", values, faults)
-            elif path.stat().st_size > _LARGEST_SECRET_BYTES:
+            elif path.stat().st_size > _MAX_SECRET_BYTES:
                 faults.append(Fault(name, f"the secret file {path} is larger than 1 MiB"))
             else:
                 values[name] = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
@@ -153,13 +152,13 @@ def _project_file(root: Path, faults: list[Fault]) -> Layer:
         values = {} if version is None else {"APPLICATION_VERSION": str(version)}
     except FileNotFoundError:
         values = {}
-    except (OSError, ValueError, AttributeError) as error:  # it is not UTF-8, not TOML, or `project` is no table
+    except (OSError, ValueError, AttributeError) as error:  # not UTF-8, not TOML, or `project` is not a table
         faults.append(Fault(path.name, f"cannot be read ({type(error).__name__})"))
     return Layer(path.name, values)
 
 
 def _dotenv(root: Path, name: str | None, faults: list[Fault]) -> Layer:
-    """A dotenv file; a missing one is empty. `$` is taken literally: passwords contain it."""
+    """Read a dotenv file; a missing one counts as empty. `$` is not expanded, because passwords may contain it."""
     if name is None or not (path := root / "env_files" / name).is_file():
         return Layer(f"env_files/{name or '.env'}", {})
     values: dict[str, str] = {}

@@ -190,7 +190,7 @@ def test_a_password_file_is_a_password_in_production(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
-        ("sslmode=on", "sslmode that is none of disable, allow, prefer, require, verify-ca, verify-full"),
+        ("sslmode=on", "invalid sslmode: use one of disable, allow, prefer, require, verify-ca, verify-full"),
         ("channel_binding=require", "channel_binding=require"),
         ("gssencmode=require", "gssencmode"),
         ("keepalives_idle=30", "the parameter keepalives_idle, which is not supported. Supported are"),
@@ -198,7 +198,7 @@ def test_a_password_file_is_a_password_in_production(tmp_path: Path) -> None:
         ("sslmode=require&sslmode=disable", "sslmode more than once"),
         ("connect_timeout=0", "connect_timeout that is not a number of seconds above 0"),
         ("connect_timeout=soon", "connect_timeout that is not a number of seconds above 0"),
-        ("target_session_attrs=any-will-do", "target_session_attrs that is none of"),
+        ("target_session_attrs=any-will-do", "invalid target_session_attrs: use one of"),
         ("sslrootcert=system&sslmode=require", "needs sslmode=verify-full"),
         ("sslnegotiation=direct", "sslnegotiation=direct, which needs sslmode=require"),
         ("sslkey=/nowhere/key.pem", "sslkey without sslcert"),
@@ -235,5 +235,5 @@ def test_a_password_that_was_not_escaped_is_not_shown(tmp_path: Path, url: str) 
 
 
 @pytest.mark.parametrize("url", ["sqlite:///data?sslmode=require", "sqlite:///data?pool_size=3"])
-def test_sqlite_refuses_what_it_does_not_know(tmp_path: Path, url: str) -> None:
-    assert "which SQLite does not know" in fault(tmp_path, DATABASE_URL=url)
+def test_an_unknown_parameter_of_sqlite_is_refused(tmp_path: Path, url: str) -> None:
+    assert "which SQLite does not support" in fault(tmp_path, DATABASE_URL=url)
