@@ -156,13 +156,9 @@ def test_an_import_by_name_is_found(dotted: str, code: str, is_found: bool) -> N
     assert bool(named_in_texts(Source(f"{dotted}.py", dotted, code))) == is_found
 
 
-# Texts of the core that still name an extension. This list may only shrink.
-ACCEPTED = {("kernel.logging", "kernel.ext.pool.bounded_pool")}
-
-
 def test_the_core_names_no_extension_and_the_kernel_no_module_in_a_text(root: Path) -> None:
     found = {(source.dotted, text) for source in sources(root) for text in named_in_texts(source)}
-    assert found == ACCEPTED
+    assert found == set()
 
 
 def test_the_kernel_has_no_table_of_its_own(root: Path) -> None:
