@@ -105,7 +105,10 @@ async def counted(here: Shop, acknowledged: set[int], scenario: str, tried: str)
 
 
 _DIE = "async def die(*_, **__):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-_BEFORE_COMMIT = _DIE + "from kernel.database.session import WriteSession\nWriteSession.finish = die"
+_BEFORE_COMMIT = _DIE + (
+    "from kernel.database.session import WriteSession\nfrom kernel.ext.fast.session import FastWriteSession\n"
+    "WriteSession.finish = FastWriteSession.finish = die"
+)
 _BEFORE_COMPLETION = _DIE + "Outbox.complete = die"
 
 

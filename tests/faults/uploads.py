@@ -30,17 +30,18 @@ def dying_after(owner, name, calls=1):
     setattr(owner, name, run)
 
 from kernel.database.session import WriteSession
+from kernel.ext.fast.session import FastWriteSession
 from modules.images.repository import ImageRepository
 from modules.images.service import ImageService
 from modules.images.storage import ImageStorage
 """
 _POINTS = {
-    "spooled": "ImageService.keep = die",
+    "spooled": "ImageService.store = die",
     "content put": "dying_after(ImageStorage, 'put')",
     "thumbnail put": "dying_after(ImageStorage, 'put', 2)",
     "row inserted": "dying_after(ImageRepository, 'create')",
-    "before COMMIT": "WriteSession.finish = die",
-    "after COMMIT": "dying_after(WriteSession, 'finish')",
+    "before COMMIT": "WriteSession.finish = FastWriteSession.finish = die",
+    "after COMMIT": "dying_after(WriteSession, 'finish')\ndying_after(FastWriteSession, 'finish')",
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.handlers import HandlerError
 from kernel.health import run_checks
@@ -66,7 +67,7 @@ async def test_what_waited_before_a_broker_was_configured_goes_to_it(
     tmp_path: Path, server: Server, prefix: str
 ) -> None:
     async with apart(tmp_path, server, prefix) as (here, there):
-        outbox = here.bus.outboxes["shop"]
+        outbox = here.get(MessageBus).outboxes["shop"]
         waited = Envelope(id="1" * 32, name="shop.order_placed", version=1, key=None, payload='{"number": 7}')
         async with outbox.database.transaction() as session:
             await outbox.add(session, waited, ["mail.write_letter"])
@@ -81,10 +82,10 @@ async def test_a_message_that_comes_twice_counts_once(tmp_path: Path, server: Se
         await until(lambda: rows(there, "mail", "letters"))
         [sent] = await rows(here, "shop", "outbox")
         envelope = Envelope(id=sent["message_id"], name=sent["name"], version=1, key=None, payload=sent["payload"])
-        assert here.bus.broker is not None
+        assert here.get(MessageBus).broker is not None
         for turn in range(3):  # under ids that the broker itself takes to be new
-            await here.bus.broker.send(envelope.to_json(), sent["name"], f"{envelope.id}{turn}")
-        await here.bus.broker.send(b"not ours", sent["name"], "garbage")
+            await here.get(MessageBus).broker.send(envelope.to_json(), sent["name"], f"{envelope.id}{turn}")
+        await here.get(MessageBus).broker.send(b"not ours", sent["name"], "garbage")
         await place(here, 2)
 
         async def second() -> bool:

@@ -41,12 +41,13 @@ async def _serving(here: Served) -> set[int]:
 async def _two_serve(here: Served, process: subprocess.Popen[bytes]) -> list[int]:
     """The pids of both, once they do."""
 
-    async def both() -> bool:
-        return len(children(process.pid)) == 2 and await _serving(here) == set(children(process.pid))
+    async def both() -> list[int] | None:
+        found = children(process.pid)
+        return found if len(found) == 2 and await _serving(here) == set(found) else None
 
     await until_serving(here.port)
-    await until(both)
-    return children(process.pid)
+    pids: list[int] = await until(both)
+    return pids
 
 
 async def _said(here: Served, words: str, times: int = 1) -> bool:
