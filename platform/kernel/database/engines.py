@@ -5,6 +5,7 @@ import sqlite3
 import time
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import aiosqlite
@@ -82,7 +83,7 @@ class ConnectionPool(AsyncAdaptedQueuePool):
 
 
 def is_file(url: URL) -> bool:
-    """Whether a URL names a SQLite database that is not in memory."""
+    """Return whether a URL names a SQLite database that is not in memory."""
     return url.get_backend_name() == "sqlite" and url.database not in {None, "", ":memory:"}
 
 
@@ -170,7 +171,7 @@ def sqlite_engine(url: URL, config: DatabaseConfig, pool_class: type[ConnectionP
 
 
 def _use_wal(cursor: Any, seconds: float) -> None:
-    """Change the journal's mode. SQLite waits for nobody here: of two who do this, each may hold what both need."""
+    """Change the mode of the journal. SQLite does not wait here, because two processes that do this could deadlock."""
     until = time.monotonic() + seconds
     while True:
         try:
@@ -181,6 +182,15 @@ def _use_wal(cursor: Any, seconds: float) -> None:
         else:
             return
         await_only(asyncio.sleep(_WAL_RETRY_SECONDS))
+
+
+class _Closed(SimpleQueue[Any]):
+    """Takes the place of the queue of a thread that was stopped. It answers what the thread would never run."""
+
+    def put_nowait(self, item: Any) -> None:
+        future, _ = item
+        if future is not None:
+            future.set_result(None)
 
 
 class SqliteConnection(aiosqlite.Connection):
@@ -209,6 +219,7 @@ class SqliteConnection(aiosqlite.Connection):
             self._is_stopped = True
             self._interrupt()
             self._stopped = super().stop()
+            self._tx = _Closed()  # SQLAlchemy's setter of the isolation level writes to it, also after the stop
         return self._stopped
 
     def _interrupt(self) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.util import greenlet_spawn
 
 from kernel import Session, get_db
 from kernel.application import Application, create_app
@@ -355,7 +356,7 @@ async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_po
     before = await asyncio.gather(*(ask() for _ in range(3)))
     async with killer.get_session() as session:
         for pid in before:
-            assert await session.scalar(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+            assert await session.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
     after = await asyncio.gather(*(ask() for _ in range(3)))
     assert not set(before) & set(after)
     await pool.close()
@@ -433,3 +434,15 @@ async def test_a_locked_sqlite_file_is_unavailable(root: Path, tmp_path: Path, m
                 await other.execute(text("DELETE FROM incidents"))
     await holder.close()
     await waiter.close()
+
+
+async def test_a_sqlite_connection_that_was_stopped_keeps_no_task_waiting(tmp_path: Path) -> None:
+    """SQLAlchemy resets the isolation level when a task gives a connection back that its session's end has closed."""
+    pool = AsyncDBPool(DatabaseConfig(url=f"sqlite:///{tmp_path}"))
+    async with pool.database("things").reader.connect() as connection:
+        raw = await connection.get_raw_connection()
+        raw.driver_connection.stop()
+        async with asyncio.timeout(5):
+            await greenlet_spawn(setattr, raw.dbapi_connection, "isolation_level", None)
+        await connection.invalidate()
+    await pool.close()
