@@ -1,5 +1,6 @@
 """Pools with the bounded pool and the driver's sessions; the tests of kernel.database run with them, too."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,12 @@ from kernel.ext.pool import install as bounded
 def extend() -> Callable[[AsyncDBPool], AsyncDBPool]:
     """Plugs the bounded pool and the driver's sessions into a pool."""
     return plug
+
+
+def plug_with_roles(pool: AsyncDBPool) -> AsyncDBPool:
+    """Plug roles, the bounded pool and the driver's sessions into a pool."""
+    importlib.import_module("kernel.ext.roles.extension").install(pool)
+    return plug(pool)
 
 
 def plug(pool: AsyncDBPool) -> AsyncDBPool:

@@ -1,12 +1,10 @@
 """Messages between two processes: settings alone set the modules apart, and no broker is needed."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.engine import URL
 
 from kernel.application import Application, create_app
 from kernel.ext.messaging.bus import MessageBus
@@ -27,16 +25,6 @@ from tests.remote.apart import SECRET, Apart, apart
 from tests.remote.two_sides import Forward
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """A database of the shop, and one of the mail."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'here'}", f"sqlite:///{tmp_path / 'there'}"
-    make: Callable[[str], URL] = request.getfixturevalue("new_database")
-    here, there = (make(name).render_as_string(hide_password=False) for name in ("here", "there"))
-    return here, there
 
 
 @pytest.fixture

@@ -1,17 +1,16 @@
 """The comparison of messages with another process, which follows that of contracts."""
 
 import asyncio
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kernel.ext.messaging import Message
 from kernel.ext.remote.wire import description_of, with_fingerprint
-from tests.core.https_server import Call, Drop, Reply
 from tests.core.project import FROM_MODELS
 from tests.remote.test_remote_readiness import findings
-from tests.remote.two_sides import FILES, Forward, two_sides
+from tests.remote.two_sides import FILES, describing_otherwise, two_sides
 
 MESSAGE = """
 from kernel.ext.messaging import Message
@@ -72,23 +71,17 @@ class Newer(Message, version=2):
 async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishes(
     tmp_path: Path, published: type[Message] | None, said: str | None
 ) -> None:
-    async def between(call: Call, forward: Forward) -> Reply | Drop:
-        answer = await forward(call)
-        if call.path != "/internal/contracts/prices":
-            return answer
-        assert isinstance(answer, Reply)
-        told = json.loads(answer.body)
-        assert told["PriceChanged"]["description"]["version"] == 1
-        told.pop("PriceChanged")
+    def change(descriptions: dict[str, Any]) -> None:
+        assert descriptions["PriceChanged"]["description"]["version"] == 1
+        descriptions.pop("PriceChanged")
         if published is not None:
-            told["PriceChanged"] = with_fingerprint(description_of(published.as_shared_model()))
-        return Reply(200, {}, json.dumps(told).encode())
+            descriptions["PriceChanged"] = with_fingerprint(description_of(published.as_shared_model()))
 
     folder = tmp_path / "migrations" / "post"
     folder.mkdir(parents=True)
     (folder / "0001_first.py").write_text(FROM_MODELS)
     caller = {"ENVIRONMENT": "local", "ENABLED_MODULES": "post"}
-    async with two_sides(tmp_path, between, caller=caller, files=SUBSCRIBER) as sides:
+    async with two_sides(tmp_path, describing_otherwise(change), caller=caller, files=SUBSCRIBER) as sides:
         failed, degraded, problem = (await findings(sides))["prices.contract"]
         assert (failed, degraded) == (said is not None, False)
         assert problem == (f"ContractsDiffer: {said}" if said else "")

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 
 import pytest
-from sqlalchemy.engine import URL
 
 from kernel.runtime import Kernel
 from kernel.testing import settings_for
@@ -91,16 +90,6 @@ class Server:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """A database of the shop, and one of the mail."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'here'}", f"sqlite:///{tmp_path / 'there'}"
-    make: Callable[[str], URL] = request.getfixturevalue("new_database")
-    here, there = (make(name).render_as_string(hide_password=False) for name in ("here", "there"))
-    return here, there
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a process says of the modules that run elsewhere, before the first call goes wrong."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -14,25 +13,19 @@ from kernel.ext.remote.extension import Remote
 from kernel.health import Degraded, run_checks
 from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, Hang, Reply
-from tests.remote.two_sides import Between, Forward, Sides, plainly, two_sides
+from tests.remote.two_sides import Between, Forward, Sides, describing_otherwise, plainly, two_sides
 
 pytestmark = pytest.mark.integration
 
 
 def telling(change: Callable[[dict[str, Any]], object]) -> Between:
-    """The other side means another contract: what it tells of `Prices` is changed on the way."""
+    """The other side means another contract: its description of `Prices` is changed on the way."""
 
-    async def between(call: Call, forward: Forward) -> Reply | Drop:
-        answer = await forward(call)
-        if call.path != "/internal/contracts/prices":
-            return answer
-        assert isinstance(answer, Reply)
-        told = json.loads(answer.body)
-        told["Prices"]["fingerprint"] = "another"
-        change(told["Prices"]["description"])
-        return Reply(200, {}, json.dumps(told).encode())
+    def change_all(descriptions: dict[str, Any]) -> None:
+        descriptions["Prices"]["fingerprint"] = "another"
+        change(descriptions["Prices"]["description"])
 
-    return between
+    return describing_otherwise(change_all)
 
 
 async def findings(sides: Sides) -> dict[str, tuple[bool, bool, str]]:

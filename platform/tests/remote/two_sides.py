@@ -1,6 +1,7 @@
 """A shop that asks for prices in another process: the real applications, and a socket between them that can fail."""
 
 import importlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -48,6 +49,21 @@ Between = Callable[[Call, Forward], Awaitable[Reply | Drop]]
 
 async def plainly(call: Call, forward: Forward) -> Reply | Drop:
     return await forward(call)
+
+
+def describing_otherwise(change: Callable[[dict[str, Any]], object]) -> Between:
+    """Change on the way how the other process describes what `prices` provides and publishes."""
+
+    async def between(call: Call, forward: Forward) -> Reply | Drop:
+        answer = await forward(call)
+        if call.path != "/internal/contracts/prices":
+            return answer
+        assert isinstance(answer, Reply)
+        descriptions = json.loads(answer.body)
+        change(descriptions)
+        return Reply(200, {}, json.dumps(descriptions).encode())
+
+    return between
 
 
 @asynccontextmanager
