@@ -1,7 +1,8 @@
 """The kernel: what every module stands on. These are the names that modules use; the rest is its own business."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kernel.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kernel.application import create_app as create_app
@@ -56,10 +57,4 @@ _HOMES = {
     "Session": "web.session", "get_db": "web.session", "with_session": "web.session",
 }  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'kernel' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"kernel.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -53,7 +53,7 @@ class Application(FastAPI):
     mounts: dict[str, ModuleMount]
     # Routes whose policies create_app has checked, and the kernel's own, each of which decides itself who may ask.
     checked: list[BaseRoute]
-    # Whether FastAPI's own telemetry is in use. It would find that out at every request.
+    # True if FastAPI's own telemetry is in use. FastAPI would determine this at every request.
     is_traced: bool
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -73,7 +73,7 @@ class Application(FastAPI):
 
     @property
     def speaks_websocket(self) -> bool:
-        """Whether a route may answer a WebSocket. Otherwise a request to upgrade is answered as if it had not asked."""
+        """Return whether a route can answer a WebSocket. If not, the server ignores requests to upgrade."""
         modules = [module.router for module in self.kernel.modules if module.router is not None]
         return any(map(speaks_websocket, (*modules, rest_of(self, self.checked))))
 
@@ -241,7 +241,7 @@ def _without_traceback(send: Send, app: Application) -> Send:
 
 
 def _reason(error: BaseException, root: Path) -> str:
-    """What went wrong, and where in the modules if it is not one of our own errors."""
+    """Return the message of an error, with its place in the modules if the error is not the kernel's own."""
     if isinstance(error, ProjectError | DatabaseUnavailable):
         return str(error)
     where = [

@@ -73,7 +73,7 @@ class Mounted:
 
 @dataclass
 class ApplicationBuilder:
-    """What extensions add to one application. `configure` and `assemble` write it; the kernel reads it afterwards."""
+    """The additions of extensions to one application. Their hooks write it; the kernel reads it afterwards."""
 
     settings: "Settings"
     modules: "tuple[DiscoveredModule, ...]"

@@ -1,4 +1,4 @@
-"""What is read of a project, once, before anything is opened: its extensions, settings and modules."""
+"""Read the extensions, settings and modules of a project, once, before anything is opened."""
 
 from collections.abc import Collection
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What `kernel serve` runs: plain uvicorn, unless an extension brings a server of its own."""
+"""The server of `kernel serve`: plain uvicorn, unless an extension brings another one."""
 
 import gc
 from collections.abc import Callable

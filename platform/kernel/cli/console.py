@@ -1,4 +1,4 @@
-"""What the commands share: the kernel of the project, failing with a message, and tables."""
+"""Helpers of the commands: load the kernel of the project, end with an error, print a table."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""What can go wrong in the database, told apart without parsing messages."""
+"""The errors of the database, distinguished without parsing messages."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ _SQLITE_UNAVAILABLE = (
 class DatabaseUnavailable(Exception):
     """The database did not answer, not in time, or had no room: the same request may succeed later."""
 
-    # What callers are told of it.
+    # The detail of the response.
     public = "The database is not available"
 
 
@@ -73,11 +73,11 @@ class TransactionAborted(RuntimeError):
 
 
 class StaleVersion(Exception):
-    """The row has another version than the caller has seen: somebody else changed it meanwhile."""
+    """The row has another version than the one that the caller has read: it was changed meanwhile."""
 
 
 class NotAllowed(Exception):
-    """The row is there for the caller to see, but somebody else's to change."""
+    """The caller may read the row, and may not change it."""
 
 
 class MigrationError(ProjectError):
@@ -126,7 +126,7 @@ def out_of_range(error: OverflowError, statement: str | None) -> DataError:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a driver's error means that the database is down, late, full, busy or shutting down."""
+    """Return whether a driver's error means that the database is down, late, full, busy or shutting down."""
     code = code_of(error)
     return isinstance(error, OSError | TimeoutError) or code.startswith(
         (*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES, *_SQLITE_UNAVAILABLE)

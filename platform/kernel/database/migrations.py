@@ -125,7 +125,7 @@ class History:
             return [str(change) for change in await connection(self._compare)]
 
     def not_compared(self) -> list[str]:
-        """What `drift` cannot see in this database, in words."""
+        """Return the parts that `drift` cannot compare in this database, in words."""
         return self.comparison.not_compared(self.metadata, on_postgresql=self.placement.schema is not None)
 
     async def write(self, message: str) -> Path:

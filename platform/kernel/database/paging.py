@@ -164,12 +164,12 @@ class Sort:
         return _total_order(self.columns, key, descending=self.descending)
 
     def is_own(self, column: InstrumentedAttribute[Any]) -> bool:
-        """Whether a column is one of the rows' own table."""
+        """Return whether a column is one of the rows' own table."""
         return column.parent is self._home
 
     @cached_property
     def is_all_own(self) -> bool:
-        """Whether all columns are."""
+        """Return whether all columns are of the rows' own table."""
         return all(map(self.is_own, self.columns))
 
     def order_by(self) -> list[ColumnElement[Any]]:

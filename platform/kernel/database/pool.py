@@ -103,7 +103,7 @@ class Database:
         """
         self.placement = placement
         self.pooled_by_transaction = pooled_by_transaction
-        # What extensions keep for the database of this module, by its type.
+        # Objects that extensions keep for the database of this module, by type.
         self.values: dict[type, Any] = {}
         self._engines = engines
         options: dict[str, Any] = {}

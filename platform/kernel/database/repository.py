@@ -96,7 +96,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         return await self._count(where, [self._id])
 
     async def exists(self, id_: IDType) -> bool:
-        """Whether there is a row with this primary key."""
+        """Return whether there is a row with this primary key."""
         one: ColumnElement[int] = literal_column("1")
         found = self.select().where(self._id == id_).order_by(None)
         return bool(await self._rows(found.with_only_columns(one, maintain_column_froms=True)))
@@ -333,7 +333,7 @@ class BaseRepository(Generic[ModelType, IDType]):
             raise StaleVersion
 
     def _row(self, id_: IDType, versions: Collection[int] | None) -> list[ColumnElement[bool]]:
-        """What a row must fulfil to be changed."""
+        """Return the condition for a row to be changed."""
         version = statements.version_of(self.model)
         conditions = [self._id == id_] + ([] if versions is None or version is None else [any_of(version, versions)])
         return conditions + ([] if self.own is None else [statements.with_values(self.own, self.known)])
@@ -354,7 +354,7 @@ def _of(model: type[ModelType], only: statements.Condition) -> Select[ModelType]
 
 @lru_cache(1000)
 def _places(sort: Sort, columns: tuple[InstrumentedAttribute[Any], ...]) -> tuple[list[ColumnElement[Any]], list[int]]:
-    """What to select beside `columns` so that each key of the order is selected, and where each of them then is."""
+    """Return the columns to select beside `columns` for the keys of the order, and the position of each key."""
     own = {column.key: place for place, column in enumerate(columns)}
     hidden: list[ColumnElement[Any]] = []
     places: list[int] = []

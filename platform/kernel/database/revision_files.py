@@ -1,4 +1,4 @@
-"""What a folder of migrations says of itself, read without running it or loading Alembic.
+"""The revisions in a folder of migrations, read without running them or loading Alembic.
 
 Every start asks it, and so does `kernel check`: two branches that each add `0002_*.py` merge without a conflict in git,
 and Alembic would take one of them for the whole history.
@@ -57,7 +57,7 @@ def heads(revisions: Mapping[str, Revision | None]) -> set[str]:
 
 
 def conflicts(folder: str, revisions: Mapping[str, Revision | None]) -> Iterator[Conflict]:
-    """What makes the history in `folder` ambiguous: a number that is there twice, several heads, a lost link."""
+    """Yield what makes the history in `folder` ambiguous: a duplicate number, several heads, a missing link."""
     files: dict[str, list[str]] = defaultdict(list)
     for name, one in revisions.items():
         if one is not None:

@@ -1,4 +1,4 @@
-"""Whether tables are at their newest migration: the question of every start, answered without loading Alembic.
+"""Find out whether tables are at their newest migration, at every start and without loading Alembic.
 
 With hundreds of modules, to let Alembic import every migration ever written takes the start seconds.
 """
@@ -16,7 +16,7 @@ _APPLIED = Table("alembic_version", MetaData(), Column("version_num", String(32)
 
 
 async def is_at_head(database: Database, migrations: Path) -> bool:
-    """Whether the newest revision in `migrations` is the one that is applied. If in doubt, no: then Alembic decides.
+    """Return whether the newest revision in `migrations` is applied. In doubt return False: then Alembic decides.
 
     Raises DatabaseUnavailable; MigrationError if there is no newest revision.
     """

@@ -46,7 +46,7 @@ class DatabaseSession(AsyncSession):
         self.lease = Lease()
         self.before_commit: list[Action] = []
         self.after_commit: list[Action] = []
-        # What extensions keep for the database of the module, by its type.
+        # Objects that extensions keep for the database of the module, by type.
         self.values: Mapping[type, Any] = {}
 
     def start_orm(self) -> None:

@@ -1,4 +1,4 @@
-"""What repositories need to know of a model and of a schema that is read from it."""
+"""Properties of models, and of the schemas that are read from them, for repositories."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def version_of(model: Model) -> InstrumentedAttribute[int] | None:
 
 @cache
 def changes_itself(model: Model) -> bool:
-    """Whether an UPDATE that is given no values still sets some: the next version, or the time of the change."""
+    """Return whether an UPDATE without values still sets some: the next version, or the time of the change."""
     return version_of(model) is not None or any(column.onupdate is not None for column in inspect(model).columns)
 
 

@@ -29,7 +29,7 @@ Before = Callable[[str], Awaitable[None]]
 # The timeouts and the deadline of the call that is under way, for the requests that its `Auth` makes: they have none.
 _bounds: ContextVar[dict[str, Any]] = ContextVar("bounds")
 
-# What the client raises where an upstream gives no answer.
+# The client raises this if an upstream does not respond.
 UpstreamFailed = httpx2.TransportError
 
 
@@ -66,7 +66,7 @@ class HttpxRestClientPool:
         self._before = before
         # Each call, with all its tries, goes through it.
         self.around: Around | None = None
-        # What stands between the deadline of a call and the network: retries, for instance.
+        # Wraps the transport, inside the deadline of a call: retries, for instance.
         self.wrap_transport: Callable[[httpx2.AsyncBaseTransport], httpx2.AsyncBaseTransport] = _unchanged
         self._client: httpx2.AsyncClient | None = None
         self._transport: httpx2.AsyncHTTPTransport | None = None

@@ -105,6 +105,11 @@ def discover(
     return tuple(by_name[name] for name in TopologicalSorter(graph).static_order())
 
 
+def has_code(root: Path, name: str) -> bool:
+    """Return whether the project contains this module. One that it does not contain can only run elsewhere."""
+    return (root / "modules" / name / "module.py").is_file()
+
+
 def with_address(sources: Sources, enabled: Collection[str] | None) -> set[str]:
     """Return the modules of the project whose address is set (`IMAGES_URL`) and that ENABLED_MODULES does not name."""
     names = {folder.name for folder in (sources.root / "modules").glob("*")}

@@ -1,4 +1,4 @@
-"""Asking an application under test as somebody, without a provider of tokens."""
+"""Send requests to an application under test as a given caller, without a provider of tokens."""
 
 from starlette.requests import HTTPConnection
 

@@ -177,7 +177,7 @@ def settings(project: Project) -> Settings:
 
 @pytest.fixture
 def fakes(choice: Choice, project: Project) -> Iterator[Fakes]:
-    """What stands in for the modules that do not run. A fake that is asked wrongly fails the test."""
+    """Return the fakes of modules that do not run. A fake that is called wrongly fails the test."""
     fakes = choice.fakes(project)
     yield fakes
     fakes.verify()
@@ -193,7 +193,7 @@ async def application(project: Project, fakes: Fakes) -> AsyncIterator[Applicati
 
 @pytest.fixture
 def callers(application: Application) -> Callers:
-    """Who asks: without it, whoever sends no token may do everything."""
+    """Choose the caller of each request. Without this fixture, requests without a token may do everything."""
     return Callers(application)
 
 

@@ -1,1 +1,1 @@
-"""What Alembic does not compare or write by itself: check constraints, enum types, and types of a module's own."""
+"""Comparisons and migrations beyond plain Alembic: check constraints, enum types, and a module's own types."""

@@ -99,7 +99,7 @@ class Statement:
 
 
 def _is_plain(default: Any) -> bool:
-    """Whether a default is a function without arguments (SQLAlchemy wraps those, and would pass others a cursor)."""
+    """Return whether a default is a function without arguments (SQLAlchemy passes others a cursor)."""
     return bool(default.is_callable) and hasattr(default.arg, "__wrapped__")
 
 

@@ -80,7 +80,7 @@ class Endpoint:
         } | {"field": route.response_field, "dump_json": self._dumps_json}
 
     def takes(self, scope: Scope) -> bool:
-        """Whether the body, if one is read, is labelled as plain JSON; other labels are FastAPI's to judge."""
+        """Return whether the body, if one is read, has the media type of JSON; FastAPI handles other types."""
         return not self._reads_body or _JSON in scope["headers"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -54,7 +54,7 @@ def _row(model: Model, only: Condition, *, of_version: bool) -> list[ColumnEleme
 
 @cache
 def is_one_table(model: Model) -> bool:
-    """Whether its rows are in one table and mean one class, so that the ORM has nothing to add to what is written."""
+    """Return whether the model is mapped to one table without inheritance, so that the ORM adds nothing to a write."""
     mapper: Mapper[Any] = inspect(model)
     return not mapper.inherits and mapper.polymorphic_on is None and len(mapper.tables) == 1
 

@@ -1,4 +1,4 @@
-"""What is known of each upstream: whether to ask it at all, whether to ask it again, and how many calls it may hold."""
+"""The state of each upstream: whether to call it, whether to retry, and how many calls may run at once."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ _FIRST_RETRIES, _MOST_RETRIES = 10.0, 50.0
 class Circuit:
     """A circuit breaker (M. Nygard, Release It!) with a budget of retries and a bulkhead, for one origin.
 
-    While it is open nobody asks. After `open_seconds` one call does, and its end decides. What was under way when it
+    While it is open, no call is made. After `open_seconds` one call is, and its end decides. What was under way when it
     opened may end long after the upstream is well again, so that it says nothing any more.
     """
 
@@ -46,7 +46,7 @@ class Circuit:
         return 0 if self._opened_at is None else max(0.0, self._opened_at + self._open_seconds - time.monotonic())
 
     def admits(self) -> int | None:
-        """None: not now. Else ask, and say with this number how it ended: `note`, or `forget` if it was given up."""
+        """Return None if the circuit is open, else a number with which the call reports its end: `note` or `forget`."""
         if self._opened_at is not None:
             if self._is_tried or self.opens_in() > 0:
                 return None
@@ -72,12 +72,12 @@ class Circuit:
             self._ends.clear()
 
     def forget(self, epoch: int) -> None:
-        """A call was given up by whoever made it, which says nothing."""
+        """Note that the caller gave up a call, which says nothing about the upstream."""
         if epoch == self._epoch:
             self._is_tried = False
 
     def takes_retry(self) -> bool:
-        """Whether a call may be tried again, which is one of the budget's."""
+        """Return whether a call may be retried, and take the retry from the budget."""
         if self._opened_at is not None or self._retries < 1:
             return False
         self._retries -= 1

@@ -215,7 +215,7 @@ def _is_safe_after(error: httpx2.TransportError, request: httpx2.Request, starte
 
 
 def _is_repeatable(request: httpx2.Request) -> bool:
-    """Whether doing it twice is as good as once, and its body is still at hand."""
+    """Return whether a request can be sent twice without harm, and its body is still available."""
     is_idempotent = request.method in _IDEMPOTENT or "idempotency-key" in request.headers
     return is_idempotent and isinstance(request.stream, httpx2.ByteStream)
 

@@ -1,7 +1,8 @@
 """Messages between modules: an outbox and an inbox in each module's tables, a relay, and brokers."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kernel.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kernel.ext.messaging.handlers import subscribe as subscribe
@@ -23,10 +24,4 @@ _HOMES = {
     "upcast": "message",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'kernel.ext.messaging' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"kernel.ext.messaging.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOMES)

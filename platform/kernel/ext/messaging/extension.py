@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import ClassVar
 
 import structlog
@@ -19,7 +18,7 @@ from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.watch import DeliveryWatch
 from kernel.extension import Extension
 from kernel.modules.channel import InternalChannel
-from kernel.modules.discovery import DiscoveredModule, ModuleFiles, with_address
+from kernel.modules.discovery import DiscoveredModule, ModuleFiles, has_code, with_address
 from kernel.modules.manifest import ModuleContext
 from kernel.runtime import Kernel
 from kernel.settings import Fault, SettingsError, SettingsGroup, Sources, read_group
@@ -45,7 +44,7 @@ class Messaging(Extension):
             settings = read_group(MessagingSettings, sources, "MESSAGING_")
         except SettingsError:  # reported with all other faults
             return ()
-        outside = {name for name in settings.subscribers if not _has_code(sources.root, name)}
+        outside = {name for name in settings.subscribers if not has_code(sources.root, name)}
         # A broker connects the processes, without an extension that calls them.
         return outside | (with_address(sources, enabled) if settings.broker_url is not None else set())
 
@@ -143,7 +142,7 @@ class Messaging(Extension):
             if name.partition(".")[0] in publishers
         }
         addresses = kernel.settings.elsewhere
-        unread = [name for name in addresses if not _has_code(root, name)]
+        unread = [name for name in addresses if not has_code(root, name)]
         wanted = {one.partition(".")[0] for found in subscribers.values() for one in found} | {*unread}
         if not publishers:
             return Elsewhere()
@@ -156,7 +155,3 @@ class Messaging(Extension):
             return MessageContext(kernel, module, message_id=message_id)
 
         return ModuleEndpoint(name, module.database, declared.handlers, declared.outbox, declared.inbox, context)
-
-
-def _has_code(root: Path, module: str) -> bool:
-    return (root / "modules" / module / "module.py").is_file()

@@ -75,7 +75,7 @@ class MessagingSettings(SettingsGroup):
 
     @property
     def is_local(self) -> bool:
-        """Whether the application runs on a developer's machine."""
+        """Return whether the application runs on a developer's machine."""
         return self.environment is Environment.LOCAL
 
     @property

@@ -2,12 +2,11 @@
 
 from datetime import datetime
 from enum import StrEnum
-from types import ModuleType
 from typing import Any
 
-from sqlalchemy import Float, Index, String, Table, Text, UniqueConstraint, cast, literal
+from sqlalchemy import Float, Index, String, Text, UniqueConstraint, cast, literal
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -77,15 +76,6 @@ class InboxTable:
     message_id: Mapped[str] = mapped_column(String(32), primary_key=True)
     subscriber: Mapped[str] = mapped_column(String(200), primary_key=True)
     handled_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
-
-
-def table_of(models: ModuleType | None, kind: type[Any]) -> Table | None:
-    """Return the table of this kind that a models.py declares, or None."""
-    if models is None:
-        return None
-    found = [one for one in vars(models).values() if isinstance(one, type) and issubclass(one, kind)]
-    own = [one for one in found if issubclass(one, DeclarativeBase)]
-    return own[0].__table__ if own else None  # type: ignore[return-value]  # a mapped class stands for one table
 
 
 class clock(FunctionElement[datetime]):  # noqa: N801  # a function of SQL

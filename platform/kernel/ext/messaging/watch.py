@@ -33,7 +33,7 @@ PROBLEMS: TypeAdapter[Problems] = TypeAdapter(Problems)
 
 
 class Subscriptions(BaseModel):
-    """What a process asks a publisher in another process: whether these handlers get these messages."""
+    """The question of a subscriber to a publisher in another process: do these handlers get these messages?"""
 
     # The message's name, by subscriber: `events.forget_image: images.image_deleted`.
     subscribers: dict[str, str]

@@ -136,7 +136,7 @@ class BoundedPool(ConnectionPool):
         else:
             gets_one = True
             self._places.release()
-        if self._watchdog is not None:  # on SQLite there is nobody who might not answer
+        if self._watchdog is not None:  # SQLite has no server that could be silent
             try:
                 await self._connect_aside()
             except NO_CONNECTION as error:
@@ -168,7 +168,7 @@ class BoundedPool(ConnectionPool):
     ) -> tuple[ConnectionPoolEntry, Result]:
         """Do something with a connection, and again with a new one if the first was lost before that had an effect.
 
-        So a connection that died while nobody used it is never seen by a request, and none is pinged beforehand.
+        So a request never sees a connection that died while it was idle, and no connection is pinged beforehand.
         """
         for is_last in (False, True):
             entry = await self._take(self.attempt_ping_after, quota)
@@ -216,7 +216,7 @@ class BoundedPool(ConnectionPool):
         if entry.info.get(_ROLE) != role:
             try:
                 await self._set_role(entry, role)
-            except LostConnection:  # it died while nobody used it: a new one, as in `attempt`
+            except LostConnection:  # it died while it was idle: a new one, as in `attempt`
                 entry = await self._take_any(role, ping_after)
                 await self._set_role(entry, role)
         return entry
@@ -278,7 +278,7 @@ class BoundedPool(ConnectionPool):
         entry.info[_ROLE] = role
 
     def _is_open(self, entry: Any) -> bool:
-        """Whether the entry has a connection that is not to be replaced, by SQLAlchemy's own conditions."""
+        """Return whether the entry has a connection that SQLAlchemy would not replace."""
         if entry.dbapi_connection is None or entry.starttime < self._invalidate_time:
             return False
         return self._recycle < 0 or time.time() - entry.starttime <= self._recycle
@@ -357,7 +357,7 @@ class BoundedPool(ConnectionPool):
                 self._next_look = asyncio.get_running_loop().call_later(self.overflow_lingers, self._close_surplus)
 
     def _close_surplus(self) -> None:
-        """Close those above the pool's size that nobody has needed for a while; look again later if there are more."""
+        """Close the connections above the pool's size that were idle for a while; look again if more are left."""
         self._next_look = None
         loop, needed_since = asyncio.get_running_loop(), time.monotonic() - self.overflow_lingers
         while len(self._idle) > self.size():

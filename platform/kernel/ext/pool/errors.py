@@ -1,4 +1,4 @@
-"""What keeps the bounded pool from giving a connection."""
+"""The reasons for which the bounded pool gives no connection."""
 
 from kernel.database.errors import DatabaseUnavailable, MigrationError
 

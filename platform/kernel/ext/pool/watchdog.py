@@ -1,4 +1,4 @@
-"""Whether a database answers at all: asked once somebody has waited for it, and until it does again."""
+"""Detect a silent database: probe it after a request has waited, until it answers again."""
 
 import asyncio
 import time
@@ -92,7 +92,7 @@ class ConnectionWatchdog:
         _log.info("the database answers again")
 
     async def _answers(self, seconds: float) -> bool:
-        """Whether an answer comes within so many seconds in which we listened."""
+        """Return whether an answer arrives within this many seconds of listening."""
         asking = asyncio.ensure_future(self._connect())
         try:
             while (left := await wait_for_reply(asking, seconds)) is not None:

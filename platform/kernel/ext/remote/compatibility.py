@@ -37,7 +37,7 @@ ASSERTIONS = _UNDERSTOOD | _OPAQUE | {"$ref", "$defs", "anyOf", "oneOf"}
 
 
 class Effect(StrEnum):
-    """What a difference does to the side whose description comes first."""
+    """The effect of a difference on the side whose description comes first."""
 
     # One side can refuse what the other sends.
     REFUSED = "refused"
@@ -57,7 +57,7 @@ class Difference:
 
     @property
     def is_breaking(self) -> bool:
-        """Whether one process can refuse what the other sends."""
+        """Return whether one process can refuse a value that the other sends."""
         return self.effect is Effect.REFUSED
 
     def __str__(self) -> str:
@@ -183,7 +183,7 @@ def _read(member: str, sender: Schema, reader: Schema, *, is_ours: bool) -> Iter
 
 @dataclass(frozen=True)
 class _Note:
-    """What happens to one part of a value that is read."""
+    """The treatment of one part of a value that is read."""
 
     text: str
     # The part is left out by the sender, or ignored by the reader. None: the value can be refused.
@@ -399,7 +399,7 @@ def _limit(schema: Schema, bound: str, sign: int) -> tuple[float, bool] | None:
 
 
 def _is_same(key: str, sent: Schema, accepted: Schema) -> bool:
-    """Whether both say the same. A reference only names what can differ."""
+    """Return whether a keyword has the same value in both schemas, without a reference, whose target could differ."""
     return bool(accepted[key] == sent.get(key)) and "$ref" not in str(accepted[key])
 
 

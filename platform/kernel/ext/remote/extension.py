@@ -9,7 +9,7 @@ from kernel.ext.remote.server import PREFIX, ContractServer
 from kernel.ext.remote.settings import InternalSettings
 from kernel.ext.remote.signing import CallSigner
 from kernel.extension import ApplicationBuilder, Extension, Mounted
-from kernel.modules.discovery import contracts_of, with_address
+from kernel.modules.discovery import contracts_of, has_code, with_address
 from kernel.runtime import Kernel
 from kernel.settings import Fault, SettingsGroup, Sources
 
@@ -73,8 +73,7 @@ class Remote(Extension):
 
     def check_start(self, kernel: Kernel) -> Iterator[Fault]:
         settings = kernel.settings
-        modules = settings.root / "modules"
-        names = [name for name in settings.elsewhere if (modules / name / "module.py").is_file()]
+        names = [name for name in settings.elsewhere if has_code(settings.root, name)]
         if names and settings.application.enabled_modules is None and not self.channel.connected:
             variables = ", ".join(f"{name.upper()}_URL" for name in names)
             here = [module.name for module in kernel.modules]

@@ -43,12 +43,12 @@ class InternalSettings(SettingsGroup):
 
     @property
     def can_sign(self) -> bool:
-        """Whether this process can sign calls."""
+        """Return whether this process can sign calls."""
         return bool(self.secret or self.private_key)
 
     @property
     def is_off(self) -> bool:
-        """Whether calls are not signed: in LOCAL, while no key is set."""
+        """Return whether calls are unsigned: in LOCAL, while no key is set."""
         has_keys = self.secret or self.private_key or self.public_keys
         return self.environment is Environment.LOCAL and not has_keys
 

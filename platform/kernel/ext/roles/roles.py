@@ -95,7 +95,7 @@ class Role:
         return (self.name,) if self.schema is None else (self.name, self.owner)
 
     def statements(self, logins: Iterable[str] = ()) -> Iterator[str]:
-        """What makes the roles and their rights, also if they are there.
+        """Return the SQL that makes the roles and their rights, or brings existing ones up to date.
 
         The current user may take both. `logins` may take the serving role: they serve.
         """
@@ -132,7 +132,7 @@ class Role:
         yield "RESET ROLE"
 
     def protection(self) -> str:
-        """What keeps the serving role from changing which migrations are applied, once there is such a table."""
+        """Return the SQL that keeps the serving role from changing which migrations are applied."""
         table = f"{quoted(self.schema or '')}.alembic_version"
         return (
             f"DO $$ BEGIN IF to_regclass({_literal(table)}) IS NOT NULL THEN "
@@ -242,7 +242,7 @@ async def apply_roles(roles: Iterable[Role], config: DatabaseConfig, logins: Ite
 
 
 async def _problems(connection: asyncpg.Connection, role: Role, logins: Iterable[str]) -> list[str]:
-    """What is not as it should be. GRANT only warns where it changes nothing."""
+    """Return what is wrong after the SQL ran: GRANT only warns if it changes nothing."""
     found: list[str] = []
     for login in logins:
         who, serving, owner = _literal(login), _literal(role.name), _literal(role.owner)

@@ -46,7 +46,7 @@ class Metrics:
 
     @property
     def is_served(self) -> bool:
-        """Whether there is a /metrics: in LOCAL for every caller, elsewhere for those that send the token."""
+        """Return whether /metrics is served: in LOCAL to every caller, elsewhere to callers with the token."""
         settings, environment = self._settings, self._kernel.settings.application.environment
         return settings.metrics and (settings.metrics_token is not None or environment is Environment.LOCAL)
 

@@ -1,4 +1,4 @@
-"""What one process counts, as Prometheus' metric families. Imported by the first scrape."""
+"""The counts of one process as Prometheus' metric families. Imported by the first scrape."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -33,7 +33,7 @@ def merged(processes: Iterable[Iterable[Metric]]) -> bytes:
 
 
 class _Collected:
-    """What `generate_latest` takes for a registry."""
+    """A registry for `generate_latest`."""
 
     def __init__(self, found: Iterable[Metric]) -> None:
         self.collect: Callable[[], Iterable[Metric]] = lambda: found
