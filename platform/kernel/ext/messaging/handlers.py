@@ -15,10 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from kernel.database import Database
 from kernel.database.errors import violation_of
 from kernel.errors import ProjectError
+from kernel.ext.messaging.dependencies import Dependency, DependencyError, dependencies_of, resolve
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.message import Message, snake_case
 from kernel.ext.messaging.tables import clock
-from kernel.modules.dependencies import Dependency, DependencyError, dependencies_of, resolve
 from kernel.web.context import CallContext, call_context
 from kernel.web.session import get_db
 
