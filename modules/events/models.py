@@ -5,9 +5,10 @@ import datetime as dt
 from sqlalchemy import Index, String, Text, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel.database import BigId, Timestamps, Versioned, new_metadata, search_vector
+from kernel.database import BigId, Timestamps, Versioned, new_metadata
 from kernel.ext.idempotency import IdempotencyTable
 from kernel.ext.messaging import InboxTable, OutboxTable
+from kernel.ext.search import search_vector
 
 # The text that a search covers. The index serves the query only if both use the same expression.
 SEARCHED_TEXT = "title || ' ' || description || ' ' || location"

@@ -6,7 +6,8 @@ from sqlalchemy import ColumnElement, bindparam, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
-from kernel.database import BaseRepository, Page, Sort, has_words, utc_now
+from kernel.database import BaseRepository, Page, Sort, utc_now
+from kernel.ext.search import has_words
 from modules.events.models import SEARCHED_TEXT, Event
 from modules.events.schemas import EventIn, EventOut, EventQuery, EventSort
 

@@ -6,7 +6,6 @@ from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, ne
 from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
 from kernel.database.pool import AsyncDBPool, Database, Placement, Usage, after_commit
 from kernel.database.repository import BaseRepository
-from kernel.database.search import has_words, search_vector
 from kernel.database.server_session import place_of
 
 __all__ = [
@@ -28,9 +27,7 @@ __all__ = [
     "Versioned",
     "after_commit",
     "any_of",
-    "has_words",
     "new_metadata",
     "place_of",
-    "search_vector",
     "utc_now",
 ]

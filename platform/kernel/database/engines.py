@@ -35,7 +35,6 @@ from kernel.database.errors import (
     is_stale_plan,
     out_of_range,
 )
-from kernel.database.search import add_to_sqlite
 from kernel.database.writes import begin_anew, note_failure, note_write
 from kernel.settings import DatabaseConfig
 
@@ -151,7 +150,6 @@ def sqlite_engine(url: URL, config: DatabaseConfig, pool_class: type[ConnectionP
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
-        add_to_sqlite(connection)
 
     def begin(connection: Connection) -> None:
         # Without IMMEDIATE two transactions that read and then write overwrite each other or fail half way.

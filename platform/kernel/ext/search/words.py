@@ -4,7 +4,8 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, String, bindparam, literal_column
+from sqlalchemy import Boolean, ColumnElement, String, bindparam, event, literal_column
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -36,9 +37,14 @@ def has_words(text: str, query: str) -> ColumnElement[bool] | None:
     return _HasWords(literal_column(text, String()), wanted)
 
 
-def add_to_sqlite(connection: Any) -> None:
-    """Make `has_words` known to a connection to SQLite."""
-    connection.create_function(_FUNCTION, 2, _has_words, deterministic=True)
+def add_function(engine: AsyncEngine) -> None:
+    """Give each new connection to SQLite the function that `has_words` calls there."""
+
+    def add(connection: Any, _record: Any) -> None:
+        connection.create_function(_FUNCTION, 2, _has_words, deterministic=True)
+
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", add)
 
 
 class _HasWords(FunctionElement[bool]):

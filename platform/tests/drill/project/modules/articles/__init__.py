@@ -1,0 +1,1 @@
+"""Articles that are found by their words. This module uses the extension search."""
