@@ -32,8 +32,7 @@ from kernel.web.dispatch import Dispatcher, ModuleMount
 from kernel.web.middleware import RequestContextMiddleware
 from kernel.web.openapi import ANY_FAILURE, document_problems
 from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer
-from kernel.web.routes import rest_of, router_for, speaks_websocket, unknown_kinds
-from kernel.web.sockets import SocketErrors
+from kernel.web.routes import rest_of, router_for, unknown_kinds, unserved_websockets
 
 _log = structlog.get_logger("kernel.application")
 
@@ -41,6 +40,7 @@ _log = structlog.get_logger("kernel.application")
 _GZIP_LEVEL = 5
 # FastAPI would send spans and metrics wherever another library has configured OpenTelemetry to.
 _NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+RouteRule = Callable[[APIRouter], Iterator[str]]
 _MAX_BODY_BYTES_ELSEWHERE = 0  # no route outside the modules reads a body
 
 
@@ -64,18 +64,13 @@ class Application(FastAPI):
         app: ASGIApp = Dispatcher(self, self.mounts, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiler)
         for make in reversed(self.kernel.builder.middleware):
             app = make(app)
-        http = ExceptionMiddleware(app, self.exception_handlers, debug=False)
-        app = SocketErrors(app, http, self.exception_handlers)
+        http: ASGIApp = ExceptionMiddleware(app, self.exception_handlers, debug=False)
+        sockets = self.kernel.builder.websockets
+        app = http if sockets is None else sockets.answer_errors(app, http, self.exception_handlers)
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)
         app = Compression(app, settings.server.gzip_minimum_bytes, _GZIP_LEVEL)
         return self._with_context(app)
-
-    @property
-    def speaks_websocket(self) -> bool:
-        """Return whether a route can answer a WebSocket. If not, the server ignores requests to upgrade."""
-        modules = [module.router for module in self.kernel.modules if module.router is not None]
-        return any(map(speaks_websocket, (*modules, rest_of(self, self.checked))))
 
     def overloaded(self) -> ASGIApp:
         """Return the ASGI application that answers 503 for a request above the limit of the server."""
@@ -99,7 +94,6 @@ class Application(FastAPI):
             cors,
             self.access_log,
             allowed_hosts=settings.server.allowed_hosts,
-            allowed_origins=settings.cors.allow_origins,
             strict_transport=served_over_tls,
         )
 
@@ -124,8 +118,7 @@ class Application(FastAPI):
     def refuse_unchecked(self) -> None:
         """Raise DiscoveryError for a route without a policy that was added to the application itself."""
         added = rest_of(self, self.checked)
-        faults = [*unknown_kinds(added), *(_without_policy(added) if self.kernel.settings.auth.enabled else ())]
-        if faults:
+        if faults := [fault for rule in _route_rules(self.kernel) for fault in rule(added)]:
             raise DiscoveryError(f"outside the modules: {one}" for one in faults)
 
 
@@ -178,10 +171,7 @@ def create_app(
     app.access_log = access_log
     app.is_traced = "telemetry" in kernel.builder.fastapi_options
     app.mounts = {}
-    _refuse(kernel.modules, unknown_kinds)
-    if kernel.settings.auth.enabled:
-        _refuse(kernel.modules, _without_policy)
-    for rule in kernel.builder.route_rules:
+    for rule in (*_route_rules(kernel), *kernel.builder.route_rules):
         _refuse(kernel.modules, rule)
     for module in kernel.modules:
         if module.router is not None:
@@ -202,10 +192,18 @@ def create_app(
     return app
 
 
-def _refuse(modules: Sequence[DiscoveredModule], faults: Callable[[APIRouter], Iterator[str]]) -> None:
+def _route_rules(kernel: Kernel) -> Iterator[RouteRule]:
+    yield unknown_kinds
+    if kernel.settings.auth.enabled:
+        yield _without_policy
+    if kernel.builder.websockets is None:
+        yield unserved_websockets
+
+
+def _refuse(modules: Sequence[DiscoveredModule], rule: RouteRule) -> None:
     """Raise DiscoveryError where a module's router has faults."""
     routers = [(module.name, module.router) for module in modules if module.router is not None]
-    if found := [f"modules/{name}/router.py: {one}" for name, router in routers for one in faults(router)]:
+    if found := [f"modules/{name}/router.py: {one}" for name, router in routers for one in rule(router)]:
         raise DiscoveryError(found)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Scope
 
+    from kernel.application import Application
     from kernel.database import AsyncDBPool
     from kernel.database.migrations import Comparison
     from kernel.gauges import GaugeSource
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kernel.serving import ServerRunner
     from kernel.settings import Fault, Settings, SettingsGroup, Sources
     from kernel.web.dispatch import Compile
+    from kernel.web.middleware import RequestContextMiddleware
 
 GROUP = "kernel.extensions"
 # Functions that add an extension's commands to the command line `kernel`, under the extension's name. They are apart,
@@ -61,6 +63,19 @@ class RequestObserver(Protocol):
 
     def ended(self, scope: "Scope", status: int, seconds: float) -> None:
         """The last byte of the response has been sent, or the caller has left (status 499)."""
+
+
+class WebSocketServer(Protocol):
+    """Serves the WebSocket routes of modules."""
+
+    def serve(self, outer: "RequestContextMiddleware") -> "ASGIApp":
+        """Return the outermost layer of a WebSocket, around the application of `outer`."""
+
+    def answer_errors(self, app: "ASGIApp", http: "ASGIApp", handlers: Mapping[Any, Any]) -> "ASGIApp":
+        """Return a layer that answers the errors of `app` for a WebSocket, and passes requests to `http`."""
+
+    def are_routed(self, app: "Application") -> bool:
+        """Return whether a route may answer a WebSocket. If none does, a server ignores requests to upgrade."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,8 @@ class ApplicationBuilder:
     error_handlers: dict[int | type[Exception], Any] = field(default_factory=dict)
     # Compiles routes in place of FastAPI's own handling; None for one that it leaves to FastAPI.
     compile_endpoint: "Compile | None" = None
+    # None: a WebSocket route stops the start, and a handshake is refused.
+    websockets: WebSocketServer | None = None
     # Options of the FastAPI application.
     fastapi_options: dict[str, Any] = field(default_factory=dict)
     # Makes the comparison of models with tables; None: Alembic's own.

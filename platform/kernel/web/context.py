@@ -37,6 +37,8 @@ class RequestContext(CallContext):
     """The kernel's data about one request. RequestContextMiddleware creates it and puts it into the ASGI scope."""
 
     request_id: str
+    # The largest body, or message of a WebSocket. The dispatcher sets it.
+    max_body_bytes: int = 0
     # The caller, set when it is first needed.
     principal: "Principal | None" = None
     is_identified: bool = False

@@ -26,7 +26,6 @@ from kernel.modules.manifest import ModuleContext
 from kernel.web.context import find_context
 from kernel.web.problems import ContentTooLarge
 from kernel.web.routes import is_plain, rest_of, route_path
-from kernel.web.sockets import bounded
 from kernel.web.validation import bound_errors
 
 # The probes of an orchestrator. They are exempt from limits: a restart because of overload makes the overload worse.
@@ -94,7 +93,8 @@ class Dispatcher:
         path = route_path(scope)
         routes = self._find(path)
         scope["router"] = self._app.router
-        _tell(scope, routes.context)
+        if (context := find_context(scope)) is not None:
+            context.module, context.max_body_bytes = routes.context, routes.max_body_bytes
         if routes.name is not None:
             bind_contextvars(module=routes.name)  # for the log; RequestContextMiddleware resets it
         endpoint: ASGIApp | None = None
@@ -107,17 +107,10 @@ class Dispatcher:
                 endpoint, guards = routes.match(scope, path)
                 if guards and scope["method"] not in WITHOUT_BODY:
                     await _run(guards, scope)
-        else:
-            receive = bounded(receive, routes.max_body_bytes)
         if endpoint is not None:
             await endpoint(scope, receive, send)
-            return
-        try:
-            await routes.by_fastapi(scope, receive, _redirect_relative(scope, send))
-        except HTTPException as error:
-            if error.status_code == 405:
-                error.headers = {**(error.headers or {}), "Allow": ", ".join(sorted(routes.methods(path)))}
-            raise
+        else:
+            await routes.by_fastapi(scope, receive, send, path)
 
     def _find(self, path: str) -> "_Routes":
         segments = _segments(path)
@@ -145,7 +138,16 @@ class _Routes:
         self._router = router
         self._guards_of = guards_of
         self._compile = compile_endpoint
-        self.by_fastapi = AsyncExitStackMiddleware(router)
+        self._fastapi = AsyncExitStackMiddleware(router)
+
+    async def by_fastapi(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
+        """Have FastAPI handle the request."""
+        try:
+            await self._fastapi(scope, receive, _redirect_relative(scope, send))
+        except HTTPException as error:
+            if error.status_code == 405:
+                error.headers = {**(error.headers or {}), "Allow": ", ".join(sorted(self._methods(path)))}
+            raise
 
     def match(self, scope: Scope, path: str) -> tuple[ASGIApp | None, Sequence[Guard]]:
         """Return the compiled handler, or None if FastAPI has to handle the request; and the guards of the route."""
@@ -165,7 +167,7 @@ class _Routes:
             return endpoint, guards
         return None, ()
 
-    def methods(self, path: str) -> set[str]:
+    def _methods(self, path: str) -> set[str]:
         """Return the methods of all routes with this path. Starlette's Allow header names only those of the first."""
         found: set[str] = set()
         for route in iter_route_contexts(self._router.routes):
@@ -236,11 +238,6 @@ def _redirect_relative(scope: Scope, send: Send) -> Send:
         await send(message)
 
     return send_relative
-
-
-def _tell(scope: Scope, module: ModuleContext | None) -> None:
-    if (context := find_context(scope)) is not None:
-        context.module = module
 
 
 def _segments(path: str) -> tuple[str, ...]:

@@ -4,19 +4,16 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from kernel.web.access_log import AccessLog
 from kernel.web.context import RequestContext
 from kernel.web.problems import answer
-from kernel.web.sockets import Handshake, deny
 
 if TYPE_CHECKING:
     from kernel.runtime import Kernel
@@ -27,8 +24,7 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TRACE: Mapping[str, str] = {}
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
-_UNKNOWN_HOST = "The application does not serve this host. Add it to SERVER_ALLOWED_HOSTS."
-_FORBIDDEN_ORIGIN = "Pages of this origin cannot open a WebSocket. Add the origin to CORS_ALLOW_ORIGINS."
+UNKNOWN_HOST = "The application does not serve this host. Add it to SERVER_ALLOWED_HOSTS."
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 # The OWASP REST security cheat sheet's headers for an API that serves no pages.
@@ -44,7 +40,7 @@ _DEFAULT_POLICY = (b"content-security-policy", STRICTEST_POLICY.encode())
 _VARY_ORIGIN = (b"vary", b"Origin")
 _STRICT_TRANSPORT = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
-
+Headers = list[tuple[bytes, bytes]]
 # From the headers of a request: its id, the host, the origin, and its trace as {"traceparent": ...} (W3C Trace
 # Context), which is empty without a trace.
 _Head = tuple[str, str, bytes | None, Mapping[str, str]]
@@ -61,36 +57,35 @@ class RequestContextMiddleware:
         access_log: AccessLog,
         *,
         allowed_hosts: Sequence[str] = ("*",),
-        allowed_origins: Sequence[str] = ("*",),
         strict_transport: bool = False,
     ) -> None:
         """Send requests of web pages (with an Origin header) through `cors`, and all others straight to `app`.
 
         `allowed_hosts` are names or `*.suffix`; `("*",)` allows all.
         """
-        self._app = app
+        self.app = app
         self._cors = cors
-        self._access_log = access_log
-        self._kernel = kernel
-        self._observers = tuple(kernel.builder.observers)
+        self.access_log = access_log
+        self.kernel = kernel
+        self.observers = tuple(kernel.builder.observers)
         self._trace_of = kernel.builder.trace_of
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset((*allowed_hosts, *_LOOPBACK))
         self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
-        self._any_origin = "*" in allowed_origins
-        self._origins = frozenset(allowed_origins)
+        sockets = kernel.builder.websockets
+        self._websocket = _close if sockets is None else sockets.serve(self)
         self._headers = (*_SECURITY_HEADERS, _STRICT_TRANSPORT) if strict_transport else _SECURITY_HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await (self._serve_websocket if scope["type"] == "websocket" else self._app)(scope, receive, send)
+            await (self._websocket if scope["type"] == "websocket" else self.app)(scope, receive, send)
             return
         started_at = time.perf_counter()
-        request_id, host, origin, trace = self._read_head(scope)
-        context = RequestContext(self._kernel, request_id=request_id)
+        request_id, host, origin, trace = self.read_head(scope)
+        context = RequestContext(self.kernel, request_id=request_id)
         context.attach(scope)
         status = 0
-        for observer in self._observers:
+        for observer in self.observers:
             observer.started(scope)
 
         async def send_with_headers(message: Message) -> None:
@@ -98,7 +93,7 @@ class RequestContextMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = message["headers"] = list(message.get("headers", ()))
-                self._complete(headers, context)
+                self.complete(headers, context)
                 if origin is None:
                     headers.append(_VARY_ORIGIN)
                 headers.append((b"x-request-id", request_id.encode()))
@@ -106,10 +101,10 @@ class RequestContextMiddleware:
 
         bound = bind_contextvars(request_id=request_id, module=None, **trace)  # the dispatcher sets the module
         try:
-            if self._any_host or self._is_allowed(host):
-                await (self._app if origin is None else self._cors)(scope, receive, send_with_headers)
+            if self._any_host or self.is_allowed(host):
+                await (self.app if origin is None else self._cors)(scope, receive, send_with_headers)
             else:
-                refusal = answer(Request(scope), 400, _UNKNOWN_HOST)
+                refusal = answer(Request(scope), 400, UNKNOWN_HOST)
                 await refusal(scope, receive, send_with_headers)
         except Exception as error:
             # The error handlers are further inside: this error came after the response had begun, or from a handler.
@@ -123,48 +118,7 @@ class RequestContextMiddleware:
             self._end(scope, status, time.perf_counter() - started_at, trace.get("traceparent"))
             reset_contextvars(**bound)
 
-    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started_at = time.perf_counter()
-        request_id, host, origin, trace = self._read_head(scope)
-        context = RequestContext(self._kernel, request_id=request_id)
-        context.attach(scope)
-        handshake = Handshake(send, request_id, partial(self._complete, context=context))
-        bound = bind_contextvars(request_id=request_id, module=None, **trace)
-        for observer in self._observers:
-            observer.started(scope)
-        try:
-            refusal = self._refuse_websocket(scope, origin, host.lower())
-            if refusal is None:
-                await self._app(scope, receive, handshake.send)
-            else:
-                await deny(refusal, scope, receive, handshake.send)
-        except Exception as error:
-            _errors.error("unexpected error outside the application", exc_info=error)
-            if handshake.status:
-                raise
-            await deny(answer(HTTPConnection(scope), 500), scope, receive, handshake.send)
-        finally:
-            shown, status = {**scope, "method": "WEBSOCKET"}, handshake.status or 499
-            for observer in self._observers:
-                observer.ended(shown, status, (handshake.ended_at or time.perf_counter()) - started_at)
-            self._access_log(shown, status, time.perf_counter() - started_at, trace.get("traceparent"))
-            reset_contextvars(**bound)
-
-    def _refuse_websocket(self, scope: Scope, origin: bytes | None, host: str) -> Response | None:
-        """Return the response that refuses a handshake, or None.
-
-        CORS does not cover WebSockets: without this check a page of any origin could open one, with the user's cookies.
-        """
-        if not (self._any_host or self._is_allowed(host)):
-            return answer(HTTPConnection(scope), 400, _UNKNOWN_HOST)
-        if origin is None or self._any_origin:
-            return None
-        given = origin.decode("latin-1").lower()
-        if given in self._origins or given in {f"http://{host}", f"https://{host}"}:
-            return None
-        return answer(HTTPConnection(scope), 403, _FORBIDDEN_ORIGIN)
-
-    def _complete(self, headers: list[tuple[bytes, bytes]], context: RequestContext) -> None:
+    def complete(self, headers: Headers, context: RequestContext) -> None:
         """Add the headers that every response gets."""
         for name, value in headers:
             if name == b"content-security-policy":
@@ -177,15 +131,18 @@ class RequestContextMiddleware:
         headers.extend(context.response_headers)
 
     def _end(self, scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
-        for observer in self._observers:
+        for observer in self.observers:
             observer.ended(scope, status, seconds)
-        self._access_log(scope, status, seconds, traceparent)
+        self.access_log(scope, status, seconds, traceparent)
 
-    def _is_allowed(self, host: str) -> bool:
+    def is_allowed(self, host: str) -> bool:
+        """Return whether the application serves this value of the header Host."""
+        if self._any_host:
+            return True
         found = _HOST.fullmatch(host.lower())
         return found is not None and (found[1] in self._hosts or found[1].endswith(self._suffixes))
 
-    def _read_head(self, scope: Scope) -> _Head:
+    def read_head(self, scope: Scope) -> _Head:
         """Read the headers. The id is the caller's `X-Request-ID` if it fits a log line, else 128 random bits."""
         request_id, host, origin, trace = "", "", None, _NO_TRACE
         for name, value in scope["headers"]:
@@ -201,3 +158,8 @@ class RequestContextMiddleware:
         if self._trace_of is not None:
             trace = self._trace_of(scope) or trace
         return request_id or os.urandom(16).hex(), host, origin, trace
+
+
+async def _close(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Refuse the handshake of a WebSocket, which only an extension can serve: the server answers 403."""
+    await send({"type": "websocket.close", "code": 1008})

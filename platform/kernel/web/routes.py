@@ -69,6 +69,16 @@ def unknown_kinds(router: APIRouter) -> Iterator[str]:
             )
 
 
+def unserved_websockets(router: APIRouter) -> Iterator[str]:
+    """Yield an error for each WebSocket route; for an application in which no extension serves WebSockets."""
+    for route in routes_of(router):
+        if isinstance(route.original_route, WebSocketRoute):
+            yield (
+                f"{paths_of(route)[0]} is a WebSocket route, and the extension that serves WebSockets is not in use: "
+                "install `websockets`, or remove the route."
+            )
+
+
 def router_for(app: FastAPI, router: APIRouter, prefix: str) -> APIRouter:
     """Return a router that serves a module's routes below a prefix, as they are now: see `served_copy`."""
     outer = _outer(app)
@@ -95,14 +105,6 @@ def _outer(app: FastAPI) -> APIRouter:
 async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
     """Raise 404, also for a WebSocket, which Starlette would answer with 403."""
     raise HTTPException(404)
-
-
-def speaks_websocket(router: APIRouter) -> bool:
-    """Return whether a router, a router in it, or a mounted application may answer a WebSocket."""
-    return any(
-        speaks_websocket(route.original_router) if isinstance(route, _IncludedRouter) else not isinstance(route, Route)
-        for route in router.routes
-    )
 
 
 def served_copy(router: APIRouter) -> APIRouter:

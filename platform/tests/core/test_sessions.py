@@ -402,7 +402,7 @@ async def test_a_later_statement_on_a_changed_table_may_be_repeated(pool: AsyncD
 ROUTER = """
 import asyncio
 from collections.abc import AsyncIterator
-from fastapi import APIRouter, BackgroundTasks, Request, WebSocket
+from fastapi import APIRouter, BackgroundTasks, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
@@ -484,13 +484,6 @@ async def late_provider(request: Request, session: Session, url: str) -> int:
     await session.flush()
     return (await module_context(request).http.get_client().get(url)).status_code
 
-@router.websocket("/socket")
-async def socket(websocket: WebSocket, session: Session) -> None:
-    await websocket.accept()
-    while True:
-        await websocket.receive_text()
-        await websocket.send_text(str(len((await session.execute(select(Thing))).all())))
-
 @router.get("/count")
 async def count(session: Session) -> int:
     return len((await session.execute(select(Thing))).all())
@@ -561,56 +554,6 @@ async def test_a_timeout_of_a_handler_is_no_outage(running: tuple[Application, h
     _, client = running
     answer = await client.get(f"{THINGS}/timeout")
     assert (answer.status_code, answer.json()) == (200, "too slow")
-
-
-class Socket:
-    """One end of a WebSocket of the application, as a server would drive it."""
-
-    def __init__(self, app: Application, path: str) -> None:
-        self.received: asyncio.Queue[Any] = asyncio.Queue()
-        self.sent: asyncio.Queue[Any] = asyncio.Queue()
-        scope = {
-            "type": "websocket",
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "query_string": b"",
-            "scheme": "ws",
-            "headers": [(b"host", b"test")],
-            "client": ("127.0.0.1", 1),
-            "server": ("test", 80),
-            "subprotocols": [],
-            "state": {},
-            "extensions": {},
-        }
-        self.received.put_nowait({"type": "websocket.connect"})
-        self._task = asyncio.create_task(app(scope, self.received.get, self.sent.put))
-
-    async def ask(self) -> str:
-        """Send a message and return the answer."""
-        self.received.put_nowait({"type": "websocket.receive", "text": "?"})
-        while (message := await asyncio.wait_for(self.sent.get(), 10))["type"] != "websocket.send":
-            pass
-        return str(message["text"])
-
-    async def close(self) -> None:
-        """Disconnect, and wait until the handler has ended."""
-        self.received.put_nowait({"type": "websocket.disconnect", "code": 1000})
-        await asyncio.wait([self._task], timeout=10)
-
-
-async def test_open_websockets_hold_no_connection_between_their_messages(
-    running: tuple[Application, httpx2.AsyncClient],
-) -> None:
-    """12 WebSockets that read stay open with a pool of 3 + 2."""
-    app, client = running
-    sockets = [Socket(app, f"{THINGS}/socket") for _ in range(12)]
-    assert [await socket.ask() for socket in sockets] == ["0"] * 12
-    assert await drained(app.kernel.pool.database("things")) == 0
-    assert (await client.get(f"{THINGS}/count")).status_code == 200
-    for socket in sockets:
-        await socket.close()
-    assert await drained(app.kernel.pool.database("things")) == 0
 
 
 # Stop and start

@@ -21,6 +21,7 @@ WITHOUT_A_MODULE = {
     "roles",
     "server",
     "telemetry",
+    "websockets",
 }
 
 

@@ -212,11 +212,12 @@ def _end_within(seconds: float, code: int) -> None:
 
 
 def _config(app: Application, sock: ServerSettings, process: ServerProcessSettings) -> uvicorn.Config:
+    sockets = app.kernel.builder.websockets
     return uvicorn.Config(
         app,
         http=Connection,
-        # The dispatcher limits a message to the max_body_bytes of its module; this is the largest of them.
-        ws="kernel.ext.server.websockets:WebSocketConnection" if app.speaks_websocket else "none",
+        ws="kernel.ext.server.websockets:WebSocketConnection" if sockets and sockets.are_routed(app) else "none",
+        # A message is limited to the max_body_bytes of its module; this is the largest of them.
         ws_max_size=max((one.settings.max_body_bytes for one in app.kernel.contexts.values()), default=1),
         lifespan="on",
         log_config=None,

@@ -1,7 +1,6 @@
-"""WebSockets: answers to errors of their handlers, and a limit on the size of a message."""
+"""Answers to errors of a WebSocket's handler, and the limit on the size of a message."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -11,35 +10,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from kernel.web.context import find_context
 from kernel.web.problems import ContentTooLarge
 
 # RFC 6455, section 7.4, and the registry of IANA.
 _NORMAL, _POLICY, _TOO_LARGE, _INTERNAL, _TRY_AGAIN = 1000, 1008, 1009, 1011, 1013
 _MAX_REASON_BYTES = 123
-
-
-class Handshake:
-    """Wraps the `send` of a WebSocket: records the status of the handshake and completes its headers."""
-
-    def __init__(self, send: Send, request_id: str, complete: Callable[[list[tuple[bytes, bytes]]], None]) -> None:
-        self._send = send
-        self._request_id = request_id
-        self._complete = complete
-        # 101 after the WebSocket was accepted; 0 until there is a response.
-        self.status = 0
-        self.ended_at = 0.0
-
-    async def send(self, message: Message) -> None:
-        """Send a message and record the end of the handshake."""
-        if not self.status:
-            self.ended_at = time.perf_counter()
-            self.status = 101 if message["type"] == "websocket.accept" else message.get("status", 403)
-            if message["type"] != "websocket.close":
-                headers = message["headers"] = list(message.get("headers", ()))
-                headers.append((b"x-request-id", self._request_id.encode()))
-                if self.status != 101:
-                    self._complete(headers)
-        await self._send(message)
 
 
 class SocketErrors:
@@ -68,7 +44,7 @@ class SocketErrors:
 
         code, reason = _NORMAL, ""
         try:
-            await self._app(scope, receive, send_noting)
+            await self._app(scope, _bounded(scope, receive), send_noting)
         except WebSocketDisconnect:
             return
         except WebSocketException as error:
@@ -98,15 +74,16 @@ async def deny(response: Response, scope: Scope, receive: Receive, send: Send) -
         await send({"type": "websocket.close", "code": _code(response.status_code)})
 
 
-def bounded(receive: Receive, limit: int) -> Receive:
-    """Return `receive` with a limit on the size of each message. Raises ContentTooLarge."""
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    """Limit the size of each message to that of a body, which the dispatcher sets. Raises ContentTooLarge."""
+    context = find_context(scope)
 
     async def receive_bounded() -> Message:
         message = await receive()
         text = message.get("text")
         size = len(message.get("bytes") or b"") if text is None else len(text.encode())
-        if size > limit:
-            raise ContentTooLarge(f"The message is too large: at most {limit:,} bytes.")
+        if context is not None and size > context.max_body_bytes:
+            raise ContentTooLarge(f"The message is too large: at most {context.max_body_bytes:,} bytes.")
         return message
 
     return receive_bounded
