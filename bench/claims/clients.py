@@ -14,7 +14,7 @@ import uvloop
 from bench.claims.processes import ROOT
 from bench.claims.reporting import Finding, interleaved, say, verdict
 from bench.claims.upstream import KINDS, Kind, Upstream, upstream
-from kernel.http_client.client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool
 from kernel.testing import settings_for
 
 _CLAIMED = 5

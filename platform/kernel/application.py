@@ -20,7 +20,7 @@ from kernel.auth.policy import NO_POLICY, document_scopes, guards_of, unguarded
 from kernel.database import DatabaseUnavailable
 from kernel.errors import ProjectError
 from kernel.extension import Extension
-from kernel.http_client.client import UpstreamFailed
+from kernel.http_client import UpstreamFailed
 from kernel.modules.contracts import Contract, ContractUnavailable
 from kernel.modules.discovery import DiscoveredModule, DiscoveryError
 from kernel.project import load_project

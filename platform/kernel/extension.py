@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kernel.database.migrations import Comparison
     from kernel.gauges import GaugeSource
     from kernel.health import Check
-    from kernel.http_client.client import HttpxRestClientPool
+    from kernel.http_client import HttpxRestClientPool
     from kernel.modules.channel import InternalChannel
     from kernel.modules.contracts import CallRule, Contract
     from kernel.modules.discovery import DiscoveredModule, ModuleFiles

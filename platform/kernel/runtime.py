@@ -16,7 +16,7 @@ from kernel.database.revisions import is_at_head
 from kernel.database.server_session import place_of
 from kernel.extension import ApplicationBuilder, Extension, load_extensions
 from kernel.health import Check, Degraded
-from kernel.http_client.client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool
 from kernel.modules.contracts import CallRule, Contract, local_client
 from kernel.modules.discovery import DiscoveredModule, discover
 from kernel.modules.manifest import ModuleContext

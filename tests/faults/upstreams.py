@@ -15,13 +15,13 @@ from pathlib import Path
 import httpx2
 import trustme
 
-from kernel.http_client.client import CircuitOpen
+from kernel.http_client import CircuitOpen
 from tests.core.https_server import Call, Drop, Handler, Hang, HttpServer, Reply, tls_context
 from tests.faults.harness import Result, percentiles, until_serving
 from tests.faults.prober import probing
 from tests.faults.proxy import FaultProxy, Mode
 from tests.faults.served import Served, project
-from tests.http_retries.pools import circuits_of, retrying_pool
+from tests.http_resilience.pools import circuits_of, retrying_pool
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 

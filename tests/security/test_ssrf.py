@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from PIL import Image
 
-from kernel.http_client.client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool
 from kernel.settings import HttpClientSettings
 from tests.modules.images.pictures import picture
 from tests.security.forms import IMAGES, form, part

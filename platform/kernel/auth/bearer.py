@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from kernel.auth import local_key
 from kernel.auth.jwks import Keys
 from kernel.auth.principal import Principal
-from kernel.http_client.client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool
 from kernel.settings import AuthSettings, Environment
 from kernel.web.problems import Unauthorized
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kernel.http_client.client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool
 from kernel.settings import AuthSettings, without_credentials
 from kernel.web.problems import Unavailable
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
 from kernel.database import Database
-from kernel.http_client.client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool
 from kernel.modules.contracts import CallRule, Contract
 from kernel.settings import ModuleSettings
 from kernel.web.context import CurrentContext, request_context

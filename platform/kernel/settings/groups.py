@@ -286,16 +286,13 @@ class HttpClientSettings(SettingsGroup):
     max_connections: int = Field(100, ge=1)
     max_keepalive_connections: int = Field(20, ge=0)
     keepalive_expiry_seconds: float = Field(30, gt=0)
-    http2: bool = True
     connect_timeout_seconds: float = Field(5, gt=0)
-    # Per chunk. The total timeout limits an upstream that sends slowly.
+    # Per part of a response.
     read_timeout_seconds: float = Field(10, gt=0)
     write_timeout_seconds: float = Field(10, gt=0)
     pool_timeout_seconds: float = Field(5, gt=0)
-    # For one call including all retries and the whole body.
+    # For one call including redirects, retries and the body.
     total_timeout_seconds: float = Field(30, gt=0)
-    # The largest body of a response, both before and after decompression.
-    max_answer_bytes: int = Field(100 << 20, ge=1)
     # A PEM file of certificates to trust in addition to the system's.
     ca_file: Path | None = None
 

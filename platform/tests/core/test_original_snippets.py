@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from kernel.application import Application, create_app
 from kernel.database import AsyncDBPool, BaseRepository, new_metadata
-from kernel.http_client.client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool
 from kernel.running import NoSingleApplication
 from kernel.settings import DatabaseConfig
 from kernel.testing import settings_for

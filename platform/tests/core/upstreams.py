@@ -112,12 +112,6 @@ def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def http2_server(authority: trustme.CA) -> Callable[[Handler], HttpServer]:
-    return lambda handler: HttpServer(handler, tls_context(authority, "h2"))
-
-
-@pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
-def either_server(request: pytest.FixtureRequest, authority: trustme.CA) -> Callable[[Handler], HttpServer]:
-    """A server of each protocol in turn, over TLS."""
-    protocol = "h2" if request.param == "HTTP/2" else "http/1.1"
-    return lambda handler: HttpServer(handler, tls_context(authority, protocol))
+def tls_server(authority: trustme.CA) -> Callable[[Handler], HttpServer]:
+    """Return a server that offers HTTP/1.1 over TLS. platform/tests/http2 replaces it by one that offers HTTP/2."""
+    return lambda handler: HttpServer(handler, tls_context(authority, "http/1.1"))

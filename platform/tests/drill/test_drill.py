@@ -15,7 +15,7 @@ WITHOUT_A_MODULE = {
     "autogenerate",
     "boundaries",
     "fast",
-    "http_retries",
+    "http_resilience",
     "pool",
     "remote",
     "roles",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from kernel.database import Database, DatabaseUnavailable
 from kernel.database.errors import PoolExhausted, code_of
-from kernel.http_client.client import is_outage as is_upstream_outage
+from kernel.http_client import is_outage as is_upstream_outage
 from kernel.modules.contracts import ContractBroken, ContractUnavailable
 
 _STATEMENT_TIMED_OUT = "57014"

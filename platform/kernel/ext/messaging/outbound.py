@@ -3,7 +3,7 @@
 from kernel.ext.messaging.inbound import NOT_YET, SERVICE, Posted
 from kernel.ext.messaging.outages import Failed, Outage
 from kernel.ext.messaging.outbox import Delivery
-from kernel.http_client.client import OUTAGES
+from kernel.http_client import OUTAGES
 from kernel.modules.channel import ChannelError, InternalChannel, ModuleUnreachable
 
 

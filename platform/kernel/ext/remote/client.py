@@ -19,7 +19,7 @@ from kernel.ext.remote.compatibility import compare
 from kernel.ext.remote.signing import CallSigner
 from kernel.ext.remote.wire import DESCRIBED, Described, WireContract, WireMethod, describe
 from kernel.health import Degraded
-from kernel.http_client.client import OUTAGES, CircuitOpen, HttpxRestClientPool
+from kernel.http_client import OUTAGES, CircuitOpen, HttpxRestClientPool
 from kernel.modules.channel import ChannelError, ModuleUnreachable, Reply, SharedModel
 from kernel.modules.contracts import CallRule, Contract, ContractBroken, ContractError, ContractUnavailable
 from kernel.settings import HttpClientSettings
@@ -31,6 +31,21 @@ _log = structlog.get_logger("kernel.ext.remote")
 
 class ContractsDiffer(Exception):
     """The provider's contracts or messages do not fit those of this process. Names the members."""
+
+
+class SigningTransport(httpx2.AsyncBaseTransport):
+    """Signs each attempt of a call to another process: the other side accepts a signature once."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if (sign := request.extensions.get("sign")) is not None:
+            sign(request)
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 class RemoteModule:
@@ -111,8 +126,7 @@ class RemoteModule:
             if token is not None:
                 request.headers["Authorization"] = f"Bearer {token}"
 
-        # Each attempt gets a new token: the other side accepts a token once.
-        extensions = {"total_timeout": seconds, "sign": sign}
+        extensions = {"total_timeout": seconds, "sign": sign, "is_internal": True}
         timeout = client.timeout
         if reads_for is not None:
             timeout = httpx2.Timeout(connect=timeout.connect, read=reads_for, write=timeout.write, pool=timeout.pool)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from kernel.ext.remote.channel import HttpChannel
-from kernel.ext.remote.client import RemoteModule
+from kernel.ext.remote.client import RemoteModule, SigningTransport
 from kernel.ext.remote.server import PREFIX, ContractServer
 from kernel.ext.remote.settings import InternalSettings
 from kernel.ext.remote.signing import CallSigner
@@ -36,6 +36,7 @@ class Remote(Extension):
     def configure(self, app: ApplicationBuilder) -> None:
         settings = app.settings
         self._signer = CallSigner(settings.group(InternalSettings))
+        app.http.transports.insert(0, SigningTransport)
         used = {name for module in app.modules for name in module.manifest.depends_on} & settings.elsewhere.keys()
         modules = {
             name: RemoteModule(

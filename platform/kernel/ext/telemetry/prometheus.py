@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 
+from kernel.ext.telemetry.http_connections import http_connections
 from kernel.ext.telemetry.meter import BUCKETS, Meter
 from kernel.gauges import Gauge
 from kernel.runtime import Kernel
@@ -97,5 +98,4 @@ def _of_pools(kernel: Kernel) -> Iterator[Gauge]:
     ):
         rows = [((one.name,), getattr(one, name)) for one in shares]
         yield Gauge(f"database_module_{name}", text, ("module",), rows)
-    connections = [((state,), number) for state, number in kernel.http.usage()]
-    yield Gauge("http_client_connections", "Connections to upstreams.", ("state",), connections)
+    yield from http_connections(kernel.http)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from kernel.http_client.client import HttpxRestClientPool
+from kernel.http_client import HttpxRestClientPool
 from tests.core.https_server import Call, Drop, Handler, Hang, HttpServer, Reply
 from tests.core.upstreams import (
     DRIP,
@@ -28,7 +28,7 @@ from tests.core.upstreams import (
     read_streamed,
     shown,
 )
-from tests.http_retries.pools import circuits_of, retrying_pool
+from tests.http_resilience.pools import circuits_of, retrying_pool
 
 pytestmark = pytest.mark.integration
 
@@ -85,10 +85,10 @@ async def test_an_answer_that_would_not_change_is_returned_at_once(
 @pytest.mark.parametrize("failure", [Reply(503), Drop()], ids=shown)
 async def test_both_protocols_are_retried_alike(
     pool: Callable[..., HttpxRestClientPool],
-    either_server: Callable[[Handler], HttpServer],
+    tls_server: Callable[[Handler], HttpServer],
     failure: Reply | Drop,
 ) -> None:
-    async with either_server(first(failure)) as server, pool() as opened:
+    async with tls_server(first(failure)) as server, pool() as opened:
         client = opened.get_client()
         assert (await client.put(server.url, content=b"new")).status_code == 200
         assert [call.body for call in server.calls] == [b"new", b"new"]
@@ -166,9 +166,9 @@ async def test_a_failed_answer_is_read_so_that_its_connection_serves_the_next_tr
 
 
 async def test_a_failed_answer_that_drips_does_not_hold_up_the_next_try(
-    pool: Callable[..., HttpxRestClientPool], either_server: Callable[[Handler], HttpServer]
+    pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
-    async with either_server(first(Reply(503, body=b"." * 200, drip_seconds=0.05))) as server, pool() as opened:
+    async with tls_server(first(Reply(503, body=b"." * 200, drip_seconds=0.05))) as server, pool() as opened:
         assert (await opened.get_client().get(server.url)).status_code == 200
     assert gap(server) < 5  # the whole of it takes ten
 
@@ -279,26 +279,3 @@ async def test_all_tries_share_one_deadline(pool: Callable[..., HttpxRestClientP
             await opened.get_client().get(server.url)
         assert time.monotonic() - started < 1.5
     assert 1 < len(server.calls) < 5
-
-
-async def test_a_call_that_timed_out_on_http2_does_not_fail_others(
-    pool: Callable[..., HttpxRestClientPool], http2_server: Callable[[Handler], HttpServer]
-) -> None:
-    """httpcore2 2.16 fails all calls of the connection with the first, however short they have waited themselves."""
-    is_waiting = asyncio.Event()
-
-    async def handler(call: Call) -> Reply | Hang:
-        if call.path == "/other" and call.attempt > 1:
-            return Reply()
-        is_waiting.set()
-        return Hang()
-
-    async with http2_server(handler) as server, pool(read_timeout_seconds=0.5) as opened:
-        client = opened.get_client()
-        slow = asyncio.create_task(client.get(f"{server.url}/slow"))
-        await is_waiting.wait()
-        await asyncio.sleep(0.1)
-        assert (await client.get(f"{server.url}/other")).status_code == 200
-        with pytest.raises(httpx2.ReadTimeout):
-            await slow
-    assert [call.path for call in server.calls] == ["/slow", "/other", "/other"]

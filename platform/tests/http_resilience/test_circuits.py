@@ -2,19 +2,16 @@
 
 import asyncio
 import contextlib
-import gzip
-import tracemalloc
-import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import httpx2
 import pytest
 
-from kernel.ext.http_retries import circuit_breaker as circuits
-from kernel.ext.http_retries.circuit_breaker import Circuit
-from kernel.http_client.client import CircuitOpen, HttpxRestClientPool
+from kernel.ext.http_resilience import circuit_breaker as circuits
+from kernel.ext.http_resilience.circuit_breaker import Circuit
+from kernel.http_client import CircuitOpen, HttpxRestClientPool
 from tests.core.https_server import Call, HttpServer, Reply
-from tests.http_retries.pools import circuits_of, retrying_pool
+from tests.http_resilience.pools import circuits_of, retrying_pool
 
 
 class Clock:
@@ -220,60 +217,3 @@ async def test_an_upstream_holds_no_more_than_its_share() -> None:
             with pytest.raises(httpx2.PoolTimeout, match="all its places"):
                 await client.get(server.url)
         assert (await client.get(server.url)).status_code == 200
-
-
-@pytest.mark.integration
-async def test_an_answer_that_is_too_large_is_not_read() -> None:
-    async with answering(lambda: 200) as server, pool(max_answer_bytes=999) as opened:
-        with pytest.raises(httpx2.RemoteProtocolError, match="HTTP_CLIENT_MAX_ANSWER_BYTES"):
-            await opened.get_client().get(server.url)
-
-
-async def whole(answer: httpx2.Response) -> None:
-    await answer.aread()
-
-
-async def in_parts(answer: httpx2.Response) -> None:
-    [None async for _ in answer.aiter_bytes(1000)]
-
-
-async def by_line(answer: httpx2.Response) -> None:
-    [None async for _ in answer.aiter_lines()]
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, gzip"])
-@pytest.mark.parametrize("read", [whole, in_parts, by_line])
-async def test_an_answer_that_is_too_large_when_decompressed_is_not_kept_in_memory(
-    coding: str, read: Callable[[httpx2.Response], Awaitable[None]]
-) -> None:
-    """A thousand compressed bytes become a million: 1.5 MB took 1.3 GB."""
-    body = b"x" * 50_000_000
-    for one in coding.split(", "):
-        body = gzip.compress(body) if one == "gzip" else zlib.compress(body)
-
-    async def handler(_call: Call) -> Reply:
-        return Reply(200, {"content-encoding": coding}, body)
-
-    async with (
-        HttpServer(handler) as server,
-        pool(max_answer_bytes=2_000_000) as opened,
-        opened.get_client().stream("GET", server.url) as answer,
-    ):
-        tracemalloc.start()
-        with pytest.raises(httpx2.RemoteProtocolError, match="HTTP_CLIENT_MAX_ANSWER_BYTES"):
-            await read(answer)
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert most < 20_000_000
-
-
-@pytest.mark.integration
-async def test_an_answer_that_fits_when_decompressed_is_read_whole() -> None:
-    async def handler(_call: Call) -> Reply:
-        return Reply(200, {"content-encoding": "gzip"}, gzip.compress(b"x" * 1000))
-
-    async with HttpServer(handler) as server, pool(max_answer_bytes=1000) as opened:
-        answer = await opened.get_client().get(server.url)
-        assert answer.content == b"x" * 1000
-        assert [part async for part in answer.aiter_bytes()] == [b"x" * 1000]

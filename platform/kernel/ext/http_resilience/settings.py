@@ -1,4 +1,4 @@
-"""How often a call is tried again, and when an upstream is given a rest."""
+"""The settings of retries, circuit breakers and limits."""
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -6,8 +6,8 @@ from pydantic_settings import SettingsConfigDict
 from kernel.settings.groups import SettingsGroup
 
 
-class RetrySettings(SettingsGroup):
-    """Retries and circuit breakers of the HTTP client. Times are in seconds."""
+class ResilienceSettings(SettingsGroup):
+    """Retries, circuit breakers and limits of the HTTP client. Times are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="HTTP_CLIENT_")
 
@@ -19,3 +19,5 @@ class RetrySettings(SettingsGroup):
     # The first pause between tries; it doubles, with full jitter, up to the longest.
     backoff_seconds: float = Field(0.1, gt=0)
     max_backoff_seconds: float = Field(2, gt=0)
+    # The largest body of a response, both before and after decompression.
+    max_answer_bytes: int = Field(100 << 20, ge=1)

@@ -1,4 +1,4 @@
-"""The faults of httpcore2 that `kernel.http_client.http2_patch` repairs, each with the patch and without it.
+"""The faults of httpcore2 that `kernel.ext.http2.patch` repairs, each with the patch and without it.
 
 A case without the patch fails as soon as httpcore2 repairs the fault. Remove that part of the patch then.
 """
@@ -14,7 +14,7 @@ import h2.exceptions
 import httpcore2
 import pytest
 
-from kernel.http_client import http2_patch
+from kernel.ext.http2 import patch as http2_patch
 
 URL = "https://upstream.example/"
 WINDOW_BYTES = 2**24

@@ -1,6 +1,7 @@
 """Retries, circuit breakers and concurrency limits, between the deadline of a call and the network."""
 
 import asyncio
+import math
 import random
 import ssl
 import time
@@ -12,10 +13,10 @@ from typing import Any
 
 import httpx2
 
-from kernel.ext.http_retries.circuit_breaker import Circuit
-from kernel.ext.http_retries.settings import RetrySettings
+from kernel.ext.http_resilience.circuit_breaker import Circuit
+from kernel.ext.http_resilience.settings import ResilienceSettings
 from kernel.gauges import Gauge
-from kernel.http_client.client import OUTAGES, CircuitOpen
+from kernel.http_client import OUTAGES, CircuitOpen
 
 # RFC 9110, section 9.2.2. Any other method is idempotent if it carries an Idempotency-Key.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -36,7 +37,7 @@ _DISCARD_SECONDS = 0.5
 class Retries:
     """The circuits of an application's upstreams, and the transport that uses them."""
 
-    def __init__(self, settings: RetrySettings, pool_timeout_seconds: float) -> None:
+    def __init__(self, settings: ResilienceSettings, pool_timeout_seconds: float) -> None:
         self._settings = settings
         self._pool_timeout_seconds = pool_timeout_seconds
         # By origin (https://host:port), of the most recent upstreams.
@@ -61,7 +62,7 @@ class RetryingTransport(httpx2.AsyncBaseTransport):
     def __init__(
         self,
         inner: httpx2.AsyncBaseTransport,
-        settings: RetrySettings,
+        settings: ResilienceSettings,
         pool_timeout_seconds: float,
         circuits: dict[str, Circuit],
     ) -> None:
@@ -71,7 +72,7 @@ class RetryingTransport(httpx2.AsyncBaseTransport):
         self._circuits = circuits
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        deadline: float = request.extensions["deadline"]
+        deadline: float = request.extensions.get("deadline", math.inf)  # the request of an `Auth` has none
         circuit, epoch = await self._admitted(request)
         began_at = time.monotonic()
         try:
@@ -209,7 +210,7 @@ def _is_safe_after(error: httpx2.TransportError, request: httpx2.Request, starte
     if isinstance(error, httpx2.ReadTimeout):
         # An upstream that is too slow is not helped by asking it twice. But on HTTP/2 all calls of a connection fail
         # when one of them times out: a call that has not waited its own time out was merely dropped.
-        own_limit = request.extensions["timeout"]["read"]
+        own_limit = request.extensions.get("timeout", {}).get("read")
         return own_limit is not None and time.monotonic() - started < own_limit and _is_repeatable(request)
     return isinstance(error, _DROPPED) and _is_repeatable(request)
 

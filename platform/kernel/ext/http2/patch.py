@@ -1,8 +1,8 @@
 """A patch of httpcore2, which does not close the HTTP/2 stream of a call that ends early.
 
 This file alone uses private names of httpcore2: `_response_closed`, `_events`, `_h2_state` and `_connection_error` of
-`AsyncHTTP2Connection`. docs/decisions/0023-http2-connections.md describes the faults. A test in `test_http2_patch.py`
-fails as soon as httpcore2 repairs one of them.
+`AsyncHTTP2Connection`. docs/decisions/0023-http2-connections.md describes the faults. A test in
+`platform/tests/http2/test_patch.py` fails as soon as httpcore2 repairs one of them.
 """
 
 from contextlib import suppress

@@ -1,1 +1,0 @@
-"""The shared client for outgoing HTTP calls."""

@@ -1,0 +1,65 @@
+"""Retries of calls over HTTP/2."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+import trustme
+
+from kernel.ext.http2.extension import install
+from kernel.http_client import HttpxRestClientPool
+from tests.core.https_server import Call, Handler, Hang, HttpServer, Reply, tls_context
+from tests.http_resilience.pools import retrying_pool
+from tests.http_resilience.test_limits import (  # noqa: F401  # pytest runs them here with the fixtures below
+    test_a_body_that_drips_ends_at_the_deadline,
+    test_an_answer_that_never_pauses_ends_at_the_deadline,
+)
+from tests.http_resilience.test_retries import (  # noqa: F401  # as above
+    test_a_failed_answer_that_drips_does_not_hold_up_the_next_try,
+    test_both_protocols_are_retried_alike,
+)
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:
+    """Return a function that makes a pool with HTTP/2 and retries."""
+
+    def make(**changes: object) -> HttpxRestClientPool:
+        made = retrying_pool(ca_file=ca_file, **{"backoff_seconds": 0.001, "max_backoff_seconds": 0.01} | changes)
+        install(made)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def tls_server(authority: trustme.CA) -> Callable[[Handler], HttpServer]:
+    """Return a server that offers HTTP/2."""
+    return lambda handler: HttpServer(handler, tls_context(authority, "h2"))
+
+
+async def test_a_call_that_timed_out_on_http2_does_not_fail_others(
+    pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
+) -> None:
+    """httpcore2 2.16 fails all calls of the connection with the first, however short they have waited themselves."""
+    is_waiting = asyncio.Event()
+
+    async def handler(call: Call) -> Reply | Hang:
+        if call.path == "/other" and call.attempt > 1:
+            return Reply()
+        is_waiting.set()
+        return Hang()
+
+    async with tls_server(handler) as server, pool(read_timeout_seconds=0.5) as opened:
+        client = opened.get_client()
+        slow = asyncio.create_task(client.get(f"{server.url}/slow"))
+        await is_waiting.wait()
+        await asyncio.sleep(0.1)
+        assert (await client.get(f"{server.url}/other")).status_code == 200
+        with pytest.raises(httpx2.ReadTimeout):
+            await slow
+    assert [call.path for call in server.calls] == ["/slow", "/other", "/other"]
