@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
 
     from kernel.application import Application
+    from kernel.auth.bearer import TrustedKey
     from kernel.database import AsyncDBPool
     from kernel.database.migrations import Comparison
     from kernel.gauges import GaugeSource
@@ -122,6 +123,8 @@ class ApplicationBuilder:
     compile_endpoint: "Compile | None" = None
     # None: a WebSocket route stops the start, and a handshake is refused.
     websockets: WebSocketServer | None = None
+    # Finds the keys of bearer tokens that are not the issuer's, by the tokens' `kid`.
+    token_keys: "dict[str, Callable[[], TrustedKey]]" = field(default_factory=dict)
     # Options of the FastAPI application.
     fastapi_options: dict[str, Any] = field(default_factory=dict)
     # Makes the comparison of models with tables; None: Alembic's own.

@@ -61,7 +61,7 @@ class Kernel:
         for extension in self.extensions:
             self.builder.provide(extension)
             extension.configure(self.builder)
-        self.authentication: Authentication = BearerTokens(settings.auth, self.http, settings.root)
+        self.authentication: Authentication = BearerTokens(settings.auth, self.http, self.builder.token_keys)
         self.contexts = {module.name: self._context(module, rule) for module in modules}
         self.contracts: dict[type[Contract], Contract] = {
             **self.builder.contracts,

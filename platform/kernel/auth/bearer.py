@@ -6,18 +6,16 @@ PyJWT is imported at the first token, because importing `cryptography` would tak
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 from starlette.requests import HTTPConnection
 
-from kernel.auth import local_key
 from kernel.auth.jwks import Keys
 from kernel.auth.principal import Principal
 from kernel.http_client import HttpxRestClientPool
-from kernel.settings import AuthSettings, Environment
+from kernel.settings import AuthSettings
 from kernel.web.problems import Unauthorized
 
 _log = structlog.get_logger("kernel.security")
@@ -35,13 +33,26 @@ class InvalidToken(Exception):
     """A token is not valid. The message is for the log only, not for the caller."""
 
 
+class TrustedKey(NamedTuple):
+    """A public key, and what the tokens that it verifies must contain."""
+
+    key: Any
+    algorithms: Sequence[str]
+    issuer: str
+    # None: the tokens name no audience.
+    audience: str | None
+
+
 class BearerTokens:
     """Implements Authentication with signed JSON Web Tokens."""
 
-    def __init__(self, settings: AuthSettings, http: HttpxRestClientPool, root: Path) -> None:
+    def __init__(
+        self, settings: AuthSettings, http: HttpxRestClientPool, other_keys: Mapping[str, Callable[[], TrustedKey]]
+    ) -> None:
+        """Accept the tokens of AUTH_ISSUER, and those whose `kid` is in `other_keys`."""
         self._settings = settings
         self._keys = Keys(settings, http)
-        self._local_key = local_key.path(root) if settings.environment is Environment.LOCAL else None
+        self._other_keys = other_keys
         # Verified tokens by their hash, with the time until which they count.
         self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
@@ -75,20 +86,12 @@ class BearerTokens:
         try:
             header = jwt.get_unverified_header(token)
             key_id = str(header.get("kid", ""))
-            if self._local_key is not None and key_id == local_key.NAME:
-                key, algorithms, issuer, audience = local_key.public(self._local_key), ["EdDSA"], local_key.NAME, None
-            elif settings.issuer is None or settings.audience is None:
-                raise InvalidToken("AUTH_ISSUER and AUTH_AUDIENCE are not set")
-            else:
-                found = await self._keys.find(key_id)
-                if found is None:
-                    raise InvalidToken("its key is not among the issuer's")
-                key, algorithms, issuer, audience = (
-                    found.key, list(settings.algorithms), settings.issuer, settings.audience
-                )  # fmt: skip
+            find = self._other_keys.get(key_id)
+            trusted = find() if find is not None else await self._key_of_issuer(key_id)
             claims = jwt.decode(
-                token, key, algorithms, issuer=issuer, audience=audience, leeway=settings.clock_leeway_seconds,
-                options={"require": ["exp", "sub", "iss"], "verify_aud": audience is not None},
+                token, trusted.key, trusted.algorithms, issuer=trusted.issuer, audience=trusted.audience,
+                leeway=settings.clock_leeway_seconds,
+                options={"require": ["exp", "sub", "iss"], "verify_aud": trusted.audience is not None},
             )  # fmt: skip
             expires_at = float(claims["exp"]) + settings.clock_leeway_seconds
         # An unverified token may contain anything, hence the general exceptions.
@@ -97,7 +100,16 @@ class BearerTokens:
         # OpenID Connect allows at most 255 ASCII characters. The subject is stored in databases and written to logs.
         if not (0 < len(claims["sub"]) <= _MAX_SUBJECT and claims["sub"].isprintable()):
             raise InvalidToken(f"its sub is not 1 to {_MAX_SUBJECT} printable characters")
-        return Principal(claims["sub"], frozenset(_scopes(claims, settings)), issuer), expires_at
+        return Principal(claims["sub"], frozenset(_scopes(claims, settings)), trusted.issuer), expires_at
+
+    async def _key_of_issuer(self, name: str) -> TrustedKey:
+        settings = self._settings
+        if settings.issuer is None or settings.audience is None:
+            raise InvalidToken("AUTH_ISSUER and AUTH_AUDIENCE are not set")
+        found = await self._keys.find(name)
+        if found is None:
+            raise InvalidToken("its key is not among the issuer's")
+        return TrustedKey(found.key, settings.algorithms, settings.issuer, settings.audience)
 
 
 def unauthorized(error: str | None, detail: str) -> Unauthorized:

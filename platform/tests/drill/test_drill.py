@@ -16,6 +16,7 @@ WITHOUT_A_MODULE = {
     "boundaries",
     "fast",
     "http_resilience",
+    "local_tokens",
     "pool",
     "remote",
     "roles",

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from kernel.auth.local_key import sign
+from kernel.ext.local_tokens.key import sign
 from tests.faults.harness import until_serving
 from tests.faults.served import Served, project
 

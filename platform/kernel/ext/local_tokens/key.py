@@ -1,4 +1,4 @@
-"""The developer's own key for tokens in LOCAL. `kernel token` signs with it."""
+"""The developer's own key for tokens in LOCAL."""
 
 import os
 import time
