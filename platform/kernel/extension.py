@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kernel.application import Application
     from kernel.auth.bearer import TrustedKey
     from kernel.database import AsyncDBPool
-    from kernel.database.migrations import Comparison
+    from kernel.database.migrations import TableInspector
     from kernel.gauges import GaugeSource
     from kernel.health import Check
     from kernel.http_client import HttpxRestClientPool
@@ -127,8 +127,8 @@ class ApplicationBuilder:
     token_keys: "dict[str, Callable[[], TrustedKey]]" = field(default_factory=dict)
     # Options of the FastAPI application.
     fastapi_options: dict[str, Any] = field(default_factory=dict)
-    # Makes the comparison of models with tables; None: Alembic's own.
-    comparison: "Callable[[], Comparison] | None" = None
+    # Makes what compares models with tables for the command `kernel migrate`.
+    table_inspector: "Callable[[], TableInspector] | None" = None
     provided: dict[type, object] = field(default_factory=dict)
 
     def provide(self, thing: object) -> None:

@@ -140,15 +140,14 @@ class Kernel:
 
     def histories(self) -> Iterator["History"]:
         """The migrations of every module that has tables, in the order in which they are applied."""
-        from kernel.database.migrations import History, PlainComparison  # noqa: PLC0415  # Alembic is slow to import
+        from kernel.database.migrations import History  # noqa: PLC0415  # Alembic is slow to import
 
-        comparison = (self.builder.comparison or PlainComparison)()
-
+        inspector = None if self.builder.table_inspector is None else self.builder.table_inspector()
         for module in self.modules:
             if module.metadata is not None:
                 placement, config = self.contexts[module.name].database.placement, self.settings.database
                 role = None if self.pool.roles is None else self.pool.roles.role(module.name)
-                yield History(module.name, module.metadata, placement, module.migrations, config, role, comparison)
+                yield History(module.name, module.metadata, placement, module.migrations, config, role, inspector)
 
     def health_checks(self) -> Mapping[str, Check]:
         """The checks of readiness, by component: databases, the client pool, those of extensions and of modules."""

@@ -14,6 +14,7 @@ from bench.growth.imports import idle_groups, self_times
 from bench.growth.starts import Start, measure_starts
 from bench.growth.worker import call
 from kernel.application import create_app
+from kernel.ext.autogenerate.comparison import differences
 from kernel.testing import settings_for
 from tests.core.project import imported_alone
 
@@ -79,7 +80,7 @@ async def test_its_migration_makes_the_tables_of_its_models(tmp_path: Path) -> N
         app = create_app(settings_for(project, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
         for history in app.kernel.histories():
             await history.upgrade()
-            assert await history.drift() == []
+            assert await differences(history) == []
 
 
 def test_the_dearest_packages_in_which_nothing_ran_come_first() -> None:

@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kernel.database.migrations import History
     from kernel.modules.manifest import ModuleContext
     from kernel.runtime import Kernel
 
@@ -22,6 +23,15 @@ def load_kernel() -> "Kernel":
     from kernel.runtime import Kernel  # noqa: PLC0415  # so that `--help` is quick
 
     return Kernel(*load_project())
+
+
+def histories(module: str | None) -> "list[History]":
+    """Return the migrations of all modules with tables, or of one. A name of no such module ends the command."""
+    found = list(load_kernel().histories())
+    chosen = [history for history in found if module in {None, history.module}]
+    if module is not None and not chosen:
+        fail(f"There is no module {module} with tables. There are: {', '.join(one.module for one in found)}.")
+    return chosen
 
 
 def in_module(name: str, work: "Callable[[ModuleContext], Awaitable[Result]]") -> Result:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kernel.cli.console import fail, load_kernel, print_table
+from kernel.cli.console import fail, histories, load_kernel, print_table
 from kernel.cli.modules import WithModules
 from kernel.errors import ProjectError
 from kernel.extension import COMMANDS_GROUP
@@ -109,11 +109,11 @@ def migrate(
         fail("--down-to and --stamp concern the migrations of one module: name the module.")
     if sum((check, down_to is not None, stamp is not None)) > 1:
         fail("--check, --down-to and --stamp exclude each other: give one of them.")
-    histories = _histories(module)
+    chosen = histories(module)
     if check:
-        _check(histories)
+        _check(chosen)
         return
-    for history in histories:
+    for history in chosen:
         typer.echo(f"{history.module}: ", nl=False)
         if down_to is not None:
             asyncio.run(history.downgrade(down_to))
@@ -133,27 +133,20 @@ def _name_those_elsewhere() -> None:
         typer.echo(f"{name}: runs elsewhere ({name.upper()}_URL); here: ENABLED_MODULES={name} kernel migrate")
 
 
-def _check(histories: "list[History]") -> None:
-    problems = []
-    for history in histories:
+def _check(chosen: "list[History]") -> None:
+    problems, not_compared = [], []
+    for history in chosen:
         problems += [f"{history.module} lacks migration {revision}" for revision in asyncio.run(history.pending())]
-        problems += [f"{history.module}: tables and models differ: {change}" for change in asyncio.run(history.drift())]
+        if history.inspector is None:
+            not_compared.append(f"{history.module}: tables and models were not compared (docs/migrations.md)")
+            continue
+        found = asyncio.run(history.inspector.compare(history))
+        problems += [f"{history.module}: tables and models differ: {change}" for change in found.differences]
+        not_compared += [f"{history.module}: not compared: {part}" for part in found.not_compared]
     if problems:
         fail("\n".join(problems))
-    typer.echo("Every database is at its newest migration and agrees with the models.")
-    for history in histories:
-        for part in history.not_compared():
-            typer.echo(f"{history.module}: not compared: {part}")
-
-
-@app.command()
-def migration(
-    module: Annotated[str, typer.Argument(help="The module whose models changed.")],
-    message: Annotated[str, typer.Option("-m", "--message", help="What it changes, in a few words.")],
-) -> None:
-    """Write the migration that turns a module's tables into its models."""
-    [history] = _histories(module)
-    typer.echo(f"Wrote {asyncio.run(history.write(message))}. Read it before you commit it.")
+    agrees = " and agrees with the models" if all(history.inspector for history in chosen) else ""
+    typer.echo("\n".join([f"Every database is at its newest migration{agrees}.", *not_compared]))
 
 
 @app.command()
@@ -207,11 +200,3 @@ def settings() -> None:
     for setting in load_settings().describe():
         table.add_row(setting.name, setting.value, setting.origin)
     print_table(table)
-
-
-def _histories(module: str | None) -> "list[History]":
-    histories = list(load_kernel().histories())
-    chosen = [history for history in histories if module in {None, history.module}]
-    if module is not None and not chosen:
-        fail(f"There is no module {module} with tables. There are: {', '.join(one.module for one in histories)}.")
-    return chosen

@@ -9,6 +9,7 @@ from sqlalchemy.engine import URL
 
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
+from kernel.ext.autogenerate.comparison import differences, not_compared, write
 from kernel.runtime import Kernel
 from kernel.testing import query, settings_for
 from tests.core.project import imported_alone, write_project
@@ -115,12 +116,12 @@ async def test_every_type_is_written_as_what_it_is_on_both_databases(tmp_path: P
         'class Thing(Base):\n    __tablename__ = "things"\n    id: Mapped[int] = mapped_column(BigId, primary_key=True)'
     )
     history = history_of(tmp_path, empty_url, f"{HEAD}\n{table}\n{fields}\n")
-    file = await history.write("first")
+    file = await write(history, "first")
     assert {name: columns(history)[name] for name in wanted} == {name: text for name, (_, text) in wanted.items()}
     assert "kernel" not in file.read_text()
     for _ in range(2):
         await history.upgrade()
-        assert await history.drift() == []
+        assert await differences(history) == []
         await history.downgrade("base")
 
 
@@ -146,28 +147,28 @@ CHANGES = {
 async def test_a_comparison_sees(tmp_path: Path, empty_url: str, change: str) -> None:
     old, new, named = CHANGES[change]
     history = history_of(tmp_path, empty_url, HEAD + THING)
-    await history.write("first")
+    await write(history, "first")
     await history.upgrade()
-    assert await history.drift() == []
+    assert await differences(history) == []
     models = (HEAD + THING).replace(old, new)
     assert models != HEAD + THING
     history = history_of(tmp_path, empty_url, models)
     if "label" in change and history.placement.schema is None:
-        assert "SQLite has no enum types" in history.not_compared()[0]
+        assert "SQLite has no enum types" in not_compared(history)[0]
         return
-    assert named in "".join(await history.drift())
-    text = (await history.write("second")).read_text()
-    if "by_hand" in "".join(await history.drift()):  # and so nobody can overlook it
+    assert named in "".join(await differences(history))
+    text = (await write(history, "second")).read_text()
+    if "by_hand" in "".join(await differences(history)):  # and so nobody can overlook it
         with pytest.raises(NotImplementedError, match="Write this by hand"):
             await history.upgrade()
         return
     assert "green" in text or "green" not in models
     await history.upgrade()
-    assert await history.drift() == []
+    assert await differences(history) == []
     await history.downgrade("0001")
-    assert await history_of(tmp_path, empty_url, HEAD + THING).drift() == []
+    assert await differences(history_of(tmp_path, empty_url, HEAD + THING)) == []
     await history.upgrade()
-    assert await history.drift() == []
+    assert await differences(history) == []
 
 
 async def test_words_that_only_the_database_writes_otherwise_are_no_difference(tmp_path: Path, empty_url: str) -> None:
@@ -181,9 +182,9 @@ async def test_words_that_only_the_database_writes_otherwise_are_no_difference(t
         "    kind: Mapped[str]", "    kind: Mapped[str] = mapped_column(server_default=sa.text(\"'a'\"))"
     )
     history = history_of(tmp_path, empty_url, HEAD + thing)
-    await history.write("first")
+    await write(history, "first")
     await history.upgrade()
-    assert await history.drift() == []
+    assert await differences(history) == []
 
 
 @pytest.fixture
@@ -201,12 +202,12 @@ async def test_migrations_that_were_written_on_sqlite_make_enum_types_and_leave_
     size = '\nclass Size(StrEnum):\n    small = "small"\n\n'
     for message, models in (("first", HEAD + THING), ("second", HEAD + size + with_size)):
         history = history_of(tmp_path, f"sqlite:///{tmp_path / 'data'}", models)
-        await history.write(message)
+        await write(history, message)
         await history.upgrade()
     history = history_of(tmp_path, postgresql_url, HEAD + size + with_size)
     for _ in range(2):
         await history.upgrade()
-        assert await history.drift() == []
+        assert await differences(history) == []
         await history.downgrade("base")
         assert query(history.placement.url, "SELECT count(*) FROM pg_enum") == "0"
 
@@ -216,39 +217,39 @@ async def test_labels_keep_their_order_and_rows_their_values(tmp_path: Path, pos
         "colour: Mapped[Colour]", 'colour: Mapped[Colour] = mapped_column(server_default="red")'
     )
     history = history_of(tmp_path, postgresql_url, models)
-    await history.write("first")
+    await write(history, "first")
     await history.upgrade()
     url = history.placement.url
     query(url, "INSERT INTO shop.things (kind) VALUES ('x')")
     more = models.replace('    red = "red"\n', '    black = "black"\n    red = "red"\n    green = "green"\n')
     history = history_of(tmp_path, postgresql_url, more)
-    await history.write("more")
+    await write(history, "more")
     await history.upgrade()
     assert query(url, ENUMS) == "black,red,green,blue"
     history = history_of(tmp_path, postgresql_url, models)
-    await history.write("fewer")
+    await write(history, "fewer")
     await history.upgrade()
     assert query(url, ENUMS) == "red,blue"
     query(url, "INSERT INTO shop.things (kind) VALUES ('y')")
     assert query(url, "SELECT string_agg(DISTINCT colour::text, ',') FROM shop.things") == "red"
-    assert await history.drift() == []
+    assert await differences(history) == []
 
 
 async def test_an_enum_of_a_new_column_is_made_with_it_and_goes_with_it(tmp_path: Path, postgresql_url: str) -> None:
     without = HEAD + THING.replace("    colour: Mapped[Colour]\n", "")
     history = history_of(tmp_path, postgresql_url, without)
-    await history.write("first")
+    await write(history, "first")
     await history.upgrade()
     history = history_of(tmp_path, postgresql_url, HEAD + THING)
-    await history.write("colour")
+    await write(history, "colour")
     for _ in range(2):
         await history.upgrade()
-        assert await history.drift() == []
+        assert await differences(history) == []
         await history.downgrade("0001")
         assert query(history.placement.url, "SELECT count(*) FROM pg_enum") == "0"
     await history.upgrade()
     history = history_of(tmp_path, postgresql_url, without)
-    await history.write("colourless")
+    await write(history, "colourless")
     await history.upgrade()
     assert query(history.placement.url, "SELECT count(*) FROM pg_enum") == "0"
     await history.downgrade("0002")
@@ -257,7 +258,7 @@ async def test_an_enum_of_a_new_column_is_made_with_it_and_goes_with_it(tmp_path
 
 async def test_nothing_to_migrate_says_what_was_not_compared(tmp_path: Path) -> None:
     history = history_of(tmp_path, f"sqlite:///{tmp_path / 'data'}", HEAD + THING)
-    await history.write("first")
+    await write(history, "first")
     await history.upgrade()
     with pytest.raises(MigrationError, match=r"nothing to migrate\. Not compared: the labels of colour"):
-        await history.write("again")
+        await write(history, "again")

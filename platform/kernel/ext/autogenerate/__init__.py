@@ -1,1 +1,1 @@
-"""Comparisons and migrations beyond plain Alembic: check constraints, enum types, and a module's own types."""
+"""Migrations written from the models, and comparisons of models with tables."""

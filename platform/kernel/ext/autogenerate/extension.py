@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING
 from kernel.extension import ApplicationBuilder, Extension
 
 if TYPE_CHECKING:
-    from kernel.ext.autogenerate.comparison import FullComparison
+    from kernel.ext.autogenerate.inspector import Inspector
 
 
-def _full_comparison() -> "FullComparison":
-    from kernel.ext.autogenerate.comparison import FullComparison  # noqa: PLC0415  # Alembic is slow to import
+def _inspector() -> "Inspector":
+    from kernel.ext.autogenerate.inspector import Inspector  # noqa: PLC0415  # Alembic is slow to import
 
-    return FullComparison()
+    return Inspector()
 
 
 class Autogenerate(Extension):
-    """Migrations and comparisons that see what plain Alembic does not."""
+    """Writes migrations from the models, and compares models with tables."""
 
     name = "autogenerate"
 
     def configure(self, app: ApplicationBuilder) -> None:
-        app.comparison = _full_comparison
+        app.table_inspector = _inspector
