@@ -1,4 +1,4 @@
-"""The three tiers of tests: unit, integration and slow (docs/testing.md).
+"""The three tiers of tests: unit, integration and slow (docs/test-runs.md).
 
 A test without a mark is a unit test: it starts no process and opens no connection, and this plugin fails it if it does.
 A test that uses PostgreSQL is an integration test without being marked; others have `@pytest.mark.integration`.

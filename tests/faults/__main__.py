@@ -36,7 +36,7 @@ _FILES = (
     "load",
     "starts",
 )
-_COLUMNS = ("Scenario", "Database", "Tried", "It bit", "Result", "Bound", "Holds")
+_COLUMNS = ("Scenario", "Database", "Tried", "Occurred", "Result", "Bound", "Holds")
 _BEGIN, _END = "<!-- make faults -->", "<!-- end -->"
 
 

@@ -1,1 +1,1 @@
-"""An audit log: method, path, caller and status of each request that may change something."""
+"""An audit log: method, path, caller and status of each request that may change data."""

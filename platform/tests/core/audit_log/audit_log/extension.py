@@ -17,17 +17,17 @@ _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
 class AuditFile:
-    """Observes requests and writes a line for each that may change something."""
+    """Observes requests and writes a line for each that may change data."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: TextIO | None = None
 
     def started(self, scope: Scope) -> None:
-        """Do nothing: the caller and the status are known at the end."""
+        """Do nothing, because the caller and the status are known at the end."""
 
     def ended(self, scope: Scope, status: int, seconds: float) -> None:
-        """Write the line of a request."""
+        """Write the line of this request."""
         context = find_context(scope)
         if scope["type"] != "http" or scope["method"] in _SAFE_METHODS or context is None or self._file is None:
             return
@@ -49,7 +49,7 @@ class AuditFile:
 
 
 class AuditLog(Extension):
-    """Records each request that may change something."""
+    """Records each request that may change data."""
 
     name = "audit_log"
     settings = (AuditSettings,)
