@@ -556,6 +556,19 @@ async def test_a_timeout_of_a_handler_is_no_outage(running: tuple[Application, h
     assert (answer.status_code, answer.json()) == (200, "too slow")
 
 
+async def test_a_timeout_during_the_first_connection_is_a_timeout(
+    new_database: Callable[[str], URL], extend: Callable[[AsyncDBPool], AsyncDBPool]
+) -> None:
+    """SQLAlchemy 2.1 raises ResourceClosedError or NotImplementedError in a third of the cases."""
+    url = new_database("first")
+    for step in range(30):
+        pool = extend(AsyncDBPool(DatabaseConfig(url=url.render_as_string(hide_password=False))))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(step * 0.001), pool.database("first").read() as session:
+                await session.execute(sa.text("SELECT pg_sleep(5)::text"))
+        await pool.close()
+
+
 # Stop and start
 
 

@@ -84,21 +84,29 @@ async def test_past_its_share_a_module_waits_briefly_and_another_does_not(pool: 
     assert (free(events), free(images)) == (3, 3)
 
 
-async def test_whoever_waits_is_served_in_order(url: URL, extend: Extend) -> None:
+async def test_waiting_callers_get_connections_in_their_order(url: URL, extend: Extend) -> None:
     config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2, pool_share_timeout_seconds=30)
     pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]))
     events, served = pool.database("events"), list[int]()
+    ends = [asyncio.Event() for _ in range(18)]
 
     async def ask(number: int) -> None:
-        await hold(events, 0.02, directly=number % 2 == 0)
-        served.append(number)
+        async with events.transaction() as session:
+            assert isinstance(session, DatabaseSession)
+            await (session.rows(sa.select(sa.literal(1))) if number % 2 else session.execute(sa.select(1)))
+            served.append(number)
+            await ends[number].wait()
 
     tasks = []
     for number in range(18):
         tasks.append(asyncio.create_task(ask(number)))
         await asyncio.sleep(0)
+    for number in range(18):
+        await until_true(lambda: len(served) == min(sum(end.is_set() for end in ends) + 3, 18))
+        ends[served[number]].set()
     await asyncio.gather(*tasks)
-    assert all(abs(place - number) <= 3 for place, number in enumerate(served)), served
+    assert sorted(served[:3]) == [0, 1, 2]
+    assert served[3:] == list(range(3, 18))
     await pool.close()
 
 
