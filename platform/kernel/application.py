@@ -27,7 +27,6 @@ from kernel.project import load_project
 from kernel.runtime import Kernel
 from kernel.settings import Environment, Settings
 from kernel.web.access_log import AccessLog, write_through_structlog
-from kernel.web.compression import Compression
 from kernel.web.dispatch import Dispatcher, ModuleMount
 from kernel.web.middleware import RequestContextMiddleware
 from kernel.web.openapi import ANY_FAILURE, document_problems
@@ -36,8 +35,6 @@ from kernel.web.routes import rest_of, router_for, unknown_kinds, unserved_webso
 
 _log = structlog.get_logger("kernel.application")
 
-# Level 9 takes three times as long as 5 for a response a few percent smaller (zlib's own figures).
-_GZIP_LEVEL = 5
 # FastAPI would send spans and metrics wherever another library has configured OpenTelemetry to.
 _NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 RouteRule = Callable[[APIRouter], Iterator[str]]
@@ -58,7 +55,6 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
-        settings = self.kernel.settings
         self.refuse_unchecked()  # again: what is added after the start is not served either
         compiler = self.kernel.builder.compile_endpoint
         app: ASGIApp = Dispatcher(self, self.mounts, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiler)
@@ -69,7 +65,8 @@ class Application(FastAPI):
         app = http if sockets is None else sockets.answer_errors(app, http, self.exception_handlers)
         for layer, args, options in reversed(self.user_middleware):
             app = layer(app, *args, **options)
-        app = Compression(app, settings.server.gzip_minimum_bytes, _GZIP_LEVEL)
+        for make in reversed(self.kernel.builder.outer_middleware):
+            app = make(app)
         return self._with_context(app)
 
     def overloaded(self) -> ASGIApp:

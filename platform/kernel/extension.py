@@ -108,6 +108,9 @@ class ApplicationBuilder:
     trace_of: "Callable[[Scope], Mapping[str, str] | None] | None" = None
     # Records the work of extensions in traces.
     tracer: Tracer = field(default_factory=NoTracer)
+    # Outside the handling of errors and inside the request context, so that it sees every response as it is sent; the
+    # first one is the outermost.
+    outer_middleware: "list[Callable[[ASGIApp], ASGIApp]]" = field(default_factory=list)
     # Around the dispatch of requests and inside the handling of errors; the first one is the outermost.
     middleware: "list[Callable[[ASGIApp], ASGIApp]]" = field(default_factory=list)
     # Each below its prefix.

@@ -15,9 +15,9 @@ import pytest
 from pydantic import SecretStr
 
 from kernel.ext.cache.response_cache import ResponseCache
+from kernel.ext.recorder import RecordedResponse
 from kernel.ext.store.settings import StoreSettings
 from kernel.ext.store.store import SharedStore, StoreUnavailable
-from kernel.web.recorder import RecordedResponse
 from tests.brokers.servers import Redis
 from tests.core.project import MODELS, running_project, write_migration
 from tests.faults.harness import KERNEL, end, free_port, until, until_serving

@@ -66,6 +66,7 @@ EXTENSION_PREFIXES = {
 # These settings of extensions share a prefix with the core.
 _EXTENSION_VARIABLES = {
     **EXTENSION_PREFIXES,
+    "SERVER_GZIP_": "compression",
     **dict.fromkeys(
         (
             "SERVER_BACKLOG",

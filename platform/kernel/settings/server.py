@@ -10,7 +10,7 @@ from kernel.settings.sources import Environment
 
 
 class ServerSettings(SettingsGroup):
-    """The listening socket and the requests that it accepts. The extension `server` has more with this prefix."""
+    """The listening socket and the requests that it accepts. Extensions have more with this prefix."""
 
     model_config = SettingsConfigDict(env_prefix="SERVER_")
 
@@ -24,8 +24,6 @@ class ServerSettings(SettingsGroup):
     forwarded_allow_ips: Names = ("127.0.0.1",)
     # The path under which a proxy serves the application.
     root_path: str = ""
-    # Smaller responses fit in a packet or two, and are not worth compressing.
-    gzip_minimum_bytes: int = Field(1000, ge=0)
 
     @field_validator("reload")
     @classmethod

@@ -27,7 +27,6 @@ from kernel.database.errors import (
 )
 from kernel.database.paging import InvalidCursor
 from kernel.web.context import find_context
-from kernel.web.recorder import Replay, on_replay
 from kernel.web.validation import MOST_ERRORS
 
 _log = structlog.get_logger("kernel.errors")
@@ -334,7 +333,6 @@ HANDLERS: dict[Any, Any] = {
     StaleDataError: on_stale_version,
     InvalidCursor: on_invalid_cursor,
     ClientDisconnect: on_disconnect,
-    Replay: on_replay,
     Exception: on_unexpected,
 }
 

@@ -15,7 +15,7 @@ class CacheExtension(Extension):
     """Caches responses for a while, in the store that all processes share or in this process."""
 
     name = "cache"
-    requires = ("store",)
+    requires = ("recorder", "store")
 
     def configure(self, app: ApplicationBuilder) -> None:
         app.route_rules.append(check_routes)

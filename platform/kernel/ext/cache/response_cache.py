@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import structlog
 
+from kernel.ext.recorder import RecordedResponse
 from kernel.ext.store.settings import StoreSettings
 from kernel.ext.store.store import MemoryStore, SharedStore, StoreUnavailable
-from kernel.web.recorder import RecordedResponse
 
 _log = structlog.get_logger("kernel.cache")
 

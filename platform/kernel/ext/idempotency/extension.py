@@ -14,6 +14,7 @@ class Idempotency(Extension):
     """Requests that a client may repeat with their key, without a second effect."""
 
     name = "idempotency"
+    requires = ("recorder",)
     settings = (IdempotencySettings,)
 
     def check_module(self, files: ModuleFiles) -> Iterator[str]:

@@ -41,8 +41,8 @@ from kernel.database.errors import FAILURES
 from kernel.database.pool import before_commit
 from kernel.database.session import DatabaseSession
 from kernel.ext.idempotency.fingerprint import fingerprint
+from kernel.ext.recorder import RecordedResponse, Replay, ResponseRecorder
 from kernel.web.problems import Conflict, Unprocessable
-from kernel.web.recorder import RecordedResponse, Replay, ResponseRecorder
 
 _log = structlog.get_logger("kernel.idempotency")
 

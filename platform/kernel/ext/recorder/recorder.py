@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fastapi import Request, Response
-from starlette.types import Message, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.web.context import find_context
 
@@ -72,15 +72,22 @@ class ResponseRecorder:
                 await self._save(RecordedResponse(self._status, self._headers, body) if is_small else None)
 
 
-def recorded(scope: Scope, send: Send) -> Send:
-    """Return `send`, preceded by the recorder of this request if a dependency has set one."""
-    context = find_context(scope)
-    recorder: ResponseRecorder | None = None if context is None else context.values.get(ResponseRecorder)
-    if recorder is None:
-        return send
+class RecordingMiddleware:
+    """Lets the recorder that a dependency has set record the response to its request. Pure ASGI."""
 
-    async def send_recorded(message: Message) -> None:
-        await recorder.record(message)
-        await send(message)
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-    return send_recorded
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = find_context(scope)
+        if scope["type"] != "http" or context is None:
+            await self._app(scope, receive, send)
+            return
+
+        async def send_recorded(message: Message) -> None:
+            recorder: ResponseRecorder | None = context.values.get(ResponseRecorder)
+            if recorder is not None:
+                await recorder.record(message)
+            await send(message)
+
+        await self._app(scope, receive, send_recorded)

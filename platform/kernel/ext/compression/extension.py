@@ -1,0 +1,29 @@
+"""The extension `compression`."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from kernel.ext.compression.middleware import Compression
+from kernel.extension import ApplicationBuilder, Extension
+from kernel.settings import SettingsGroup
+
+
+class CompressionSettings(SettingsGroup):
+    """Which responses are compressed. The core and the extension `server` have more settings with this prefix."""
+
+    model_config = SettingsConfigDict(env_prefix="SERVER_")
+
+    # Smaller responses fit in a packet or two, and are not worth compressing.
+    gzip_minimum_bytes: int = Field(1000, ge=0)
+
+
+class CompressionExtension(Extension):
+    """Compresses large responses for callers that read gzip."""
+
+    name = "compression"
+    settings = (CompressionSettings,)
+
+    def configure(self, app: ApplicationBuilder) -> None:
+        minimum_bytes = app.settings.group(CompressionSettings).gzip_minimum_bytes
+        # The outermost one: what other middleware reads or records is not compressed.
+        app.outer_middleware.insert(0, lambda inner: Compression(inner, minimum_bytes))
