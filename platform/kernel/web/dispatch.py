@@ -26,7 +26,6 @@ from kernel.modules.manifest import ModuleContext
 from kernel.web.context import find_context
 from kernel.web.problems import ContentTooLarge
 from kernel.web.routes import is_plain, rest_of, route_path
-from kernel.web.validation import bound_errors
 
 # The probes of an orchestrator. They are exempt from limits: a restart because of overload makes the overload worse.
 PROBES = frozenset({"/health/live", "/health/ready", "/health/startup"})
@@ -184,18 +183,14 @@ class _Routes:
         it would take seconds with hundreds of modules.
         """
         found: dict[str, list[tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Guard]]]] = {}
-        routes = list(iter_route_contexts(self._router.routes))
-        for route in routes:
-            bound_errors(getattr(route, "dependant", None), getattr(route, "body_field", None))
-        for route in routes if is_plain(self._router) else ():
+        routes: list[Any] = list(iter_route_contexts(self._router.routes))
+        compiled = [None if self._compile is None else self._compile(route) for route in routes]
+        for route, endpoint in zip(routes, compiled, strict=True) if is_plain(self._router) else ():
             kind = type(route.original_route)
             if issubclass(kind, WebSocketRoute):
                 continue
             if getattr(kind, "matches", None) is not APIRoute.matches:
                 break
-            endpoint = None
-            if self._compile is not None and kind is APIRoute:  # a subclass may override the handling
-                endpoint = self._compile(route)
             guards = self._guards_of(route)
             for method in route.methods or ():
                 found.setdefault(method, []).append((route.path_regex, route, endpoint, guards))

@@ -27,7 +27,6 @@ from kernel.database.errors import (
 )
 from kernel.database.paging import InvalidCursor
 from kernel.web.context import find_context
-from kernel.web.validation import MOST_ERRORS
 
 _log = structlog.get_logger("kernel.errors")
 
@@ -169,6 +168,8 @@ def or_404(thing: Thing | None, what: str) -> Thing:
 
 
 _MAX_FIELD = 100
+MOST_ERRORS = 100
+TOO_MANY = "too_many_errors"
 INVALID = "The request is not valid: see errors."
 _VIOLATIONS: dict[Violation, tuple[int, str]] = {
     "unique": (409, "A record with the same unique value already exists."),
@@ -241,10 +242,17 @@ async def on_invalid_request(
     expected = _expected_media_type(request)
     if expected is not None and any(detail["loc"][:1] == ("body",) for detail in error.errors()):
         return answer(request, 415, f"Send the body as {expected}.", headers={"Accept": expected})
-    # `bound_errors` limits the errors of each value; a request may have several values.
-    return answer(
-        request, 422, INVALID, errors=[_field_problem(detail) for detail in error.errors()[: MOST_ERRORS + 1]]
-    )
+    found = error.errors()
+    shown = [_field_problem(detail) for detail in found[: MOST_ERRORS + 1]]
+    # An extension may have limited the errors of each value already.
+    if len(found) > MOST_ERRORS and not any(detail["type"] == TOO_MANY for detail in found):
+        shown[-1] = FieldProblem(field=str(found[0]["loc"][0]), message=too_many(len(found)), code=TOO_MANY)
+    return answer(request, 422, INVALID, errors=shown)
+
+
+def too_many(count: int) -> str:
+    """Return the message that follows the first errors: one megabyte of unknown fields has 90,000 of them."""
+    return f"There are {count:,} errors; the first {MOST_ERRORS} are listed"
 
 
 def _expected_media_type(request: Request) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 
 from kernel.application import Application, create_app
+from kernel.extension import Extension
 from kernel.testing import settings_for
 from kernel.testing.booting import talking_to
 
@@ -67,13 +68,16 @@ def imported_alone() -> Iterator[None]:
 
 @asynccontextmanager
 async def running_project(
-    root: Path, files: Mapping[str, str], variables: Mapping[str, str] | None = None
+    root: Path,
+    files: Mapping[str, str],
+    variables: Mapping[str, str] | None = None,
+    extensions: tuple[type[Extension], ...] | None = None,
 ) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
-    """The application of a small project, started, and a client that talks to it."""
+    """The application of a small project, started, and a client that talks to it; by default with all extensions."""
     with imported_alone():
         settings = settings_for(
             write_project(root, files), {"DATABASE_URL": f"sqlite:///{root / 'data'}"} | (dict(variables or {}))
         )
-        app = create_app(settings)
+        app = create_app(settings, extensions=extensions)
         async with app.router.lifespan_context(app), talking_to(app) as client:
             yield app, client

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kernel.web.validation import MOST_ERRORS
+from kernel.web.problems import MOST_ERRORS
 from tests.core.project import running_project
 
 BASE = "/api/v1/probe"
@@ -150,6 +150,15 @@ async def test_errors_of_several_values_are_bounded_together(project: Any) -> No
     body = {name: {"numbers": ["x"] * 1000} for name in ("one", "other")}
     async with project as (_, client):
         assert len((await client.post(f"{BASE}/two", json=body)).json()["errors"]) == MOST_ERRORS + 1
+
+
+async def test_the_errors_of_several_values_are_counted_together(tmp_path: Path) -> None:
+    body = {name: {"numbers": ["x"] * 1000} for name in ("one", "other")}
+    async with running_project(tmp_path, {"probe/router.py": ROUTER}, extensions=()) as (_, client):
+        errors = (await client.post(f"{BASE}/two", json=body)).json()["errors"]
+    assert errors[-2]["field"] == "body.one.numbers.99"
+    message = f"There are 2,000 errors; the first {MOST_ERRORS} are listed"
+    assert errors[-1] == {"field": "body", "message": message, "code": "too_many_errors"}
 
 
 async def test_errors_of_a_query_are_bounded(project: Any) -> None:

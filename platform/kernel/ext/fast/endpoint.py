@@ -23,7 +23,7 @@ from fastapi.dependencies import models, utils
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import FastAPIError, RequestValidationError
 from fastapi.params import Form, Param, ParamTypes, Query
-from fastapi.routing import serialize_response
+from fastapi.routing import APIRoute, serialize_response
 from fastapi.utils import is_body_allowed_for_status_code
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -46,6 +46,8 @@ class NotCompiled(Exception):
 
 def compile_endpoint(route: Any) -> "Endpoint | None":
     """Return the compiled handler of a route; None if it uses something that is left to FastAPI."""
+    if type(route.original_route) is not APIRoute:  # a subclass may override the handling
+        return None
     try:
         return Endpoint(route)
     except NotCompiled:

@@ -1,9 +1,13 @@
 """The extension `fast`."""
 
+from typing import Any
+
 from kernel.database import AsyncDBPool
 from kernel.ext.fast.endpoint import compile_endpoint
 from kernel.ext.fast.session import FastSessions
+from kernel.ext.fast.validation import bound_errors
 from kernel.extension import ApplicationBuilder, Extension
+from kernel.web.dispatch import CompiledEndpoint
 
 
 class Fast(Extension):
@@ -15,8 +19,13 @@ class Fast(Extension):
     def configure(self, app: ApplicationBuilder) -> None:
         if app.settings.database.direct_statements:
             install(app.pool)
-        if app.settings.application.compiled_endpoints:
-            app.compile_endpoint = compile_endpoint
+        compiles = app.settings.application.compiled_endpoints
+
+        def prepare(route: Any) -> CompiledEndpoint | None:
+            bound_errors(route)
+            return compile_endpoint(route) if compiles else None
+
+        app.compile_endpoint = prepare
 
 
 def install(pool: AsyncDBPool) -> None:

@@ -27,7 +27,6 @@ from kernel.web.access_log import shortened
 from kernel.web.dispatch import close_unread
 from kernel.web.problems import MEDIA_TYPE, BadRequest, NotFound, answer
 from kernel.web.routes import route_path
-from kernel.web.validation import few
 
 PREFIX = "/internal"
 
@@ -175,7 +174,7 @@ def _token(request: Request) -> str:
 
 
 def _invalid(error: ValidationError) -> RequestValidationError:
-    details = few(error).errors(include_url=False, include_input=False)
+    details = error.errors(include_url=False, include_input=False)
     return RequestValidationError([{**detail, "loc": ("body", *detail["loc"])} for detail in details])
 
 
