@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kernel.auth.policy import NO_POLICY, document_scopes, guards_of, unguarded
+from kernel.auth.policy import NO_POLICY, guards_of, unguarded
 from kernel.database import DatabaseUnavailable
 from kernel.errors import ProjectError
 from kernel.extension import Extension
@@ -29,7 +29,6 @@ from kernel.settings import Environment, Settings
 from kernel.web.access_log import AccessLog, write_through_structlog
 from kernel.web.dispatch import Dispatcher, ModuleMount
 from kernel.web.middleware import RequestContextMiddleware
-from kernel.web.openapi import ANY_FAILURE, document_problems
 from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer
 from kernel.web.routes import rest_of, router_for, unknown_kinds, unserved_websockets
 
@@ -95,13 +94,11 @@ class Application(FastAPI):
         )
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, with the errors as they really are."""
+        """Return the OpenAPI document, completed by the extensions."""
         if self.openapi_schema is None:
-            schema = super().openapi()
-            for module in self.kernel.modules:
-                if module.router is not None:
-                    document_scopes(schema, "" if module.router.prefix else module.prefix, module.router)
-            self.openapi_schema = document_problems(schema)
+            self.openapi_schema = super().openapi()
+            for complete in self.kernel.builder.openapi_steps:
+                complete(self.openapi_schema)
         return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +152,6 @@ def create_app(
         openapi_url=application.openapi_url,
         docs_url=None,
         redoc_url=None,
-        responses=ANY_FAILURE,
         lifespan=lifespan,
         exception_handlers={
             **HANDLERS,

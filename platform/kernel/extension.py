@@ -128,6 +128,8 @@ class ApplicationBuilder:
     websockets: WebSocketServer | None = None
     # Finds the keys of bearer tokens that are not the issuer's, by the tokens' `kid`.
     token_keys: "dict[str, Callable[[], TrustedKey]]" = field(default_factory=dict)
+    # Each completes the OpenAPI document.
+    openapi_steps: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
     # Options of the FastAPI application.
     fastapi_options: dict[str, Any] = field(default_factory=dict)
     # Makes what compares models with tables for the command `kernel migrate`.

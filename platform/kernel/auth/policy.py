@@ -1,6 +1,5 @@
 """Access policies: each route declares which callers it serves, and a route without a policy is refused."""
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
@@ -140,15 +139,6 @@ def name_of(route: Any) -> str:
 def guards_of(route: Any) -> tuple[Requires, ...]:
     """Return the policies that a route requires, each once, to check them before FastAPI reads the body."""
     return tuple(dict.fromkeys(one for one in calls_of(dependant_of(route)) if isinstance(one, Requires)))
-
-
-def document_scopes(schema: dict[str, Any], prefix: str, router: APIRouter) -> None:
-    """Add the scopes of each operation to an OpenAPI document. FastAPI does that for OAuth2 schemes only."""
-    for one in policies(router):
-        operations = schema["paths"].get(prefix + re.sub(r":\w+}", "}", one.path), {})
-        for method in one.methods if one.scopes is not None else ():
-            if method.lower() in operations:
-                operations[method.lower()]["security"] = [{"bearer": list(one.scopes or ())}]
 
 
 def dependant_of(context: Any) -> Dependant | None:

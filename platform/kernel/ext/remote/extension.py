@@ -18,6 +18,7 @@ class Remote(Extension):
     """Contracts of modules that run in other processes, and the internal channel, over HTTP."""
 
     name = "remote"
+    requires = ("openapi",)
     settings = (InternalSettings,)
 
     def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from kernel.ext.openapi.document import document_problems
 from kernel.ext.remote.wire import WireContract
-from kernel.web.openapi import document_problems
 
 
 def document(title: str, contracts: Iterable[tuple[str, WireContract]]) -> dict[str, Any]:

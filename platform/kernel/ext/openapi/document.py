@@ -1,9 +1,13 @@
 """Describe errors in the OpenAPI document: problem details instead of FastAPI's validation errors."""
 
+import re
 from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
+from fastapi import APIRouter
+
+from kernel.auth.policy import policies
 from kernel.web.problems import MEDIA_TYPE, ProblemDetails, phrase_of
 
 _SCHEMAS = "#/components/schemas/"
@@ -53,3 +57,12 @@ def _add_problem_details(components: dict[str, Any]) -> str:
             components |= models
             return f"{_SCHEMAS}{prefix}ProblemDetails"
     raise AssertionError  # count() never ends
+
+
+def document_scopes(schema: dict[str, Any], prefix: str, router: APIRouter) -> None:
+    """Add the scopes of each operation to an OpenAPI document. FastAPI does that for OAuth2 schemes only."""
+    for one in policies(router):
+        operations = schema["paths"].get(prefix + re.sub(r":\w+}", "}", one.path), {})
+        for method in one.methods if one.scopes is not None else ():
+            if method.lower() in operations:
+                operations[method.lower()]["security"] = [{"bearer": list(one.scopes or ())}]

@@ -1,0 +1,1 @@
+"""The OpenAPI document, with the errors and scopes as they are."""
