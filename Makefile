@@ -1,9 +1,9 @@
-# The front door. `make` alone lists what there is; the work itself is done by the `kernel` command and a few
-# short tools, so that people, CI and the container image run the same things.
+# `make` alone lists the targets. They run the `kernel` command and a few short tools, so that developers, CI and the
+# container image run the same commands.
 .DEFAULT_GOAL := help
 .PHONY: help run test test-unit test-slow coverage test-all check self-test newest audit format docs changelog migrate migration bench claims growth bench-boundaries messages faults drill lines lock clean venv
 
-# The first Python of at least 3.11 that really starts (a pyenv shim may exist and refuse to).
+# The first Python 3.11 or newer that starts: a pyenv shim may exist and still refuse.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV := .venv
@@ -12,7 +12,7 @@ TEST := $(BIN)/pytest -n auto --maxschedchunk 10 --durations=15
 STAMP := $(VENV)/.installed
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--quiet --custom-compile-command "make lock"
-# The extras of platform-kernel: those that the application uses, and those for development (all brokers, all checks).
+# The extras of platform-kernel that the application uses, and those for development (all brokers, all checks).
 RUNTIME := --extra api_docs --extra http2 --extra rate_limit --extra server --extra store --extra telemetry --extra websockets
 DEV := --extra all --extra boundaries --extra testing --group dev
 export UV_PYTHON := $(BIN)/python
@@ -38,7 +38,7 @@ test-slow: venv ## Run faults, fuzzing, brokers, workers and proofs (15 minutes)
 coverage: venv ## Run the unit and integration tests, and print which lines they run
 	@$(TEST) -m "not slow" --cov --cov-report term $(ARGS)
 
-test-all: self-test coverage test-slow drill ## Run all tests, the proofs, the drill and the benchmark in small (30 minutes)
+test-all: self-test coverage test-slow drill ## Run all tests, the self-test, the drill and a short benchmark (30 minutes)
 	@test ! -d bench || $(BIN)/python -m bench --quick --no-served --rounds 1
 
 ##@ Change
@@ -59,10 +59,10 @@ newest: ## Check and test with the newest dependencies that the bounds allow, in
 	.venv-newest/bin/kernel check
 	.venv-newest/bin/pytest -n auto --maxschedchunk 10 $(ARGS)
 
-audit: venv ## Look up known vulnerabilities of the locked dependencies; ends with 3 if nobody could be asked
+audit: venv ## Look up known vulnerabilities of the locked dependencies; exit code 3 if the data is unavailable
 	@$(BIN)/python bin/audit
 
-format: venv ## Format the code, mend what the linter can, and write CODEOWNERS
+format: venv ## Format the code, apply the linter's fixes, and write CODEOWNERS
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/kernel owners --write
@@ -73,7 +73,7 @@ docs: .venv-docs/.installed ## Build the documentation into site/; a broken link
 changelog: venv ## Print the changes since the last release; with VERSION, move them to CHANGELOG.md   [VERSION=1.0.0]
 	@$(BIN)/towncrier build $(if $(VERSION),--version '$(VERSION)' --yes,--version Unreleased --draft)
 
-migrate: venv ## Bring every module's database to its newest migration
+migrate: venv ## Apply all migrations of every module
 	@$(BIN)/kernel migrate
 
 migration: venv ## Write a migration from the models   MODULE=events MESSAGE="add a column"
@@ -82,32 +82,32 @@ migration: venv ## Write a migration from the models   MODULE=events MESSAGE="ad
 	@$(BIN)/ruff format --quiet migrations
 
 ##@ Measure
-bench: venv ## Compare with the limit, a hand-tuned FastAPI and the way of templates (12 minutes)   [QUICK=1]
+bench: venv ## Compare with raw ASGI, a hand-tuned FastAPI and a typical template (12 minutes)   [QUICK=1]
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
-claims: venv ## Check each claim of the architecture by a number (3 minutes)   [QUICK=1]
+claims: venv ## Measure whether each claim of the architecture holds (3 minutes)   [QUICK=1]
 	@$(BIN)/python -m bench.claims $(if $(QUICK),--quick) $(ARGS)
 
-bench-boundaries: venv ## Time `kernel check`, here and on 200 modules of 2,000 files (a minute)   [QUICK=1]
+bench-boundaries: venv ## Time `kernel check` on this repository and on 200 modules with 2,000 files (a minute)   [QUICK=1]
 	@$(BIN)/python -m bench.boundaries $(if $(QUICK),--quick) $(ARGS)
 
-growth: venv ## Measure what the 200th module costs, and every start (3 minutes)   [QUICK=1]
+growth: venv ## Measure the cost of the 200th module, and the starts (3 minutes)   [QUICK=1]
 	@$(BIN)/python -m bench.growth $(if $(QUICK),--quick) $(ARGS)
 
-messages: venv ## Time the delivery of messages, beside a naive loop (2 minutes)   [QUICK=1]
+messages: venv ## Time the delivery of messages, compared with a simple loop (2 minutes)   [QUICK=1]
 	@$(BIN)/python -m bench.messages $(if $(QUICK),--quick) $(ARGS)
 
-faults: venv ## Kill, freeze and race processes, and count what was lost or doubled (25 minutes)   [QUICK=1]
+faults: venv ## Kill, freeze and race processes, and count lost and doubled effects (25 minutes)   [QUICK=1]
 	@$(BIN)/python -m tests.faults $(if $(QUICK),--quick) $(ARGS)
 
-drill: venv ## Remove each extension from a copy, and start and test what is left   [QUICK=1 ARGS="cache store"]
+drill: venv ## Remove each extension from a copy, and start and test the rest   [QUICK=1 ARGS="cache store"]
 	@$(BIN)/python -m tests.drill $(if $(QUICK),--quick) $(ARGS)
 
 lines: venv ## Count the lines of the core and of each extension
 	@$(BIN)/python -m tests.core.lines
 
-##@ Keep
-lock: venv ## Resolve the dependencies anew and write requirements/*.txt   [UPGRADE=1]
+##@ Maintain
+lock: venv ## Resolve the dependencies again and write requirements/*.txt   [UPGRADE=1]
 	$(LOCK) $(if $(UPGRADE),--upgrade) requirements/uv.in -o requirements/uv.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml $(RUNTIME) -o requirements/runtime.txt
 	$(LOCK) $(if $(UPGRADE),--upgrade) platform/pyproject.toml pyproject.toml $(DEV) \

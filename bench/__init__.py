@@ -1,1 +1,1 @@
-"""Measures the application against other ways of writing it: `python -m bench`."""
+"""Compare the speed of this application with other implementations: `python -m bench`."""

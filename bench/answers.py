@@ -1,4 +1,4 @@
-"""Whether all applications answer alike. Figures of applications that do different things mean nothing."""
+"""Verify that all applications give the same answers; otherwise their figures cannot be compared."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from bench.scenarios import Scenario, recipe_for
 
 _ASKED = 3
 _COMPARED_HEADERS = ("content-type", "etag", "location")
-# What differs from run to run: when something was written, and what a cursor looks like, which is each one's own.
+# Values that differ between runs: timestamps, and cursors, which each application encodes in its own way.
 _MASKS = (
     (re.compile(r'"(created_at|updated_at)":"[^"]*"'), r'"\1":"…"'),
     (re.compile(r'"next_cursor":"[^"]*"'), '"next_cursor":"…"'),
@@ -20,7 +20,10 @@ _MADE_ID = (re.compile(r'"id":\d+'), '"id":…')
 
 
 async def check(scenario: Scenario, workers: Mapping[str, Worker], tables: Tables) -> None:
-    """Ask every application the same and compare. Raises BenchmarkError with the first difference."""
+    """Send the same requests to every application and compare the answers.
+
+    Raises BenchmarkError with the first difference.
+    """
     expected: tuple[str, list[str]] | None = None
     for name in scenario.apps:
         if name not in workers:
@@ -47,12 +50,12 @@ async def check(scenario: Scenario, workers: Mapping[str, Worker], tables: Table
 
 
 def comparable(answer: Mapping[str, Any], *, masks_ids: bool) -> str:
-    """An answer as text, without what may differ: status, some headers, and the body byte for byte."""
+    """Return the status, some headers and the body byte for byte as text, without the values that may differ."""
     body = answer["body"]
     for pattern, replacement in (*_MASKS, *([_MADE_ID] if masks_ids else [])):
         body = pattern.sub(replacement, body)
     headers = {name: answer["headers"].get(name, "-") for name in _COMPARED_HEADERS}
-    if not body:  # FastAPI names a type even then
+    if not body:  # FastAPI sends a Content-Type even for an empty body.
         del headers["content-type"]
     headers["location"] = re.sub(r"\d+$", "…", headers["location"])
     return f"{answer['status']} {' '.join(f'{name}={value}' for name, value in headers.items())} {body}"

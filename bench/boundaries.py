@@ -12,7 +12,7 @@ from bench.claims.reporting import say
 from kernel.ext.boundaries.self_test import copied
 from kernel.ext.boundaries.violations.base import files_of
 
-# In seconds.
+# Seconds.
 _AIM_HERE = 2
 _AIM_LARGE = 10
 

@@ -1,4 +1,4 @@
-"""The command line: what is measured, in which order, and where the figures go."""
+"""The command line: what is measured, in which order, and where the figures are written."""
 
 import argparse
 import asyncio
@@ -27,7 +27,7 @@ _RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. `requests` are those of a turn that reads one row; other scenarios scale it."""
+    """The amount of work. `requests` are those of a turn that reads one row; other scenarios scale it."""
 
     scenarios: tuple[Scenario, ...]
     served: tuple[Scenario, ...]
@@ -40,7 +40,7 @@ class Plan:
 
 
 class Progress:
-    """Says what happens, with the seconds since the start."""
+    """Prints the current step with the seconds since the start."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -51,7 +51,7 @@ class Progress:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; 1 if something did not work. What is slow or misses a target is no failure."""
+    """Run the benchmark. Return 1 if a step failed; a slow scenario or a missed target is not a failure."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
     plan = _plan(options)
@@ -86,7 +86,10 @@ async def _run(plan: Plan, places: Places, given: Sequence[str], say: Progress) 
 async def _in_process(
     plan: Plan, places: Places, tables: Tables, results: Results, say: Progress
 ) -> dict[str, list[str]]:
-    """Compare the answers, count statements, measure CPU. The applications' own cursors are for the served part."""
+    """Compare the answers, count statements and measure CPU.
+
+    Return each application's own cursors, which the served part needs.
+    """
     async with inprocess.workers(plan.apps, places) as started:
         for scenario in plan.scenarios:
             for name in scenario.apps if scenario.name == "list_cursor" else ():
@@ -156,7 +159,7 @@ def _line(results: Results, scenario: Scenario, *, is_served: bool) -> str:
 
 
 def _write(results: Results, also: str | None, *, is_whole: bool) -> None:
-    """A whole run replaces the figures that are kept; anything less goes beside them."""
+    """Write the figures. A whole run replaces the committed figures; any other run is written beside them."""
     name = "latest" if is_whole else "partial"
     text, values = results.markdown(), json.dumps(results.as_dict(), indent=1) + "\n"
     _RESULTS.mkdir(exist_ok=True)

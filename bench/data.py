@@ -1,4 +1,4 @@
-"""The rows that every application reads, the same in every run, and the picture that is uploaded."""
+"""The rows that every application reads, the same in every run, and the picture for uploads."""
 
 import datetime as dt
 import hashlib
@@ -10,7 +10,7 @@ from PIL import Image
 
 EVENTS = 10_000
 IMAGES = 5
-# Rows that a turn may change or delete have ids from here on.
+# Ids from here on belong to rows that a turn may change or delete.
 POOL_START = 1_000_000_000
 
 _NOUNS = (
@@ -34,7 +34,7 @@ SEARCH_WORDS = _NOUNS
 
 
 def event_rows(first: int, count: int) -> Iterator[tuple[Any, ...]]:
-    """Rows for EVENT_COLUMNS, with ids from `first` on."""
+    """Return rows for EVENT_COLUMNS with ids from `first` on."""
     for number in range(count):
         noun, kind, place = _NOUNS[number % 30], _KINDS[number % 7], _PLACES[number % 8]
         description = (
@@ -57,7 +57,7 @@ def event_rows(first: int, count: int) -> Iterator[tuple[Any, ...]]:
 
 
 def image_rows() -> Iterator[tuple[Any, ...]]:
-    """Rows for IMAGE_COLUMNS."""
+    """Return rows for IMAGE_COLUMNS."""
     content = png()
     for number in range(1, IMAGES + 1):
         keys = (f"aa/0{number}/content-{number}", f"aa/0{number}/thumbnail-{number}")
@@ -67,7 +67,7 @@ def image_rows() -> Iterator[tuple[Any, ...]]:
 
 
 def png() -> bytes:
-    """A picture of 64 x 64 pixels."""
+    """Return a picture of 64 x 64 pixels."""
     picture = Image.new("RGB", (64, 64))
     picture.putdata([(x * 4, y * 4, (x ^ y) * 4) for y in range(64) for x in range(64)])
     output = io.BytesIO()

@@ -1,4 +1,4 @@
-"""This run's databases: a PostgreSQL of its own and SQLite files, migrated as in production and always the same."""
+"""This run's databases: PostgreSQL and SQLite files, migrated as in production, with the same rows in every run."""
 
 import shutil
 import sqlite3
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 @contextmanager
 def databases(folder: Path) -> Iterator[Places]:
-    """A PostgreSQL server with empty tables, SQLite files with rows, and a folder with the pictures' bytes."""
+    """Provide a PostgreSQL server with empty tables, SQLite files with rows, and a folder with the pictures' bytes."""
     with ExitStack() as stack:
         with pinned_to(OTHER_CORE):
             server = stack.enter_context(postgresql_server(folder / "postgresql"))
@@ -87,11 +87,11 @@ def _write_pictures(folder: Path) -> None:
 
 
 class Tables:
-    """What the run itself does to the rows on PostgreSQL, between the turns."""
+    """Changes the rows on PostgreSQL between the turns."""
 
     def __init__(self, connection: Any, server: Path) -> None:
         self._connection = connection
-        # Where the server logs, and the process that has all others as its children.
+        # The log of the server, and its main process, the parent of its other processes.
         self.log = server / "log"
         self.server_pid = int((server / "postmaster.pid").read_text().split()[0])
         self._touched = False
@@ -99,12 +99,12 @@ class Tables:
     @classmethod
     @asynccontextmanager
     async def connect(cls, places: Places) -> "AsyncIterator[Tables]":
-        """Connect and put the rows in."""
+        """Connect and insert the rows."""
         url = places.database_url.replace("+asyncpg", "", 1)
         connection = await asyncpg.connect(url)
         try:
             tables = cls(connection, places.postgresql)
-            # Nothing may happen on its own while something is measured.
+            # Turn autovacuum off, because background work would disturb the measurement.
             await connection.execute("ALTER SYSTEM SET autovacuum = off")
             await connection.execute("SELECT pg_reload_conf()")
             await tables._insert(1, EVENTS)
@@ -119,7 +119,7 @@ class Tables:
             await connection.close()
 
     async def reset(self, rows: int, *, will_write: bool = False) -> None:
-        """Leave the rows that everybody reads, and `rows` more to change or delete: version 1, ids from POOL_START."""
+        """Keep the shared rows, and add `rows` more to change or delete: version 1, ids from POOL_START on."""
         if self._touched:
             await self._connection.execute(f"DELETE FROM events.events WHERE id > {EVENTS}")
             await self._connection.execute(f"DELETE FROM images.images WHERE id > {IMAGES}")
@@ -130,12 +130,12 @@ class Tables:
         self._touched = bool(rows) or will_write
 
     async def log_statements(self, switched_on: bool) -> None:
-        """Have the server log every statement, or none."""
+        """Let the server log every statement, or none."""
         await self._connection.execute(f"ALTER SYSTEM SET log_min_duration_statement = {0 if switched_on else -1}")
         await self._connection.execute("SELECT pg_reload_conf()")
 
     async def connections_opened(self) -> int:
-        """How many connections the database has been asked for so far; those of the last second may be missing."""
+        """Return how many connections the database has accepted so far; the last second may be missing."""
         await self._connection.execute("SELECT pg_stat_clear_snapshot()")
         statement = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
         opened: int = await self._connection.fetchval(statement)
@@ -147,6 +147,6 @@ class Tables:
         )
 
     async def server_version(self) -> str:
-        """As PostgreSQL says it."""
+        """Return the server's version as PostgreSQL prints it."""
         version: str = await self._connection.fetchval("SHOW server_version")
         return version

@@ -1,5 +1,5 @@
-"""What ends a run."""
+"""The error that ends a run."""
 
 
 class BenchmarkError(Exception):
-    """Something did not work, so that no figure would mean anything. Says what."""
+    """A step failed, so the figures would have no meaning. The message names the step."""

@@ -1,4 +1,4 @@
-"""CPU per request, without a socket: one worker process for each application, one turn after the other."""
+"""Measure CPU per request without a socket: one worker process for each application, in turns."""
 
 import asyncio
 import json
@@ -16,13 +16,13 @@ from bench.errors import BenchmarkError
 from bench.machine import APP_CORE, pin
 from bench.scenarios import Recipe, Scenario, recipe_for
 
-# A turn during which the machine was slower than this against its usual pace is repeated.
+# A turn is repeated if the machine was slower than usual by this factor.
 _TOLERANCE = 1.12
 _PIPE_BYTES = 8 << 20
 
 
 class Worker:
-    """An application in a process of its own, and how to ask it."""
+    """An application in a process of its own, seen from this process."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class Worker:
     @classmethod
     @asynccontextmanager
     async def started(cls, name: str, places: Places, *options: str) -> "AsyncIterator[Worker]":
-        """Start it and wait until it is ready. Raises BenchmarkError with what it says."""
+        """Start it and wait until it is ready. Raises BenchmarkError with its output."""
         log = places.logs / f"worker-{name}.log"
         with log.open("a") as output:
             process = await asyncio.create_subprocess_exec(
@@ -60,7 +60,7 @@ class Worker:
                 await process.wait()
 
     async def do(self, command: str, recipe: Recipe, first: int = 0, count: int = 1) -> dict[str, Any]:
-        """Have it do something; its answer. Raises BenchmarkError."""
+        """Send a command and return its answer. Raises BenchmarkError."""
         assert self._process.stdin is not None  # noqa: S101  # for the type checker: it is a pipe
         message = {"do": command, "recipe": recipe.as_dict(), "first": first, "count": count}
         self._process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -68,7 +68,7 @@ class Worker:
         return await self._read()
 
     def last_logged(self) -> str:
-        """The end of what the application logged."""
+        """Return the end of the application's log."""
         return self._log.read_text(errors="replace")[-2000:]
 
     async def _read(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Worker:
 
 @asynccontextmanager
 async def workers(names: Sequence[str], places: Places) -> AsyncIterator[dict[str, Worker]]:
-    """A worker for each application, all started together."""
+    """Start a worker for each application, all in parallel."""
     async with AsyncExitStack() as stack:
         entered = [stack.enter_async_context(Worker.started(name, places)) for name in names]
         started = await asyncio.gather(*entered, return_exceptions=True)
@@ -95,7 +95,7 @@ async def workers(names: Sequence[str], places: Places) -> AsyncIterator[dict[st
 
 
 async def find_cursors(worker: Worker, pages: int = 8) -> None:
-    """Learn an application's own cursors, by walking its list."""
+    """Return an application's own cursors, found by reading its list page by page."""
     cursor = ""
     while len(worker.cursors) < pages:
         answer = await worker.do("show", Recipe("GET", f"/api/v1/events?limit=20&cursor={cursor}"))
@@ -109,7 +109,7 @@ async def find_cursors(worker: Worker, pages: int = 8) -> None:
 
 @dataclass
 class Turn:
-    """What one turn of one application took, in microseconds of CPU and of wall time a request."""
+    """One turn of one application, in microseconds of CPU and of elapsed time per request."""
 
     scenario: str
     app: str
@@ -117,7 +117,7 @@ class Turn:
     cpu_us: float
     wall_us: float
     requests: int
-    # How much slower than usual the machine was, at the worst of the spins around the turn.
+    # How much slower than usual the machine was in the slower of the spins before and after the turn.
     slowness: float
     repeats: int = 0
 
@@ -128,16 +128,19 @@ class Turn:
 
 @dataclass
 class Pace:
-    """What the machine usually needs for a spin, in milliseconds; and so whether something disturbed a turn.
+    """The machine's usual time for a spin in milliseconds, to detect disturbed turns.
 
-    Such a turn is repeated `most_repeats` times at most; then the least disturbed one counts.
+    A disturbed turn is repeated at most `most_repeats` times; then the least disturbed one counts.
     """
 
     most_repeats: int
     spins: list[float] = field(default_factory=list)
 
     def slowness(self, spins: Sequence[Sequence[float]]) -> float:
-        """1 is the usual pace. The wall counts as well: a core that is taken away costs no CPU time of ours."""
+        """Return the time in relation to the usual one.
+
+        Elapsed time counts too, because a core that another process takes costs no CPU time of this one.
+        """
         self.spins += [cpu for cpu, _ in spins]
         usual = statistics.median(sorted(self.spins)[: max(1, len(self.spins) // 2)])
         return max(max(cpu, wall) for cpu, wall in spins) / usual
@@ -146,11 +149,11 @@ class Pace:
 async def measure(
     scenario: Scenario, started: dict[str, Worker], tables: Tables, *, rounds: int, requests: int, pace: Pace
 ) -> list[Turn]:
-    """`rounds` turns of each application that knows the scenario, interleaved."""
+    """Run `rounds` interleaved turns of each application that supports the scenario."""
     names = [name for name in scenario.apps if name in started]
     turns: list[Turn] = []
     for number in range(rounds):
-        # Each application goes first as often as the others.
+        # Each application is the first one equally often.
         shift = number % len(names) if names else 0
         for name in names[shift:] + names[:shift]:
             count = max(10, round(requests * scenario.scale * APPS[name].more))

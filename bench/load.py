@@ -1,7 +1,7 @@
-"""A load generator in Python, for where wrk is missing: the same requests, the same line of JSON at the end.
+"""A load generator in Python that replaces wrk if it is missing: the same requests, the same line of JSON at the end.
 
-`python -m bench.load RECIPE.json HOST:PORT CONNECTIONS SECONDS`. It needs a core for itself, as wrk does, but gives up
-at a few thousand requests a second.
+`python -m bench.load RECIPE.json HOST:PORT CONNECTIONS SECONDS`. Like wrk, it needs a core for itself, but it sends
+only a few thousand requests per second.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class _Load:
         self.failed = self.broken = self.late = 0
 
     async def connection(self, until: float) -> None:
-        """Send until the clock says `until`; connect anew after an error."""
+        """Send requests until `until`; reconnect after an error."""
         while time.perf_counter() < until:
             try:
                 reader, writer = await asyncio.open_connection(self._host, self._port)
@@ -68,7 +68,7 @@ class _Load:
         return "\r\n".join([*lines, "", ""]).encode() + body
 
     def figures(self, seconds: float) -> dict[str, float]:
-        """What lua.result_of reads."""
+        """Return the figures that lua.result_of reads."""
         ordered = sorted(self.latencies) or [0.0]
         return {
             "requests": len(self.latencies),
@@ -82,12 +82,12 @@ class _Load:
 
 
 async def run(recipe: Recipe, address: str, connections: int, seconds: float) -> dict[str, float]:
-    """Load an address for some time; the figures."""
+    """Load an address for some time, and return the figures."""
     host, _, port = address.rpartition(":")
     load = _Load(recipe, host, int(port))
     started = time.perf_counter()
     tasks = [asyncio.create_task(load.connection(started + seconds)) for _ in range(connections)]
-    # As wrk does: what is still under way at the end is not waited for.
+    # Like wrk, do not wait for requests that are in progress at the end.
     await asyncio.wait(tasks, timeout=seconds)
     figures = load.figures(time.perf_counter() - started)
     for task in tasks:

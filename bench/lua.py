@@ -1,11 +1,11 @@
-"""Scripts for wrk: the requests of a recipe, and at the end one line of JSON instead of a text to pick apart."""
+"""Scripts for wrk: the requests of a recipe, and at the end one line of JSON, which needs no text parsing."""
 
 import json
 from typing import Any
 
 from bench.scenarios import Recipe
 
-# Percentiles and the duration are in microseconds there.
+# wrk reports percentiles and the duration in microseconds.
 _DONE = """
 done = function(summary, latency, _)
   local errors = summary.errors
@@ -15,7 +15,7 @@ done = function(summary, latency, _)
     errors.status, errors.connect + errors.read + errors.write, errors.timeout))
 end
 """
-# Both begin at -2: wrk asks for one request beforehand, to see whether it is a pipeline, and never sends it.
+# Both begin at -2: wrk calls request() once at the start, to detect a pipeline, and does not send the result.
 _LISTED = """
 local prepared, number = {}, -2
 request = function()
@@ -36,7 +36,7 @@ end
 
 
 def script(recipe: Recipe) -> str:
-    """The Lua that makes the same requests as `recipe.request(0)`, `recipe.request(1)`, ... on one thread."""
+    """Return the Lua that makes the same requests as `recipe.request(0)`, `recipe.request(1)`, ... on one thread."""
     common = {"method": _text(recipe.method), "body": _text(recipe.body)}
     headers = ", ".join(f"[{_text(name)}] = {_text(value)}" for name, value in recipe.headers.items())
     common["headers"] = f"{{{headers}}}"
@@ -55,7 +55,7 @@ def script(recipe: Recipe) -> str:
 
 
 def result_of(output: str) -> dict[str, Any]:
-    """The figures in what wrk printed. Raises ValueError with the output where there are none."""
+    """Return the figures in the output of wrk. Raises ValueError with the output if it contains none."""
     line = next((line for line in output.splitlines() if line.startswith('{"requests"')), None)
     if line is None:
         raise ValueError(f"the load generator gave no figures:\n{output.strip()[-2000:]}")
@@ -68,6 +68,6 @@ def _locals(values: dict[str, str]) -> str:
 
 
 def _text(value: str) -> str:
-    """A Lua string with these characters as bytes (Lua 5.1, section 2.1)."""
+    """Return a Lua string with these characters as bytes (Lua 5.1, section 2.1)."""
     plain = {byte: chr(byte) for byte in range(0x20, 0x7F) if chr(byte) not in '"\\'}
     return '"' + "".join(plain.get(byte, f"\\{byte:03d}") for byte in value.encode("latin-1")) + '"'

@@ -1,4 +1,4 @@
-"""The machine: its cores, what a process used of them, and whether it was left alone meanwhile."""
+"""The machine: its cores, what a process used of them, and whether other processes disturbed it."""
 
 import datetime as dt
 import os
@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# The application has the first core for itself; databases and load generators share the second.
+# The application has the first core for itself; databases and load generators share the second one.
 APP_CORE = 0
 OTHER_CORE = 1
 
-# Those that we may use, before anything is pinned.
+# The allowed cores before any process is pinned.
 _CORES = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 _SPIN_STEPS = 200_000
@@ -34,18 +34,18 @@ _LIBRARIES = (
 
 
 def cores() -> int:
-    """How many we may use."""
+    """Return how many cores this process may use."""
     return len(_CORES)
 
 
 def can_pin() -> bool:
-    """Whether the application can have a core for itself."""
+    """Return whether the application can have a core for itself."""
     return hasattr(os, "sched_setaffinity") and {APP_CORE, OTHER_CORE} <= _CORES
 
 
 @contextmanager
 def pinned_to(core: int) -> Iterator[None]:
-    """Processes that are started in this block run on `core` alone, where that is possible."""
+    """Run processes that are started in this block on `core` alone, if that is possible."""
     if not can_pin():
         yield
         return
@@ -63,12 +63,15 @@ def pin(pid: int, core: int) -> None:
         return
     for member in _family(pid):
         for task in Path(f"/proc/{member}/task").iterdir():
-            with suppress(ProcessLookupError):  # a thread that is gone by now
+            with suppress(ProcessLookupError):  # The thread has ended.
                 os.sched_setaffinity(int(task.name), {core})
 
 
 def spin() -> tuple[float, float]:
-    """A fixed piece of work in pure Python: its CPU and wall time in milliseconds. Both rise if we are disturbed."""
+    """Do a fixed amount of work in pure Python, and return its CPU and elapsed time in milliseconds.
+
+    Both rise if disturbed.
+    """
     started, began = time.process_time(), time.perf_counter()
     value = 0
     for step in range(_SPIN_STEPS):
@@ -77,7 +80,7 @@ def spin() -> tuple[float, float]:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """What a process and its children, those that have ended too, have used so far; None where /proc does not say."""
+    """Return the CPU time of a process and its children, ended ones included; None if /proc does not show it."""
     used = 0.0
     for member in _family(pid):
         try:
@@ -86,13 +89,13 @@ def cpu_seconds(pid: int) -> float | None:
             if member == pid:
                 return None
             continue
-        # In user and in system mode, by itself and by children that have ended (man 5 proc_pid_stat, fields 14 to 17).
+        # User and system time, of the process and of children that have ended (man 5 proc_pid_stat, fields 14 to 17).
         used += sum(map(int, after_name[11:15])) / os.sysconf("SC_CLK_TCK")
     return used
 
 
 def resident_mib(pid: int) -> float | None:
-    """The memory that a process and its children hold; None where /proc does not say."""
+    """Return the memory of a process and its children; None if /proc does not show it."""
     held = 0.0
     for member in _family(pid):
         try:
@@ -108,13 +111,13 @@ def resident_mib(pid: int) -> float | None:
 def _family(pid: int) -> Iterator[int]:
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # a thread or a process that is gone by now
+        with suppress(OSError):  # The thread or process has ended.
             for child in children.read_text().split():
                 yield from _family(int(child))
 
 
 class Processes:
-    """What an application, the database and we ourselves use of the machine from now on, and what everybody else does.
+    """The CPU time of the application, the database, this process and all others, from now on.
 
     `pid` is the application's and `database_pid` the database's.
     """
@@ -125,7 +128,7 @@ class Processes:
         self._before = self._now()
 
     def since(self) -> tuple[float | None, float | None]:
-        """CPU seconds of the application, and of those who are not ours; None where /proc does not say."""
+        """Return the CPU seconds of the application and of unrelated processes; None if /proc does not show them."""
         (app, ours, everything), (app_then, ours_then, everything_then) = self._now(), self._before
         if app is None or app_then is None:
             return None, None
@@ -141,7 +144,7 @@ class Processes:
 
 
 def _everything() -> float | None:
-    """What all processes of the machine have used, and what was taken from it; interrupts are nobody's."""
+    """Return the CPU time of all processes of the machine and the stolen time, without interrupts."""
     try:
         user, nice, system, _, _, _, _, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
     except (OSError, ValueError):
@@ -150,7 +153,7 @@ def _everything() -> float | None:
 
 
 def describe(postgresql: str) -> dict[str, Any]:
-    """What the figures depend on. Nothing in it names the machine or who uses it."""
+    """Return the conditions on which the figures depend. No value names the machine or its user."""
     return {
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),

@@ -1,4 +1,4 @@
-"""How fast messages are delivered, beside a loop as one would first write it: `make messages`."""
+"""Measure the delivery of messages, compared with a simple loop: `make messages`."""
 
 import argparse
 import asyncio
@@ -26,7 +26,7 @@ SUBSCRIBER = "mail.write_letter"
 
 
 async def throughput(here: Shop, many: int, deliver: Deliver) -> float:
-    """Messages a second that are handled, from a backlog of so many."""
+    """Return the messages per second that are handled from a backlog of this size."""
     outbox = here.kernel.get(MessageBus).outboxes["shop"]
     async with outbox.database.transaction() as session:
         for number in range(many):
@@ -44,7 +44,7 @@ async def throughput(here: Shop, many: int, deliver: Deliver) -> float:
 
 
 async def latency(here: Shop, many: int, deliver: Deliver) -> tuple[float, float]:
-    """Milliseconds from just before the commit to the handler, p50 and p99, for messages published one by one."""
+    """Return milliseconds from just before the commit to the handler, p50 and p99, for single messages."""
     async with deliver(here):
         await place(here.kernel, -1)
         await here.until_drained()
@@ -52,7 +52,7 @@ async def latency(here: Shop, many: int, deliver: Deliver) -> tuple[float, float
 
 
 def relays(count: int) -> Deliver:
-    """So many processes of `kernel relay`."""
+    """Run this number of `kernel relay` processes."""
 
     @contextlib.asynccontextmanager
     async def running(here: Shop) -> AsyncIterator[None]:
@@ -66,7 +66,10 @@ def relays(count: int) -> Deliver:
 
 @contextlib.asynccontextmanager
 async def naive(here: Shop) -> AsyncIterator[None]:
-    """The oldest row, its handler's transaction, a mark, and a second's sleep when there is none. It has no inbox."""
+    """Deliver with a simple loop that sleeps for a second if there is no row.
+
+    It takes the oldest row, runs its handler in a transaction and marks the row. It has no inbox.
+    """
     outbox = here.kernel.get(MessageBus).outboxes["shop"]
     table, mail = outbox.table, here.kernel.contexts["mail"].database
     letters: Table = next(one for one in here.kernel.modules if one.name == "mail").metadata.tables["letters"]  # type: ignore[union-attr]  # it has tables
@@ -106,7 +109,7 @@ async def measure(
     how: str,
     deliver: Deliver,
 ) -> list[str]:
-    """One row of the table."""
+    """Return one row of the table."""
     longer = {"MESSAGING_HANDLER_TIMEOUT_SECONDS": "30"}
     async with shop(folder, url(), **longer) as here:
         rate = await throughput(here, many, deliver)

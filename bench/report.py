@@ -1,4 +1,4 @@
-"""The tables at the end, in Markdown, and everything that was measured, for JSON."""
+"""The tables at the end, in Markdown, and all measurements as JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,19 +17,19 @@ _LIMIT = "limit"
 
 @dataclass
 class Results:
-    """Everything of one run."""
+    """All results of one run."""
 
     machine: dict[str, Any]
     options: dict[str, Any]
     turns: list[Turn] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     statements: dict[str, dict[str, Statements]] = field(default_factory=dict)
-    # By application: resident memory after the start and after all load, in MiB.
+    # Resident memory in MiB by application, after the start and after all load.
     memory: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
     @property
     def cpu(self) -> Figures:
-        """CPU per request in process, in microseconds."""
+        """Return CPU per request in process, in microseconds."""
         figures: dict[tuple[str, str], list[float | None]] = {}
         for turn in sorted(self.turns, key=lambda turn: turn.round):
             figures.setdefault((turn.scenario, turn.app), []).append(turn.cpu_us)
@@ -37,19 +37,19 @@ class Results:
 
     @property
     def rates(self) -> Figures:
-        """Requests per second; None for a run with errors, which is no success to count."""
+        """Return requests per second; None for a run with errors."""
         figures: dict[tuple[str, str], list[float | None]] = {}
         for load in sorted(self.loads, key=lambda load: load.round):
             figures.setdefault((load.scenario, load.app), []).append(None if load.errors else load.per_second)
         return figures
 
     def verdicts(self) -> list[Verdict]:
-        """The targets of what was measured."""
+        """Return the verdicts for the targets of measured scenarios."""
         found = judge(self.cpu, self.rates, self.statements)
         return [verdict for verdict in found if verdict.reached is not None]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the results for JSON."""
         return {
             "machine": self.machine,
             "options": self.options,
@@ -64,7 +64,7 @@ class Results:
         }
 
     def markdown(self) -> str:
-        """The tables, with what they depend on."""
+        """Return the tables in Markdown, with the conditions of the run."""
         parts = ["# Benchmark", _about(self.machine, self.options), _applications(self._apps())]
         if verdicts := self.verdicts():
             parts += ["## Targets", _targets(verdicts)]
@@ -152,7 +152,7 @@ def _served_text(options: Mapping[str, Any]) -> str:
 
 
 def _disturbed(measured: Sequence[Turn] | Sequence[Load]) -> str:
-    """How much to believe: something else may have used the machine, every time that a turn was repeated."""
+    """Describe how many turns other processes disturbed, each of which was repeated."""
     count = sum(one.is_disturbed for one in measured)
     return f" **{count} of {len(measured)} turns were disturbed by other processes.**" if count else ""
 
@@ -198,7 +198,7 @@ def _given(values: Iterable[float | None]) -> list[float]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table that is also aligned for reading as it is."""
+    """Return a Markdown table whose columns are aligned."""
     lines = [list(head), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     padded = [

@@ -1,4 +1,4 @@
-"""What is asked of the applications: for each scenario a recipe from which any number of requests can be made."""
+"""The scenarios: for each one, a recipe that makes any number of requests."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from bench.data import EVENTS, POOL_START, SEARCH_WORDS, png
 
 ON_POSTGRESQL = ("limit", "control", "template", "ours")
 ON_SQLITE = ("control-sqlite", "ours-sqlite")
-# How many rows a turn that changes rows goes round; then it begins again with the next version. As many as take about a
-# second at least: SQLAlchemy's pool lets a request that waits be overtaken for as long as that.
+# The number of rows that a turn changes in a cycle; the next cycle changes the next version. A cycle takes about a
+# second at least, because SQLAlchemy's pool lets other requests overtake a waiting one for that long.
 PATCHED_ROWS = 10_000
 
 _BOUNDARY = "----bench-boundary-7MA4YWxkTrZu0gW"
@@ -20,8 +20,8 @@ _BOUNDARY = "----bench-boundary-7MA4YWxkTrZu0gW"
 class Recipe:
     """Requests that differ in one value: `{}` in the path.
 
-    The values are those listed in `values`, in turn, or the numbers from `first` on, `count` of them, in turn.
-    The body is text in Latin-1, so that any byte can be written into JSON and Lua.
+    The values are those in `values`, in turn, or `count` numbers from `first` on, in turn.
+    The body is text in Latin-1, so that JSON and Lua can contain any byte.
     """
 
     method: str
@@ -31,11 +31,11 @@ class Recipe:
     count: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
-    # Send If-Match with the version that a row has that was changed in every round before: 1, then 2, ...
+    # Send If-Match with the version of a row that every earlier cycle has changed: 1, then 2, ...
     if_match: bool = False
 
     def request(self, number: int) -> tuple[str, str, dict[str, str], bytes]:
-        """The request with this number, from 0: method, target, headers, body."""
+        """Return the request with this number, from 0: method, target, headers, body."""
         value, headers = "", dict(self.headers)
         if self.values:
             value = self.values[number % len(self.values)]
@@ -46,32 +46,32 @@ class Recipe:
         return self.method, self.path.replace("{}", value), headers, self.body.encode("latin-1")
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the recipe for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """What `as_dict` gave."""
+        """Return the recipe from the result of `as_dict`."""
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One kind of request. `scale` is how many requests a turn has in relation to reading one row."""
+    """One kind of request. `scale` is its number of requests in a turn, in relation to reading one row."""
 
     name: str
     title: str
     scale: float = 1
     apps: tuple[str, ...] = ON_POSTGRESQL
-    # Rows that must be prepared for each request, or in all where they are gone round.
+    # Rows to prepare for each request, or in total if requests change them in cycles.
     deletes: bool = False
     patches: bool = False
     writes: bool = False
-    # Whether a quick run serves it, too.
+    # Whether a quick run serves it too.
     quick: bool = True
 
     def rows_for(self, requests: int) -> int:
-        """How many rows must be there for so many requests."""
+        """Return how many rows this number of requests needs."""
         if self.patches:
             return min(requests, PATCHED_ROWS)
         return requests if self.deletes else 0
@@ -105,7 +105,7 @@ _CHANGES = {"title": "Concert in the hall", "location": "Lisbon"}
 
 
 def recipe_for(scenario: Scenario, requests: int, cursors: Sequence[str] = ()) -> Recipe:
-    """How `requests` requests of this scenario are made; `cursors` are an application's own."""
+    """Return the recipe for `requests` requests of this scenario; `cursors` are an application's own."""
     events = "/api/v1/events"
     if scenario.deletes:
         return Recipe("DELETE", f"{events}/{{}}", first=POOL_START, count=max(1, requests))
@@ -114,7 +114,7 @@ def recipe_for(scenario: Scenario, requests: int, cursors: Sequence[str] = ()) -
         return Recipe("PATCH", f"{events}/{{}}", (), POOL_START, rows, _JSON, body, if_match=True)
     recipes = {
         "health": Recipe("GET", "/health/live"),
-        # 997 has no divisor in common with the number of rows: all over the table, without chance.
+        # 997 and the number of rows have no common divisor, so the ids spread over the whole table without randomness.
         "read_one": Recipe("GET", f"{events}/{{}}", [str(number * 997 % EVENTS + 1) for number in range(1000)]),
         "list": Recipe("GET", f"{events}?limit=20&offset={{}}", [str(20 * number) for number in range(10)]),
         "list_cursor": Recipe("GET", f"{events}?limit=20&cursor={{}}", list(cursors)),
@@ -130,7 +130,7 @@ _MULTIPART = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
 
 
 def _form() -> str:
-    """A multipart body with a caption and a picture."""
+    """Return a multipart body with a caption and a picture."""
     return (
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="caption"\r\n\r\nA gradient\r\n'
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="gradient.png"\r\n'

@@ -1,4 +1,4 @@
-"""Requests per second over a socket: every application on uvicorn with one worker, and a load generator beside it."""
+"""Measure requests per second over a socket: every application on uvicorn with one worker, and a load generator."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -10,19 +10,19 @@ from bench.machine import Processes
 from bench.scenarios import PATCHED_ROWS, Scenario, recipe_for
 from bench.servers import CONNECTIONS, Generator, Server
 
-# Until the requests that were under way at the end of a run are over, so that they do not meet the next one.
+# Seconds until the last requests of a run have ended, so that they do not overlap with the next run.
 _SETTLE_SECONDS = 0.1
-# More than any application here can change or delete; and how much faster a run may be than the one before, of which
-# the warm-up comes from the slower generator.
+# More rows than any application can change or delete. A run may be this much faster than the previous one, because the
+# warm-up uses the slower generator.
 _MOST_A_SECOND = 25_000
 _AFTER_WARM_UP, _AFTER_A_RUN = 3, 1.5
-# A run during which others used more than this of a core is repeated.
+# A run is repeated if other processes used more than this share of a core.
 _MOST_FOREIGN = 0.10
 
 
 @dataclass
 class Load:
-    """What one run of the load generator measured on one application."""
+    """The result of one run of the load generator on one application."""
 
     scenario: str
     app: str
@@ -32,16 +32,16 @@ class Load:
     per_second: float
     p50_ms: float
     p99_ms: float
-    # Answers that were no success; connections that broke; answers that took too long.
+    # Answers without success, broken connections, and answers that took too long.
     failed: int
     broken: int
     late: int
     cpu_us: float | None
-    # How much of its core the application used; well below 1, something else was the limit.
+    # The share of its core that the application used; well below 1, another resource was the limit.
     busy: float | None
-    # How much of a core everything that is not ours used meanwhile.
+    # The share of a core that unrelated processes used during the run.
     foreign: float | None
-    # Connections to the database that were opened meanwhile. A pool that is warm needs none.
+    # Connections to the database that were opened during the run. A warm pool opens none.
     opened: int
     repeats: int = 0
 
@@ -56,7 +56,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how often each application is loaded."""
+    """The duration and number of runs of each application."""
 
     rounds: int
     seconds: float
@@ -72,14 +72,14 @@ async def measure(
     effort: Effort,
     say: Callable[[str], None],
 ) -> list[Load]:
-    """Some rounds of runs on each application that knows the scenario, interleaved."""
+    """Run some interleaved rounds of each application that supports the scenario."""
     names = [name for name in scenario.apps if name in started]
     loads: list[Load] = []
     usual: dict[str, float] = {}
     for number in range(effort.rounds):
         if effort.rounds > 1:
             say(f"  {scenario.title}: round {number + 1} of {effort.rounds}")
-        # Each application goes first as often as the others.
+        # Each application is the first one equally often.
         shift = number % len(names) if names else 0
         for name in names[shift:] + names[:shift]:
             if name not in usual:
@@ -93,7 +93,10 @@ async def measure(
 
 
 async def _warm_up(scenario: Scenario, server: Server, tables: Tables, seconds: float) -> float:
-    """Open the pool's connections and fill the caches, with as many connections as will come. Requests a second."""
+    """Open the pool's connections and fill the caches, with the same number of connections.
+
+    Return requests per second.
+    """
     wanted = int(_MOST_A_SECOND * seconds)
     await tables.reset(scenario.rows_for(wanted), will_write=scenario.writes)
     recipe = recipe_for(scenario, wanted, server.cursors)
@@ -111,7 +114,10 @@ async def _least_disturbed(
     wanted: int,
     effort: Effort,
 ) -> Load:
-    """One run, repeated while others use the machine; with errors it is not, for these may be the application's."""
+    """Return one run, repeated while other processes use the machine.
+
+    A run with errors is not repeated, because the application may cause them.
+    """
     runs: list[Load] = []
     for _ in range(effort.most_repeats + 1):
         runs.append(await _run(scenario, server, tables, generator, number, wanted, effort.seconds))

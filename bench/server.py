@@ -1,4 +1,4 @@
-"""`python -m bench.server NAME PORT`: an application on uvicorn, as its documentation has it, without an access log."""
+"""`python -m bench.server NAME PORT`: serve an application with uvicorn, without an access log."""
 
 import sys
 
@@ -8,7 +8,7 @@ from bench.apps.registry import APPS
 
 
 def main(name: str, port: str) -> None:
-    """Serve until somebody ends the process."""
+    """Serve until the process is stopped."""
     uvicorn.run(APPS[name].factory, factory=True, host="127.0.0.1", port=int(port), access_log=False, lifespan="on")
 
 

@@ -1,4 +1,4 @@
-"""Applications on uvicorn, and what loads them."""
+"""Applications on uvicorn, and their load generators."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ _START_SECONDS = 30
 
 
 class Server:
-    """An application that serves on a port of this machine alone."""
+    """An application that serves on a port of the loopback interface."""
 
     def __init__(self, name: str, pid: int, port: int, log: Path, cursors: Sequence[str]) -> None:
         self.name = name
@@ -38,13 +38,13 @@ class Server:
         return resident_mib(self.pid)
 
     def forget_log(self) -> None:
-        """Empty what the application logged, so that a long run does not fill the disk."""
+        """Empty the application's log, so that a long run does not fill the disk."""
         os.truncate(self._log, 0)
 
     @classmethod
     @asynccontextmanager
     async def started(cls, name: str, places: Places, cursors: Sequence[str]) -> "AsyncIterator[Server]":
-        """Start it and wait until it answers. Raises BenchmarkError with what it logged."""
+        """Start it and wait until it answers. Raises BenchmarkError with its log."""
         port, log = _free_port(), places.logs / f"server-{name}.log"
         with log.open("a") as output:
             process = await asyncio.create_subprocess_exec(
@@ -98,7 +98,7 @@ async def _answers(port: int) -> bool:
 async def servers(
     names: Sequence[str], places: Places, cursors: Mapping[str, Sequence[str]]
 ) -> AsyncIterator[dict[str, Server]]:
-    """A server for each application, all running at once: those that are not asked use no CPU time."""
+    """Run a server for each application, all at once: idle ones use no CPU time."""
     async with AsyncExitStack() as stack:
         entered = [stack.enter_async_context(Server.started(name, places, cursors.get(name, ()))) for name in names]
         started = await asyncio.gather(*entered, return_exceptions=True)
@@ -109,7 +109,7 @@ async def servers(
 
 
 class Generator:
-    """wrk with a script, or where there is none the generator in Python."""
+    """wrk with a script, or the generator in Python if wrk is missing."""
 
     def __init__(self, folder: Path, *, may_use_wrk: bool) -> None:
         self._folder = folder
@@ -120,7 +120,7 @@ class Generator:
         return "wrk" if self._wrk else "bench.load"
 
     async def run(self, recipe: Recipe, port: int, seconds: float, connections: int = CONNECTIONS) -> dict[str, Any]:
-        """Load a port for some time; the figures of lua.result_of. wrk counts in whole seconds."""
+        """Load a port for some time, and return the figures of lua.result_of. wrk counts in whole seconds."""
         if self._wrk:
             path = self._folder / "script.lua"
             path.write_text(lua.script(recipe))

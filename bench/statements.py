@@ -1,4 +1,4 @@
-"""How many statements a request sends, exactly: counted in PostgreSQL's own log, or by SQLite's trace."""
+"""Count the statements of a request exactly, by PostgreSQL's own log or SQLite's trace."""
 
 import asyncio
 import re
@@ -14,25 +14,25 @@ from bench.scenarios import SCENARIOS, Scenario, recipe_for
 
 _REQUESTS = 20
 _WARM_UP = 5
-# Until the server's processes have seen that they are to log, and until they have written the last line.
+# Seconds until the server's processes have applied the setting, and until they have written the last line.
 _SETTLE_SECONDS = 0.3
 _WRITE_SECONDS = 0.03
-# With durations, not with log_statement, which leaves out empty statements. In the extended protocol a statement is
-# bound and then executed; only the first shows an empty one.
+# Log with durations, not with log_statement, which omits empty statements. The extended protocol binds a statement and
+# then executes it; only the first step shows an empty one.
 _LOGGED = re.compile(r"LOG:  duration: [\d.]+ ms  (?:statement|bind [^:]*): ?(.*)")
 _TRANSACTION = frozenset({"BEGIN", "START", "COMMIT", "ROLLBACK", "END", "SAVEPOINT", "RELEASE"})
 
 
 @dataclass
 class Statements:
-    """Statements that ask or change something; BEGIN, COMMIT and their like; and pings, which do nothing."""
+    """Counts of statements that read or change rows, of BEGIN, COMMIT and the like, and of empty pings."""
 
     data: float = 0
     transaction: float = 0
     pings: float = 0
 
     def per_request(self, requests: int) -> "Statements":
-        """The share of one request."""
+        """Return the counts per request."""
         return Statements(self.data / requests, self.transaction / requests, self.pings / requests)
 
     def __str__(self) -> str:
@@ -45,12 +45,12 @@ class Statements:
 
 
 def logged(log: str) -> Iterator[str]:
-    """The statements in a piece of PostgreSQL's log; of one on several lines, the first line."""
+    """Return the statements in a part of PostgreSQL's log; of one with several lines, the first line."""
     return (match[1] for line in log.splitlines() if (match := _LOGGED.search(line)))
 
 
 def sort_out(statements: Iterable[str]) -> Statements:
-    """Count statements by what they are for."""
+    """Count statements by their kind."""
     counted = Statements()
     for statement in statements:
         text = statement.strip().rstrip(";").strip()
@@ -65,7 +65,7 @@ def sort_out(statements: Iterable[str]) -> Statements:
 
 @asynccontextmanager
 async def logging(tables: Tables) -> AsyncIterator[None]:
-    """Within this block PostgreSQL logs every statement."""
+    """Let PostgreSQL log every statement within this block."""
     await tables.log_statements(True)
     await asyncio.sleep(_SETTLE_SECONDS)
     try:
@@ -77,7 +77,10 @@ async def logging(tables: Tables) -> AsyncIterator[None]:
 async def count_on_postgresql(
     scenario: Scenario, workers: Mapping[str, Worker], tables: Tables
 ) -> dict[str, Statements]:
-    """What each application sends for one request of a scenario, once everything is warm. Call within `logging`."""
+    """Count the statements of each application for one request of a scenario, after a warm-up.
+
+    Call it within `logging`.
+    """
     counted = {}
     for name in scenario.apps:
         if name not in workers or APPS[name].on_sqlite:
@@ -93,14 +96,14 @@ async def count_on_postgresql(
 
 
 async def count_on_sqlite(names: Iterable[str], places: Places) -> dict[str, Statements]:
-    """The same for reading one row on SQLite, in processes of their own: a trace costs time."""
+    """Count the statements of reading one row on SQLite, in processes of their own, because a trace costs time."""
     recipe = recipe_for(SCENARIOS["read_one"], _REQUESTS)
     counted = {}
     for name in names:
         async with Worker.started(name, places, "--trace") as worker:
             await worker.do("turn", recipe, 0, _REQUESTS)
             answer = await worker.do("trace", recipe, 0, _REQUESTS)
-        if answer["statements"]:  # none: it does not go through the traced sqlite3.connect
+        if answer["statements"]:  # The application does not use the traced sqlite3.connect.
             counted[name] = sort_out(answer["statements"]).per_request(_REQUESTS)
     return counted
 

@@ -1,4 +1,4 @@
-"""What this project sets itself: the ratios that were measured against the ones that are wanted."""
+"""The targets of this project: wanted ratios, compared with the measured ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _TRANSACTION = 2
 
 @dataclass(frozen=True)
 class Target:
-    """Wanted of one scenario. CPU and requests per second are in relation to `base`."""
+    """The target of one scenario. CPU and requests per second are in relation to `base`."""
 
     scenario: str
     title: str
@@ -36,7 +36,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of the table of targets. `reached` is None where nothing was measured."""
+    """One line of the table of targets. `reached` is None if nothing was measured."""
 
     title: str
     what: str
@@ -47,7 +47,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Spread:
-    """The least, the middle and the greatest of some figures."""
+    """The smallest, the median and the largest of some figures."""
 
     least: float
     middle: float
@@ -55,7 +55,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread | None":
-        """None of none."""
+        """Return the spread of these figures, or None if there are none."""
         if not values:
             return None
         ordered = sorted(values)
@@ -64,7 +64,7 @@ class Spread:
         return cls(ordered[0], middle, ordered[-1])
 
     def text(self, digits: int = 2, unit: str = "") -> str:
-        """`middle (least to greatest)`."""
+        """Return `median (smallest to largest)`."""
         if self.least == self.greatest:
             return f"{self.middle:.{digits}f}{unit}"
         return f"{self.middle:.{digits}f}{unit} ({self.least:.{digits}f} to {self.greatest:.{digits}f})"
@@ -75,7 +75,7 @@ Figures = Mapping[tuple[str, str], Sequence[float | None]]
 
 
 def ratios(figures: Figures, scenario: str, app: str, base: str) -> Spread | None:
-    """`app` in relation to `base`, round by round: what disturbs one round disturbs both."""
+    """Return the ratios of `app` to `base` for each round, because a disturbance of a round affects both."""
     pairs = zip(figures.get((scenario, app), ()), figures.get((scenario, base), ()), strict=False)
     return Spread.of([mine / theirs for mine, theirs in pairs if mine is not None and theirs])
 
@@ -86,7 +86,7 @@ def judge(
     statements: Mapping[str, Mapping[str, Statements]],
     targets: Sequence[Target] = TARGETS,
 ) -> list[Verdict]:
-    """Each target against the middle of what was measured."""
+    """Compare each target with the median of the measurements."""
     return [verdict for target in targets for verdict in _judge_one(target, cpu, rates, statements)]
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench.telemetry`: the processor time that metrics and traces add to a request that reads one row."""
+"""`python -m bench.telemetry`: measure the processor time that metrics and traces add to a read of one row."""
 
 import argparse
 import asyncio
@@ -26,7 +26,7 @@ from kernel.ext.telemetry.tracing import Tracing
 from kernel.serving import application
 from kernel.testing import project_for
 
-# What costs nothing of this process's time, and says which requests it has had.
+# A collector that uses no processor time of this process, and shows which requests it got.
 _COLLECTOR = """
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,7 +45,7 @@ class Collector(BaseHTTPRequestHandler):
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Collector).serve_forever()
 """
 _BASE = "neither"
-# In a turn: their spans, two of each, fill a batch of the exporter.
+# The requests of a turn. Their spans, two of each, fill a batch of the exporter.
 _READS = 256
 _EVENT = {"title": "Concert", "date": "2030-05-01", "time": "19:30"}
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the turns")
     turns = 10 if parser.parse_args().quick else 100
     shown = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the application's log, which is part of what a request costs
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The application's log, which is part of the cost of a request.
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         del os.environ[name]
     with tempfile.TemporaryDirectory(prefix="kernel-telemetry-") as name:
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _measure(variables: dict[str, str], port: int, turns: int) -> dict[str, list[float]]:
-    """Of each way, microseconds of processor time a request, turn by turn."""
+    """Return, for each variant and turn, the microseconds of processor time per request."""
     variables = variables | {"MESSAGING_RELAY": "false", "TELEMETRY_METRICS": "false"}
     to_collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
     some = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
@@ -100,7 +100,7 @@ def _measure(variables: dict[str, str], port: int, turns: int) -> dict[str, list
 
 
 def _application(variables: Mapping[str, str], otel: Mapping[str, str] | None = None) -> Application:
-    """As in production. OpenTelemetry reads its variables from the environment, and only now."""
+    """Return the application as in production. OpenTelemetry reads its variables from the environment at this point."""
     os.environ.update(otel or {})
     try:
         return application(project_for(ROOT, variables))
@@ -114,7 +114,7 @@ def _turn(runner: asyncio.Runner, caller: Caller, app: Application) -> float:
 
 
 async def _cost(caller: Caller, app: Application, reads: int) -> float:
-    """With all that was to be sent to the collector."""
+    """Return the processor time, including the export of all spans to the collector."""
     request = Prepared(Recipe("GET", "/api/v1/events/1"), 0)
     provider: Any = None if app.kernel.get(Tracing) is None else app.kernel.get(Tracing).of_requests["tracer_provider"]
     began_at = time.process_time()
@@ -136,7 +136,7 @@ async def _create(caller: Caller) -> None:
 
 
 def _table(figures: Mapping[str, list[float]]) -> str:
-    """By the quietest turns (the 5th percentile): whatever else the machine does only adds to a turn."""
+    """Print the quietest turns (the 5th percentile), because other load on the machine only adds to a turn."""
     quietest = {name: quantiles(found, n=20)[0] for name, found in figures.items()}
     base = quietest[_BASE]
     rows = [

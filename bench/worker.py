@@ -1,7 +1,7 @@
 """One application in a process of its own, called as uvicorn would call it but without a socket.
 
-`python -m bench.worker NAME` answers commands, JSON lines on standard input, with JSON lines on standard output. What
-the application itself prints goes to standard error.
+`python -m bench.worker NAME` answers commands, JSON lines on standard input, with JSON lines on standard output. The
+application's own output goes to standard error.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _STANDING = [_HOST, (b"user-agent", b"bench"), (b"accept", b"*/*")]
 
 
 class Caller:
-    """Runs an application's lifespan and asks it one thing after the other."""
+    """Runs an application's lifespan and sends it one request after the other."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -35,14 +35,14 @@ class Caller:
         self._lifespan: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Raises RuntimeError with what the application says."""
+        """Start the application. Raises RuntimeError with its message."""
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self._state}
         run = self._app(scope, self._to_lifespan.get, self._from_lifespan.put)
         self._lifespan = asyncio.create_task(run)
         await self._step("startup")
 
     async def stop(self) -> None:
-        """Let the application close what it opened."""
+        """Let the application close its resources."""
         await self._step("shutdown")
 
     async def _step(self, name: str) -> None:
@@ -56,7 +56,7 @@ class Caller:
             raise RuntimeError(answer.result().get("message", f"{name} failed"))
 
     async def ask(self, request: "Prepared") -> list[dict[str, Any]]:
-        """The messages of the answer."""
+        """Send a request and return the messages of the answer."""
         sent: list[dict[str, Any]] = []
         body = [{"type": "http.request", "body": request.body, "more_body": False}]
 
@@ -71,7 +71,7 @@ class Caller:
 
 
 class Prepared:
-    """A request as a scope and a body, made before the clock starts."""
+    """A request as a scope and a body, prepared before the clock starts."""
 
     def __init__(self, recipe: Recipe, number: int) -> None:
         method, target, headers, self.body = recipe.request(number)
@@ -96,7 +96,7 @@ class Prepared:
 
 
 async def _turn(caller: Caller, recipe: Recipe, first: int, count: int) -> dict[str, Any]:
-    """Ask `count` times and say what it took: `cpu_us` and `wall_us` a request, and the spins around it."""
+    """Send `count` requests; return `cpu_us` and `wall_us` per request, and the spins before and after."""
     requests = [Prepared(recipe, first + number) for number in range(count)]
     before = spin()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -114,7 +114,7 @@ async def _turn(caller: Caller, recipe: Recipe, first: int, count: int) -> dict[
 
 
 async def _show(caller: Caller, recipe: Recipe, first: int) -> dict[str, Any]:
-    """One whole answer."""
+    """Return one whole answer."""
     start, *parts = await caller.ask(Prepared(recipe, first))
     return {
         "status": start["status"],
@@ -131,7 +131,7 @@ async def _serve(name: str, channel: TextIO, traced: list[str]) -> None:
     caller = Caller(APPS[name].load())
     try:
         await caller.start()
-    except Exception as error:  # noqa: BLE001  # whatever it is, the run says it
+    except Exception as error:  # noqa: BLE001  # the run reports every error
         say({"error": f"{name} does not start: {error}"})
         return
     say({"ready": os.getpid()})
@@ -148,13 +148,13 @@ async def _serve(name: str, channel: TextIO, traced: list[str]) -> None:
                     traced.clear()
                     await _turn(caller, recipe, command["first"], command["count"])
                     say({"statements": list(traced)})
-        except Exception as error:  # noqa: BLE001  # whatever it is, the run says it
+        except Exception as error:  # noqa: BLE001  # the run reports every error
             say({"error": f"{name} failed: {error!r}"})
     await caller.stop()
 
 
 def _trace_sqlite(traced: list[str]) -> None:
-    """Note every statement of every SQLite connection that is opened from now on."""
+    """Record every statement of every SQLite connection that is opened from now on."""
     connect = sqlite3.connect
 
     def connect_traced(*args: Any, **options: Any) -> sqlite3.Connection:
@@ -166,7 +166,7 @@ def _trace_sqlite(traced: list[str]) -> None:
 
 
 def main(arguments: Iterator[str]) -> None:
-    """Take the channel away from the application, whose log also goes to standard output; then serve."""
+    """Redirect standard output, to which the application also logs, and serve commands on the original one."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     traced: list[str] = []

@@ -1,4 +1,4 @@
-"""FastAPI and one route: what a framework without an application costs."""
+"""FastAPI with one route and nothing else."""
 
 from fastapi import FastAPI
 
@@ -6,7 +6,7 @@ from bench.apps.schemas import Status
 
 
 def application() -> FastAPI:
-    """Make it."""
+    """Return the application."""
     app = FastAPI()
 
     @app.get("/health/live")

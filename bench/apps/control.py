@@ -1,7 +1,7 @@
-"""FastAPI with the SQLAlchemy ORM as a careful person tunes it by hand, and nothing around it.
+"""FastAPI with the SQLAlchemy ORM, tuned by hand, without other layers.
 
-One session a request that commits before the answer, no pre-ping, no middleware, no refresh after writing, declared
-response models, and everything `async def`.
+One session for each request, which commits before the answer; no pre-ping, no middleware, no refresh after writes;
+declared response models; every function is `async def`.
 """
 
 import os
@@ -40,13 +40,13 @@ IfMatch = Annotated[str | None, Header()]
 
 @router.get("/health/live")
 async def live() -> Status:
-    """Whether the process answers."""
+    """Report that the process answers."""
     return Status(status="alive")
 
 
 @router.get("/api/v1/events")
 async def list_events(query: Annotated[EventQuery, Query()], session: Session) -> EventPage:
-    """A page: one query for the total, one for the rows."""
+    """Return a page: one query for the total, one for the rows."""
     total = await session.scalar(count_of(query)) if query.cursor is None else None
     rows = (await session.scalars(page_of(query))).all()
     shown = [EventOut.model_validate(row) for row in rows[: query.limit]]
@@ -57,7 +57,7 @@ async def list_events(query: Annotated[EventQuery, Query()], session: Session) -
 
 @router.get("/api/v1/events/{event_id}")
 async def read_event(event_id: EventId, session: Session, response: Response) -> EventOut:
-    """One event."""
+    """Return one event."""
     found = await session.get(Event, event_id)
     if found is None:
         raise HTTPException(404)
@@ -110,7 +110,7 @@ async def upload_image(
     response: Response,
     caption: Annotated[Caption, Form()] = "",
 ) -> ImageOut:
-    """Keep a picture: the bytes first, then the row."""
+    """Store a picture: first the bytes, then the row."""
     data = await file.read()
     picture = await picture_of(data)
     keys = await keep_files(request.app.state.images, data, picture.thumbnail)
@@ -128,7 +128,7 @@ async def _must_exist(session: AsyncSession, image_id: int | None) -> None:
 
 
 def application() -> FastAPI:
-    """Make it, on PostgreSQL or SQLite as DATABASE_URL says."""
+    """Return the application, on the PostgreSQL or SQLite database that DATABASE_URL names."""
     url, pool_size, max_overflow, images = places_from(os.environ)
     engine = create_async_engine(url, pool_size=pool_size, max_overflow=max_overflow)
     if engine.dialect.name == "sqlite":

@@ -1,6 +1,6 @@
-"""The fastest sane thing: raw ASGI, SQL by hand on asyncpg's own pool, one statement a request, JSON from the rows.
+"""The upper limit: raw ASGI, hand-written SQL on asyncpg's own pool, one statement per request, JSON from the rows.
 
-It validates what arrives and answers 404, 412 and 422, but has none of what a team needs to live with it.
+It validates requests and answers 404, 412 and 422, but has none of the features that a team needs to maintain it.
 """
 
 import os
@@ -158,7 +158,7 @@ class Limit:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         async def keep(_connection: object) -> None:
-            """Nothing to reset: no statement here leaves anything behind."""
+            """Skip the reset of a connection: no statement of this application changes the connection's state."""
 
         await receive()
         self._pool = await asyncpg.create_pool(self._dsn, **self._sizes, reset=keep)
@@ -186,5 +186,5 @@ async def _body(receive: Receive) -> bytes:
 
 
 def application() -> Limit:
-    """Make it."""
+    """Return the application."""
     return Limit(*places_from(os.environ))

@@ -1,4 +1,4 @@
-"""What the list of events asks of the database; the control and the template share it."""
+"""The queries of the list of events, which the control and the template share."""
 
 import base64
 import datetime as dt
@@ -10,28 +10,28 @@ from sqlalchemy import ColumnElement, Select, func, literal_column, select, tupl
 from bench.apps.schemas import EventQuery
 from bench.apps.tables import Event
 
-# Word for word as the index has it.
+# This expression must equal that of the index.
 SEARCH_VECTOR = "to_tsvector('simple', normalize(title || ' ' || description || ' ' || location))"
 
 
 def encode_cursor(date: dt.date, time: dt.time, id_: int) -> str:
-    """A cursor that stands behind this row."""
+    """Return a cursor to the position after this row."""
     return base64.urlsafe_b64encode(to_json(["date,time,id", date, time, id_])).rstrip(b"=").decode()
 
 
 def decode_cursor(cursor: str) -> tuple[dt.date, dt.time, int]:
-    """Where a cursor stands. Raises ValueError."""
+    """Return the position of a cursor. Raises ValueError."""
     _, date, time, id_ = from_json(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     return dt.date.fromisoformat(date), dt.time.fromisoformat(time), id_
 
 
 def search_terms(q: str) -> str:
-    """What the words of a search are for PostgreSQL: each begins a word of the text."""
+    """Return the words of a search as a PostgreSQL tsquery of prefixes."""
     return " & ".join(f"{word}:*" for word in re.findall(r"\w+", q.lower()))
 
 
 def filters(query: EventQuery) -> list[ColumnElement[bool]]:
-    """The conditions of a list."""
+    """Return the conditions of a list."""
     where: list[ColumnElement[bool]] = []
     if query.q and (terms := search_terms(query.q)):
         wanted = func.to_tsquery(literal_column("'simple'"), terms)
@@ -48,12 +48,12 @@ def filters(query: EventQuery) -> list[ColumnElement[bool]]:
 
 
 def count_of(query: EventQuery) -> Select[int]:
-    """How many rows the whole list has."""
+    """Return a query for the number of rows of the whole list."""
     return select(func.count()).select_from(Event).where(*filters(query))
 
 
 def page_of(query: EventQuery) -> Select[Event]:
-    """The rows of a page, and one more if there is one."""
+    """Return a query for the rows of a page and one more, which shows whether there is a next page."""
     statement = select(Event).where(*filters(query)).order_by(Event.date, Event.time, Event.id)
     if query.cursor is None:
         statement = statement.offset(query.offset)
@@ -63,5 +63,5 @@ def page_of(query: EventQuery) -> Select[Event]:
 
 
 def expected_versions(if_match: str | None) -> list[int] | None:
-    """The versions that an `If-Match` names; None without one."""
+    """Return the versions in an `If-Match` header, or None without the header."""
     return None if if_match is None else [int(tag) for tag in re.findall(r'"(\d+)"', if_match)]

@@ -15,14 +15,14 @@ _THUMBNAIL_PIXELS: int = ImagesSettings.model_fields["thumbnail_pixels"].default
 
 @dataclass(frozen=True)
 class Kept:
-    """What an upload turned out to be: columns of its row, and the small picture."""
+    """The result of an upload: the columns of its row, and the small picture."""
 
     columns: dict[str, str | int]
     thumbnail: bytes
 
 
 async def picture_of(data: bytes) -> Kept:
-    """Decode an upload without holding up the loop."""
+    """Decode an upload in a thread, so that the event loop can run."""
     picture = await asyncio.to_thread(examine, data, max_pixels=_MAX_PIXELS, thumbnail_pixels=_THUMBNAIL_PIXELS)
     columns: dict[str, str | int] = {
         "content_type": picture.content_type,
@@ -35,7 +35,7 @@ async def picture_of(data: bytes) -> Kept:
 
 
 async def keep_files(folder: Path, data: bytes, thumbnail: bytes) -> dict[str, str]:
-    """Write both files in one thread; their names in the folder, as columns."""
+    """Write both files in one thread, and return their names in the folder as columns."""
     content_key, thumbnail_key = _new_key(), _new_key()
 
     def write() -> None:

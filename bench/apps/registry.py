@@ -1,4 +1,4 @@
-"""Which applications there are, how each is made, and the environment that each is started with."""
+"""The applications to compare: how each is created, and the environment that it starts with."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,11 +19,11 @@ class AppSpec:
     factory: str
     about: str
     on_sqlite: bool = False
-    # How many times as many requests a turn has, where they take so little that a turn would be too short to measure.
+    # The factor for the number of requests in a turn of a fast application, whose turn would otherwise be too short.
     more: int = 1
 
     def load(self) -> Any:
-        """Make the application. Reads the environment; opens nothing."""
+        """Create the application. It reads the environment and opens nothing."""
         module, _, function = self.factory.partition(":")
         make: Callable[[], Any] = getattr(import_module(module), function)
         return make()
@@ -49,7 +49,7 @@ APPS = {
 
 @dataclass(frozen=True)
 class Places:
-    """Where this run's databases and files are."""
+    """The places of this run's databases and files."""
 
     database_url: str
     sqlite_folder: Path
@@ -60,9 +60,9 @@ class Places:
 
 
 def environment(app: AppSpec, places: Places) -> dict[str, str]:
-    """The whole environment of an application's process: nothing of the caller's settings leaks in.
+    """Return the whole environment of an application's process, without the caller's settings.
 
-    But for PYTHONPATH, by which another version of the kernel can be measured.
+    PYTHONPATH is kept, so that another version of the kernel can be measured.
     """
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}
     variables = kept | {
@@ -73,14 +73,15 @@ def environment(app: AppSpec, places: Places) -> dict[str, str]:
         "IMAGES_STORAGE_URL": f"file://{places.images}",
     }
     if app.is_ours:
-        # As in production, but everybody may ask, as they may the others.
+        # As in production, but without authentication, which the other applications do not have.
         variables |= {
             "ENVIRONMENT": "dev",
             "APPLICATION_DEBUG": "false",
             "AUTH_ENABLED": "false",
             "CORS_ALLOW_ORIGINS": "https://example.com",
             "SERVER_HOST": "127.0.0.1",
-            # In production the relay has processes of its own, and a poll here would count as a request's statements.
+            # In production the relay runs in processes of its own. Here its polls would count as statements of a
+            # request.
             "MESSAGING_RELAY": "false",
         }
     if app.on_sqlite:
@@ -91,7 +92,7 @@ def environment(app: AppSpec, places: Places) -> dict[str, str]:
 
 
 def places_from(variables: Mapping[str, str]) -> tuple[str, int, int, Path]:
-    """What an application of ours to compare with reads back: database URL, pool size, overflow, folder of images."""
+    """Return the settings that a comparison application reads: database URL, pool size, overflow, folder of images."""
     return (
         variables["DATABASE_URL"],
         int(variables["DATABASE_POOL_SIZE"]),

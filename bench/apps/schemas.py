@@ -1,4 +1,4 @@
-"""What goes over the wire, in plain pydantic: the same fields and bounds as the modules declare."""
+"""Request and response bodies in plain pydantic, with the same fields and limits as those of the modules."""
 
 import datetime as dt
 from enum import StrEnum
@@ -84,13 +84,13 @@ class EventPage(BaseModel):
 
 
 class EventSort(StrEnum):
-    """The one order that is measured; the others are left out."""
+    """The one order that is measured."""
 
     DATE = "date"
 
 
 class EventQuery(BaseModel):
-    """Which part of the list is wanted."""
+    """The query parameters of a list."""
 
     limit: int = Field(20, ge=1, le=100)
     offset: int = Field(0, ge=0, le=1_000_000)
@@ -104,7 +104,7 @@ class EventQuery(BaseModel):
 
 
 class ImageOut(BaseModel):
-    """What is known of a picture."""
+    """The metadata of a picture."""
 
     model_config = ConfigDict(from_attributes=True)
 

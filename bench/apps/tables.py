@@ -1,4 +1,4 @@
-"""The tables as SQLAlchemy entities, in the plain way of its documentation."""
+"""The tables as SQLAlchemy entities, written as in SQLAlchemy's documentation."""
 
 import datetime as dt
 import os
@@ -7,17 +7,17 @@ from typing import Any
 from sqlalchemy import BigInteger, DateTime, Dialect, String, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# In PostgreSQL the tables are in a schema each, in SQLite in one file. Each application has a process of its own.
+# On PostgreSQL each table has a schema, on SQLite all are in one file. Each application has a process of its own.
 _ON_SQLITE = os.environ.get("DATABASE_URL", "").startswith("sqlite")
 
 
 def utc_now() -> dt.datetime:
-    """The current time, with its zone."""
+    """Return the current time with its time zone."""
     return dt.datetime.now(dt.UTC)
 
 
 class _Utc(TypeDecorator[dt.datetime]):
-    """SQLite forgets the zone."""
+    """A timestamp with a time zone, which SQLite does not store."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -38,7 +38,7 @@ class Base(DeclarativeBase):
 
 
 class Event(Base):
-    """Something that takes place."""
+    """An event."""
 
     __tablename__ = "events"
     __table_args__ = _in_schema("events")
@@ -57,7 +57,7 @@ class Event(Base):
 
 
 class Image(Base):
-    """What is known of a picture."""
+    """The metadata of a picture."""
 
     __tablename__ = "images"
     __table_args__ = _in_schema("images")

@@ -1,7 +1,7 @@
-"""The way most templates do it: tidy to look at, and each habit costs a round trip or a layer.
+"""The design of most templates, in which each habit costs a round trip or a layer.
 
-A `BaseHTTPMiddleware` for the request's id and a timing log, CORS, pre-ping, a session dependency of the default scope,
-repositories that return entities, a select before each change, commit and refresh in the handler.
+A `BaseHTTPMiddleware` for the request id and a timing log, CORS, pre-ping, a session dependency of the default scope,
+repositories that return entities, a SELECT before each change, commit and refresh in the handler.
 """
 
 import logging
@@ -30,7 +30,7 @@ router = APIRouter()
 
 
 class RequestLog(BaseHTTPMiddleware):
-    """An id for each request, and a line that says how long it took."""
+    """Adds an id to each request and logs its duration."""
 
     async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         request_id = request.headers.get("x-request-id") or str(uuid.uuid4())
@@ -45,7 +45,7 @@ class RequestLog(BaseHTTPMiddleware):
 
 
 async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
-    """A session for the request."""
+    """Provide the session of the request."""
     async with request.app.state.sessions() as session:
         yield session
 
@@ -60,29 +60,29 @@ class EventRepository:
         self.session = session
 
     async def get(self, event_id: int) -> Event | None:
-        """One event."""
+        """Return one event."""
         return (await self.session.execute(select(Event).where(Event.id == event_id))).scalar_one_or_none()
 
     async def find(self, query: EventQuery) -> tuple[Sequence[Event], int | None]:
-        """A page and the total."""
+        """Return a page and the total."""
         total = None if query.cursor is not None else (await self.session.execute(count_of(query))).scalar_one()
         return (await self.session.execute(page_of(query))).scalars().all(), total
 
     async def save(self, entity: Event) -> Event:
-        """Commit, and read it back."""
+        """Commit the event and read it again."""
         self.session.add(entity)
         await self.session.commit()
         await self.session.refresh(entity)
         return entity
 
     async def delete(self, entity: Event) -> None:
-        """Delete and commit."""
+        """Delete the event and commit."""
         await self.session.delete(entity)
         await self.session.commit()
 
 
 async def get_repository(session: Session) -> EventRepository:
-    """The repository on the request's session."""
+    """Return the repository on the request's session."""
     return EventRepository(session)
 
 
@@ -92,13 +92,13 @@ EventId = Annotated[Id, Path()]
 
 @router.get("/health/live", response_model=Status)
 async def live() -> Any:
-    """Whether the process answers."""
+    """Report that the process answers."""
     return {"status": "alive"}
 
 
 @router.get("/api/v1/events", response_model=EventPage)
 async def list_events(query: Annotated[EventQuery, Query()], events: Events) -> Any:
-    """A page of events."""
+    """Return a page of events."""
     rows, total = await events.find(query)
     shown = [EventOut.model_validate(row) for row in rows[: query.limit]]
     has_more = len(rows) > query.limit
@@ -108,7 +108,7 @@ async def list_events(query: Annotated[EventQuery, Query()], events: Events) -> 
 
 @router.get("/api/v1/events/{event_id}", response_model=EventOut)
 async def read_event(event_id: EventId, events: Events, response: Response) -> Any:
-    """One event."""
+    """Return one event."""
     found = await _existing(events, event_id)
     response.headers["ETag"] = f'"{found.version}"'
     return EventOut.model_validate(found)
@@ -160,7 +160,7 @@ async def upload_image(
     response: Response,
     caption: Annotated[Caption, Form()] = "",
 ) -> Any:
-    """Keep a picture."""
+    """Store a picture."""
     data = await file.read()
     picture = await picture_of(data)
     keys = await keep_files(request.app.state.images, data, picture.thumbnail)
@@ -188,7 +188,7 @@ async def _must_exist(session: AsyncSession, image_id: int | None) -> None:
 
 
 def application() -> FastAPI:
-    """Make it."""
+    """Return the application."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     url, pool_size, max_overflow, images = places_from(os.environ)
     engine = create_async_engine(url, pool_size=pool_size, max_overflow=max_overflow, pool_pre_ping=True)

@@ -1,6 +1,6 @@
-"""The claims of the original architecture, each measured: `python -m bench.claims`."""
+"""Measure the claims of the original architecture: `python -m bench.claims`."""
 
 import warnings
 
-# What starts PostgreSQL asks for it at its import; the temporary folder, to which it falls back, is as good.
+# The import of the PostgreSQL helper warns about this variable; its fallback, the temporary folder, works.
 warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")

@@ -1,4 +1,4 @@
-"""`python -m bench.claims`: what the original architecture promised, and what of it holds here."""
+"""`python -m bench.claims`: measure whether each claim of the original architecture holds."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ _HEADINGS = ("claim", "what was measured", "figure", "holds?")
 
 
 def main() -> None:
-    """Measure, print the table, write the JSON."""
+    """Measure, print the table and write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.claims", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and 1,000 connections: under a minute")
     parser.add_argument("--json", type=Path, default=ROOT / "bench" / "results" / "claims.json", help="the file")

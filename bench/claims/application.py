@@ -1,4 +1,4 @@
-"""This repository's application, with production settings on a PostgreSQL database of its own, and events in it."""
+"""This repository's application with production settings, a PostgreSQL database of its own, and events in it."""
 
 import http.client
 import json
@@ -19,12 +19,12 @@ _PLACES = ("Town hall", "Old brewery", "Library", "Riverside park", "Museum of a
 
 
 def words(count: int, seed: int) -> str:
-    """Text of so many words, the same for a seed: it compresses as prose does, which repeated letters would not."""
+    """Return this number of words, the same for the same seed. They compress like prose, unlike repeated letters."""
     return " ".join(random.Random(seed).choices(_WORDS, k=count))  # noqa: S311  # no secret
 
 
 def migrated(folder: Path, database: URL) -> dict[str, str]:
-    """The variables of the application on `database`, which gets its tables."""
+    """Apply the migrations to `database`, and return the variables of the application."""
     variables = environment(
         folder,
         ENVIRONMENT="dev",
@@ -40,7 +40,7 @@ def migrated(folder: Path, database: URL) -> dict[str, str]:
 
 
 def create_events(port: int, count: int, description_words: int) -> None:
-    """Create events over HTTP, each with other words; the same ones at each run."""
+    """Create events over HTTP with different words, the same in each run."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     for number in range(count):
         event = {

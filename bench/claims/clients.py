@@ -28,14 +28,14 @@ Call = Callable[[], Awaitable[httpx2.Response]]
 
 
 def measure_clients(folder: Path, *, quick: bool) -> list[Finding]:
-    """A row for each protocol."""
+    """Return a row for each protocol."""
     with upstream(folder / "upstream") as server:
         return [_measure(server, kind, quick=quick) for kind in KINDS]
 
 
 def _measure(server: Upstream, kind: Kind, *, quick: bool) -> Finding:
     turns = 2 if quick else 5
-    # Few where each call makes a context of its own, but enough that 100 callers have one each.
+    # Few calls where each creates an SSLContext, but at least one for each of 100 callers.
     calls = {_POOLED: 1_000, _NEW: 100, _SHARED_TLS: 200, _PLAIN: 1_000}
     say(f"HTTP client: {turns} turns over {kind}")
     url, http2 = server.urls[kind], kind == "HTTP/2 over TLS"
@@ -47,7 +47,7 @@ def _measure(server: Upstream, kind: Kind, *, quick: bool) -> Finding:
         runner.run(pool.__aenter__())
         ways: dict[str, Call] = {
             _POOLED: lambda: pool.get_client().get(url),
-            # As people write it: httpx2.AsyncClient() makes an SSLContext, also where the URL needs none.
+            # The usual code: httpx2.AsyncClient() creates an SSLContext, even if the URL needs none.
             _NEW: lambda: _with_new_client(url, _context(server.ca_file), http2=http2),
             _SHARED_TLS: lambda: _with_new_client(url, shared, http2=http2),
             _PLAIN: lambda: plain.get(url),
@@ -75,7 +75,7 @@ def _measure(server: Upstream, kind: Kind, *, quick: bool) -> Finding:
 
 
 def _context(ca_file: Path) -> ssl.SSLContext:
-    """What httpx2 itself makes for a new client, and the upstream's authority."""
+    """Return the context that httpx2 creates for a new client, with the upstream's authority."""
     context = httpx2.create_ssl_context()
     context.load_verify_locations(ca_file)
     return context
@@ -91,7 +91,10 @@ def _turn(runner: asyncio.Runner, call: Call, calls: int) -> float:
 
 
 async def _seconds_of(call: Call, calls: int) -> float:
-    """So many calls by 100 callers, each of whom waits for an answer before the next. Raises if one is not 200."""
+    """Return the seconds of this number of calls by 100 callers, each with one call at a time.
+
+    Raises for a status other than 200.
+    """
     left = iter(range(calls))
 
     async def caller() -> None:

@@ -1,4 +1,4 @@
-"""Claim: gzip makes a page small. What it costs is said beside it."""
+"""Claim: gzip makes a page small. The row also shows the processor time."""
 
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,12 @@ _EVENTS = 20
 _WORDS = 40
 _PATH = f"/api/v1/events?limit={_EVENTS}"
 _CODINGS = ("identity", "gzip")
-# The claim has no number. Half of the bytes is what a network would notice.
+# The claim has no number. This bound is half of the bytes.
 _LEAST_SAVED = 0.5
 
 
 def measure_compression(folder: Path, variables: dict[str, str], *, quick: bool) -> Finding:
-    """Bytes and processor time of a page of events with gzip and without, in process, on PostgreSQL."""
+    """Measure bytes and processor time of a page of events with and without gzip, in process, on PostgreSQL."""
     turns, calls = (7, 40) if quick else (25, 100)
     with serving(ROOT, "/health/ready", variables, folder / "events.log") as server:
         create_events(server.port, _EVENTS, _WORDS)

@@ -1,4 +1,4 @@
-"""Claim: one process holds 10,000 connections, each of which waits for something slow."""
+"""Claim: one process holds 10,000 connections, each of which waits for a slow operation."""
 
 import sys
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ _PATH = "/api/v1/slow"
 
 @dataclass(frozen=True)
 class Turn:
-    """What came of one crowd, and what it cost the server."""
+    """The results of one crowd, and the resources that the server used."""
 
     outcome: Outcome
     cpu_seconds: float
@@ -64,7 +64,7 @@ class Turn:
 
 
 def measure_connections(folder: Path, *, quick: bool) -> Finding:
-    """The kernel's application against a bare FastAPI, each started anew for each turn."""
+    """Compare the kernel's application with a bare FastAPI. Each turn starts a new process."""
     count = 1_000 if quick else _CLAIMED
     possible = allow_open_files(count + SPARE_FILES) - SPARE_FILES
     if possible < count:
@@ -84,7 +84,7 @@ def measure_connections(folder: Path, *, quick: bool) -> Finding:
 
 
 def summary(found: Mapping[str, list[Turn]], count: int) -> Finding:
-    """The row: of the turns the median in seconds, the largest in memory, the smallest in answers."""
+    """Return the row: median seconds, largest memory and smallest number of answers of all turns."""
     seconds = {kind: median(turn.outcome.seconds for turn in turns) for kind, turns in found.items()}
     cpu = {kind: median(turn.cpu_seconds for turn in turns) for kind, turns in found.items()}
     peak = {kind: max(turn.peak_mib for turn in turns) for kind, turns in found.items()}
@@ -123,7 +123,7 @@ def summary(found: Mapping[str, list[Turn]], count: int) -> Finding:
 def _once(kind: str, count: int, folder: Path) -> Turn:
     project, log, ready = folder / "slow", folder / f"slow-{kind}.log", f"{_PATH}/ready"
     if kind == "kernel":
-        # A production server refuses SQLite; no module has a table, so that nobody ever connects to this one.
+        # A production server refuses SQLite. No module has a table, so nothing connects to this database.
         variables = environment(
             folder,
             ENVIRONMENT="dev",

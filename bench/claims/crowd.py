@@ -1,6 +1,6 @@
-"""Callers on raw sockets, in a process of their own so that they do not take the server's time.
+"""Clients on raw sockets, in a process of their own, so that they use no processor time of the server.
 
-`crowd(Plan(...))` starts the process; each connection is kept, and sends its next request when it has its answer.
+`crowd(Plan(...))` starts the process. Each connection stays open and sends its next request after its answer.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ import uvloop
 
 from bench.claims.processes import ROOT, allow_open_files
 
-# Whoever arrives while the server's queue of those it has not accepted yet is full (2,048 with uvicorn) is told nothing
-# by Linux and tries again after a second, then after two more. A server that never pauses for 0.4 s keeps up.
+# If the server's queue of pending connections is full (2,048 with uvicorn), Linux drops the connection request, and the
+# client repeats it after one second and after two more. A server that never pauses for 0.4 s avoids this.
 CONNECTS_PER_SECOND = 5_000
-# Files that a process has open besides its connections.
+# Open files of a process other than its connections.
 SPARE_FILES = 200
-# Of the 28,000 that Linux hands out for one source address, to be on the safe side of those still closing.
+# Linux has 28,000 ports for one source address; some of them may still be closing.
 _PORTS_PER_ADDRESS = 20_000
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Who calls what, how often."""
+    """The requests of a crowd: target, content and number."""
 
     port: int
     connections: int
@@ -41,17 +41,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it."""
+    """The result of a crowd."""
 
-    # Answers by status; 0: a connection that failed or gave no answer.
+    # Answers by status; 0 counts connections that failed or got no answer.
     statuses: Mapping[int, int]
-    # From the first connect to the last answer.
+    # Seconds from the first connect to the last answer.
     seconds: float
     most_open: int
 
 
 def request(path: str, method: str = "GET", body: str = "") -> str:
-    """A request as it goes over the wire."""
+    """Return a request as bytes."""
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n"
     if body:
         head += f"Content-Type: application/json\r\nContent-Length: {len(body.encode())}\r\n"
@@ -59,7 +59,7 @@ def request(path: str, method: str = "GET", body: str = "") -> str:
 
 
 def crowd(plan: Plan) -> Outcome:
-    """Carry out a plan in a process of its own."""
+    """Execute a plan in a process of its own."""
     command = [sys.executable, "-m", __name__]
     order = json.dumps(asdict(plan))
     done = subprocess.run(command, cwd=ROOT, input=order, capture_output=True, text=True, check=False)
@@ -71,7 +71,7 @@ def crowd(plan: Plan) -> Outcome:
 
 
 def status_of(answer: bytes) -> int | None:
-    """The status of a whole answer; None while it is not whole."""
+    """Return the status of a complete answer, or None while it is incomplete."""
     head, end, body = answer.partition(b"\r\n\r\n")
     if not end:
         return None
@@ -80,7 +80,7 @@ def status_of(answer: bytes) -> int | None:
 
 
 class _Crowd:
-    """All callers, and when they are done."""
+    """All clients of a crowd."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -92,7 +92,7 @@ class _Crowd:
         self.done = asyncio.Event()
 
     def finished(self) -> None:
-        """One caller has all its answers, or none to hope for."""
+        """Count a client that has all its answers, or can get no more."""
         self.waiting -= 1
         if not self.waiting:
             self.done.set()
@@ -128,7 +128,7 @@ class _Caller(asyncio.Protocol):
 
     def __init__(self, everybody: _Crowd, index: int) -> None:
         self._crowd = everybody
-        self._next = index  # so that not all begin with the same request
+        self._next = index  # Connections begin with different requests.
         self._left = everybody.plan.per_connection
         self._received = b""
         self._transport: asyncio.Transport | None = None
@@ -172,7 +172,7 @@ async def _run(plan: Plan) -> Outcome:
 
 
 def main() -> None:
-    """Read a plan from standard input, carry it out, write the outcome to standard output."""
+    """Read a plan from standard input, execute it, and write the outcome to standard output."""
     order = json.load(sys.stdin)
     order["requests"] = tuple(order["requests"])
     plan = Plan(**order)

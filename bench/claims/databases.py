@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own, reachable over a Unix socket and, as a deployed one is, over TCP with a password."""
+"""A PostgreSQL server that is reachable over a Unix socket and, like a deployed one, over TCP with a password."""
 
 import asyncio
 import shutil
@@ -18,7 +18,7 @@ from kernel.testing import create_database, pgserver, postgresql_server
 
 _ROLE = "bench"
 _PASSWORD = "only-for-measuring"  # noqa: S105  # of a server that lives as long as the measurement
-# Before initdb's own lines, of which the first that matches would let everybody in.
+# This line must precede initdb's own lines, because the first matching line applies and theirs trust everyone.
 _ACCESS = f"host all {_ROLE} 127.0.0.1/32 scram-sha-256\n"
 
 
@@ -26,19 +26,19 @@ _ACCESS = f"host all {_ROLE} 127.0.0.1/32 scram-sha-256\n"
 class Server:
     """A running server."""
 
-    # Of its administrative database, over its Unix socket, without a password.
+    # The administrative database over the Unix socket, without a password.
     url: URL
-    # The same over TCP on loopback with a password (SCRAM); None where it could not be made to listen.
+    # The same database over TCP on loopback with a password (SCRAM); None if the server could not listen there.
     tcp_url: URL | None
 
     def create_database(self, name: str) -> URL:
-        """A new, empty database; its URL over the Unix socket."""
+        """Create an empty database, and return its URL over the Unix socket."""
         return create_database(self.url, name)
 
 
 @contextmanager
 def postgresql(name: str, *, over_tcp: bool = False) -> Iterator[Server]:
-    """A server that is stopped, and whose data is thrown away, at the end of the block."""
+    """Start a server. At the end of the block, stop it and delete its data."""
     folder = Path(tempfile.gettempdir()) / name
     try:
         port = _listen(folder) if over_tcp else None
@@ -46,7 +46,7 @@ def postgresql(name: str, *, over_tcp: bool = False) -> Iterator[Server]:
             if port is None:
                 yield Server(url, None)
             else:
-                with_port = url.update_query_dict({"port": str(port)})  # it names the socket, too
+                with_port = url.update_query_dict({"port": str(port)})  # The file also names the socket.
                 yield Server(with_port, asyncio.run(_with_password(with_port, port)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -54,7 +54,7 @@ def postgresql(name: str, *, over_tcp: bool = False) -> Iterator[Server]:
 
 
 def _listen(folder: Path) -> int | None:
-    """Start the server with a port before the kernel's helper does so without; None if it refuses."""
+    """Start the server with a port, before the kernel's helper starts it without one. Return None if it refuses."""
     folder.mkdir()
     server: Any = pgserver.get_server(folder, cleanup_mode="stop", start=False)
     server.ensure_pgdata_inited()

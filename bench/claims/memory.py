@@ -1,4 +1,4 @@
-"""Claim: a process that has served for long is as large as one that has just begun."""
+"""Claim: a process that has served many requests uses no more memory than one that has just started."""
 
 import json
 from collections import Counter
@@ -9,11 +9,11 @@ from bench.claims.crowd import Plan, crowd, request
 from bench.claims.processes import ROOT, peak_rss_mib, rss_mib, serving
 from bench.claims.reporting import Finding, say
 
-# What a change of a few arenas of the allocator looks like; a leak of one small object a request would be 8 MiB.
+# The change of a few arenas of the allocator. A leak of one small object per request would be 8 MiB.
 _FLAT_MIB = 3.0
 _CONNECTIONS = 8
 _EVENTS = 50
-# Reads, lists, writes, and what goes wrong: each has its own code and its own ways to keep something.
+# Reads, lists, writes and errors, because each runs other code that may keep objects.
 _MIX = (
     request("/api/v1/events/1"),
     request("/api/v1/events/2"),
@@ -30,7 +30,7 @@ _EXPECTED = {200, 404, 422}
 
 
 def measure_memory(folder: Path, variables: dict[str, str], *, quick: bool) -> Finding:
-    """The memory of one worker of this application at its start and between stages of a mix of requests."""
+    """Measure the memory of one worker of this application at its start and after each stage of a mix of requests."""
     stages, each = (5, 1_000) if quick else (5, 20_000)
     with serving(ROOT, "/health/ready", variables, folder / "memory.log") as server:
         at_start = rss_mib(server.pid)

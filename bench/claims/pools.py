@@ -26,7 +26,7 @@ Read = Callable[[], Awaitable[object]]
 
 
 def measure_pools(places: Mapping[str, URL], *, quick: bool) -> list[Finding]:
-    """A row for each place: how the server is reached, and its URL there."""
+    """Return a row for each way to reach the server, given as name and URL."""
     turns, reads = (7, 20) if quick else (25, 40)
     findings = []
     for place, url in places.items():
@@ -37,7 +37,7 @@ def measure_pools(places: Mapping[str, URL], *, quick: bool) -> list[Finding]:
 
 
 def _measure(url: URL, turns: int, reads: int, runner: asyncio.Runner) -> dict[str, float]:
-    """Milliseconds of one read, by the way in which it gets its connection."""
+    """Return the milliseconds of one read, by the way in which it gets its connection."""
     pool = Kernel(settings_for(ROOT, {"DATABASE_URL": url.render_as_string(hide_password=False)})).pool
     database = pool.database("events")
     pinged, plain = create_async_engine(url, pool_pre_ping=True), create_async_engine(url)
@@ -53,7 +53,7 @@ def _measure(url: URL, turns: int, reads: int, runner: asyncio.Runner) -> dict[s
         "SQLAlchemy's pool": partial(_on_engine, plain),
         "with a pre-ping at every checkout": partial(_on_engine, pinged),
     }
-    for way in ways.values():  # every pool has its connection before the first turn
+    for way in ways.values():  # Every pool has its connection before the first turn.
         runner.run(_seconds_of(way, 3))
     figures = interleaved(turns, {name: partial(_turn, runner, way, reads) for name, way in ways.items()})
     for closing in (pool.close(), pinged.dispose(), plain.dispose()):
@@ -66,7 +66,7 @@ def _turn(runner: asyncio.Runner, way: Read, reads: int) -> float:
 
 
 async def _seconds_of(way: Read, reads: int) -> float:
-    """The median time of one of several reads."""
+    """Return the median time of one of several reads."""
     times = []
     for _ in range(reads):
         started_at = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Processes to measure: servers that answer on loopback, what they were given, and the memory they take."""
+"""Servers on loopback to measure: their environment, and the memory that they use."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 KERNEL = Path(sys.executable).parent / "kernel"
 
-# What a process needs to run at all; everything else might be a developer's settings.
+# The variables that a process needs to run. All others may be a developer's settings.
 _KEPT = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH"})
 _LONGEST_START_SECONDS = 60
 _LONGEST_STOP_SECONDS = 30
@@ -28,12 +28,12 @@ class Server:
 
     pid: int
     port: int
-    # From the start of the process to its first answer.
+    # Seconds from the start of the process to its first answer.
     start_seconds: float
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """The variables of a process that sees nobody's settings but these."""
+    """Return the variables of a process that sees these settings and no others."""
     secrets = folder / "secrets"
     secrets.mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name in _KEPT}
@@ -41,7 +41,7 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return an unused port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(project: Path, path: str, variables: Mapping[str, str], log: Path) -> Iterator[Server]:
-    """`kernel serve` in a project, from its first answer with status 200 on `path` on; its output goes to `log`."""
+    """Run `kernel serve` in a project, with its output in `log`, from its first answer with status 200 on `path` on."""
     port = free_port()
     with answering([str(KERNEL), "serve", "--port", str(port)], project, port, path, variables, log) as server:
         yield server
@@ -59,7 +59,7 @@ def serving(project: Path, path: str, variables: Mapping[str, str], log: Path) -
 def answering(
     command: Sequence[str], folder: Path, port: int, path: str, variables: Mapping[str, str], log: Path
 ) -> Iterator[Server]:
-    """Any server. Raises RuntimeError, with the end of its log, if it does not start."""
+    """Run any server. Raises RuntimeError, with the end of its log, if it does not start."""
     with log.open("wb") as output:
         started_at = time.perf_counter()
         process = subprocess.Popen(command, cwd=folder, env=variables, stdout=output, stderr=subprocess.STDOUT)
@@ -74,7 +74,7 @@ def answering(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that we started."""
+    """Stop a process that this program started."""
     process.terminate()
     try:
         process.wait(_LONGEST_STOP_SECONDS)
@@ -94,17 +94,17 @@ def _answers(port: int, path: str) -> bool:
 
 
 def rss_mib(pid: int) -> float:
-    """The memory that a process holds now, in MiB (Linux)."""
+    """Return the memory that a process uses now, in MiB (Linux)."""
     return _status_mib(pid, "VmRSS")
 
 
 def peak_rss_mib(pid: int) -> float:
-    """The most memory that a process has held so far, in MiB (Linux)."""
+    """Return the most memory that a process has used so far, in MiB (Linux)."""
     return _status_mib(pid, "VmHWM")
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has taken so far, its threads included, in seconds (Linux)."""
+    """Return the processor time of a process and its threads so far, in seconds (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime, proc(5)
 
@@ -117,11 +117,11 @@ def _status_mib(pid: int, name: str) -> float:
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raise the limit of open files, for this process and those it starts; what it is now."""
+    """Raise the limit of open files for this process and its children, and return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return soft
-    if hard < wanted:  # only root may do this
+    if hard < wanted:  # Only root may raise the hard limit.
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
         except (ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Claims: reading only the columns that are wanted, and not compiling a statement twice, both save processor time."""
+"""Claims: selecting only the needed columns, and compiling a statement only once, both save processor time."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ class _Base(DeclarativeBase):
 
 
 class _Wide(_Base):
-    """Rows of which a list shows little."""
+    """Rows of which a list shows few columns."""
 
     __tablename__ = "wide"
 
@@ -44,7 +44,7 @@ class _Wide(_Base):
 
 
 class _Narrow(BaseModel):
-    """What a list shows."""
+    """The columns that a list shows."""
 
     id: int
     title: str
@@ -53,7 +53,7 @@ class _Narrow(BaseModel):
 
 
 def measure_queries(url: URL, *, quick: bool) -> list[Finding]:
-    """The two rows, on a table of our own in an empty PostgreSQL database."""
+    """Measure the two rows on a table of their own in an empty PostgreSQL database."""
     turns, reads = (7, 50) if quick else (25, 100)
     kernel = Kernel(settings_for(ROOT, {"DATABASE_URL": url.render_as_string(hide_password=False)}))
     database = kernel.pool.database()
@@ -100,7 +100,7 @@ async def _narrow(session: AsyncSession) -> object:
 
 
 async def _whole(session: AsyncSession) -> object:
-    """As it is mostly written: entities, then what the answer shows of them."""
+    """Return the answer from entities, the usual way."""
     rows = await session.scalars(select(_Wide).order_by(_Wide.id).limit(_ROWS))
     return [_Narrow.model_validate(row, from_attributes=True) for row in rows]
 

@@ -1,4 +1,4 @@
-"""Progress while measuring, and at the end one table for people and one file for programs."""
+"""Print progress while measuring, and at the end one table for people and one file for programs."""
 
 import json
 import os
@@ -13,31 +13,31 @@ from typing import Any, Literal
 
 Verdict = Literal["yes", "partly", "no", "for information"]
 
-# What the figures depend on most.
+# The libraries on which the figures depend most.
 _LIBRARIES = ("fastapi", "starlette", "uvicorn", "uvloop", "sqlalchemy", "asyncpg", "pydantic", "httpx2")
 _STARTED_AT = time.monotonic()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one measurement found."""
+    """The result of one measurement."""
 
     about: str
-    # For a claim, what was measured; for growth, what was aimed at.
+    # For a claim, the measurement; for growth, the aim.
     measured: str
     figure: str
     holds: Verdict
-    # The same for programs: seconds, MiB and ratios by name.
+    # The same values for programs: seconds, MiB and ratios by name.
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def say(text: str) -> None:
-    """A line of progress, on standard error so that the table alone goes into a file."""
+    """Print a line of progress to standard error, so that standard output contains only the table."""
     print(f"[{time.monotonic() - _STARTED_AT:5.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
+    """Return a Markdown table with aligned columns."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (headings, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells]
@@ -46,12 +46,12 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def table(headings: Sequence[str], findings: Sequence[Finding]) -> str:
-    """The findings as a Markdown table; `headings` name the four columns."""
+    """Return the findings as a Markdown table; `headings` name the four columns."""
     return markdown(headings, [(one.about, one.measured, one.figure, one.holds) for one in findings])
 
 
 def write_json(file: Path, findings: Sequence[Finding], *, quick: bool) -> None:
-    """The findings and what they depend on, as JSON. Nothing in it names the machine."""
+    """Write the findings and the conditions of the measurement as JSON. No value names the machine."""
     document = {
         "quick": quick,
         "python": platform.python_version(),
@@ -64,10 +64,10 @@ def write_json(file: Path, findings: Sequence[Finding], *, quick: bool) -> None:
 
 
 def interleaved(turns: int, contestants: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Each contestant's figures from `turns` turns.
+    """Return each contestant's figures from `turns` turns.
 
-    All take part in each turn, every other time in reverse order, so that whatever else the machine does during the
-    measurement falls on all of them alike.
+    All contestants take part in each turn, every other time in reverse order, so that other load on the machine affects
+    all of them alike.
     """
     figures: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(turns):
@@ -78,5 +78,5 @@ def interleaved(turns: int, contestants: Mapping[str, Callable[[], float]]) -> d
 
 
 def verdict(*fulfilled: bool) -> Verdict:
-    """Yes if all of the claim's parts are fulfilled, partly if only some are."""
+    """Return "yes" if all parts of the claim hold, and "partly" if only some do."""
     return "yes" if all(fulfilled) else "partly" if any(fulfilled) else "no"

@@ -1,6 +1,6 @@
-"""The smallest fast HTTPS upstream, in a process of its own: HTTP/1.1, HTTP/1.1 over TLS, HTTP/2 over TLS.
+"""A small and fast HTTPS upstream in a process of its own: HTTP/1.1, HTTP/1.1 over TLS, HTTP/2 over TLS.
 
-httpx2 is the dear side of a call; a server that took as much would hide half of what is measured.
+httpx2 is the expensive side of a call. A server as slow as the client would hide half of the difference.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _HTTP2_HEADERS = [(":status", "200"), ("content-type", "application/json"), ("co
 
 
 class Upstream:
-    """The other end: a server that is running."""
+    """A running upstream, seen from this process."""
 
     def __init__(self, urls: Mapping[Kind, str], ca_file: Path, commands: IO[bytes], answers: IO[bytes]) -> None:
         self.urls = urls
@@ -44,7 +44,7 @@ class Upstream:
         self._answers = answers
 
     def connections(self) -> dict[str, int]:
-        """How many connections each kind has accepted so far."""
+        """Return how many connections of each kind the upstream has accepted so far."""
         self._commands.write(b"count\n")
         self._commands.flush()
         counted: dict[str, int] = json.loads(self._answers.readline())
@@ -53,7 +53,7 @@ class Upstream:
 
 @contextmanager
 def upstream(folder: Path) -> Iterator[Upstream]:
-    """A server with a certificate of its own for 127.0.0.1; `folder` keeps the files."""
+    """Run a server with a certificate of its own for 127.0.0.1; `folder` stores the files."""
     folder.mkdir(parents=True, exist_ok=True)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
@@ -71,7 +71,7 @@ def upstream(folder: Path) -> Iterator[Upstream]:
 
 
 class _Http1(asyncio.Protocol):
-    """Answers each request; they have no bodies."""
+    """Answers each request; requests have no bodies."""
 
     def __init__(self, accepted: Counter[str], kind: Kind) -> None:
         accepted[kind] += 1
@@ -87,7 +87,7 @@ class _Http1(asyncio.Protocol):
 
 
 class _Http2(asyncio.Protocol):
-    """The same with HTTP/2; requests without bodies end with their headers."""
+    """The same for HTTP/2; requests without bodies end with their headers."""
 
     def __init__(self, accepted: Counter[str], kind: Kind) -> None:
         accepted[kind] += 1

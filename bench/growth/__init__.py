@@ -1,4 +1,4 @@
-"""What the two-hundredth module costs: `python -m bench.growth`."""
+"""Measure the cost of the two-hundredth module: `python -m bench.growth`."""
 
 from bench.growth.project import last_path, module_name, write_project
 

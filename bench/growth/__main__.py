@@ -1,4 +1,4 @@
-"""`python -m bench.growth`: how the start and the routing grow with the number of modules."""
+"""`python -m bench.growth`: measure how the start and the routing grow with the number of modules."""
 
 import argparse
 import subprocess
@@ -17,13 +17,13 @@ from bench.growth.starts import application_start, help_start, measure_starts
 
 _FEW = 3
 _ROUTES = 10
-# Each feature once, so that what it needs for an answer counts as needed.
+# Each feature once, so that the imports of its first answer count as needed.
 _PATHS = ("/health/live", "/health", "/health/incidents", "/api/v1/events", "/api/v1/events/1", "/api/v1/images", "/no")
 _HEADINGS = ("what", "aim", "measured", "holds?")
 
 
 def main() -> None:
-    """Measure, print the table, write the JSON."""
+    """Measure, print the table and write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: half a minute instead of two")
     parser.add_argument("--modules", type=int, default=200, help="how many modules the large project has")
@@ -44,7 +44,7 @@ def _measure(folder: Path, many: int, *, quick: bool) -> list[Finding]:
     without_tables = write_project(folder / "without-tables", many, _ROUTES, tables=0)
     say(f"wrote projects of {_FEW} and {many} modules with {_ROUTES} routes each; starting PostgreSQL")
     with postgresql(f"{folder.name}-postgresql") as server:
-        # As it is deployed: each start verifies on PostgreSQL that no migration is missing.
+        # As in a deployment, each start verifies on PostgreSQL that all migrations are applied.
         variables = environment(
             folder,
             ENVIRONMENT="dev",
@@ -92,7 +92,7 @@ def _imports_finding(imports: list[tuple[str, float]]) -> Finding:
 
 
 def _migrate(project: Path, name: str, variables: dict[str, str]) -> float:
-    """Seconds that it took."""
+    """Migrate, and return the seconds."""
     say(f"migrating {name}")
     started_at = time.perf_counter()
     done = subprocess.run([KERNEL, "migrate"], cwd=project, env=variables, check=False, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Which imports of the start are dear and then do nothing: candidates for an import that waits until it is needed."""
+"""Find slow imports of the start whose code does not run afterwards: candidates for a later import."""
 
 import asyncio
 import json
@@ -15,19 +15,19 @@ from typing import Any
 from bench.claims.processes import ROOT
 
 _LINE = re.compile(r"import time:\s*(\d+) \|\s*\d+ \|\s*(\S+)")
-# What measuring itself imports, and what Python imports for any program.
+# The imports of this measurement itself, and those of every Python program.
 _NOT_OF_THE_START = frozenset({"bench", "encodings", "site", "uvloop"})
 
 
 def self_times(trace: str) -> dict[str, int]:
-    """Microseconds that each module's own code took, from the output of `python -X importtime`."""
+    """Return the microseconds of each module's own code, from the output of `python -X importtime`."""
     return {name: int(own) for own, name in _LINE.findall(trace)}
 
 
 def idle_groups(times: Mapping[str, int], busy: Collection[str]) -> list[tuple[str, int]]:
-    """Packages of which no module is in `busy`, each with its microseconds, the dearest first.
+    """Return packages of which no module is in `busy`, each with its microseconds, the slowest first.
 
-    Where something of a package is busy, its parts (the first two names) are looked at instead.
+    If a part of a package is busy, its subpackages (the first two names) are examined instead.
     """
     working = {part for module in busy for part in (module.split(".")[0], _two_names(module))}
     total: dict[str, int] = defaultdict(int)
@@ -44,10 +44,10 @@ def _two_names(module: str) -> str:
 def dear_and_idle(
     project: Path, paths: Sequence[str], variables: Mapping[str, str], most: int = 12
 ) -> list[tuple[str, float]]:
-    """The dearest imports of the application's start in which nothing ran, neither then nor for GETs of `paths`.
+    """Return the slowest imports of the application's start of which no code ran, neither then nor for GETs of `paths`.
 
-    In milliseconds. Classes and constants that others use do not count as running, nor does what is written in C, so
-    that a name here is a candidate only.
+    In milliseconds. The use of classes and constants does not count as running, nor does code in C, so a name in the
+    result is only a candidate.
     """
     command = [sys.executable, "-X", "importtime", "-m", __name__, str(project), *paths]
     done = subprocess.run(command, cwd=ROOT, env=dict(variables), capture_output=True, text=True, check=False)
@@ -59,7 +59,7 @@ def dear_and_idle(
 
 
 def main(project: str, *paths: str) -> None:
-    """Start the application, ask it a little, and print which imported modules ran any function after their import."""
+    """Start the application, send some requests, and print which modules ran a function after their import."""
     os.chdir(project)
     sys.path.insert(0, project)
     from bench.growth.worker import call  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Writes a project of many modules, each as small as one with a table, a repository and routes can be."""
+"""Write a project of many modules, each with a table, a repository and routes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,11 +209,12 @@ def downgrade() -> None:
 
 
 def write_project(root: Path, modules: int, routes: int, tables: int | None = None) -> Path:
-    """A project at `root` of so many modules with so many routes each; returns `root`.
+    """Write a project with this many modules and routes at `root`, and return `root`.
 
-    The first `tables` modules (None: all of them) have a table, a repository, a migration and up to six routes that
-    use them. What is left of the routes, in every module at least the last one, answers without a database, so that
-    what finding it costs is not lost in what answering it costs.
+    The first `tables` modules (None: all of them) have a table, a repository, a migration and up to six routes that use
+    them. The other routes, in every module at least the last one, answer without a database, so that the cost of an
+    answer
+    does not hide the cost of routing.
     """
     if modules < 1 or routes < 1:
         raise ValueError("a project needs at least one module with one route")
@@ -229,12 +230,12 @@ def write_project(root: Path, modules: int, routes: int, tables: int | None = No
 
 
 def module_name(number: int) -> str:
-    """The name of a module of the project, counted from 0."""
+    """Return the name of a module of the project, counted from 0."""
     return f"feature_{number:03}"
 
 
 def last_path(modules: int, routes: int) -> str:
-    """The path of the last route of the last module: the one that a linear search finds last."""
+    """Return the path of the last route of the last module, which a linear search finds last."""
     return f"/api/v1/{module_name(modules - 1)}/7/fact-{routes - 1}"
 
 

@@ -1,4 +1,4 @@
-"""What it costs to find the last route of the last module, in process."""
+"""Measure the cost of finding the last route of the last module, in process."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,13 +17,14 @@ _MOST_RATIO = 1.1
 def measure_routing(
     projects: Mapping[int, Path], routes: int, variables: Mapping[str, str], logs: Path, *, quick: bool
 ) -> list[Finding]:
-    """CPU per request with few modules and with many, of the kernel's application and of a bare FastAPI.
+    """Measure CPU per request with few modules and with many, of the kernel's application and of a bare FastAPI.
 
-    `projects` are two, by their number of modules. The four applications run in processes of their own and take turns.
+    `projects` are two projects by their number of modules. The four applications run in processes of their own, in
+    turns.
     """
     few, many = sorted(projects)
     turns = 5 if quick else 15
-    # So many that a turn of the quickest takes tens of milliseconds, and one of the slowest at most a second.
+    # A turn of the fastest application takes tens of milliseconds, one of the slowest at most a second.
     calls = {"kernel": 500, "bare": 100} if quick else {"kernel": 2_000, "bare": 300}
     with ExitStack() as stack:
         workers: dict[str, tuple[Worker, str]] = {}
@@ -39,7 +40,7 @@ def measure_routing(
             turns, {name: partial(_cpu, *one, calls[name.partition("-")[0]]) for name, one in workers.items()}
         )
     cost = {name: median(turn) * 1e6 for name, turn in figures.items()}
-    # Of each turn, so that a turn in which the machine was busy elsewhere is one of many.
+    # Many turns, so that one during which the machine was busy has little effect.
     ratio = {
         kind: median(a / b for a, b in zip(figures[f"{kind}-{many}"], figures[f"{kind}-{few}"], strict=True))
         for kind in ("kernel", "bare")
@@ -63,7 +64,7 @@ def measure_routing(
 
 
 def _warm_up(workers: Mapping[str, tuple[Worker, str]]) -> None:
-    """Wait until all have started, which they do side by side, and make each answer a few times."""
+    """Wait until all have started, which they do in parallel, and let each answer a few requests."""
     failures: list[str] = []
 
     def prepare(name: str, one: Worker, path: str) -> None:

@@ -1,4 +1,4 @@
-"""How long processes take from their start to their first answer, and how much memory that takes."""
+"""Measure the time from the start of a process to its first answer, and its memory."""
 
 import subprocess
 import time
@@ -13,13 +13,13 @@ from bench.claims.reporting import Finding, say, verdict
 
 @dataclass(frozen=True)
 class Start:
-    """One thing that is started several times."""
+    """A process to start several times."""
 
     about: str
-    # Seconds and MiB that it may take; None: for information.
+    # The limits of seconds and MiB; None: for information.
     most_seconds: float | None
     most_mib: float | None
-    # Starts it once; the seconds until it has answered, and its peak memory in MiB.
+    # Starts it once, and returns the seconds until its answer and its peak memory in MiB.
     once: Callable[[], tuple[float, float]]
 
 
@@ -33,7 +33,7 @@ def application_start(
     most_seconds: float | None = None,
     most_mib: float | None = None,
 ) -> Start:
-    """`kernel serve` in `project` until it has answered `path` over HTTP."""
+    """Start `kernel serve` in `project` and wait until it has answered `path` over HTTP."""
 
     def once() -> tuple[float, float]:
         with serving(project, path, variables, log) as server:
@@ -43,7 +43,7 @@ def application_start(
 
 
 def help_start(variables: Mapping[str, str], most_seconds: float) -> Start:
-    """`kernel --help`."""
+    """Run `kernel --help`."""
 
     def once() -> tuple[float, float]:
         started_at = time.perf_counter()
@@ -54,7 +54,7 @@ def help_start(variables: Mapping[str, str], most_seconds: float) -> Start:
 
 
 def measure_starts(starts: list[Start], rounds: int, *, warm_up: bool = False) -> list[Finding]:
-    """The medians of several rounds in which each is started once; `warm_up`: after a round that does not count."""
+    """Return the medians of several rounds that start each once; `warm_up` adds a first round that does not count."""
     figures: dict[str, list[tuple[float, float]]] = {start.about: [] for start in starts}
     for number in range(0 if warm_up else 1, rounds + 1):
         say(f"starts: round {number} of {rounds}" if number else "starts: a round to warm up")

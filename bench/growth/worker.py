@@ -1,6 +1,6 @@
-"""An application in a process of its own, called without a socket, as often as the other end of a pipe says.
+"""An application in a process of its own, called without a socket by commands over a pipe.
 
-Two projects cannot share a process: each has a package `modules`. Two processes that take turns can be compared.
+Two projects cannot share a process, because each has a package `modules`. Two processes can take turns.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from bench.claims.processes import ROOT, stop
 
 @dataclass(frozen=True)
 class Turn:
-    """What some calls of one path cost."""
+    """The cost of several calls of one path."""
 
-    # Of the whole process, so that threads count, too.
+    # The time of the whole process, threads included.
     cpu_seconds: float
     seconds: float
     status: int
-    # Of the body of the last answer.
+    # The body of the last answer.
     size: int
 
 
 class Worker:
-    """The other end: an application that waits in a process of its own."""
+    """A waiting application in a process of its own, seen from this process."""
 
     def __init__(self, commands: IO[bytes], answers: IO[bytes]) -> None:
         self._commands = commands
         self._answers = answers
 
     def call(self, path: str, count: int, headers: Mapping[str, str] | None = None) -> Turn:
-        """GET `path` so many times, one after the other. Raises RuntimeError if the process has ended."""
+        """Send this number of GETs of `path`, one after the other. Raises RuntimeError if the process has ended."""
         self._commands.write(
             json.dumps({"path": path, "count": count, "headers": dict(headers or {})}).encode() + b"\n"
         )
@@ -50,7 +50,7 @@ class Worker:
         return Turn(**self._read())
 
     def wait_until_started(self) -> None:
-        """Return when the application is ready to be called."""
+        """Return when the application is ready."""
         self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Worker:
 
 @contextmanager
 def worker(project: Path, variables: Mapping[str, str], log: Path, *, bare: bool = False) -> Iterator[Worker]:
-    """The application of a project; `bare`: its routers in a plain FastAPI, without the kernel around them."""
+    """Start the application of a project; `bare` puts its routers into a plain FastAPI without the kernel."""
     command = [sys.executable, "-m", __name__, str(project), "bare" if bare else "kernel"]
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -78,7 +78,7 @@ def worker(project: Path, variables: Mapping[str, str], log: Path, *, bare: bool
 
 
 async def call(app: ASGIApp, path: str, headers: Mapping[str, str]) -> tuple[int, int]:
-    """One GET as a server would pass it on; the answer's status and the size of its body."""
+    """Send one GET as a server would, and return the answer's status and the size of its body."""
     plain, _, query = path.partition("?")
     scope: Scope = {
         "type": "http",
@@ -124,7 +124,7 @@ async def _work(app: Starlette, answers: IO[bytes]) -> None:
 
 
 def _bare() -> Starlette:
-    """A plain FastAPI with the routers of the project's modules."""
+    """Return a plain FastAPI with the routers of the project's modules."""
     from fastapi import FastAPI  # noqa: PLC0415
 
     from kernel.modules.discovery import discover  # noqa: PLC0415
@@ -138,7 +138,7 @@ def _bare() -> Starlette:
 
 
 def main(project: str, kind: str) -> None:
-    """Serve the pipe on standard input and output; whatever the application prints goes to standard error."""
+    """Serve the pipe on standard input and output. The application's own output goes to standard error."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     os.chdir(project)

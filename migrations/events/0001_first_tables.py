@@ -35,7 +35,7 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_events_title_id"), ["title", "id"], unique=False)
 
     # ### end Alembic commands ###
-    if op.get_bind().dialect.name == "postgresql":  # for the search; SQLite reads the text itself
+    if op.get_bind().dialect.name == "postgresql":  # an index for the search; SQLite searches the text itself
         op.execute(
             "CREATE INDEX ix_events_search ON events "
             "USING gin (to_tsvector('simple', title || ' ' || description || ' ' || location))"

@@ -1,4 +1,4 @@
-"""The name by which the object store knows this database."""
+"""The name that identifies this database in the object storage."""
 
 import sqlalchemy as sa
 from alembic import op
