@@ -26,9 +26,8 @@ from kernel.modules.discovery import DiscoveredModule, DiscoveryError
 from kernel.project import load_project
 from kernel.runtime import Kernel
 from kernel.settings import Environment, Settings
-from kernel.web.access_log import AccessLog, write_through_structlog
 from kernel.web.dispatch import Dispatcher, ModuleMount
-from kernel.web.middleware import RequestContextMiddleware
+from kernel.web.middleware import AccessLog, RequestContextMiddleware, log_request
 from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer
 from kernel.web.routes import rest_of, router_for, unknown_kinds, unserved_websockets
 
@@ -44,6 +43,7 @@ class Application(FastAPI):
     """FastAPI with the kernel's layers around its routes, and no others."""
 
     kernel: Kernel
+    # A server replaces it by that of an extension: `ApplicationBuilder.access_log`.
     access_log: AccessLog
     # By module, and by the prefix of what an extension mounts.
     mounts: dict[str, ModuleMount]
@@ -123,7 +123,6 @@ def create_app(
     *,
     contracts: Mapping[type[Contract], Contract] | None = None,
     when_started: Callable[[], None] | None = None,
-    access_log: AccessLog = write_through_structlog,
 ) -> Application:
     """Assemble an application; nothing is opened before its lifespan, at whose start `when_started` is called last.
 
@@ -161,7 +160,7 @@ def create_app(
         **{"telemetry": _NO_TELEMETRY, **kernel.builder.fastapi_options},
     )
     app.kernel = kernel
-    app.access_log = access_log
+    app.access_log = log_request
     app.is_traced = "telemetry" in kernel.builder.fastapi_options
     app.mounts = {}
     for rule in (*_route_rules(kernel), *kernel.builder.route_rules):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kernel.serving import ServerRunner
     from kernel.settings import Fault, Settings, SettingsGroup, Sources
     from kernel.web.dispatch import Compile
-    from kernel.web.middleware import RequestContextMiddleware
+    from kernel.web.middleware import AccessLog, RequestContextMiddleware
 
 GROUP = "kernel.extensions"
 # Functions that add an extension's commands to the command line `kernel`, under the extension's name. They are apart,
@@ -124,6 +124,8 @@ class ApplicationBuilder:
     error_handlers: dict[int | type[Exception], Any] = field(default_factory=dict)
     # Compiles routes in place of FastAPI's own handling; None for one that it leaves to FastAPI.
     compile_endpoint: "Compile | None" = None
+    # How a process that serves writes the access log; None: as every other event.
+    access_log: "AccessLog | None" = None
     # None: a WebSocket route stops the start, and a handshake is refused.
     websockets: WebSocketServer | None = None
     # Finds the keys of bearer tokens that are not the issuer's, by the tokens' `kid`.

@@ -60,7 +60,7 @@ def configure_logging(settings: LogSettings) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
-    logging.getLogger("uvicorn.access").disabled = True  # kernel.web.access_log writes that line, with the request's id
+    logging.getLogger("uvicorn.access").disabled = True  # kernel.web.middleware logs it with its id
     for chatty in (
         "aiosqlite",
         "alembic",

@@ -43,11 +43,12 @@ def application(project: "Project | None" = None) -> "Application":
     from kernel.application import create_app  # noqa: PLC0415
     from kernel.logging import configure_logging  # noqa: PLC0415
     from kernel.project import load_project  # noqa: PLC0415
-    from kernel.web.access_log import access_log_for  # noqa: PLC0415
 
     project = project or load_project()
     configure_logging(project.settings.log)
-    return create_app(*project, when_started=_freeze, access_log=access_log_for(project.settings.log))
+    app = create_app(*project, when_started=_freeze)
+    app.access_log = app.kernel.builder.access_log or app.access_log
+    return app
 
 
 def _freeze() -> None:

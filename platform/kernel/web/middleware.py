@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,14 +11,21 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from kernel.web.access_log import AccessLog
 from kernel.web.context import RequestContext
 from kernel.web.problems import answer
 
 if TYPE_CHECKING:
     from kernel.runtime import Kernel
 
+_access = structlog.get_logger("kernel.access")
 _errors = structlog.get_logger("kernel.errors")
+
+AccessLog = Callable[[Scope, int, float, "str | None"], None]
+"""Writes the line of a request, given its scope, status, duration in seconds and `traceparent`."""
+
+# Longer paths are cut. The system writes at most 4,096 bytes to a pipe atomically, and a character takes up to twelve:
+# so the lines of several workers do not mix.
+_MAX_PATH = 256
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -163,3 +170,22 @@ class RequestContextMiddleware:
 async def _close(_scope: Scope, _receive: Receive, send: Send) -> None:
     """Refuse the handshake of a WebSocket, which only an extension can serve: the server answers 403."""
     await send({"type": "websocket.close", "code": 1008})
+
+
+def log_request(scope: Scope, status: int, seconds: float, traceparent: str | None) -> None:
+    """Log the request like any other event. structlog's context adds the request id, module and trace."""
+    path, duration_ms = shortened(scope["path"]), round(seconds * 1000, 2)
+    _access.info(
+        "request", method=scope["method"], path=path, status=status, duration_ms=duration_ms, client=client_of(scope)
+    )
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text of the caller, short enough for a log line."""
+    return text if len(text) <= _MAX_PATH else f"{text[:_MAX_PATH]}..."
+
+
+def client_of(scope: Scope) -> str:
+    """Return the address of the caller, or "-"."""
+    client: str = (scope.get("client") or ("-",))[0]
+    return client

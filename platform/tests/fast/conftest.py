@@ -13,6 +13,9 @@ from kernel.database.runner import Rows
 from kernel.ext.fast import extension as fast
 from kernel.ext.fast.driver import DriverExecutor, Statement
 from kernel.ext.pool import install as bounded
+from tests.core.conftest import own_logging
+
+__all__ = ["own_logging"]
 
 
 @pytest.fixture

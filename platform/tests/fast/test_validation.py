@@ -47,7 +47,7 @@ async def test_no_more_errors_than_are_listed_are_made(
         return few(error)
 
     monkeypatch.setattr("kernel.ext.fast.validation.few", counted)
-    variables = {"APP_COMPILED_ENDPOINTS": compiled}
+    variables = {"APPLICATION_COMPILED_ENDPOINTS": compiled}
     async with running_project(tmp_path, {"probe/router.py": ROUTER}, variables) as (_, client):
         assert (await client.post(f"{BASE}{path}", json=BODIES["wrong numbers"])).status_code == 422
     assert counts == [(15_000, 101)]

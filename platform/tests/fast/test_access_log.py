@@ -1,17 +1,26 @@
 """The access log: the plain way writes the line that structlog would."""
 
+import gc
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import structlog
 
+from kernel.ext.fast.access_log import access_log_for, write_json
+from kernel.ext.fast.extension import Fast
+from kernel.ext.pool.extension import Pool
 from kernel.logging import configure_logging
+from kernel.project import Project
+from kernel.serving import application
 from kernel.settings import LogSettings
-from kernel.web import access_log
+from kernel.testing import settings_for
 from kernel.web.context import RequestContext
+from kernel.web.middleware import AccessLog, log_request
+from tests.core.project import write_project
 
 pytestmark = pytest.mark.usefixtures("own_logging")
 
@@ -24,7 +33,7 @@ def _scope(path: str) -> dict[str, Any]:
     return scope
 
 
-def lines(capsys: pytest.CaptureFixture[str], write: access_log.AccessLog, path: str) -> list[str]:
+def lines(capsys: pytest.CaptureFixture[str], write: AccessLog, path: str) -> list[str]:
     with structlog.contextvars.bound_contextvars(request_id="an-id"):
         write(_scope(path), 200, 0.001, None)
     return capsys.readouterr().out.splitlines(keepends=True)
@@ -34,9 +43,10 @@ def lines(capsys: pytest.CaptureFixture[str], write: access_log.AccessLog, path:
 def test_the_line_is_the_one_that_structlog_would_write(capsys: pytest.CaptureFixture[str], path: str) -> None:
     settings = LogSettings(format="json", level="INFO")
     configure_logging(settings)
-    [theirs] = lines(capsys, access_log.write_through_structlog, path)
-    [ours] = lines(capsys, access_log.access_log_for(settings), path)
-    assert access_log.access_log_for(settings) is not access_log.write_through_structlog
+    write = access_log_for(settings)
+    assert write is not None
+    [theirs] = lines(capsys, log_request, path)
+    [ours] = lines(capsys, write, path)
     assert ours.isascii()
     expected, found = json.loads(theirs), json.loads(ours)
     assert list(found) == list(expected)
@@ -52,8 +62,10 @@ def test_the_line_is_the_one_that_structlog_would_write(capsys: pytest.CaptureFi
 def test_nothing_is_written_above_its_level(capsys: pytest.CaptureFixture[str], level: Any) -> None:
     settings = LogSettings(format="json", level=level)
     configure_logging(settings)
-    assert lines(capsys, access_log.access_log_for(settings), "/") == []
-    assert lines(capsys, access_log.write_through_structlog, "/") == []
+    write = access_log_for(settings)
+    assert write is not None
+    assert lines(capsys, write, "/") == []
+    assert lines(capsys, log_request, "/") == []
 
 
 def test_a_log_that_nobody_reads_stops_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,4 +74,18 @@ def test_a_log_that_nobody_reads_stops_no_request(monkeypatch: pytest.MonkeyPatc
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stdout", Gone())
-    access_log.write_json(_scope("/"), 200, 0.001, None)
+    write_json(_scope("/"), 200, 0.001, None)
+
+
+def test_structlog_formats_what_is_not_json() -> None:
+    assert access_log_for(LogSettings(format="console", level="INFO")) is None
+
+
+@pytest.mark.parametrize(("log_format", "expected"), [("json", write_json), ("console", log_request)])
+def test_a_process_that_serves_writes_it(tmp_path: Path, log_format: str, expected: AccessLog) -> None:
+    settings = settings_for(write_project(tmp_path, {}), {"LOG_FORMAT": log_format})
+    try:
+        app = application(Project(settings, (), (Pool, Fast)))
+    finally:
+        gc.enable()
+    assert app.access_log is expected
