@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, Select, Update, func, insert, literal_column, select, update
@@ -29,8 +29,8 @@ class BaseRepository(Generic[ModelType, IDType]):
     """One table's queries, each a single statement.
 
     Where a method takes `into`, naming a pydantic schema makes it a projection: only the schema's columns are
-    selected, and the rows become the schema without an entity in between. A field that names a relationship takes one
-    more statement, for all rows together. Without `into` the method returns entities, which are for changing things.
+    selected, and the rows become the schema without an entity in between. Without `into` the method returns entities,
+    which are for changing things.
 
     Nothing here commits: the session does at its end.
     """
@@ -64,7 +64,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         if self._refines_select:
             return await self.one(self.select().where(self._id == id_).order_by(None), into=into)
         statement = statements.by_id(self.model, into, self._seen)
-        return await self._one(into, await self._rows(statement, {statements.ID: id_, **self.known}))
+        return await self._one(into, await self.rows(statement, {statements.ID: id_, **self.known}))
 
     @overload
     async def get_many(self, ids: Iterable[IDType]) -> list[ModelType]: ...
@@ -99,7 +99,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         """Return whether there is a row with this primary key."""
         one: ColumnElement[int] = literal_column("1")
         found = self.select().where(self._id == id_).order_by(None)
-        return bool(await self._rows(found.with_only_columns(one, maintain_column_froms=True)))
+        return bool(await self.rows(found.with_only_columns(one, maintain_column_froms=True)))
 
     async def page(
         self, request: PageRequest, into: type[Schema], *where: ColumnElement[bool], order: Sort | None = None
@@ -135,7 +135,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         if sort.is_all_own and not self._refines_select:  # an alias has no name that tells it from others
             rows = None if (runner := self._runner) is None else await runner.fetch_shape(shape, where, build, place)
         if rows is None:
-            rows = await self._rows(build(), place)
+            rows = await self.rows(build(), place)
         shown = rows[: request.limit]
         count: int | None = None
         if counts:
@@ -143,7 +143,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         next_cursor = None
         if len(rows) > len(shown):
             next_cursor = sort.encode([shown[-1][index] for index in places])
-        return Page(items=await self._schemas(into, shown), total=count, next_cursor=next_cursor)
+        return Page(items=await self.schemas(into, shown), total=count, next_cursor=next_cursor)
 
     # Writing
 
@@ -163,7 +163,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         if rows is None:
             statement = insert(self.model).values(**values).returning(*statements.columns_of(self.model, into))
             rows = list((await self.session.execute(statement)).all())
-        return (await self._schemas(into, rows))[0]
+        return (await self.schemas(into, rows))[0]
 
     async def create_many(self, rows: Sequence[Mapping[str, Any]]) -> list[ModelType]:
         """Insert many rows: on PostgreSQL in one statement, on SQLite, which is in this process, in one each."""
@@ -240,7 +240,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         if into is None:
             return (await self.session.execute(statement)).scalar_one_or_none()
         return await self._one(
-            into, await self._rows(statement.with_only_columns(*statements.columns_of(self.model, into)))
+            into, await self.rows(statement.with_only_columns(*statements.columns_of(self.model, into)))
         )
 
     @overload
@@ -253,49 +253,32 @@ class BaseRepository(Generic[ModelType, IDType]):
         """All rows. Give the statement an order and a limit."""
         if into is None:
             return list((await self.session.scalars(statement)).all())
-        rows = await self._rows(statement.with_only_columns(*statements.columns_of(self.model, into)))
-        return await self._schemas(into, rows)
+        rows = await self.rows(statement.with_only_columns(*statements.columns_of(self.model, into)))
+        return await self.schemas(into, rows)
 
     async def _one(self, into: type[Schema], rows: Rows) -> Schema | None:
         """Return the one row as a schema, or None. Raises sqlalchemy.exc.MultipleResultsFound."""
         if len(rows) > 1:
             raise MultipleResultsFound("Multiple rows were found when one or none was required")
-        names, relations = statements.layout_of(self.model, into)
-        if rows and not relations:  # the usual case, without another coroutine
+        if rows and (names := statements.fields_of(into)) is not None:  # the usual case, without another coroutine
             return _to_schema(into, names, rows[0])
-        return (await self._schemas(into, rows))[0] if rows else None
+        return (await self.schemas(into, rows))[0] if rows else None
 
-    async def _schemas(self, into: type[Schema], rows: Sequence[Sequence[Any]]) -> list[Schema]:
-        """Return rows as schemas, with what their relations name: one more statement for each relation."""
-        names, relations = statements.layout_of(self.model, into)
-        if not relations or not rows:
+    async def schemas(self, into: type[Schema], rows: Sequence[Sequence[Any]]) -> list[Schema]:
+        """Return rows as schemas; a row begins with the columns that the schema needs."""
+        if (names := statements.fields_of(into)) is not None:
             return [_to_schema(into, names, row) for row in rows]
-        found: list[dict[str, Any]] = [dict(zip(names, row, strict=False)) for row in rows]
-        for place, relation in enumerate(relations, len(names)):
-            related = await self._related(relation, {row[place] for row in rows} - {None})
-            for values, row in zip(found, rows, strict=True):
-                own = related.get(row[place], [])
-                values[relation.field] = own if relation.is_list else next(iter(own), None)
-        return [into.model_validate(values, by_name=True) for values in found]
+        made: Any = cast(type[statements.RowSchema], into)
+        return list(await made.from_rows(self, rows))
 
-    async def _related(self, relation: statements.Relation, keys: set[Any]) -> dict[Any, list[BaseModel]]:
-        """Return the related rows of all `keys`, as schemas by key."""
-        repository = BaseRepository[Any, Any](relation.model, self.session)
-        columns = (*statements.columns_of(relation.model, relation.schema), relation.remote)
-        statement = repository.select().where(any_of(relation.remote, keys)).order_by(*relation.order)
-        rows = await self._rows(statement.with_only_columns(*columns))
-        related: dict[Any, list[BaseModel]] = {}
-        for row, schema in zip(rows, await repository._schemas(relation.schema, rows), strict=True):
-            related.setdefault(row[len(columns) - 1], []).append(schema)
-        return related
-
-    async def _rows(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> Rows:
+    async def rows(self, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> Rows:
+        """Return the rows of a statement."""
         if (runner := self._runner) is not None and (rows := await runner.fetch(statement, parameters)) is not None:
             return rows
         return list((await self.session.execute(statement, parameters)).all())
 
     async def _count(self, where: Sequence[ColumnElement[bool]], columns: Sequence[Any]) -> int:
-        return int((await self._rows(self._counting(self.select().where(*where), columns)))[0][0])
+        return int((await self.rows(self._counting(self.select().where(*where), columns)))[0][0])
 
     def _counting(self, statement: Select[Any], columns: Sequence[Any]) -> Select[Any]:
         """The number of rows of a statement that selects `columns`.
@@ -327,7 +310,7 @@ class BaseRepository(Generic[ModelType, IDType]):
         """Say why a row was left as it is, if it is one that the caller sees."""
         if (versions is None and self.own is None) or not await self.exists(id_):
             return
-        if self.own is not None and not await self._rows(select(self._id).where(*self._row(id_, None))):
+        if self.own is not None and not await self.rows(select(self._id).where(*self._row(id_, None))):
             raise NotAllowed
         if versions is not None:
             raise StaleVersion

@@ -1,14 +1,11 @@
 """Properties of models, and of the schemas that are read from them, for repositories."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from operator import eq
-from typing import Any, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 from sqlalchemy import (
-    BinaryExpression,
     BindParameter,
     ColumnElement,
     Integer,
@@ -18,8 +15,11 @@ from sqlalchemy import (
     literal,
     select,
 )
-from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, RelationshipProperty
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.visitors import replacement_traverse
+
+if TYPE_CHECKING:
+    from kernel.database.repository import BaseRepository
 
 # Parameters, by names that no column has.
 ID = "kernel__id"
@@ -54,70 +54,42 @@ def changes_itself(model: Model) -> bool:
     return version_of(model) is not None or any(column.onupdate is not None for column in inspect(model).columns)
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """A field of a schema that is read from related rows, by one more statement for all rows together."""
+class RowSchema(BaseModel):
+    """A schema that is made of more than the columns that its fields name. An extension derives from it."""
 
-    field: str
-    model: Model
-    schema: type[BaseModel]
-    is_list: bool
-    # The column of the row itself, and the one of the related rows that has the same value.
-    local: InstrumentedAttribute[Any]
-    remote: InstrumentedAttribute[Any]
-    order: tuple[Any, ...]
+    @classmethod
+    def columns_from(cls, model: Model) -> tuple[InstrumentedAttribute[Any], ...]:
+        """Return the columns that a repository selects for this schema. Raises TypeError."""
+        raise NotImplementedError
+
+    @classmethod
+    async def from_rows(
+        cls, repository: "BaseRepository[Any, Any]", rows: Sequence[Sequence[Any]]
+    ) -> "Sequence[RowSchema]":
+        """Return a schema for each row; a row begins with the columns of `columns_from`."""
+        raise NotImplementedError
 
 
 @cache
-def layout_of(model: Model, schema: type[BaseModel]) -> tuple[tuple[str, ...], tuple[Relation, ...]]:
-    """The fields of a schema that are columns, and those that are relations.
-
-    Raises TypeError for a relation that no single column makes.
-    """
-    relationships = inspect(model).relationships
-    names = tuple(name for name in schema.model_fields if name not in relationships)
-    related = (relationships[name] for name in schema.model_fields if name in relationships)
-    return names, tuple(_relation(model, schema, one) for one in related)
-
-
-def _relation(model: Model, schema: type[BaseModel], relationship: RelationshipProperty[Any]) -> Relation:
-    where = f"{schema.__name__}.{relationship.key}"
-    annotation = schema.model_fields[relationship.key].annotation
-    schemas = [
-        one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)
-    ]
-    if len(schemas) != 1 or bool(relationship.uselist) != (get_origin(annotation) in {list, tuple, Sequence}):
-        form = "list[SCHEMA]" if relationship.uselist else "SCHEMA | None"
-        raise TypeError(f"{where} is a relation of {model.__name__}: annotate it as {form}")
-    join = relationship.primaryjoin
-    is_plain = isinstance(join, BinaryExpression) and join.operator is eq and relationship.secondary is None
-    if not is_plain:
-        raise TypeError(f"{where} is a relation by more than one pair of equal columns: read it in a query of its own")
-    [(local, remote)] = relationship.local_remote_pairs or ()
-    related = relationship.mapper
-    return Relation(
-        field=relationship.key,
-        model=related.class_,
-        schema=schemas[0],
-        is_list=bool(relationship.uselist),
-        local=inspect(model).get_property_by_column(local).class_attribute,
-        remote=related.get_property_by_column(remote).class_attribute,
-        order=(*(relationship.order_by or ()), *related.primary_key),
-    )
+def fields_of(schema: type[BaseModel]) -> tuple[str, ...] | None:
+    """The fields of a schema, each a column; None if the schema makes itself of rows."""
+    return None if issubclass(schema, RowSchema) else tuple(schema.model_fields)
 
 
 @cache
 def columns_of(model: Model, schema: type[BaseModel]) -> tuple[InstrumentedAttribute[Any], ...]:
-    """The columns that a schema's fields name, then those that its relations need.
+    """The columns to select for a schema. Raises TypeError for a field that is no column."""
+    if issubclass(schema, RowSchema):
+        return schema.columns_from(model)
+    return tuple(column_of(model, name, schema) for name in schema.model_fields)
 
-    Raises TypeError for a field that is neither a column nor a relation.
-    """
+
+def column_of(model: Model, name: str, schema: type[BaseModel]) -> InstrumentedAttribute[Any]:
+    """The column that a field of a schema names. Raises TypeError."""
     columns = inspect(model).column_attrs
-    names, relations = layout_of(model, schema)
-    unknown = [name for name in names if name not in columns]
-    if unknown:
-        raise TypeError(f"{schema.__name__} cannot be read from {model.__name__}: it has no column {unknown[0]}")
-    return (*(columns[name].class_attribute for name in names), *(relation.local for relation in relations))
+    if name not in columns:
+        raise TypeError(f"{schema.__name__} cannot be read from {model.__name__}: it has no column {name}")
+    return cast(InstrumentedAttribute[Any], columns[name].class_attribute)
 
 
 @cache

@@ -1,1 +1,1 @@
-"""Articles that are found by their words. This module uses the extension search."""
+"""Articles with comments, found by their words. This module uses the extensions search and relations."""

@@ -3,9 +3,10 @@
 from sqlalchemy import true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel.database import BaseRepository
+from kernel.database import BaseRepository, Page, PageRequest
 from kernel.ext.search import has_words
 from modules.articles.models import Article
+from modules.articles.schemas import ArticleOut
 
 
 class ArticleRepository(BaseRepository[Article, int]):
@@ -14,7 +15,7 @@ class ArticleRepository(BaseRepository[Article, int]):
     def __init__(self, session: AsyncSession) -> None:
         super().__init__(Article, session)
 
-    async def count_with(self, query: str) -> int:
-        """Return the number of articles that have all words of the query."""
+    async def find(self, query: str) -> Page[ArticleOut]:
+        """Return the first articles that have all words of the query."""
         condition = has_words("text", query)
-        return await self.count(true() if condition is None else condition)
+        return await self.page(PageRequest(), ArticleOut, true() if condition is None else condition)

@@ -5,15 +5,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from kernel import public, with_session
+from kernel.database import Page
 from modules.articles.repository import ArticleRepository
+from modules.articles.schemas import ArticleOut
 
 router = APIRouter()
 
 
 @router.get("", dependencies=[public])
-async def count_articles(
+async def find_articles(
     query: Annotated[str, Query(max_length=200)],
     articles: Annotated[ArticleRepository, with_session(ArticleRepository)],
-) -> int:
-    """Return the number of articles that have all words of the query."""
-    return await articles.count_with(query)
+) -> Page[ArticleOut]:
+    """Return the first articles that have all words of the query."""
+    return await articles.find(query)

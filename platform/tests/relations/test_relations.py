@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from kernel.database import BaseRepository, Database, PageRequest, Sort, new_metadata
+from kernel.ext.relations import RelatedSchema
 from tests.core.databases import NewTables
 
 
@@ -70,7 +71,7 @@ class PartOut(BaseModel):
     colour: str
 
 
-class LineOut(BaseModel):
+class LineOut(RelatedSchema):
     text: str
     parts: list[PartOut]
 
@@ -79,7 +80,7 @@ class CustomerOut(BaseModel):
     name: str
 
 
-class OrderOut(BaseModel):
+class OrderOut(RelatedSchema):
     lines: list[LineOut]
     title: str
     customer: CustomerOut | None
@@ -154,23 +155,23 @@ async def test_what_is_written_comes_back_with_its_related_rows(database: Databa
         assert changed == _FIRST.model_copy(update={"title": "changed"})
 
 
-class Wrong(BaseModel):
+class Wrong(RelatedSchema):
     tags: list[TitleOut]
 
 
-class WrongToo(BaseModel):
+class WrongToo(RelatedSchema):
     first_lines: list[LineOut]
 
 
-class NoList(BaseModel):
+class NoList(RelatedSchema):
     lines: LineOut
 
 
-class NoSchema(BaseModel):
+class NoSchema(RelatedSchema):
     lines: list[int]
 
 
-class NoColumn(BaseModel):
+class NoColumn(RelatedSchema):
     shoe_size: int
 
 
