@@ -167,10 +167,10 @@ def is_stopped(process: subprocess.Popen[bytes]) -> bool:
 
 
 def terminate_listeners(server: URL) -> int:
-    """End the connections of the database that listen; how many there were."""
+    """End the connections of the database that listen, wait for their end, and return how many there were."""
     found = query(
         server,
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity "
         "WHERE datname = current_database() AND query ~ '^LISTEN'",
     )
     return int(found)

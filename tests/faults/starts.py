@@ -6,13 +6,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from kernel.testing import create_database, query
-from tests.faults.harness import KERNEL, Result, free_port, until_serving
+from tests.faults.harness import KERNEL, Result, free_port, until, until_serving
 from tests.faults.served import Served, project
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
@@ -78,7 +79,7 @@ async def _start(folder: Path, database_url: str, fault: Fault, workers: str, na
         code = await asyncio.to_thread(process.wait, 60)
     took = time.monotonic() - began_at
     times, is_bare = here.said.count(fault.says), "Traceback" in here.said
-    left = int(query(server, f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"))
+    left = await _left_open(server, name)
     opened, closed = here.journal.count("opened"), here.journal.count("closed")
     return Result(
         f"start with {fault.name}", here.kind, f"{workers} worker(s)", f"exit code {code}; opened {opened}",
@@ -86,6 +87,18 @@ async def _start(folder: Path, database_url: str, fault: Fault, workers: str, na
         holds=code > 0 and took < 5 and times == 1 and not is_bare and left == 0
         and opened == closed == fault.opens,
     )  # fmt: skip
+
+
+async def _left_open(server: URL, name: str) -> int:
+    """Return how many connections to a database stay open. The server ends those of a process a moment after it."""
+    counted = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
+
+    async def is_free() -> bool:
+        return query(server, counted) == "0"
+
+    with suppress(TimeoutError):
+        await until(is_free, 2)
+    return int(query(server, counted))
 
 
 def _migrate_and_add_one(here: Served) -> None:

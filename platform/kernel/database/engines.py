@@ -294,9 +294,10 @@ def _close_if_busy(_connection: Any, record: ConnectionPoolEntry) -> None:
 def _handle_error(context: ExceptionContext) -> None:
     error = context.original_exception
     if context.connection is not None and not context.connection.closed:
-        context.connection.info.pop(_BUSY, None)
-        if context.sqlalchemy_exception is not None:  # the database's, not one of Python's before it was asked
-            note_failure(context.connection, error)
+        with suppress(NotImplementedError):  # SQLAlchemy asks for the server's version on a connection without `info`
+            context.connection.info.pop(_BUSY, None)
+            if context.sqlalchemy_exception is not None:  # the database's, not one of Python's before it was asked
+                note_failure(context.connection, error)
     if isinstance(error, Exception):  # a cancellation stays one
         _explain_outage(context, error)
 

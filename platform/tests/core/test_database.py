@@ -295,7 +295,7 @@ async def test_a_check_that_waits_for_a_connection_and_gets_it_is_well(empty_url
     database = pool.database("events")
     async with in_use(database):
         check = asyncio.create_task(database.check())
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # nothing may happen in this time
         assert not check.done()
     await check
     async with in_use(database):
@@ -371,7 +371,7 @@ async def test_a_sqlite_file_that_others_change_now_is_waited_for(tmp_path: Path
         with pytest.raises(DatabaseUnavailable):
             await pool.database("probe").check()
         checks = asyncio.gather(*(pool.database("probe").check() for _ in range(8)))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # nothing may happen in this time
         assert not checks.done()
         other.execute("CREATE TABLE things (id INTEGER)")
         other.execute("COMMIT")

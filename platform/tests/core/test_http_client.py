@@ -21,6 +21,7 @@ from tests.core.upstreams import (
     first,
     read_all,
 )
+from tests.core.waiting import until_true
 
 pytestmark = pytest.mark.integration
 
@@ -59,8 +60,7 @@ async def test_waiting_for_a_free_connection_ends_after_the_pool_timeout(
 ) -> None:
     async with HttpServer(always(Hang())) as server, pool(max_connections=1, pool_timeout_seconds=0.5) as opened:
         holder = asyncio.create_task(opened.get_client().get(server.url))
-        while not server.calls:  # noqa: ASYNC110  # the server keeps a list, not an event
-            await asyncio.sleep(0.01)
+        await until_true(lambda: server.calls)
         started = time.monotonic()
         with pytest.raises(httpx2.PoolTimeout):
             await opened.get_client().get(server.url)

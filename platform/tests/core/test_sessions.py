@@ -25,6 +25,7 @@ from kernel.database.session import open_sessions
 from kernel.settings import DatabaseConfig
 from kernel.testing import query
 from tests.core.project import MODELS, running_project, write_migration
+from tests.core.waiting import until_running, until_true
 
 
 class Base(DeclarativeBase):
@@ -81,11 +82,17 @@ def in_use(database: Database) -> int:
 
 async def drained(database: Database) -> int:
     """Return how many connections stay in use once the tasks that were given up have ended."""
-    for _ in range(500):
-        if not in_use(database):
-            break
-        await asyncio.sleep(0.01)
+    with suppress(TimeoutError):
+        await until_true(lambda: not in_use(database), 5)
     return in_use(database)
+
+
+async def until_under_way(database: Database) -> None:
+    """Wait until the only statement of a test runs. Only PostgreSQL tells."""
+    if database.writer.dialect.name == "postgresql":
+        await until_running(database.placement.url, 1)
+    else:
+        await until_true(lambda: in_use(database))
 
 
 def slow(database: Database, seconds: float = 30) -> sa.TextClause:
@@ -211,7 +218,7 @@ async def test_a_task_that_outlives_its_session_keeps_no_connection(words: Datab
                 statement = slow(words, seconds)
                 work: Any = session.execute(statement) if orm else session.rows(statement)
                 tasks.append(asyncio.create_task(work))
-                await asyncio.sleep(0.05)
+                await until_true(lambda: in_use(words))
                 raise ZeroDivisionError
     assert await drained(words) == 0
     await asyncio.wait(tasks, timeout=40)
@@ -240,11 +247,8 @@ async def test_a_session_that_is_used_by_several_tasks_at_once_gives_everything_
 async def test_a_second_task_cannot_meet_the_answer_of_the_first(words: Database) -> None:
     async with words.read() as session:
         await session.execute(sa.select(Word))
-        first = asyncio.create_task(session.execute(slow(words, 2)))
-        for _ in range(1000):
-            await asyncio.sleep(0)
-            if in_use(words):
-                break
+        first = asyncio.create_task(session.execute(slow(words, 0.7)))
+        await until_true(lambda: in_use(words))
         with pytest.raises((ConcurrentUse, InvalidRequestError)):
             await session.execute(sa.select(Word))
         await first
@@ -321,11 +325,38 @@ async def test_a_cancelled_statement_is_cancelled(words: Database) -> None:
             await session.execute(slow(words, 1))
 
     task = asyncio.create_task(run())
-    await asyncio.sleep(0.1)
+    await until_under_way(words)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await drained(words) == 0
+
+
+@only_postgresql
+async def test_a_first_connection_that_is_cancelled_is_cancelled(
+    words: Database, extend: Callable[[AsyncDBPool], AsyncDBPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy first asks for the server's version, and takes a NotImplementedError for an answer."""
+
+    def ask_slowly(_dialect: sa.Dialect, connection: sa.Connection) -> None:
+        connection.exec_driver_sql("SELECT pg_sleep(30)")
+
+    url = words.placement.url
+    monkeypatch.setattr(type(words.writer.dialect), "_get_server_version_info", ask_slowly)
+    new_pool = extend(AsyncDBPool(DatabaseConfig(url=url.render_as_string(hide_password=False)), {}, Path("/")))  # type: ignore[arg-type]  # pydantic makes it secret
+    connecting = asyncio.create_task(count_words(new_pool.database("words")))
+    await until_running(url, 1)
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    monkeypatch.undo()
+    assert await count_words(new_pool.database("words")) == 0
+    await new_pool.close()
+
+
+async def count_words(database: Database) -> int:
+    async with database.read() as session:
+        return len((await session.execute(sa.select(Word))).all())
 
 
 @pytest.mark.parametrize("pool", ["sqlite"], indirect=True)
@@ -587,45 +618,56 @@ async def test_a_pool_that_was_closed_can_be_used_and_closed_again(pool: AsyncDB
 # Calls that leave the process
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[tuple[str, asyncio.Event]]:
-    """The address of a provider that answers once the event is set."""
-    answers = asyncio.Event()
+class Provider:
+    """An HTTP server that counts its calls, and answers them once it may."""
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self) -> None:
+        self.url = ""
+        self.calls = 0
+        self.may_answer = asyncio.Event()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        await answers.wait()
+        self.calls += 1
+        await self.may_answer.wait()
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", answers
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    provider = Provider()
+    async with await asyncio.start_server(provider.handle, "127.0.0.1", 0) as server:
+        provider.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        yield provider
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_slow_provider_holds_no_connection_of_the_database(
-    running: tuple[Application, httpx2.AsyncClient], provider: tuple[str, asyncio.Event], method: str
+    running: tuple[Application, httpx2.AsyncClient], provider: Provider, method: str
 ) -> None:
     """12 callers wait for the provider with a pool of 3 + 2; reads of the module go on."""
     app, client = running
-    url, answers = provider
-    asking = [asyncio.create_task(client.request(method, f"{THINGS}/provider", params={"url": url})) for _ in range(12)]
-    assert (await asyncio.wait(asking, timeout=0.5))[0] == set()
+    asking = [
+        asyncio.create_task(client.request(method, f"{THINGS}/provider", params={"url": provider.url}))
+        for _ in range(12)
+    ]
+    await until_true(lambda: provider.calls == 12)
     assert [(await client.get(f"{THINGS}/count")).status_code for _ in range(5)] == [200] * 5
     assert await drained(app.kernel.pool.database("things")) == 0
-    answers.set()
+    provider.may_answer.set()
     assert [(answer.status_code, answer.json()) for answer in await asyncio.gather(*asking)] == [(200, 200)] * 12
 
 
 @pytest.mark.integration
 async def test_a_call_after_a_write_is_refused_in_local_with_its_line(
-    running: tuple[Application, httpx2.AsyncClient], provider: tuple[str, asyncio.Event]
+    running: tuple[Application, httpx2.AsyncClient], provider: Provider
 ) -> None:
     _, client = running
     with structlog.testing.capture_logs() as logs:
-        answer = await client.post(f"{THINGS}/late-provider", params={"url": provider[0]})
+        answer = await client.post(f"{THINGS}/late-provider", params={"url": provider.url})
     assert answer.status_code == 500
     [error] = [log["exc_info"] for log in logs if "exc_info" in log]
     assert "GET 127.0.0.1 is called at modules/things/router.py:" in str(error)

@@ -35,3 +35,20 @@ async def until_running(url: URL, count: int, part: str = "pg_sleep") -> None:
         return int(await asyncio.to_thread(query, url, statement)) >= count
 
     await until(running)
+
+
+def end_connections(url: URL) -> int:
+    """End all other connections to a PostgreSQL database, wait until they have ended, and return how many there were.
+
+    A process of its own does it, so that the event loop of the test learns nothing meanwhile.
+    """
+    others = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    ended = query(
+        url, f"SELECT count(nullif(pg_terminate_backend(pid, 10000), false)) FROM pg_stat_activity WHERE {others}"
+    )
+    return int(ended)
+
+
+async def until_driver_knows(pool: Any) -> None:
+    """Wait until the driver knows the end of all idle connections of a pool of the extension `pool`."""
+    await until_true(lambda: all(entry.driver_connection.is_closed() for entry in pool._pool.queue))

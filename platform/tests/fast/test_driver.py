@@ -39,10 +39,10 @@ from kernel.database.errors import ConcurrentUse, TransactionAborted, violation_
 from kernel.database.runner import Rows
 from kernel.ext.fast import extension as fast
 from kernel.ext.fast.session import FastSession
+from kernel.ext.pool import bounded_pool
 from kernel.ext.pool import install as bounded
 from kernel.settings import DatabaseConfig
-from kernel.testing import query
-from tests.core.waiting import until_running
+from tests.core.waiting import end_connections, until_driver_knows, until_running, until_true
 
 
 class Colour(enum.Enum):
@@ -466,16 +466,6 @@ async def test_a_repository_that_refines_select_refines_every_read(database: Dat
 # Connections
 
 
-def kill_idle(url: URL) -> int:
-    """End all connections to a database, from outside and while our loop stands still; how many there were."""
-    killed = query(
-        url,
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()",
-    )
-    return int(killed)
-
-
 @pytest.mark.parametrize("round_", range(4))
 async def test_statements_never_see_a_connection_that_was_killed_while_idle(database: Database, round_: int) -> None:
     async def read() -> int:
@@ -487,9 +477,9 @@ async def test_statements_never_see_a_connection_that_was_killed_while_idle(data
             await Reminders(Reminder, session).create(into=ReminderOut, words=str(uuid.uuid4()))
 
     await asyncio.gather(read(), write())
-    assert kill_idle(database.placement.url) == 2
+    assert end_connections(database.placement.url) == 2
     if round_ >= 2:
-        await asyncio.sleep(0.05)  # the driver has learned of it; without, it has not
+        await until_driver_knows(database.writer.sync_engine.pool)
     first, second = (read, write) if round_ % 2 else (write, read)
     await first()
     await second()
@@ -516,7 +506,7 @@ async def test_a_connection_that_a_firewall_dropped_is_found_out_by_a_ping(new_d
 
     stopped = await backend()
     assert await backend() == stopped
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # longer than pool_ping_after_idle_seconds: the next use pings
     os.kill(stopped, signal.SIGSTOP)
     try:
         started = time.monotonic()
@@ -616,8 +606,10 @@ async def test_a_session_refuses_a_second_statement_while_one_is_running(databas
     assert pool.usage()[0] == 0, "nothing was given back twice"
 
 
-async def test_connections_go_to_who_has_waited_longest(pool: AsyncDBPool, database: Database) -> None:
-    """2 + 2 connections, and 40 who want one for a while: none is passed over."""
+async def test_the_caller_that_has_waited_longest_gets_the_next_connection(
+    pool: AsyncDBPool, database: Database
+) -> None:
+    """40 callers want one of 2 + 2 connections for a while: none is passed over."""
     served: list[int] = []
 
     async def ask(number: int) -> None:
@@ -626,22 +618,37 @@ async def test_connections_go_to_who_has_waited_longest(pool: AsyncDBPool, datab
             await session.fetch(sa.select(sa.func.pg_sleep(0.01).cast(sa.Text)))
             served.append(number)
 
-    await asyncio.gather(*(ask(-1) for _ in range(4)))  # to open a connection may take long, and is not what is meant
+    await asyncio.gather(*(ask(-1) for _ in range(4)))  # the time to open connections does not matter here
     served.clear()
     tasks = []
     for number in range(40):
         tasks.append(asyncio.create_task(ask(number)))
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
-    # On a busy machine one of the four may be slow; who is passed over comes last of all.
+    # On a busy machine one of the four may be slow. A caller that is passed over would be the last.
     assert all(abs(place - number) <= 10 for place, number in enumerate(served)), served
     assert in_use(database) == 0
 
 
+class Clock:
+    """The clock of a pool, which a test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = time.monotonic()
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def time(self) -> float:
+        return time.time()
+
+
 async def test_connections_above_the_pools_size_are_kept_while_they_are_needed(
-    new_database: Callable[[str], URL],
+    new_database: Callable[[str], URL], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"pool_size": 1, "max_overflow": 3, "pool_overflow_lingers_seconds": 0.6}
+    clock = Clock()
+    monkeypatch.setattr(bounded_pool, "time", clock)
+    options = {"pool_size": 1, "max_overflow": 3, "pool_overflow_lingers_seconds": 0.2}
     pool = await opened(new_database("burst").render_as_string(hide_password=False), **options)
     database = pool.database("events")
 
@@ -656,15 +663,14 @@ async def test_connections_above_the_pools_size_are_kept_while_they_are_needed(
     assert len(first) == 4
     assert set(await asyncio.gather(*(backend() for _ in range(12)))) == first, "nobody closed any between the two"
     assert idle(database) == 4
-    await asyncio.sleep(0.4)
+    clock.seconds += 0.15
     await asyncio.gather(*(backend() for _ in range(12)))
-    await asyncio.sleep(0.3)
+    clock.seconds += 0.15
+    connections: Any = database.writer.sync_engine.pool
+    connections._close_surplus()
     assert idle(database) == 4, "they were needed since"
-    for _ in range(200):
-        if idle(database) == 1:
-            break
-        await asyncio.sleep(0.02)
-    assert idle(database) == 1, "of those that nobody needs, only the pool's size is kept"
+    clock.seconds += 0.15
+    await until_true(lambda: idle(database) == 1)  # the timer of the pool closes those above its size
     assert await backend() in first
     assert len(set(await asyncio.gather(*(backend() for _ in range(4))))) == 4
     await pool.close()

@@ -11,6 +11,7 @@ from kernel.ext.http_resilience import circuit_breaker as circuits
 from kernel.ext.http_resilience.circuit_breaker import Circuit
 from kernel.http_client import CircuitOpen, HttpxRestClientPool
 from tests.core.https_server import Call, HttpServer, Reply
+from tests.core.waiting import until_true
 from tests.http_resilience.pools import circuits_of, retrying_pool
 
 
@@ -155,7 +156,7 @@ def answering(status: Callable[[], int]) -> HttpServer:
 
 
 @pytest.mark.integration
-async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_well() -> None:
+async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_well(clock: Clock) -> None:
     status = 503
     async with answering(lambda: status) as server, pool() as opened:
         client = opened.get_client()
@@ -168,35 +169,40 @@ async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_wel
         [found] = circuits_of(opened).values()
         assert found.state == "open"
         status = 200
-        await asyncio.sleep(found.opens_in() + 0.01)
+        clock.seconds += found.opens_in()
         assert (await client.get(server.url)).status_code == 200
         assert found.state == "closed"
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("late", ["heads", "bodies"])
-async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late: str) -> None:
+async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late: str, clock: Clock) -> None:
+    may_end = asyncio.Event()
+
     async def handler(call: Call) -> Reply:
         if call.path == "/bodies":
             return Reply(body=b"." * 200, drip_seconds=0.05)
-        await asyncio.sleep(float(call.headers.get("seconds", 0)))
+        if call.path == "/heads":
+            await may_end.wait()
         return Reply(503 if call.method == "POST" else 200)
 
     async with HttpServer(handler) as server, pool() as opened, asyncio.TaskGroup() as group:
         client = opened.get_client()
 
-        async def fail(seconds: float) -> None:
-            headers, limit = {"seconds": str(seconds)}, {"total_timeout": seconds + 0.2}
+        async def fail() -> None:
+            limit = {"total_timeout": 1.5} if late == "bodies" else {}
             with contextlib.suppress(httpx2.ReadTimeout):
-                await client.post(f"{server.url}/{late}", headers=headers, extensions=limit)
+                await client.post(f"{server.url}/{late}", extensions=limit)
 
-        old = [group.create_task(fail(0.2 + 0.1 * number)) for number in range(10)]
+        old = [group.create_task(fail()) for _ in range(10)]
+        await until_true(lambda: len(server.calls) == 10)
         await asyncio.gather(*(client.post(server.url) for _ in range(10)))
         [found] = circuits_of(opened).values()
         assert found.state == "open"
-        await asyncio.sleep(found.opens_in() + 0.01)
+        clock.seconds += found.opens_in()
         assert (await client.get(server.url)).status_code == 200
-        assert sum(not one.done() for one in old) >= 5
+        assert not any(one.done() for one in old)
+        may_end.set()
         await asyncio.wait(old)
         assert found.state == "closed"
 

@@ -151,7 +151,7 @@ async def test_who_publishes_under_one_key_follows_who_did_before(tmp_path: Path
             second = asyncio.create_task(put(kernel, "a"))
             if not empty_url.startswith("sqlite"):  # there one writes at a time anyway
                 await put(kernel, "b", None)
-            await asyncio.wait([second], timeout=0.2)
+            await asyncio.wait([second], timeout=0.2)  # nothing may happen in this time
             assert not second.done()
         await second
         ours = [row for row in await rows(kernel, "shop", "outbox") if row["key"] == "a"]

@@ -15,10 +15,10 @@ from sqlalchemy.engine import URL
 from kernel.database import AsyncDBPool, Database, DatabaseUnavailable
 from kernel.database.session import DatabaseSession
 from kernel.ext.pool.errors import PoolShareExhausted
+from kernel.ext.pool.quota import FairSemaphore
 from kernel.settings import DatabaseConfig
-from kernel.testing import query
 from tests.core.project import MODELS, running_project, write_migration
-from tests.core.waiting import until_running, until_true
+from tests.core.waiting import end_connections, until_running, until_true
 
 Extend = Callable[[AsyncDBPool], AsyncDBPool]
 
@@ -48,9 +48,20 @@ async def hold(database: Database, seconds: float, *, directly: bool) -> None:
 
 
 def free(database: Database) -> int:
-    """How many more connections the module may take, when it holds none."""
+    """Return how many more connections the module may take."""
+    share = share_of(database)
+    return share.limit - share.in_use
+
+
+def waiting_for_share(database: Database) -> int:
+    """Return how many callers wait because the module has all connections that it may have."""
+    return share_of(database).waiting
+
+
+def share_of(database: Database) -> FairSemaphore:
     quota: Any = database.writer.sync_engine.quota  # type: ignore[attr-defined]  # of our engines
-    return int(quota.share.limit - quota.share.in_use)
+    assert isinstance(quota.share, FairSemaphore)
+    return quota.share
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +143,10 @@ async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, 
         holding = [asyncio.create_task(hold(events, 30, directly=directly)) for _ in range(3)]
         await until_running(url, 3)
         waiting = asyncio.create_task(hold(events, 30, directly=directly))
-        await asyncio.sleep(0.05)  # it waits for its share, which sets no event
+        await until_true(lambda: waiting_for_share(events) == 1)
         waiting.cancel()
         holding[0].cancel()
-        await asyncio.to_thread(
-            query,
-            url,
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        )
+        await asyncio.to_thread(end_connections, url)
         for task in (waiting, *holding):
             with suppress(asyncio.CancelledError, DatabaseUnavailable):
                 await task
@@ -186,7 +192,7 @@ async def test_a_flooded_module_is_answered_503_and_the_others_as_fast_as_ever(
         "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "0.5",
     }
 
-    async with running_project(tmp_path, files, variables) as (_, client):
+    async with running_project(tmp_path, files, variables) as (app, client):
 
         async def worst() -> float:
             """The 99th percentile of calm's times, in seconds."""
@@ -203,7 +209,7 @@ async def test_a_flooded_module_is_answered_503_and_the_others_as_fast_as_ever(
         flood: list[asyncio.Task[httpx2.Response]] = [
             asyncio.create_task(client.get("/api/v1/busy/sleep")) for _ in range(60)
         ]
-        await asyncio.sleep(0.05)  # so that the flood has the share before calm asks
+        await until_true(lambda: free(app.kernel.pool.database("busy")) == 0)
         loaded = await worst()
         answers = await asyncio.gather(*flood)
     refused = [answer for answer in answers if answer.status_code == 503]

@@ -13,6 +13,7 @@ from kernel.ext.remote.extension import Remote
 from kernel.health import Degraded, run_checks
 from kernel.testing.booting import talking_to
 from tests.core.https_server import Call, Drop, Hang, Reply
+from tests.core.waiting import until
 from tests.remote.two_sides import Between, Forward, Sides, describing_otherwise, plainly, two_sides
 
 pytestmark = pytest.mark.integration
@@ -169,9 +170,11 @@ async def test_it_recovers_by_itself(tmp_path: Path) -> None:
         with pytest.raises(Degraded):
             await module.check()
         is_down = False
-        async with asyncio.timeout(10):
-            while (await findings(sides))["prices.contract"][0]:  # noqa: ASYNC110  # no event tells
-                await asyncio.sleep(0.02)
+
+        async def is_well() -> bool:
+            return not (await findings(sides))["prices.contract"][0]
+
+        await until(is_well, 10)
 
 
 async def test_a_start_does_not_wait_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from kernel.ext.roles.roles import PostgresqlRoles, Role
 from kernel.settings import DatabaseConfig
 from kernel.testing import query, settings_for
 from tests.boundaries.hostile.unreadable import UNREADABLE
+from tests.core.waiting import end_connections, until_driver_knows
 
 Extend = Callable[[AsyncDBPool], AsyncDBPool]
 
@@ -202,14 +203,10 @@ async def test_what_is_rolled_back_or_lost_leaves_no_wrong_role(pool: AsyncDBPoo
     with pytest.raises(ZeroDivisionError):
         await fails()
     await both()
-    end_all = (
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    for give_notice in (True, False):
-        query(events.placement.url, end_all)
-        if give_notice:
-            await asyncio.sleep(0.05)  # the driver has learned of it
+    for driver_knows in (True, False):
+        assert end_connections(events.placement.url) == 1
+        if driver_knows:
+            await until_driver_knows(events.writer.sync_engine.pool)
         await both()
         await both()
     assert events.writer.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of queue pools

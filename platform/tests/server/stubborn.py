@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from kernel import Module
 
-async def obey_nobody(seconds):
+async def ignore_cancellation(seconds):
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
         try:
@@ -22,7 +22,7 @@ async def obey_nobody(seconds):
 _WAYS = {
     "": lambda: asyncio.sleep(0),
     "thread": lambda: asyncio.to_thread(time.sleep, 60),
-    "stubborn": lambda: obey_nobody(60),
+    "stubborn": lambda: ignore_cancellation(60),
     "block": lambda: asyncio.sleep(time.sleep(60)),
 }
 
@@ -53,25 +53,36 @@ class BadSettings(ModuleSettings):
     "bad/router.py": """
 import asyncio, os, time
 from fastapi import APIRouter
-from modules.bad.module import obey_nobody
+from modules.bad.module import ignore_cancellation
 
 router = APIRouter()
 
+def say_begun() -> None:
+    print("the request has begun", flush=True)
+
 @router.get("/sync")
 def sync() -> None:
+    say_begun()
     time.sleep(60)
 
 @router.get("/thread")
 async def thread() -> None:
+    say_begun()
     await asyncio.to_thread(time.sleep, 60)
 
 @router.get("/stubborn")
 async def stubborn() -> None:
-    await obey_nobody(60)
+    say_begun()
+    await ignore_cancellation(60)
+
+@router.get("/waited")
+async def waited(seconds: float) -> None:
+    say_begun()
+    await asyncio.sleep(seconds)
 
 @router.get("/pid")
 async def pid() -> int:
-    time.sleep(0.3)  # the next who asks gets to another worker, if there is one
+    time.sleep(0.3)  # the next request gets to another worker, if there is one
     return os.getpid()
 """,
 }

@@ -52,7 +52,7 @@ async def test_a_request_that_cannot_be_cancelled_does_not_keep_the_process(tmp_
         await until_serving(here.port)
         async with httpx2.AsyncClient(timeout=30) as client:
             asked = asyncio.create_task(client.get(f"{here.url}/api/v1/bad/{what}"))
-            await asyncio.sleep(0.3)
+            await until(lambda: _said(here, "the request has begun"))
             code, took = await _ends(process)
             assert (await asked).status_code == 503
     assert (code, took < 5) == (0, True), took
@@ -92,8 +92,8 @@ async def test_a_hangup_takes_nothing_from_one_process(tmp_path: Path) -> None:
     with here.process() as process:
         await until_serving(here.port)
         async with httpx2.AsyncClient(timeout=30) as client:
-            asked = asyncio.create_task(client.get(f"{here.url}/api/v1/work/waited", params={"seconds": "0.6"}))
-            await asyncio.sleep(0.2)
+            asked = asyncio.create_task(client.get(f"{here.url}/api/v1/bad/waited", params={"seconds": "0.6"}))
+            await until(lambda: _said(here, "the request has begun"))
             process.send_signal(signal.SIGHUP)
             assert (await asked).status_code == 200
         code, _ = await _ends(process)

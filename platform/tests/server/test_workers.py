@@ -139,7 +139,7 @@ async def test_one_that_dies_young_is_replaced_after_a_pause_and_none_leaves_its
         [first, second] = await _two_serve(here, process)
         served_at = time.monotonic()
         assert await _replaced_after(process, second) > 0.9
-        await asyncio.sleep(max(0, served_at + 5.2 - time.monotonic()))
+        await asyncio.sleep(max(0, served_at + 5.2 - time.monotonic()))  # a worker is young for 5 s
         assert await _replaced_after(process, first) < 0.9
         pids = await _two_serve(here, process)
         assert sorted(int(path.stem) for path in _within(short_folder) if path.suffix) == sorted(pids)
@@ -167,8 +167,8 @@ async def test_workers_without_a_supervisor_free_the_port_and_tidy_up_while_they
     with here.process("--workers", "2") as process:
         workers = await _two_serve(here, process)
         async with httpx2.AsyncClient(timeout=30) as client:
-            asked = asyncio.create_task(client.get(f"{here.url}/api/v1/work/waited", params={"seconds": "3"}))
-            await asyncio.sleep(0.2)
+            asked = asyncio.create_task(client.get(f"{here.url}/api/v1/bad/waited", params={"seconds": "3"}))
+            await until(lambda: _said(here, "the request has begun"))
             end(process)
 
             async def is_free() -> bool:
