@@ -3,8 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -13,7 +12,7 @@ import aiosqlite
 import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, ExceptionContext
-from sqlalchemy.exc import EmulatedDBAPIException, ResourceClosedError
+from sqlalchemy.exc import EmulatedDBAPIException
 from sqlalchemy.exc import TimeoutError as WaitedTooLong
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import (
@@ -67,8 +66,7 @@ class ConnectionPool(AsyncAdaptedQueuePool):
 
     def connect(self) -> PoolProxiedConnection:
         try:
-            with cancellations():
-                return super().connect()
+            return super().connect()
         except WaitedTooLong:
             raise PoolExhausted(ALL_IN_USE) from None
         except NO_CONNECTION as error:
@@ -81,20 +79,6 @@ class ConnectionPool(AsyncAdaptedQueuePool):
     async def check_aside(self) -> bool:
         """Return True if the pool has asked the database without one of its connections; False to use one."""
         return False
-
-
-@contextmanager
-def cancellations() -> Iterator[None]:
-    """Raise CancelledError where SQLAlchemy raises another error in its place.
-
-    SQLAlchemy 2.1 loses a cancellation while it asks the first connection of an engine for the server's version.
-    """
-    try:
-        yield
-    except (ResourceClosedError, NotImplementedError) as error:
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            raise asyncio.CancelledError from error
-        raise
 
 
 def is_file(url: URL) -> bool:

@@ -590,7 +590,7 @@ async def test_a_timeout_of_a_handler_is_no_outage(running: tuple[Application, h
 async def test_a_timeout_during_the_first_connection_is_a_timeout(
     new_database: Callable[[str], URL], extend: Callable[[AsyncDBPool], AsyncDBPool]
 ) -> None:
-    """SQLAlchemy 2.1 raises ResourceClosedError or NotImplementedError in a third of the cases."""
+    """The timeout expires at each of the steps of a connection."""
     url = new_database("first")
     for step in range(30):
         pool = extend(AsyncDBPool(DatabaseConfig(url=url.render_as_string(hide_password=False))))

@@ -16,7 +16,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 from sqlalchemy.util.queue import Queue
 
-from kernel.database.engines import ALL_IN_USE, NO_CONNECTION, ConnectionPool, cancellations, unreachable
+from kernel.database.engines import ALL_IN_USE, NO_CONNECTION, ConnectionPool, unreachable
 from kernel.database.errors import DatabaseUnavailable, PoolExhausted, code_of, is_outage
 from kernel.database.server_session import quoted
 from kernel.ext.pool.errors import LostConnection, RoleError
@@ -286,11 +286,9 @@ class BoundedPool(ConnectionPool):
     def _opened(self, entry: Any) -> ConnectionPoolEntry:
         """The entry, or a new one, with an open connection."""
         if entry is None:
-            with cancellations():
-                entry = self._do_get()
+            entry = self._do_get()
         try:
-            with cancellations():
-                entry.get_connection()
+            entry.get_connection()
         except BaseException as error:
             self.drop(entry, error)
             raise
