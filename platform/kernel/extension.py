@@ -197,7 +197,7 @@ class Extension:
         return ()
 
     def check_settings(
-        self, sources: "Sources", groups: "Mapping[type[SettingsGroup], SettingsGroup]", elsewhere: Collection[str]
+        self, sources: "Sources", groups: "Sequence[SettingsGroup]", elsewhere: Collection[str]
     ) -> "Iterable[Fault]":
         """Yield what is wrong with the settings taken together. `groups` lacks those that could not be built."""
         return ()

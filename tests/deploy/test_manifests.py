@@ -84,7 +84,7 @@ def test_each_manifest_is_one_that_kubernetes_knows(manifests: list[dict[str, An
 
 
 def test_every_name_in_a_config_is_a_setting(root: Path, manifests: list[dict[str, Any]], pods: dict[str, Any]) -> None:
-    groups = [group for _, group in CORE_GROUPS] + [one for kind in load_extensions(root) for one in kind.settings]
+    groups = [*CORE_GROUPS.values()] + [one for kind in load_extensions(root) for one in kind.settings]
     known = {group.variable(field) for group in groups for field in group.model_fields} | {"IMAGES_STORAGE_URL"}
     for one in manifests:
         names = set(one.get("data", {})) | set(one.get("stringData", {}))

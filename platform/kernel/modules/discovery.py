@@ -21,7 +21,7 @@ from kernel.errors import ProjectError
 from kernel.extension import Extension, load_extensions
 from kernel.modules.contracts import Contract, methods_of
 from kernel.modules.manifest import Module
-from kernel.settings import RESERVED_NAMES, ModuleSettings, Sources
+from kernel.settings import ModuleSettings, Sources, is_reserved
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _IMPORTS_EXTENSION = re.compile(r"^\s*(?:from|import) kernel\.ext\.(\w+)", re.MULTILINE)
@@ -147,7 +147,7 @@ def _folders(modules: Path, elsewhere: Collection[str], problems: list[str]) -> 
             problems.append(
                 f"{where} is not a valid module name: use lower case letters, digits and _, e.g. {_tidy(folder.name)}."
             )
-        elif folder.name in RESERVED_NAMES:
+        elif is_reserved(folder.name):
             problems.append(f"{where}: the kernel's settings use the name {folder.name}. Choose another name.")
         elif not (folder / "module.py").is_file():
             problems.append(

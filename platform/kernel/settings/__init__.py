@@ -4,28 +4,25 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pydantic_settings
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import ValidationError
 
 from kernel.extension import Extension, load_extensions
 from kernel.settings.auth import AuthSettings
-from kernel.settings.groups import CORE_GROUPS as _GROUPS
+from kernel.settings.database import DatabaseConfig, ModuleAddress, ModuleSettings
 from kernel.settings.groups import (
     ApplicationSettings,
     CorsSettings,
-    DatabaseConfig,
     HttpClientSettings,
     LogSettings,
-    ModuleSettings,
+    ServerSettings,
     SettingsGroup,
-    address,
     reading,
 )
-from kernel.settings.server import ServerSettings
 from kernel.settings.sources import Environment, Fault, SettingsError, Sources
 
 __all__ = [
@@ -45,79 +42,34 @@ __all__ = [
     "SettingsGroup",
     "Sources",
     "find_root",
+    "is_reserved",
     "without_credentials",
 ]
 
 Group = TypeVar("Group", bound=SettingsGroup)
-CORE_GROUPS: Sequence[tuple[str, type[SettingsGroup]]] = (
-    *_GROUPS,
-    ("server", ServerSettings),
-    ("auth", AuthSettings),
-)
-# The prefixes of the platform's extensions. They stay reserved when an extension is not installed.
-EXTENSION_PREFIXES = {
-    "MESSAGING_": "messaging",
-    "INTERNAL_": "remote",
-    "RATE_LIMIT_": "rate_limit",
-    "IDEMPOTENCY_": "idempotency",
-    "STORE_": "store",
-    "TELEMETRY_": "telemetry",
+CORE_GROUPS: Mapping[str, type[SettingsGroup]] = {
+    "application": ApplicationSettings,
+    "database": DatabaseConfig,
+    "http_client": HttpClientSettings,
+    "cors": CorsSettings,
+    "log": LogSettings,
+    "server": ServerSettings,
+    "auth": AuthSettings,
 }
-# These settings of extensions share a prefix with the core.
-_EXTENSION_VARIABLES = {
-    **EXTENSION_PREFIXES,
-    "SERVER_GZIP_": "compression",
-    **dict.fromkeys(
-        (
-            "SERVER_BACKLOG",
-            "SERVER_CLOSE_",
-            "SERVER_DRAIN_",
-            "SERVER_GRACEFUL_",
-            "SERVER_KEEP_ALIVE_",
-            "SERVER_MAX_",
-            "SERVER_MINIMUM_",
-            "SERVER_SLOW_",
-            "SERVER_WORKER",
-        ),
-        "server",
+# How the variables of the platform's extensions begin. One that is set stops the start without its extension.
+OF_EXTENSIONS: Mapping[str, tuple[str, ...]] = {
+    "compression": ("SERVER_GZIP_",),
+    "idempotency": ("IDEMPOTENCY_",),
+    "messaging": ("MESSAGING_",),
+    "rate_limit": ("RATE_LIMIT_",),
+    "remote": ("INTERNAL_",),
+    "server": (
+        "SERVER_BACKLOG", "SERVER_CLOSE_", "SERVER_DRAIN_", "SERVER_GRACEFUL_", "SERVER_KEEP_ALIVE_", "SERVER_MAX_",
+        "SERVER_MINIMUM_", "SERVER_SLOW_", "SERVER_WORKER",
     ),
-}
-
-# Module names whose variables would be mistaken for the kernel's.
-RESERVED_NAMES = frozenset(
-    {
-        "application",
-        "auth",
-        "cors",
-        "database",
-        "http",
-        "http_client",
-        "log",
-        "otel",
-        "rate",
-        "secrets",
-        "server",
-        *(prefix.rstrip("_").lower() for prefix in EXTENSION_PREFIXES),
-    }
-)
-# The beginnings of placeholders for secrets in examples, tutorials, compose.yaml and env_files.
-_EXAMPLES = (
-    "change-me",
-    "changeme",
-    "example",
-    "password",
-    "secret",
-    "postgres",
-    "admin",
-    "minioadmin",
-    "guest",
-    "local-only",
-    "test",
-    "todo",
-    "xxx",
-)
-# The secret entries of a dictionary or of a URL's query. Other entries are regions, buckets and endpoints.
-_SECRET_ENTRY = re.compile(r"key|secret|token|password|credential|sas|sig", re.IGNORECASE)
+    "store": ("STORE_",),
+    "telemetry": ("TELEMETRY_",),
+}  # fmt: skip
 # The user and password of a URL, and its query.
 _CREDENTIALS = re.compile(r"(?<=://)\S*@")
 _QUERY = re.compile(r"(?<=\?)\S+")
@@ -134,8 +86,13 @@ def find_root(start: Path | None = None) -> Path:
     )
 
 
-@dataclass(frozen=True)
-class Setting:
+def is_reserved(module: str) -> bool:
+    """Return whether the variables of a module with this name would be mistaken for others."""
+    ours = [*map(_prefix, CORE_GROUPS.values()), *chain(*OF_EXTENSIONS.values()), "OTEL_", "SECRETS_"]
+    return any(one.startswith(f"{module.upper()}_") for one in ours)
+
+
+class Setting(NamedTuple):
     """One setting as `kernel settings` shows it: the variable, the value (secrets masked) and its source."""
 
     name: str
@@ -153,14 +110,16 @@ class Settings:
     http_client: HttpClientSettings
     cors: CorsSettings
     log: LogSettings
-    auth: AuthSettings
     server: ServerSettings
+    auth: AuthSettings
     modules: Mapping[str, ModuleSettings]
     # The address of each module that runs in another process.
     elsewhere: Mapping[str, str]
-    # The settings of the extensions.
+    # The groups of the core and the extensions.
     groups: Mapping[type[SettingsGroup], SettingsGroup]
     sources: Sources
+    # All groups.
+    every: Sequence[SettingsGroup]
 
     @classmethod
     def load(
@@ -176,29 +135,35 @@ class Settings:
         ExtensionError, and SettingsError with all faults and without any value.
         """
         extensions = load_extensions(sources.root) if extensions is None else extensions
+        kinds = (*CORE_GROUPS.values(), *(kind for extension in extensions for kind in extension.settings))
+        of_modules = {name: (kind, f"{name.upper()}_") for name, kind in modules.items()}
+        plan: list[tuple[type[SettingsGroup], str]] = [(kind, _prefix(kind)) for kind in kinds]
+        plan += of_modules.values()
+        # Without an address, the caller of create_app implements the module's contracts.
+        addresses = {name: f"{name.upper()}_" for name in elsewhere if sources.origin(f"{name.upper()}_URL")}
+        all_of_them = plan + [(ModuleAddress, prefix) for _, prefix in sorted(addresses.items())]
+        built: dict[tuple[type[SettingsGroup], str], Any] = {}
         faults = list(sources.faults)
-        built: dict[str, SettingsGroup] = {}
-        plan = [(name, group, str(group.model_config.get("env_prefix"))) for name, group in CORE_GROUPS]
-        kinds = [group for extension in extensions for group in extension.settings]
-        plan += [(f"extensions.{group.__name__}", group, str(group.model_config.get("env_prefix"))) for group in kinds]
-        plan += [(f"modules.{name}", group, f"{name.upper()}_") for name, group in modules.items()]
-        for name, group, prefix in plan:
+        for kind, prefix in all_of_them:
             try:
-                built[name] = read_group(group, sources, prefix)
-                faults += _unsafe_secrets(built[name], sources, prefix)
+                built[kind, prefix] = read_group(kind, sources, prefix)
             except SettingsError as error:
                 faults += error.faults
-        faults += (absent := list(_of_absent_extensions(sources, {extension.name for extension in extensions})))
-        misspelled = _misspelled(sources, [(group, prefix) for _, group, prefix in plan])
-        faults += [fault for fault in misspelled if fault.name not in {one.name for one in absent}]
-        addresses = dict(_addresses(sources, elsewhere, faults))
-        groups = {group: built.pop(name) for name, group, _ in plan if group in kinds and name in built}
+        faults += _unknown(sources, plan, {extension.name for extension in extensions})
         for extension in extensions:
-            faults += extension().check_settings(sources, groups, elsewhere)
+            faults += extension().check_settings(sources, tuple(built.values()), elsewhere)
         if faults:
             raise SettingsError(dict.fromkeys(faults))
-        own = {name: built.pop(f"modules.{name}") for name in modules}
-        return cls(root=sources.root, sources=sources, modules=own, elsewhere=addresses, groups=groups, **built)  # type: ignore[arg-type]  # by CORE_GROUPS
+        groups = {kind: built[kind, _prefix(kind)] for kind in kinds}
+        return cls(
+            root=sources.root,
+            sources=sources,
+            groups=groups,
+            every=tuple(built.values()),
+            modules={name: built[one] for name, one in of_modules.items()},
+            elsewhere={name: built[ModuleAddress, prefix].url for name, prefix in addresses.items()},
+            **{name: groups[kind] for name, kind in CORE_GROUPS.items()},
+        )
 
     def group(self, kind: type[Group]) -> Group:
         """Return the settings of an extension. Raises LookupError if it is not in use."""
@@ -208,64 +173,35 @@ class Settings:
 
     def describe(self) -> Iterator[Setting]:
         """Yield every setting with its value and source."""
-        for name, _ in CORE_GROUPS:
-            group: SettingsGroup = getattr(self, name)
-            yield from self._describe(group, str(group.model_config.get("env_prefix")))
-        for group in self.groups.values():
-            yield from self._describe(group, str(group.model_config.get("env_prefix")))
-        for name, own in self.modules.items():
-            yield from self._describe(own, f"{name.upper()}_")
-        for name, url in self.elsewhere.items():
-            layer = self.sources.origin(f"{name.upper()}_URL")
-            yield Setting(f"{name.upper()}_URL", url, layer.place if layer else "default")
-
-    def _describe(self, group: SettingsGroup, prefix: str) -> Iterator[Setting]:
-        for field_name in type(group).model_fields:
-            if field_name == "environment" and not isinstance(group, ApplicationSettings):
-                continue
-            name = group.variable(field_name, prefix)
+        for name, value in dict(one for group in self.every for one in group.values()).items():
             layer = self.sources.origin(name)
-            value = getattr(group, field_name)
             text = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
             yield Setting(name, without_credentials(text), layer.place if layer else "default")
 
 
-def read_group(group: type[Group], sources: Sources, prefix: str) -> Group:
-    """Build one group. Raises SettingsError."""
+def read_group(group: type[Group], sources: Sources, prefix: str | None = None) -> Group:
+    """Build one group, with the prefix of its class by default. Raises SettingsError."""
     token = reading.set((sources, prefix))
     try:
         return group()
     except ValidationError as error:
         raise SettingsError(_explain(error, group, prefix)) from None
     except pydantic_settings.SettingsError as error:
-        raise SettingsError([Fault(prefix.rstrip("_"), f"{error}: write it as JSON")]) from None
+        raise SettingsError([Fault((prefix or _prefix(group)).rstrip("_"), f"{error}: write it as JSON")]) from None
     finally:
         reading.reset(token)
 
 
-def _addresses(sources: Sources, elsewhere: Collection[str], faults: list[Fault]) -> Iterator[tuple[str, str]]:
-    for name in sorted(elsewhere):
-        variable = f"{name.upper()}_URL"
-        if (layer := sources.origin(variable)) is None:
-            continue  # the caller of create_app implements its contracts
-        try:
-            yield name, address(layer.values[variable])
-        except ValueError as error:
-            faults.append(Fault(variable, str(error)))
+def without_credentials(text: str) -> str:
+    """Return the text with the user, password and query of every URL masked."""
+    return _QUERY.sub("**********", _CREDENTIALS.sub("**********@", text)) if "://" in text else text
 
 
-def _of_absent_extensions(sources: Sources, in_use: Collection[str]) -> Iterator[Fault]:
-    """Yield a fault for each variable of an extension that is not in use, because it would have no effect."""
-    absent = {prefix: name for prefix, name in _EXTENSION_VARIABLES.items() if name not in in_use}
-    for layer in sources.layers:
-        for variable, value in layer.values.items():
-            for prefix, name in absent.items():
-                if value and variable.startswith(prefix):
-                    problem = f"(from {layer.place}) is a setting of the extension {name}, which is not in use"
-                    yield Fault(variable, f"{problem}: install platform-kernel[{name}], or remove the variable")
+def _prefix(group: type[SettingsGroup]) -> str:
+    return str(group.model_config.get("env_prefix"))
 
 
-def _explain(error: ValidationError, group: type[SettingsGroup], prefix: str) -> Iterator[Fault]:
+def _explain(error: ValidationError, group: type[SettingsGroup], prefix: str | None) -> Iterator[Fault]:
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         if detail["type"] == "default_factory_not_called":  # follows from an error of another field
             continue
@@ -280,66 +216,25 @@ def _explain(error: ValidationError, group: type[SettingsGroup], prefix: str) ->
             yield Fault(name, message)
 
 
-def _unsafe_secrets(group: SettingsGroup, sources: Sources, prefix: str) -> Iterator[Fault]:
-    """Yield the secrets that are empty or an example, in UAT and PROD."""
-    if group.environment not in {Environment.UAT, Environment.PROD}:
-        return
-    for field_name, field in type(group).model_fields.items():
-        name = group.variable(field_name, prefix)
-        if "SecretStr" in str(field.annotation) and sources.is_given_empty(name):
-            yield Fault(
-                name, f"is empty, which is refused in {group.environment}: set the secret or remove the variable"
-            )
-        for place, secret in _secrets(name, getattr(group, field_name)):
-            if _is_example(secret):
-                yield Fault(place, f"is an example secret, which is refused in {group.environment}: set another one")
-
-
-def _secrets(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Yield every secret in a value, at any depth, with the variable that sets it."""
-    match value:
-        case SecretStr():
-            yield name, value.get_secret_value()
-        case BaseModel():
-            for field in type(value).model_fields:
-                yield from _secrets(f"{name}__{field.upper()}", getattr(value, field))
-        case Mapping():
-            for key, one in value.items():
-                if not isinstance(one, SecretStr) or _SECRET_ENTRY.search(str(key)):
-                    yield from _secrets(f"{name}__{str(key).upper()}", one)
-        case list() | tuple() | set() | frozenset():
-            for one in value:
-                yield from _secrets(name, one)
-
-
-def _is_example(secret: str) -> bool:
-    """Return whether a secret, one of several separated by commas, or the password in a URL is an example."""
-    if "://" in secret:
-        url = urlsplit(secret)
-        parts = [value for key, value in parse_qsl(url.query) if _SECRET_ENTRY.search(key)]
-        parts.append(unquote(url.password or ""))
-    else:
-        parts = secret.split(",")
-    return any(part.strip().strip("<>").lower().startswith(_EXAMPLES) for part in parts)
-
-
-def without_credentials(text: str) -> str:
-    """Return the text with the user, password and query of every URL masked."""
-    return _QUERY.sub("**********", _CREDENTIALS.sub("**********@", text)) if "://" in text else text
-
-
-def _misspelled(sources: Sources, plan: list[tuple[type[SettingsGroup], str]]) -> Iterator[Fault]:
-    """Yield a fault for each variable that has a prefix of ours but is not a setting, with the closest name."""
+def _unknown(
+    sources: Sources, plan: Sequence[tuple[type[SettingsGroup], str]], in_use: Collection[str]
+) -> Iterator[Fault]:
+    """Yield a fault for each variable that looks like a setting and is none, with its extension or the closest name."""
     known = {group.variable(field, prefix) for group, prefix in plan for field in group.model_fields}
     prefixes = tuple(prefix for _, prefix in plan)
     plain = [name for name in known if not name.startswith(prefixes)]
-    for layer in sources.layers:
-        for name in layer.values:
-            if name in known or name.split("__")[0] in known:
-                continue
-            candidates = known if name.startswith(prefixes) else plain
-            meant = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6 if candidates is known else 0.85)
-            if meant:
-                yield Fault(name, f"(from {layer.place}) is not a setting. Did you mean {meant[0]}?")
-            elif candidates is known:
-                yield Fault(name, f"(from {layer.place}) is not a setting. List the settings with: kernel settings")
+    for layer, name in ((one, name) for one in sources.layers for name in one.values):
+        if name in known or name.split("__")[0] in known:
+            continue
+        absent = [one for one, starts in OF_EXTENSIONS.items() if name.startswith(starts) and one not in in_use]
+        candidates = known if name.startswith(prefixes) else plain
+        meant = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6 if candidates is known else 0.85)
+        if absent and layer.values[name]:
+            problem = f"is a setting of the extension {absent[0]}, which is not in use"
+            remedy = f": install platform-kernel[{absent[0]}], or remove the variable"
+        elif meant or candidates is known:
+            problem = "is not a setting"
+            remedy = f". Did you mean {meant[0]}?" if meant else ". List the settings with: kernel settings"
+        else:
+            continue
+        yield Fault(name, f"(from {layer.place}) {problem}{remedy}")

@@ -93,11 +93,6 @@ class Sources:
         """Return the highest layer that sets `name` to a value that is not empty."""
         return next((layer for layer in self.layers if layer.values.get(name)), None)
 
-    def is_given_empty(self, name: str) -> bool:
-        """Return whether the highest layer that contains `name` sets it to an empty value."""
-        mentioned = next((layer for layer in self.layers if name in layer.values), None)
-        return mentioned is not None and not mentioned.values[name]
-
 
 def _variables(environ: Mapping[str, str]) -> Layer:
     ours = {name.upper(): value for name, value in environ.items() if not _is_service_link(name, value)}

@@ -15,6 +15,7 @@ WITHOUT_A_MODULE = {
     "autogenerate",
     "boundaries",
     "compression",
+    "example_secrets",
     "fast",
     "http2",
     "http_resilience",

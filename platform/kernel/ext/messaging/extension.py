@@ -1,6 +1,6 @@
 """The extension `messaging`."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import ClassVar
 
@@ -49,10 +49,10 @@ class Messaging(Extension):
         return outside | (with_address(sources, enabled) if settings.broker_url is not None else set())
 
     def check_settings(
-        self, sources: Sources, groups: Mapping[type[SettingsGroup], SettingsGroup], elsewhere: Collection[str]
+        self, sources: Sources, groups: Sequence[SettingsGroup], elsewhere: Collection[str]
     ) -> Iterator[Fault]:
-        settings = groups.get(MessagingSettings)
-        for name in settings.subscribers if isinstance(settings, MessagingSettings) else ():
+        settings = next((one for one in groups if isinstance(one, MessagingSettings)), None)
+        for name in settings.subscribers if settings is not None else ():
             if sources.origin(f"{name.upper()}_URL") is None:
                 problem = f"names {name}: say where it runs ({name.upper()}_URL=http://...)"
                 yield Fault("MESSAGING_SUBSCRIBERS", problem)

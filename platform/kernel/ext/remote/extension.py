@@ -1,6 +1,6 @@
 """The extension `remote`."""
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from kernel.ext.remote.channel import HttpChannel
@@ -25,10 +25,10 @@ class Remote(Extension):
         return with_address(sources, enabled)
 
     def check_settings(
-        self, sources: Sources, groups: Mapping[type[SettingsGroup], SettingsGroup], elsewhere: Collection[str]
+        self, sources: Sources, groups: Sequence[SettingsGroup], elsewhere: Collection[str]
     ) -> Iterator[Fault]:
-        settings = groups.get(InternalSettings)
-        if not isinstance(settings, InternalSettings) or settings.is_off or settings.can_sign:
+        settings = next((one for one in groups if isinstance(one, InternalSettings)), None)
+        if settings is None or settings.is_off or settings.can_sign:
             return
         for name in sorted(elsewhere):
             if sources.origin(variable := f"{name.upper()}_URL") is not None:

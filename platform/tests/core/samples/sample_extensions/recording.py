@@ -1,6 +1,6 @@
 """Extensions that record the calls of their hooks."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from kernel.extension import ApplicationBuilder, Extension
@@ -24,7 +24,7 @@ class Recording(Extension):
         return ()
 
     def check_settings(
-        self, sources: Sources, groups: Mapping[type[SettingsGroup], SettingsGroup], elsewhere: Collection[str]
+        self, sources: Sources, groups: Sequence[SettingsGroup], elsewhere: Collection[str]
     ) -> Collection[Fault]:
         self.record("check_settings")
         return ()

@@ -1,0 +1,1 @@
+"""Refuses secrets in UAT and PROD that are empty or copied from an example."""
