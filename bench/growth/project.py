@@ -213,8 +213,7 @@ def write_project(root: Path, modules: int, routes: int, tables: int | None = No
 
     The first `tables` modules (None: all of them) have a table, a repository, a migration and up to six routes that use
     them. The other routes, in every module at least the last one, answer without a database, so that the cost of an
-    answer
-    does not hide the cost of routing.
+    answer does not hide the cost of routing.
     """
     if modules < 1 or routes < 1:
         raise ValueError("a project needs at least one module with one route")

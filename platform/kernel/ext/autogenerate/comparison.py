@@ -24,7 +24,7 @@ for _module in (constraints, enums):
 
 
 async def differences(history: History) -> list[str]:
-    """Return how the tables differ from the models, in Alembic's words; nothing if they agree."""
+    """Return how the tables differ from the models, in Alembic's words; an empty list if they agree."""
     async with history.connected() as run:
         return [str(change) for change in await run(lambda connection: _compare(connection, history.metadata))]
 
@@ -67,9 +67,9 @@ def _compare(connection: Connection, metadata: MetaData) -> list[Any]:
 
 
 def _options(metadata: MetaData) -> dict[str, Any]:
-    """Return how Alembic compares, and writes what differs."""
+    """Return the options with which Alembic compares, and writes the differences."""
     indexes = (index for table in metadata.tables.values() for index in table.indexes)
-    # Indexes that Alembic cannot compare, and that migrations make by hand.
+    # Migrations create these indexes by hand, and Alembic cannot compare them.
     by_hand = {index.name for index in indexes if index.info.get("by_hand")}
 
     def is_compared(_item: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
@@ -89,7 +89,7 @@ def _options(metadata: MetaData) -> dict[str, Any]:
 
 @contextmanager
 def _without_needless_warnings() -> Iterator[None]:
-    """Alembic warns of each index that is meant for PostgreSQL alone, and of computed columns, which we compare."""
+    """Suppress Alembic's warnings about indexes for PostgreSQL only, and about computed columns, which we compare."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Computed default on .* cannot be modified")
         warnings.filterwarnings("ignore", "autogenerate skipping metadata-specified expression-based index")

@@ -1,4 +1,4 @@
-"""What Alembic leaves out when it compares tables: primary keys, the text of CHECK constraints, computed columns."""
+"""Compare the parts of tables that Alembic does not: primary keys, the text of CHECK constraints, computed columns."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ Texts = Mapping[str, str]
 
 @dataclass(eq=False)
 class ByHandOp(MigrateOperation):
-    """A difference that a migration has to remove by hand, as only its author knows what becomes of the rows."""
+    """A difference that a migration must resolve by hand, because only its author knows how to convert the rows."""
 
     table: str
     what: str
@@ -50,7 +50,7 @@ def _render(_context: AutogenContext, op: ByHandOp) -> str:
 
 
 def setup(plugin: Plugin) -> None:
-    """Compare each table that is on both sides."""
+    """Register a comparison of each table that both the models and the database have."""
     plugin.add_autogenerate_comparator(_compare, "table")
 
 
@@ -107,7 +107,7 @@ class _Model(NamedTuple):
 
 
 def _as_text(_connection: Connection, _table: Table, found: _Model, wanted: _Model) -> Iterator[str]:
-    """What differs in more than spaces, quotes and brackets: SQLite keeps each text as it was written."""
+    """Yield the names whose texts differ in more than spaces, quotes and brackets: SQLite stores texts unchanged."""
     for texts, others in zip(found, wanted, strict=True):
         yield from (name for name, text in others.items() if _bare(text) != _bare(texts[name]))
 
@@ -117,7 +117,7 @@ def _bare(text: str) -> str:
 
 
 def _as_postgresql(connection: Connection, table: Table, found: _Model, wanted: _Model) -> Iterator[str]:
-    """What differs once PostgreSQL has read the model's texts too: it rewrites each into words of its own."""
+    """Yield the names whose texts still differ after PostgreSQL, which rewrites each text, has parsed the model's."""
     different = {
         name for name, text in wanted.computed.items() if (text == "nothing") != (found.computed[name] == "nothing")
     }
@@ -131,11 +131,11 @@ def _as_postgresql(connection: Connection, table: Table, found: _Model, wanted: 
     if steps:
         with connection.begin_nested() as savepoint:
             connection.exec_driver_sql(f"CREATE TEMP TABLE {_COPY} (LIKE {quote(table.name)})")
-            for step in sorted(steps, key=lambda name: name in wanted.checks):  # a CHECK may name a computed column
+            for step in sorted(steps, key=lambda name: name in wanted.checks):  # A CHECK may name a computed column.
                 try:
                     with connection.begin_nested():
                         connection.exec_driver_sql(f"ALTER TABLE {_COPY} {steps[step]}")
-                except DBAPIError:  # it names a column that is not there yet
+                except DBAPIError:  # The text names a column that the table does not have yet.
                     different.add(step)
             texts = {name: dict(_read(connection, name)) for name in (_COPY, quote(table.name))}
             savepoint.rollback()

@@ -1,6 +1,7 @@
-"""PostgreSQL's enum types: Alembic makes them with a table, and neither changes nor drops them.
+"""Compare PostgreSQL's enum types: Alembic creates them with a table, and neither changes nor drops them.
 
-SQLite has none. What is compared there is written for PostgreSQL, too, as far as it can be known.
+SQLite has no enum types. A migration that is written on SQLite contains the changes for PostgreSQL as far as the models
+show them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,14 +23,14 @@ PLUGIN = "kernel.enums"
 
 @dataclass(eq=False)
 class EnumOp(MigrateOperation):
-    """One enum type: its labels before, and after; None where there is no such type."""
+    """One enum type: its labels before and after; None if the type does not exist."""
 
     name: str
     before: tuple[str, ...] | None
     after: tuple[str, ...] | None
-    # That have the type: the table, the column, what comes behind the type's name, and the default.
+    # The columns with this type: table, column, the text behind the type's name, and the default.
     columns: tuple[tuple[str, str, str, str | None], ...] = ()
-    # A table that is made in the same migration makes its types.
+    # A table that is created in the same migration creates its types.
     is_made_by_table: bool = False
 
     def reverse(self) -> "EnumOp":
@@ -40,7 +41,7 @@ class EnumOp(MigrateOperation):
 
 
 def setup(plugin: Plugin) -> None:
-    """Compare enum types after the tables."""
+    """Register a comparison of enum types after that of the tables."""
     plugin.add_autogenerate_comparator(_compare, "autogenerate", priority=DispatchPriority.LAST)
 
 
@@ -55,7 +56,7 @@ def _compare(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispat
     inspector = inspect(context.connection)
     if isinstance(inspector, PGInspector):
         found = {one["name"]: tuple(one["labels"]) for one in inspector.get_enums()}
-    else:  # the type of a column that is there already is there, too
+    else:  # If the column exists, the type of the column exists too.
         known = _enums(_columns_here(context.metadata, inspector))
         wanted = {name: labels for name, labels in wanted.items() if name not in known}
     first, last = [], []
@@ -72,7 +73,7 @@ def _compare(context: AutogenContext, upgrade_ops: UpgradeOps) -> PriorityDispat
 
 
 def _columns_here(metadata: MetaData, inspector: Inspector) -> Iterator[Column[Any]]:
-    """The columns of the models that the database has."""
+    """Return the columns of the models that the database has."""
     for name in inspector.get_table_names():
         if (table := metadata.tables.get(name)) is not None:
             names = {one["name"] for one in inspector.get_columns(name)}
@@ -80,7 +81,7 @@ def _columns_here(metadata: MetaData, inspector: Inspector) -> Iterator[Column[A
 
 
 def enums_of(metadata: MetaData) -> dict[str, tuple[str, ...]]:
-    """The enum types that the models have on PostgreSQL, with their labels."""
+    """Return the enum types that the models have on PostgreSQL, with their labels."""
     return _enums(column for table in metadata.sorted_tables for column in table.columns)
 
 
@@ -89,7 +90,7 @@ def _enums(columns: Iterable[Column[Any]]) -> dict[str, tuple[str, ...]]:
 
 
 def _enum(column: Column[Any]) -> Enum | None:
-    """The enum type that a column has on PostgreSQL, if it has one there."""
+    """Return the enum type that a column has on PostgreSQL, or None."""
     type_ = type_on(column.type, POSTGRESQL)
     if isinstance(type_, ARRAY):
         type_ = type_on(type_.item_type, POSTGRESQL)
@@ -119,7 +120,7 @@ def _render(_context: AutogenContext, op: EnumOp) -> Sequence[str]:
 
 
 def _added(name: str, before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
-    """Each label behind the one that it follows. A row can have it after this transaction."""
+    """Yield a statement that adds each new label. Rows can use the label after this transaction."""
     for place, label in enumerate(after):
         if label not in before:
             following = next((one for one in after[place:] if one in before), None)
@@ -128,7 +129,10 @@ def _added(name: str, before: Sequence[str], after: Sequence[str]) -> Iterator[s
 
 
 def _replaced(op: EnumOp) -> Iterator[str]:
-    """A new type in place of the old one, as PostgreSQL cannot take a label away. Fails where a row has it."""
+    """Yield statements that replace the type, because PostgreSQL cannot remove a label.
+
+    They fail if a row uses a removed one.
+    """
     name, old = _quoted(op.name), _quoted(f"{op.name}_before")
     yield f"ALTER TYPE {name} RENAME TO {old}"
     yield f"CREATE TYPE {name} AS ENUM ({', '.join(map(_literal, op.after or ()))})"

@@ -1,4 +1,4 @@
-"""What the core asks about the tables of a module: before it migrates them, and for `kernel migrate --check`."""
+"""Inspect the tables of a module for the core: before it migrates them, and for `kernel migrate --check`."""
 
 from kernel.database.migrations import Comparison, History
 from kernel.ext.autogenerate.comparison import differences, not_compared
@@ -6,10 +6,10 @@ from kernel.ext.autogenerate.renames import refuse_a_rename
 
 
 class Inspector:
-    """Compares the tables with the models, and refuses to make empty tables for a module that was renamed."""
+    """Compares the tables with the models, and refuses to create empty tables for a module that was renamed."""
 
     async def before_upgrade(self, history: History) -> None:
-        """Raise MigrationError if the module has been renamed and its tables have not."""
+        """Raise MigrationError if the module was renamed but its tables were not."""
         await refuse_a_rename(history)
 
     async def compare(self, history: History) -> Comparison:

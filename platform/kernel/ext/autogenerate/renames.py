@@ -1,4 +1,4 @@
-"""Find out whether a module without tables has been renamed: its tables may be there under its old name."""
+"""Detect a renamed module: the database has no tables for it, but tables under its old name."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
 
 _VERSIONS = "alembic_version"
-# The schemas that have migrated tables, and which.
+# The schemas that have migrated tables, with the names of these.
 _MIGRATED = f"""
     SELECT nspname, array_agg(relname::text) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE relkind IN ('r', 'p') GROUP BY nspname HAVING bool_or(relname = '{_VERSIONS}')
@@ -18,7 +18,7 @@ _MIGRATED = f"""
 
 
 async def refuse_a_rename(history: History) -> None:
-    """Raise MigrationError if the module has no tables yet, and those of a module that is gone look like its own."""
+    """Raise MigrationError if the module has no tables yet, and tables of a missing module equal its own."""
     folders = history.folder.parent.iterdir()
     known = {folder.name for folder in folders if folder.is_dir()} - {history.module}
     if history.placement.schema is None:
@@ -45,7 +45,7 @@ async def refuse_a_rename(history: History) -> None:
 
 
 def _tables_of(file: Path) -> set[str]:
-    """The tables of a SQLite file; none if it is not one."""
+    """Return the tables of a SQLite file; none if the file is not a database."""
     reader = URL.create("sqlite", database=file.resolve().as_uri(), query={"mode": "ro", "uri": "true"})
     engine = create_engine(reader, poolclass=NullPool)
     try:

@@ -1,6 +1,7 @@
-"""How the types of columns are written into migrations: as the database knows them, in Alembic's own words.
+"""Write the types of columns into migrations as the database has them, in Alembic's own words.
 
-A migration must not depend on today's code, so a type of a module's own is written as what it is on each database.
+A migration must not depend on the current code, so a type that a module defines is written as its type on each
+database.
 """
 
 import ast
@@ -18,7 +19,7 @@ from sqlalchemy.types import TypeEngine
 
 
 def _plain(dialect: Dialect) -> Dialect:
-    """A dialect that keeps the types that it is given, instead of taking its own kinds of them."""
+    """A dialect that returns types unchanged instead of replacing them by its own."""
     dialect.colspecs = {}
     return dialect
 
@@ -27,17 +28,17 @@ POSTGRESQL, SQLITE = (_plain(make_url(f"{name}://").get_dialect()()) for name in
 
 
 def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[False]:
-    """Write a module's own type as the types behind it; leave everything else to Alembic."""
+    """Write a module's own type as its underlying types, and leave all other types to Alembic."""
     if kind != "type":
         return False
     if isinstance(item, TypeDecorator) and not _is_sqlalchemys(item):
         item = plain(item)
-    elif not _is_sqlalchemys(item):  # of a library: the migration has to import it
+    elif not _is_sqlalchemys(item):  # A type of a library, which the migration must import.
         context.imports.add(f"import {type(item).__module__}")
         return False
     elif not _is_postgresqls(item) or context.dialect is POSTGRESQL:
         return False
-    # Alembic's words for it, which are complete only where it takes the database for PostgreSQL.
+    # Alembic's text for the type, which is complete only if Alembic assumes PostgreSQL.
     alone = MigrationContext.configure(dialect=POSTGRESQL, opts={"target_metadata": MetaData()})
     column = AddColumnOp("table", Column("column", item))
     code = render_python_code(UpgradeOps([column]), render_item=render_item, migration_context=alone)
@@ -49,7 +50,7 @@ def render_item(kind: str, item: Any, context: AutogenContext) -> str | Literal[
 
 
 def plain(type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    """The type behind a decorator, with a variant where PostgreSQL has another than SQLite."""
+    """Return the type behind a decorator, with a variant if the types of PostgreSQL and SQLite differ."""
     here, there = type_on(type_, SQLITE), type_on(type_, POSTGRESQL)
     if repr(here) == repr(there) or _compiled(here, POSTGRESQL) == _compiled(there, POSTGRESQL):
         return here
@@ -59,7 +60,7 @@ def plain(type_: TypeEngine[Any]) -> TypeEngine[Any]:
 
 
 def type_on(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:
-    """The type that a column has in a database."""
+    """Return the type that a column has in a database."""
     while isinstance(type_, TypeDecorator) and not _is_sqlalchemys(type_):
         of_dialect = type_.dialect_impl(dialect)
         type_ = of_dialect.impl_instance if isinstance(of_dialect, type(type_)) else of_dialect
@@ -77,5 +78,5 @@ def _is_postgresqls(type_: object) -> bool:
 def _compiled(type_: TypeEngine[Any], dialect: Dialect) -> str | None:
     try:
         return type_.compile(dialect=dialect)
-    except CompileError:  # a type of the other database
+    except CompileError:  # A type of the other database.
         return None

@@ -58,7 +58,7 @@ class Cached:
         self._control = f"{scope}, no-cache" if tags else f"{scope}, max-age={int(seconds)}"
 
     async def __call__(self, request: Request, response: Response) -> None:
-        """Send the cached response, or have the response of this request recorded. Raises Replay, or 304."""
+        """Send the cached response, or record the response to this request. Raises Replay, or 304."""
         response.headers["Cache-Control"] = self._control
         headers = request.headers
         if request.method != "GET" or "range" in headers:
@@ -120,7 +120,7 @@ class Cached:
 
 
 def check_routes(router: APIRouter) -> Iterator[str]:
-    """Yield what is wrong with the cached routes, and note for the others which headers their parameters read."""
+    """Yield what is wrong with the cached routes, and store which headers the parameters of the others read."""
     for context in routes_of(router):
         found = dependant_of(context)
         calls = list(calls_of(found))

@@ -45,10 +45,10 @@ class ResponseCache:
     """Cached responses, in the application's Redis or, without one, in this process."""
 
     def __init__(self, settings: StoreSettings, shared: SharedStore, version: str, lag_seconds: float = 0) -> None:
-        """`version` is that of the application: another version may give other responses.
+        """Start empty. `version` is that of the application, because another version may give other responses.
 
-        `lag_seconds` is by how much reads may be behind writes. A response that is made sooner after one of its tags
-        was invalidated may be out of date, and is not cached.
+        `lag_seconds` is the time by which reads may be behind writes. A response that is created within this time after
+        one of its tags was invalidated may be out of date, and is not cached.
         """
         self._store = shared if shared.is_configured else MemoryStore(settings.memory_bytes)
         self._version = version
@@ -93,11 +93,11 @@ class ResponseCache:
         self._missed.update((name, next(self._numbers)) for name in names)
         try:
             await self._invalidate(names)
-        except BaseException as error:  # a cancelled request, too: its invalidation is repeated
+        except BaseException as error:  # After a cancelled request too, whose invalidation is repeated.
             if len(self._missed) > _MOST_MISSED:
                 self._missed = {_ALL: next(self._numbers)}
             if self._retrying is None:
-                self._retrying = asyncio.create_task(self._retry(), context=Context())  # not the request's context
+                self._retrying = asyncio.create_task(self._retry(), context=Context())  # Without the request's context.
             if not isinstance(error, StoreUnavailable):
                 raise
 
@@ -125,7 +125,7 @@ class ResponseCache:
         numbers = {name: self._missed.get(name) for name in names}
         await self._store.put({name: _new_version(time.time()) for name in names}, TAG_SECONDS)
         for name, number in numbers.items():
-            if self._missed.get(name) == number:  # it was not invalidated again meanwhile
+            if self._missed.get(name) == number:  # It was not invalidated again in the meantime.
                 self._missed.pop(name, None)
 
 

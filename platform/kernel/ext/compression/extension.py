@@ -18,12 +18,12 @@ class CompressionSettings(SettingsGroup):
 
 
 class CompressionExtension(Extension):
-    """Compresses large responses for callers that read gzip."""
+    """Compresses large responses for callers that accept gzip."""
 
     name = "compression"
     settings = (CompressionSettings,)
 
     def configure(self, app: ApplicationBuilder) -> None:
         minimum_bytes = app.settings.group(CompressionSettings).gzip_minimum_bytes
-        # The outermost one: what other middleware reads or records is not compressed.
+        # The outermost layer, so that other middleware reads and records uncompressed responses.
         app.outer_middleware.insert(0, lambda inner: Compression(inner, minimum_bytes))

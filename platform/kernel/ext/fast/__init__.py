@@ -1,1 +1,1 @@
-"""Driver-level statements and compiled endpoints: the same answers in less time."""
+"""Statements on the driver and compiled endpoints: the same responses in less time."""

@@ -1,14 +1,14 @@
 """Run statements that SQLAlchemy compiled on the driver itself.
 
-SQLAlchemy turns a statement into text once for each shape; the text then runs on the driver itself, over a connection
-of SQLAlchemy's own pool. What is left out is what lies between the two at every call: a greenlet, a cursor, an
-execution context, a result. That is two thirds of what a small read costs (`make bench`).
+SQLAlchemy compiles each shape of a statement once. The text then runs on the driver, over a connection of SQLAlchemy's
+own pool. This skips the layers between the two: greenlet, cursor, execution context and result, which take two thirds
+of the time of a small read (`make bench`).
 
-What stays SQLAlchemy's, so that both ways give the same: the text, Python-side defaults, the types' conversion of
-parameters and results, the classes of errors. `platform/tests/fast/test_driver.py` compares both ways value by value,
-and `DATABASE_DIRECT_STATEMENTS=false` switches this one off.
+SQLAlchemy still provides the text, Python-side defaults, the conversion of parameters and results, and the error
+classes, so that both ways give the same results. `platform/tests/fast/test_driver.py` compares both value by value, and
+`DATABASE_DIRECT_STATEMENTS=false` switches this one off.
 
-The names with a leading underscore are SQLAlchemy's own; its version is locked, and that test fails when they change.
+Names with a leading underscore belong to SQLAlchemy. Its version is locked, and that test fails when they change.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,14 +33,14 @@ Values = Sequence[BindParameter[Any]]
 Convert = Callable[[Any], Any]
 Fetch = Callable[[Any, Dialect, "Statement", list[Any]], Awaitable[Rows]]
 
-# As many statements as SQLAlchemy itself keeps for an engine.
+# The same number of statements that SQLAlchemy itself caches for an engine.
 _SHAPES = 500
-# The server says goodbye (admin_shutdown, crash_shutdown, cannot_connect_now): whatever it was doing is undone.
+# The server ends the connection (admin_shutdown, crash_shutdown, cannot_connect_now) and undoes its open transaction.
 _GOODBYES = frozenset({"57P01", "57P02", "57P03"})
 
 
 class Statement:
-    """One shape: its text, and how values go in and come out."""
+    """One shape of a statement: its text, and how its values and results are converted."""
 
     __slots__ = ("_binds", "_compiled", "_defaults", "_results", "runs_on_driver", "text", "writes")
 
@@ -65,7 +65,7 @@ class Statement:
         )
 
     def arguments(self, params: Mapping[str, Any] | None, values: Values | None, collected: Any) -> list[Any]:
-        """The values of the text's parameters, in their order, as the driver takes them."""
+        """Return the values of the text's parameters in their order, converted for the driver."""
         named = self._compiled.construct_params(
             params, extracted_parameters=values, escape_names=False, _collected_params=collected
         )
@@ -74,7 +74,7 @@ class Statement:
         return [named[name] if convert is None else convert(named[name]) for name, convert in self._binds]
 
     def learn_results(self, dialect: Dialect, kinds: Sequence[Any]) -> None:
-        """Note how results are converted; `kinds` are the driver's own types of the columns."""
+        """Store how results are converted; `kinds` are the driver's own types of the columns."""
         columns = self._compiled._result_columns
         found = (
             column.type._cached_result_processor(dialect, kind) for column, kind in zip(columns, kinds, strict=True)
@@ -86,7 +86,7 @@ class Statement:
         return self._results is not None
 
     def converted(self, rows: Rows) -> Rows:
-        """The rows with each value as its column's type gives it."""
+        """Return the rows with each value as its column's type returns it."""
         if not self._results:
             return rows
         converted: Rows = []
@@ -118,7 +118,7 @@ class DriverExecutor:
     def prepare(
         self, statement: ClauseElement, params: Mapping[str, Any] | None, values: Values | None
     ) -> tuple[Statement, list[Any]] | None:
-        """The text and the arguments of a statement; None where it must go through SQLAlchemy.
+        """Return the text and the arguments of a statement, or None if it must go through SQLAlchemy.
 
         `params` are the values of named parameters and of columns to write; `values` replace those in the statement,
         in the order of its cache key. Raises sqlalchemy.exc.StatementError for a value that its type refuses.
@@ -141,7 +141,7 @@ class DriverExecutor:
             raise self._instance(error, shape.text) from error
 
     async def begin(self, connection: ConnectionPoolEntry) -> None:
-        """Begin a transaction of which SQLAlchemy knows. Raises as `run` does."""
+        """Begin a transaction that SQLAlchemy knows too. Raises as `run` does."""
         adapted: Any = connection.dbapi_connection
         try:
             await adapted._start_transaction()
@@ -149,10 +149,10 @@ class DriverExecutor:
             raise self._translated(error, connection, "BEGIN") from error
 
     async def end(self, connection: ConnectionPoolEntry, *, commit: bool) -> None:
-        """Commit or roll back what `begin` began. Raises as `run` does."""
+        """Commit or roll back the transaction of `begin`. Raises as `run` does."""
         adapted: Any = connection.dbapi_connection
         transaction = adapted._transaction
-        if transaction is None:  # a COMMIT has failed, which was the end of it
+        if transaction is None:  # A COMMIT has failed, which ended the transaction.
             return
         try:
             await adapted._call_and_discard(transaction.commit if commit else transaction.rollback)
@@ -160,7 +160,7 @@ class DriverExecutor:
             raise self._translated(error, connection, "COMMIT" if commit else "ROLLBACK") from error
 
     async def run(self, connection: ConnectionPoolEntry, shape: Statement, arguments: list[Any]) -> Rows:
-        """The rows that the statement gives. Raises DatabaseUnavailable and sqlalchemy.exc.DBAPIError."""
+        """Return the rows of the statement. Raises DatabaseUnavailable and sqlalchemy.exc.DBAPIError."""
         try:
             rows = await self._fetch(connection.driver_connection, self._dialect, shape, arguments)
         except Exception as error:
@@ -168,8 +168,8 @@ class DriverExecutor:
         return shape.converted(rows)
 
     def _translated(self, error: Exception, connection: ConnectionPoolEntry, text: str) -> BaseException:
-        """The driver's error as SQLAlchemy and the kernel would raise it."""
-        # asyncpg takes the end of a connection that comes just now for a mistake of its own.
+        """Return the driver's error as SQLAlchemy and the kernel raise it."""
+        # If the connection ends at this moment, asyncpg reports an internal error of its own.
         is_over = code_of(error) in _GOODBYES or isinstance(error, ConnectionError | asyncpg.InternalClientError)
         if is_over or _is_closed(connection):
             return LostConnection(f"the database gave no answer ({type(error).__name__})")
@@ -207,12 +207,12 @@ async def _fetch_asyncpg(driver: Any, dialect: Dialect, shape: Statement, argume
     if not shape.knows_results:
         prepared = await driver.prepare(shape.text)
         shape.learn_results(dialect, [attribute.type.oid for attribute in prepared.get_attributes()])
-    rows: Rows = await driver.fetch(shape.text, *arguments)  # prepared once for each connection, by asyncpg
+    rows: Rows = await driver.fetch(shape.text, *arguments)  # asyncpg prepares it once for each connection.
     return rows
 
 
 async def _fetch_aiosqlite(driver: Any, dialect: Dialect, shape: Statement, arguments: list[Any]) -> Rows:
-    if not shape.knows_results:  # SQLite's converters do not look at the driver's types
+    if not shape.knows_results:  # SQLite's converters do not use the driver's types.
         shape.learn_results(dialect, [None] * len(shape._compiled._result_columns))
     rows: Rows = await driver.execute_fetchall(shape.text, arguments)
     return rows

@@ -1,11 +1,11 @@
-"""A route's handler with its dependencies in the order in which they run, worked out once instead of at every request.
+"""Compute the order of a route's dependencies once, instead of for every request.
 
-FastAPI walks the tree of dependencies for each request and asks of each function again what it is. Here the walk is
-made once; what parameters, bodies and answers mean stays FastAPI's: the same functions read and serialize them. A
-route that uses more than is understood here is not compiled, and neither is a request that needs more: both go through
-FastAPI itself. `platform/tests/fast/test_endpoint.py` compares both ways, route by route.
+FastAPI walks the tree of dependencies for each request and inspects each function again. Here the tree is walked once.
+FastAPI's own functions still read and serialize parameters, bodies and answers. A route that uses other features is not
+compiled, and a request that needs other features goes through FastAPI itself.
+`platform/tests/fast/test_endpoint.py` compares both ways, route by route.
 
-The names with a leading underscore are FastAPI's own; its version is locked, and that test fails when they change.
+Names with a leading underscore belong to FastAPI. Its version is locked, and that test fails when they change.
 """
 
 import json
@@ -32,7 +32,7 @@ from starlette.types import Receive, Scope, Send
 from kernel.web.session import get_db, open_session
 
 _JSON = (b"content-type", b"application/json")
-# In a dependency's place if it did not run, because what it needs is not valid.
+# The result of a dependency that did not run, because its own dependencies or parameters are invalid.
 _INVALID = object()
 
 Arguments = dict[str, Any]
@@ -41,12 +41,12 @@ Read = Callable[[Request, Arguments, list[Any]], None]
 
 
 class NotCompiled(Exception):
-    """The route uses something that is left to FastAPI."""
+    """The route uses a feature that only FastAPI handles."""
 
 
 def compile_endpoint(route: Any) -> "Endpoint | None":
-    """Return the compiled handler of a route; None if it uses something that is left to FastAPI."""
-    if type(route.original_route) is not APIRoute:  # a subclass may override the handling
+    """Return the compiled handler of a route; None if the route uses a feature that only FastAPI handles."""
+    if type(route.original_route) is not APIRoute:  # A subclass may override the handling.
         return None
     try:
         return Endpoint(route)
@@ -58,7 +58,7 @@ class Endpoint:
     """Pure ASGI for one route. Takes `scope["path_params"]`; for a body only plain JSON (see `takes`)."""
 
     def __init__(self, route: Any) -> None:
-        """`route` is FastAPI's own description of it, after inclusion. Raises NotCompiled."""
+        """Compile `route`, FastAPI's own description after inclusion. Raises NotCompiled."""
         self._reads_body = route.body_field is not None
         is_form = self._reads_body and isinstance(route.body_field.field_info, Form)
         if is_form or route.is_sse_stream or route.is_json_stream or route.max_body_size is not None:
@@ -70,11 +70,11 @@ class Endpoint:
             raise NotCompiled
         self._has_managers = any(call.kind == "manager" for call in self._dependencies)
         self._has_response = any(call.response for call in (self._handler, *self._dependencies))
-        # None: as the response class has it; a RedirectResponse answers 307.
+        # None: the default of the response class; a RedirectResponse answers 307.
         self._status: int | None = route.status_code or None
         is_default = isinstance(route.response_class, DefaultPlaceholder)
         self._response_class: type[Response] = route.response_class.value if is_default else route.response_class
-        # FastAPI's own condition for the way straight to bytes.
+        # FastAPI's own condition for serializing straight to bytes.
         self._dumps_json = route.response_field is not None and is_default
         self._serialization = {
             name: getattr(route, f"response_model_{name}")
@@ -95,13 +95,13 @@ class Endpoint:
             response = await self._respond(request, None)
         if response is None:
             raise FastAPIError("A dependency has swallowed an exception behind its yield. Raise it again there.")
-        await response(scope, receive, send)  # after the commit
+        await response(scope, receive, send)  # After the commit.
 
     async def _respond(self, request: Request, stack: AsyncExitStack | None) -> Response:
         body = await _json_of(request) if self._reads_body else Undefined
         results: list[Any] = []
         errors: list[Any] = []
-        # What a handler that asks for the response gets; FastAPI takes it that a status of None was not set.
+        # The response that a handler can request. FastAPI reads a status of None as "not set".
         shared = _response(b"", None) if self._has_response else None
         for call in self._dependencies:
             arguments = await call.arguments(request, shared, results, body, errors)
@@ -140,7 +140,7 @@ class Endpoint:
         return response
 
     def _put_in_order(self, dependant: Dependant, seen: dict[Any, int]) -> "_Call":
-        """The call that `dependant` is, behind those that it needs and that are not among the dependencies yet."""
+        """Append the call of `dependant` behind its own dependencies, unless the list contains them."""
         if dependant.security_scopes_param_name or dependant.own_oauth_scopes or dependant.parent_oauth_scopes:
             raise NotCompiled
         if dependant.background_tasks_param_name or dependant.websocket_param_name or dependant.concurrency:
@@ -172,7 +172,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A dependency or the handler: what is called, and where its arguments come from."""
+    """A dependency or the handler: the function, and the sources of its arguments."""
 
     function: Callable[..., Any]
     kind: str
@@ -186,7 +186,7 @@ class _Call:
     async def arguments(
         self, request: Request, response: Response | None, results: list[Any], body: Any, errors: list[Any]
     ) -> Arguments | None:
-        """None if they, or what they are made from, are not valid."""
+        """Return the arguments, or None if one of them or of their sources is invalid."""
         known = len(errors)
         arguments = {name: results[place] for name, place in self.results}
         for read in self.reads:
@@ -209,8 +209,8 @@ def _callable(dependant: Dependant) -> tuple[Callable[..., Any], str]:
     assert call is not None  # noqa: S101  # FastAPI's own types leave it open
     if models._is_async_gen_callable(call):
         if models._get_computed_scope(dependant=dependant) != "function":
-            raise NotCompiled  # it ends after the answer was sent
-        # The kernel's own is the same without a generator around it.
+            raise NotCompiled  # It ends after the response was sent.
+        # The kernel's own dependency does the same without a generator around it.
         return open_session if call is get_db else asynccontextmanager(call), "manager"
     if models._is_gen_callable(call):
         raise NotCompiled
@@ -218,7 +218,7 @@ def _callable(dependant: Dependant) -> tuple[Callable[..., Any], str]:
 
 
 def _reads(dependant: Dependant) -> Iterator[Read]:
-    """How each parameter is read: most are one value under one name, and FastAPI's way is long for those."""
+    """Yield how to read each parameter. Most are one value under one name, for which FastAPI's way is long."""
     for fields, received in (
         (dependant.path_params, attrgetter("path_params")),
         (dependant.query_params, attrgetter("query_params")),
@@ -239,7 +239,7 @@ def _by_fastapi(field: ModelField, received: Callable[[Request], Any]) -> Read:
 
 
 def _value(field: ModelField) -> Read | None:
-    """For a parameter of the path or a header that is one value under one name."""
+    """Return the reader of a path or header parameter that is one value under one name."""
     info, name = field.field_info, _only_name(field)
     if name is None or not isinstance(info, Param) or info.in_ not in {ParamTypes.path, ParamTypes.header}:
         return None
@@ -266,10 +266,10 @@ def _value(field: ModelField) -> Read | None:
 
 
 def _model(field: ModelField) -> Read | None:
-    """For a model of query parameters, each one value under one name."""
+    """Return the reader of a model of query parameters, each one value under one name."""
     info = field.field_info
     model = utils._get_param_model(field)
-    # A model that may be left out altogether, and those of headers and cookies, are FastAPI's.
+    # FastAPI handles an optional model, and models of headers and cookies.
     if model is None:
         return None
     names = {_only_name(one) for one in get_cached_model_fields(model)}
@@ -295,7 +295,7 @@ def _validate(field: ModelField, value: Any, loc: tuple[str, ...], arguments: Ar
 
 
 def _only_name(field: ModelField) -> str | None:
-    """The name of a parameter that is one value under one name; None for others."""
+    """Return the name of a parameter that is one value under one name; None for others."""
     aliases = utils._get_param_aliases(field)
     is_one = len(aliases) == 1 and aliases[0][0] == aliases[0][1]
     is_value = not field_annotation_is_sequence(field.field_info.annotation) and not utils._is_json_field(field)
@@ -303,7 +303,7 @@ def _only_name(field: ModelField) -> str | None:
 
 
 def _response(body: bytes, status: int | None) -> Response:
-    """A response without headers. Its constructor would make some, character by character."""
+    """Return a response without headers, because its constructor would encode some character by character."""
     response = Response.__new__(Response)
     response.status_code, response.body, response.background = status, body, None  # type: ignore[assignment]  # see shared
     response.raw_headers = []
@@ -311,7 +311,7 @@ def _response(body: bytes, status: int | None) -> Response:
 
 
 async def _json_of(request: Request) -> Any:
-    """The body, with FastAPI's own errors for what is no JSON."""
+    """Return the parsed body. Raises FastAPI's own errors for invalid JSON."""
     try:
         return await request.json() if await request.body() else Undefined
     except json.JSONDecodeError as error:

@@ -12,7 +12,7 @@ from kernel.web.dispatch import CompiledEndpoint
 
 
 class Fast(Extension):
-    """Statements on the driver itself, compiled endpoints and a plain access log: the same in less time."""
+    """Statements on the driver, compiled endpoints and a plain access log: the same responses in less time."""
 
     name = "fast"
     requires = ("pool",)
@@ -31,5 +31,5 @@ class Fast(Extension):
 
 
 def install(pool: AsyncDBPool) -> None:
-    """Run statements of `pool` on the driver where that is possible. Call it before any engine is made."""
+    """Run statements of `pool` on the driver where possible. Call it before any engine exists."""
     pool.sessions = FastSessions

@@ -24,23 +24,23 @@ from kernel.ext.fast.driver import DriverExecutor, Statement, Values
 from kernel.ext.pool.bounded_pool import BoundedPool
 from kernel.ext.pool.quota import QuotaEngine
 
-# What AsyncSession's constructor sets; everything that needs the ORM goes through one of these.
+# Attributes that AsyncSession's constructor sets. Every operation that needs the ORM reads one of them.
 _MADE_LATE = frozenset({"sync_session", "_proxied", "_async_bind", "_async_binds"})
 
 Result = TypeVar("Result")
 
 
 class FastSessions(Sessions):
-    """Opens sessions that use the driver where they can."""
+    """Opens sessions that run statements on the driver where possible."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        # Such a pooler keeps the two steps of a statement together in transactions only.
+        # A pooler in transaction mode keeps both steps of a statement on one server connection only in a transaction.
         is_possible = not database.pooled_by_transaction
         on_postgresql = database.writer.dialect.name == "postgresql"
         is_bounded = isinstance(database.reader.sync_engine.pool, BoundedPool)
         self._reads = DriverExecutor(database.reader.sync_engine) if is_possible and is_bounded else None
-        # On SQLite SQLAlchemy alone has transactions: waiting for the file costs more than the driver would save.
+        # On SQLite only SQLAlchemy runs transactions: waiting for the file takes longer than the driver would save.
         self._writes = DriverExecutor(database.writer.sync_engine) if is_possible and on_postgresql else None
 
     def read(self) -> ReadSession:
@@ -61,7 +61,7 @@ class FastSessions(Sessions):
 
 
 class FastSession(DatabaseSession):
-    """An AsyncSession that becomes one when it is used as one; until then it runs statements on the driver."""
+    """An AsyncSession that starts the ORM only when it is needed; until then it runs statements on the driver."""
 
     def __init__(self, engine: AsyncEngine, driver: DriverExecutor) -> None:
         self.set_up(engine)
@@ -86,7 +86,7 @@ class FastSession(DatabaseSession):
 
     @property
     def pool(self) -> BoundedPool:
-        """The pool from which the session has its connections."""
+        """Return the pool of the session's connections."""
         pool = self.engine.sync_engine.pool
         assert isinstance(pool, BoundedPool)  # noqa: S101  # for the type checker: others have no DriverExecutor
         return pool
@@ -155,13 +155,13 @@ class FastSession(DatabaseSession):
 
 
 def _row(repository: BaseRepository[Any, Any], id_: Any, versions: Collection[int] | None) -> dict[str, Any]:
-    """Return the parameters that name a row."""
+    """Return the parameters that identify a row."""
     row = {ID: id_, **repository.known}
     return row if versions is None else row | {statements.VERSIONS: list(versions)}
 
 
 class FastReadSession(FastSession, ReadSession):
-    """A read session whose statements each take a connection from the pool and give it back."""
+    """A read session in which each statement takes a connection from the pool and returns it."""
 
     def __init__(self, engine: AsyncEngine, driver: DriverExecutor, streaming: AsyncEngine | None = None) -> None:
         FastSession.__init__(self, engine, driver)
@@ -184,25 +184,25 @@ class FastReadSession(FastSession, ReadSession):
 
 
 class FastWriteSession(FastSession, WriteSession):
-    """One transaction, begun on the driver by its first statement and handed to the ORM where that is needed."""
+    """One transaction. Its first statement begins it on the driver; the ORM takes it over when it is needed."""
 
-    # The connection on which statements have begun the transaction, and the same in SQLAlchemy's hands.
+    # The connection on which the transaction began, and the same connection as SQLAlchemy uses it.
     _entry: ConnectionPoolEntry | None = None
     _joined: Connection | None = None
     # Why no further statement of the transaction can succeed.
     _failure: BaseException | None = None
     _is_busy = False
-    # What statements on the driver have written, in a few words.
+    # A short description of the writes on the driver.
     _wrote: str | None = None
 
     def pending_writes(self) -> str | None:
         if self._failure is not None:
-            return None  # nothing of it can be committed
+            return None  # Nothing of it can be committed.
         return (super().pending_writes() if self.uses_orm else None) or self._wrote
 
     async def release_connection(self) -> None:
         if self._failure is not None or self._is_busy:
-            return  # the transaction has failed, or another task is using it
+            return  # The transaction has failed, or another task is using it.
         await self.finish()
 
     def start_orm(self) -> None:
@@ -214,7 +214,7 @@ class FastWriteSession(FastSession, WriteSession):
         self._entry = None
         self._joined = Connection(self.engine.sync_engine, connection)
         self._joined.begin()
-        # A session that joins a transaction that statements have begun is to end it, too.
+        # A session that joins a transaction on the driver also ends it.
         AsyncSession.__init__(
             self,
             AsyncConnection(self.engine, self._joined),
@@ -222,7 +222,7 @@ class FastWriteSession(FastSession, WriteSession):
             expire_on_commit=False,
             join_transaction_mode="control_fully",
         )
-        # Now, not at its first statement: without one, its commit would leave out what was written before.
+        # Join now, not at the session's first statement: without a statement, its commit would omit the earlier writes.
         self.sync_session.connection()
 
     async def run(self, shape: Statement, arguments: list[Any]) -> Rows:
@@ -239,10 +239,10 @@ class FastWriteSession(FastSession, WriteSession):
             self._is_busy = False
 
     async def _begin_with(self, shape: Statement, arguments: list[Any]) -> Rows:
-        """Run the first statement of the transaction, and again if its plan was made for an earlier table."""
+        """Run the first statement of the transaction, and repeat it if the table has changed since its plan."""
         driver = self.driver
         entry, _ = await self.pool.attempt(driver.begin, self._quota)
-        if self.is_over:  # the session was released meanwhile
+        if self.is_over:  # The session was released in the meantime.
             self.pool.drop(entry)
             raise SessionClosed
         self._entry, self._wrote = entry, shape.writes
@@ -269,7 +269,7 @@ class FastWriteSession(FastSession, WriteSession):
     async def release(self) -> None:
         self.lease.is_over = True
         try:
-            with suppress(Exception):  # of a connection that is lost or busy: the server rolls back
+            with suppress(Exception):  # Of a lost or busy connection, the server rolls back.
                 if self.uses_orm:
                     await self.close()
                     await self._close_joined()
@@ -290,7 +290,7 @@ class FastWriteSession(FastSession, WriteSession):
             self.sync_session.bind = self.bind.sync_engine
 
     async def _on(self, entry: ConnectionPoolEntry, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do something on the connection. Close it if it failed or the caller was cancelled before the answer."""
+        """Use the connection. Close it if it failed or the caller was cancelled before the answer."""
         try:
             return await work
         except BaseException as error:

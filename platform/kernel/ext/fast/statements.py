@@ -1,4 +1,4 @@
-"""The statements that write and list rows, each built once; their values come as parameters."""
+"""Build each statement that writes or lists rows once; its values are parameters."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from sqlalchemy.util import LRUCache
 from kernel.database.membership import ListOf, of_parameter
 from kernel.database.statements import ID, Condition, Model, columns_of, primary_key_of, version_of
 
-# A parameter, by a name that no column has.
+# A parameter with a name that no column has.
 VERSIONS = "kernel__versions"
-# As many shapes as the largest application has lists with their filters, several times over.
+# More shapes than the lists and filters of a large application have.
 _SHAPES = 1000
 
 
 @cache
 def insertion(model: Model, schema: type[BaseModel]) -> Insert:
-    """One row, of the columns that are given as parameters."""
+    """Return an INSERT of one row with the columns that are given as parameters."""
     table: Any = inspect(model).local_table
     return insert(table).returning(*columns_of(model, schema))
 
 
 @cache
 def change(model: Model, schema: type[BaseModel], only: Condition = None, *, of_version: bool) -> Update:
-    """The columns that are given as parameters, in the row ID, if it has one of VERSIONS."""
+    """Return an UPDATE of the given columns in the row ID, if the row has one of VERSIONS."""
     table: Any = inspect(model).local_table
     statement = update(table).where(*_row(model, only, of_version=of_version)).returning(*columns_of(model, schema))
     version = version_of(model)
@@ -39,7 +39,7 @@ def change(model: Model, schema: type[BaseModel], only: Condition = None, *, of_
 
 @cache
 def deletion(model: Model, only: Condition = None, *, of_version: bool) -> ReturningDelete[Any]:
-    """The row ID, if it has one of VERSIONS; gives its key."""
+    """Return a DELETE of the row ID, if the row has one of VERSIONS; it returns the key."""
     table: Any = inspect(model).local_table
     return delete(table).where(*_row(model, only, of_version=of_version)).returning(primary_key_of(model))
 
@@ -85,7 +85,7 @@ def parameters_of(model: Model, values: Mapping[str, Any]) -> dict[str, Any] | N
 @dataclass(frozen=True, slots=True)
 class _Shape:
     statement: Select[Any]
-    # Its values, each with its place among those of the conditions; the statement's own have none.
+    # Its values, each with its position among those of the conditions; the statement itself has none.
     values: Sequence[tuple[BindParameter[Any], int | None]]
 
 
@@ -95,10 +95,10 @@ _shapes: Any = LRUCache(_SHAPES)
 def shaped(
     key: Hashable, conditions: Sequence[ColumnElement[bool]], build: Callable[[], Select[Any]]
 ) -> tuple[Select[Any], list[BindParameter[Any]]] | None:
-    """The statement that `build` once made for such conditions, and the values that these have; None if there is none.
+    """Return the statement of `build` for conditions of this shape, and their values; None if that is impossible.
 
-    Conditions of one shape differ in their values only, and SQLAlchemy's own cache keys tell shapes from values. To
-    build a statement from its clauses takes longer than to run it.
+    Conditions of one shape differ only in their values; SQLAlchemy's own cache keys separate shapes from values.
+    Building a statement from its clauses takes longer than running it.
     """
     keys = [condition._generate_cache_key() for condition in conditions]
     values: list[BindParameter[Any]] = []
@@ -107,7 +107,7 @@ def shaped(
             return None
         values.extend(one.bindparams)
     if len({id(value) for value in values}) < len(values):
-        return None  # two conditions share a value; others of their shape need not
+        return None  # Two conditions share a value; other conditions of this shape may not.
     full = (key, *(one.key for one in keys if one is not None))
     shape = _shapes.get(full)
     if shape is None:

@@ -7,12 +7,12 @@ from typing import Literal
 
 State = Literal["closed", "open", "half-open"]
 
-# Of the last calls, none older than this: when so many of them, and at least half, have failed, it opens.
+# The circuit opens if this many of the last calls, and at least half of them, have failed. Older calls do not count.
 _CALLS = 20
 _WINDOW_SECONDS = 10.0
 _LEAST_FAILURES = 5
-# To ask an upstream in trouble three times as often keeps it there: in the long run one call in five is tried again.
-# The rest is for the moment in which a restart drops all connections at once (as Finagle's and Envoy's retry budgets).
+# Retrying every failed call twice would keep an overloaded upstream down: in the long run one call in five is retried.
+# The rest is for a restart that drops all connections at once (as in the retry budgets of Finagle and Envoy).
 _RETRIES_PER_CALL = 0.2
 _FIRST_RETRIES, _MOST_RETRIES = 10.0, 50.0
 
@@ -20,29 +20,30 @@ _FIRST_RETRIES, _MOST_RETRIES = 10.0, 50.0
 class Circuit:
     """A circuit breaker (M. Nygard, Release It!) with a budget of retries and a bulkhead, for one origin.
 
-    While it is open, no call is made. After `open_seconds` one call is, and its end decides. What was under way when it
-    opened may end long after the upstream is well again, so that it says nothing any more.
+    While the circuit is open, no call is made. After `open_seconds` one call is made, and its result decides. Calls
+    that were in progress when the circuit opened do not count, because they may end long after the upstream has
+    recovered.
     """
 
     def __init__(self, open_seconds: float, most_calls: int) -> None:
-        # A call holds one of these until its answer is read: a slow upstream has no more of the pool.
+        # A call holds one of these until its answer is read, so that a slow upstream cannot use the whole pool.
         self.places = asyncio.Semaphore(most_calls)
         self._open_seconds = open_seconds
         self._ends: deque[tuple[float, bool]] = deque(maxlen=_CALLS)
         self._retries = _FIRST_RETRIES
         self._opened_at: float | None = None
         self._is_tried = False
-        self._epoch = 0  # how often it has opened
+        self._epoch = 0  # The number of times that it has opened.
 
     @property
     def state(self) -> State:
-        """Half-open: a trial is under way, or the next call will be one."""
+        """Return the state. Half-open: a trial is in progress, or the next call will be one."""
         if self._opened_at is None:
             return "closed"
         return "open" if self.opens_in() > 0 else "half-open"
 
     def opens_in(self) -> float:
-        """How long it stays open, in seconds."""
+        """Return for how many seconds it stays open."""
         return 0 if self._opened_at is None else max(0.0, self._opened_at + self._open_seconds - time.monotonic())
 
     def admits(self) -> int | None:
@@ -55,7 +56,7 @@ class Circuit:
         return self._epoch
 
     def note(self, epoch: int, *, ok: bool) -> None:
-        """A call has ended: well, or in a way that says something of the upstream."""
+        """Record the end of a call: a success, or a failure of the upstream."""
         if epoch != self._epoch:
             return
         now = time.monotonic()
@@ -72,7 +73,7 @@ class Circuit:
             self._ends.clear()
 
     def forget(self, epoch: int) -> None:
-        """Note that the caller gave up a call, which says nothing about the upstream."""
+        """Record that the caller gave up a call, which says nothing about the upstream."""
         if epoch == self._epoch:
             self._is_tried = False
 

@@ -27,7 +27,7 @@ class LimitedBodies(httpx2.AsyncBaseTransport):
 
 
 class _LimitedStream(httpx2.AsyncByteStream):
-    """A body as it arrives. The read timeout alone would start anew with each part."""
+    """A body as it arrives. The read timeout alone would start again with each part."""
 
     def __init__(self, inner: Any, request: httpx2.Request, max_bytes: int) -> None:
         self._inner = inner
@@ -35,7 +35,8 @@ class _LimitedStream(httpx2.AsyncByteStream):
         self._bytes_left = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        deadline = self._request.extensions.get("deadline")  # the request of an `Auth` has none: its call has
+        # The request of an `Auth` has no deadline; the call that caused it has one.
+        deadline = self._request.extensions.get("deadline")
         async with aclosing(aiter(self._inner)) as parts:
             while True:
                 timeout = asyncio.timeout(None if deadline is None else deadline - time.monotonic())

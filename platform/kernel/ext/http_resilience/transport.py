@@ -21,13 +21,13 @@ from kernel.http_client import OUTAGES, CircuitOpen
 # RFC 9110, section 9.2.2. Any other method is idempotent if it carries an Idempotency-Key.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _OUT_OF_ORDER = OUTAGES - {429}
-# Nothing was sent yet, so that even a POST may be tried again. Not PoolTimeout: then this process is the bottleneck.
+# Nothing was sent, so even a POST can be repeated. PoolTimeout is not in the list, because this process caused it.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 # The connection broke, and the upstream may or may not have carried out the request.
 _DROPPED = (httpx2.ReadError, httpx2.WriteError, httpx2.CloseError, httpx2.RemoteProtocolError)
 # These say nothing about the upstream: the pool was full, or the call was invalid.
 _OUR_OWN = (httpx2.PoolTimeout, httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
-# An upstream that had less time than this to answer is not blamed for missing the deadline.
+# An upstream that had less time than this does not count as failed if it missed the deadline.
 _FAIR_SECONDS = 1.0
 _MOST_ORIGINS = 1000
 # How long the rest of a failed response may take; its connection is closed otherwise.
@@ -57,7 +57,7 @@ class Retries:
 
 
 class RetryingTransport(httpx2.AsyncBaseTransport):
-    """Tries a call again where that is safe, and gives a failing upstream a rest."""
+    """Repeats a call where that is safe, and stops calling a failing upstream for a while."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class RetryingTransport(httpx2.AsyncBaseTransport):
         self._circuits = circuits
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        deadline: float = request.extensions.get("deadline", math.inf)  # the request of an `Auth` has none
+        deadline: float = request.extensions.get("deadline", math.inf)  # The request of an `Auth` has no deadline.
         circuit, epoch = await self._admitted(request)
         began_at = time.monotonic()
         try:
@@ -90,7 +90,10 @@ class RetryingTransport(httpx2.AsyncBaseTransport):
         return response
 
     async def _admitted(self, request: httpx2.Request) -> tuple[Circuit, int]:
-        """The circuit of the request's upstream, with a place in it, and its epoch. Raises CircuitOpen, PoolTimeout."""
+        """Return the circuit of the request's upstream, with a place in it, and its epoch.
+
+        Raises CircuitOpen, PoolTimeout.
+        """
         origin = f"{request.url.scheme}://{request.url.netloc.decode()}"
         circuit = self._circuits.get(origin)
         if circuit is None:
@@ -142,7 +145,7 @@ class RetryingTransport(httpx2.AsyncBaseTransport):
         return attempt < self._settings.max_attempts and time.monotonic() + pause < deadline
 
     def _backoff(self, attempt: int) -> float:
-        """Seconds before the next try: exponential, with full jitter.
+        """Return the seconds before the next try: exponential, with full jitter.
 
         https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
         """
@@ -151,7 +154,7 @@ class RetryingTransport(httpx2.AsyncBaseTransport):
 
 
 class _CountedStream(httpx2.AsyncByteStream):
-    """A body that tells the circuit of its upstream how it ended, and keeps its place until it is closed."""
+    """A body that reports its end to the circuit of its upstream, and keeps its place until it is closed."""
 
     def __init__(self, inner: Any, deadline: float, circuit: Circuit, epoch: int) -> None:
         self._inner = inner
@@ -178,7 +181,7 @@ class _CountedStream(httpx2.AsyncByteStream):
                 yield part
 
     def _is_upstreams_fault(self, error: BaseException, waited: float) -> bool:
-        """Tell a slow or broken upstream from a slow reader: the time until the deadline was mostly the reader's."""
+        """Return False if a slow reader used most of the time until the deadline."""
         now = time.monotonic()
         if now >= self._deadline:
             return waited >= (now - self._began_at) / 2
@@ -194,7 +197,7 @@ class _CountedStream(httpx2.AsyncByteStream):
 
 
 async def _discard(response: httpx2.Response) -> None:
-    """Read a failed response to its end, so that its connection serves the next try; cut a slow one off."""
+    """Read a failed response to its end, so that the next try can use its connection; close a slow one."""
     try:
         with suppress(httpx2.TransportError, TimeoutError):
             async with asyncio.timeout(_DISCARD_SECONDS):
@@ -208,8 +211,8 @@ def _is_safe_after(error: httpx2.TransportError, request: httpx2.Request, starte
     if isinstance(error, _NOT_SENT):
         return not _is_about_certificates(error)
     if isinstance(error, httpx2.ReadTimeout):
-        # An upstream that is too slow is not helped by asking it twice. But on HTTP/2 all calls of a connection fail
-        # when one of them times out: a call that has not waited its own time out was merely dropped.
+        # Another request does not help an upstream that is too slow. But on HTTP/2 all calls of a connection fail when
+        # one of them times out: a call whose own timeout has not passed was only dropped with the connection.
         own_limit = request.extensions.get("timeout", {}).get("read")
         return own_limit is not None and time.monotonic() - started < own_limit and _is_repeatable(request)
     return isinstance(error, _DROPPED) and _is_repeatable(request)

@@ -42,7 +42,7 @@ class Messaging(Extension):
     def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:
         try:
             settings = read_group(MessagingSettings, sources, "MESSAGING_")
-        except SettingsError:  # reported with all other faults
+        except SettingsError:  # Reported with all other problems.
             return ()
         outside = {name for name in settings.subscribers if not has_code(sources.root, name)}
         # A broker connects the processes, without an extension that calls them.

@@ -187,7 +187,7 @@ class Relay:
             self._held_back.clear()
 
     async def _deliver(self, outbox: Outbox, delivery: Delivery) -> None:
-        """One message; of a key, all that have waited for it, one after the other."""
+        """Deliver one message; of a key, all waiting messages, one after the other."""
         target = self._routes[outbox][delivery.subscriber]
         following = [delivery]
         while following:
@@ -199,7 +199,7 @@ class Relay:
             following = [next_ for next_ in following if self._is_alive(next_)]
 
     async def _attempt(self, outbox: Outbox, delivery: Delivery, target: Target) -> bool:
-        """Whether it was delivered; what else became of it is noted."""
+        """Return whether it was delivered; other results are recorded."""
         module = outbox.module if target.sends else delivery.subscriber.partition(".")[0]
         with bound_contextvars(**delivery.envelope.context, message_id=delivery.envelope.id, module=module):
             started_at = time.perf_counter()

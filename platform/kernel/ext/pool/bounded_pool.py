@@ -24,11 +24,11 @@ from kernel.ext.pool.quota import FairSemaphore, ModuleQuota
 from kernel.ext.pool.watchdog import ConnectionWatchdog
 
 _IDLE_SINCE = "kernel.idle_since"
-# In what the pool remembers of a connection, which is empty for every new one: the role that it has taken.
+# The key in the pool's record of a connection for its role; a new connection has none.
 _ROLE = "kernel.role"
-# How long a check waits in line. Most of its second is for the answer, which is late where all are busy.
+# The seconds that a check waits for a turn. Most of its second is for the answer, which is late if all are busy.
 _CHECK_WAITS_SECONDS = 0.25
-# How long a stop waits for connections that were given up while they were busy.
+# The seconds that a stop waits for abandoned connections that were busy.
 _CLOSING_SECONDS = 5
 
 # SQLAlchemy logs each use of a connection under the class of the pool.
@@ -38,58 +38,60 @@ Result = TypeVar("Result")
 
 
 class BoundedPool(ConnectionPool):
-    """A pool of connections that are handed out in the order in which they were asked for.
+    """A pool that hands out connections in the order of the requests for them.
 
-    SQLAlchemy takes connections through `connect`, inside a greenlet; `attempt` is for those who have none. Whatever
-    keeps the pool from handing one out has one type, DatabaseUnavailable: asyncpg raises OSError, TimeoutError or
-    errors of its own while connecting, none of which SQLAlchemy wraps.
+    SQLAlchemy takes connections through `connect`, inside a greenlet; `attempt` is for callers without one. Every
+    failure to get a connection raises DatabaseUnavailable. While connecting, asyncpg raises OSError, TimeoutError or
+    errors of its own, none of which SQLAlchemy wraps.
 
-    An entry is one place in the pool and the connection that is in it now. SQLAlchemy would wrap it anew each time.
+    An entry is a place in the pool with its current connection. SQLAlchemy would wrap the connection again for each
+    use.
 
-    Connections above the pool's size stay until they have been idle for a while. SQLAlchemy closes each at its return,
-    also while somebody waits for one; a load that needs them opens them again and again, for more than it asks of them.
+    Connections above the pool's size stay open until they have been idle for a while. SQLAlchemy closes each one when
+    it is returned, even if another request waits; under a load above the size, opening connections would then cost more
+    than the statements.
     """
 
-    # A plain one, of which only the deque is used: nobody waits in it, and there is always room.
+    # Only its deque is used. No caller waits in it, and it always has room.
     _queue_class = Queue  # type: ignore[assignment]  # as the base's, which is no deque
 
-    # In seconds: how long a connection may have been idle before it must answer a ping, when SQLAlchemy takes it and
-    # when a statement of ours does; and how long it has for that. None: never.
+    # Seconds after which an idle connection must answer a ping, before SQLAlchemy uses it and before a statement on the
+    # driver does, and the seconds for the answer. None: never.
     ping_after: float | None
     attempt_ping_after: float | None = None
     ping_timeout: float = 1
-    # How long those above the pool's size are kept, in seconds.
+    # Seconds for which connections above the pool's size are kept.
     overflow_lingers: float = 30
 
     def __init__(self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any) -> None:
-        # It pings itself, and knows when that is needless.
+        # This class sends the pings itself, and skips unnecessary ones.
         self.ping_after = 0 if options.pop("pre_ping", False) else None
         super().__init__(creator, pool_size, max_overflow, **options)
         self._idle: deque[ConnectionPoolEntry] = self._pool.queue  # type: ignore[attr-defined]  # the one used last on the right
-        # SQLAlchemy's own queue lets whoever comes first take what was meant for one who waits; under load some wait
-        # for ever. asyncio's semaphore hands on in order.
+        # SQLAlchemy's own queue lets a new caller take a connection that was meant for a waiting one; under load some
+        # callers wait for ever. asyncio's semaphore keeps the order.
         self._places = FairSemaphore(pool_size + max_overflow, self._timeout, PoolExhausted, ALL_IN_USE)
         self._chosen: ConnectionPoolEntry | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._quotas: dict[ConnectionPoolEntry, ModuleQuota] = {}  # in whose name each is in use
-        # Since when each is in use, the oldest first; of those with a watchdog.
+        self._quotas: dict[ConnectionPoolEntry, ModuleQuota] = {}  # The module that uses each connection.
+        # The start of each use, the oldest first, for the watchdog.
         self._in_use: dict[ConnectionPoolEntry, float] = {}
         self._connecting: set[asyncio.Timeout] = set()
         self._watchdog: ConnectionWatchdog | None = None
 
     def watch(self) -> None:
-        """Give up what is under way when the database stops answering, instead of waiting for each command."""
+        """Abandon work in progress when the database stops answering, instead of waiting for each command."""
         oldest = lambda: next(iter(self._in_use.values()), None)  # noqa: E731  # in one line
         self._watchdog = ConnectionWatchdog(self._connect_aside, oldest, self._give_up)
 
     async def _connect_aside(self) -> None:
-        """Make a connection beside those of the pool, and end it. Raises what the driver raises."""
+        """Open a connection outside the pool, and close it. Raises the driver's errors."""
         connection = await greenlet_spawn(self._invoke_creator, None)
         connection.terminate()
 
     def recreate(self) -> "BoundedPool":
-        """Return an empty pool like this one; SQLAlchemy goes on with it after `dispose`."""
+        """Return an empty pool like this one, which SQLAlchemy uses after `dispose`."""
         fresh = super().recreate()
         assert isinstance(fresh, BoundedPool)  # noqa: S101  # for the type checker
         for name in ("ping_after", "attempt_ping_after", "ping_timeout", "overflow_lingers"):
@@ -117,14 +119,14 @@ class BoundedPool(ConnectionPool):
         return True
 
     def usage(self) -> tuple[int, int, int, int]:
-        """How many connections are in use and idle, how many there may be, and how many wait for one."""
+        """Return the connections in use and idle, the limit, and the callers that wait."""
         idle = sum(one.dbapi_connection is not None for one in self._idle)
         return self._places.in_use, idle, self._places.limit, self._places.waiting
 
     async def check_aside(self) -> bool:
-        """Ask the database without a connection of the pool, if that is full.
+        """Ask the database on a connection outside the pool, if the pool is full.
 
-        Raises DatabaseUnavailable, or PoolExhausted if the database is well and no caller gets a connection.
+        Raises DatabaseUnavailable, or PoolExhausted if the database answers and no caller gets a connection.
         """
         if not self._places.locked():
             return False
@@ -136,11 +138,11 @@ class BoundedPool(ConnectionPool):
         else:
             gets_one = True
             self._places.release()
-        if self._watchdog is not None:  # SQLite has no server that could be silent
+        if self._watchdog is not None:  # SQLite has no server that could be silent.
             try:
                 await self._connect_aside()
             except NO_CONNECTION as error:
-                if code_of(error) != asyncpg.TooManyConnectionsError.sqlstate:  # which is an answer
+                if code_of(error) != asyncpg.TooManyConnectionsError.sqlstate:  # An error is an answer.
                     raise unreachable(error) from error
         if not gets_one:
             raise PoolExhausted(ALL_IN_USE)
@@ -150,13 +152,13 @@ class BoundedPool(ConnectionPool):
         return self.proxied(await_only(self._take(self.ping_after, None)))
 
     def connect_for(self, quota: ModuleQuota) -> PoolProxiedConnection:
-        """As `connect`, in a module's name. Raises also PoolShareExhausted."""
+        """Return a connection as `connect` does, for a module. Also raises PoolShareExhausted."""
         return self.proxied(await_only(self._take(self.ping_after, quota)))
 
     def proxied(self, entry: ConnectionPoolEntry) -> PoolProxiedConnection:
-        """An entry as SQLAlchemy's connections take it. Closing that gives it back."""
+        """Return an entry as SQLAlchemy's connections use it. Closing that returns it to the pool."""
         self._chosen = entry
-        # SQLAlchemy would look at its age once more and replace it, with the transaction and the role that it has.
+        # SQLAlchemy would check its age again and replace it, with its transaction and role.
         started, entry.starttime = entry.starttime, math.inf  # type: ignore[attr-defined]  # of SQLAlchemy's entries
         try:
             return super().connect()
@@ -166,7 +168,7 @@ class BoundedPool(ConnectionPool):
     async def attempt(
         self, work: Callable[[ConnectionPoolEntry], Awaitable[Result]], quota: ModuleQuota | None = None
     ) -> tuple[ConnectionPoolEntry, Result]:
-        """Do something with a connection, and again with a new one if the first was lost before that had an effect.
+        """Use a connection, and repeat that with a new one if the first was lost before it had an effect.
 
         So a request never sees a connection that died while it was idle, and no connection is pinged beforehand.
         """
@@ -175,24 +177,25 @@ class BoundedPool(ConnectionPool):
             try:
                 return entry, await work(entry)
             except LostConnection as error:
-                self._invalidate_time = time.time()  # those of its age are dead, too: SQLAlchemy replaces them
+                self._invalidate_time = time.time()  # Connections of its age are lost too: SQLAlchemy replaces them.
                 self.drop(entry, error)
                 if is_last:
                     raise
             except BaseException as error:
                 if isinstance(error, DatabaseUnavailable) or not isinstance(error, Exception):
-                    self.drop(entry, error)  # late or cancelled: the next to use it must not meet the answer to this
+                    # Late or cancelled: the next user must not read the answer to this statement.
+                    self.drop(entry, error)
                 else:
                     self.give_back(entry)
                 raise
         raise AssertionError("unreachable")
 
     def give_back(self, entry: ConnectionPoolEntry) -> None:
-        """End the use of an entry that `attempt` gave."""
+        """End the use of an entry from `attempt`."""
         self._do_return_conn(entry)
 
     def drop(self, entry: ConnectionPoolEntry, error: BaseException | None = None) -> None:
-        """Give back an entry whose connection is of no more use."""
+        """Return an entry whose connection cannot be used again."""
         entry.invalidate(error)
         self._do_return_conn(entry)
 
@@ -211,12 +214,12 @@ class BoundedPool(ConnectionPool):
         return entry
 
     async def _take_with(self, role: str | None, ping_after: float | None) -> ConnectionPoolEntry:
-        """A connection that has this role."""
+        """Take a connection that has this role."""
         entry = await self._take_any(role, ping_after)
         if entry.info.get(_ROLE) != role:
             try:
                 await self._set_role(entry, role)
-            except LostConnection:  # it died while it was idle: a new one, as in `attempt`
+            except LostConnection:  # It died while it was idle: take a new one, as in `attempt`.
                 entry = await self._take_any(role, ping_after)
                 await self._set_role(entry, role)
         return entry
@@ -233,7 +236,7 @@ class BoundedPool(ConnectionPool):
                 try:
                     async with asyncio.timeout(None) as attempt:
                         self._connecting.add(attempt)
-                        try:  # to connect needs SQLAlchemy's greenlet
+                        try:  # Connecting needs SQLAlchemy's greenlet.
                             entry = await greenlet_spawn(self._opened, entry)
                         finally:
                             self._connecting.discard(attempt)
@@ -250,9 +253,10 @@ class BoundedPool(ConnectionPool):
             self.drop(entry)
 
     def _pop(self, role: str | None) -> ConnectionPoolEntry | None:
-        """The idle connection to use: the one used last of those with this role; None: a new one.
+        """Return the most recently used idle connection with this role, or None for a new one.
 
-        Without one the pool grows up to its size, so that modules that take turns do not change roles at each.
+        Without such a connection the pool grows up to its size, so that modules in turn do not change the role at each
+        use.
         """
         if self._idle[-1].info.get(_ROLE) == role:
             return self._idle.pop()
@@ -263,7 +267,10 @@ class BoundedPool(ConnectionPool):
         return None if self._overflow < 0 else self._idle.popleft()
 
     async def _set_role(self, entry: ConnectionPoolEntry, role: str | None) -> None:
-        """One round trip, before any transaction: a rollback would undo it. Raises LostConnection, RoleError."""
+        """Set the role in one round trip, before any transaction, because a rollback would undo it.
+
+        Raises LostConnection and RoleError.
+        """
         driver: Any = entry.driver_connection
         try:
             await driver.execute("RESET ROLE" if role is None else f"SET ROLE {quoted(role)}")
@@ -273,7 +280,7 @@ class BoundedPool(ConnectionPool):
                 raise
             if isinstance(error, asyncpg.PostgresError) and not is_outage(error):
                 raise RoleError(f"the role {role} cannot be taken ({error}): run `kernel roles --apply`") from error
-            self._invalidate_time = time.time()  # those of its age are dead, too
+            self._invalidate_time = time.time()  # Connections of its age are lost too.
             raise LostConnection(f"the database gave no answer ({type(error).__name__})") from error
         entry.info[_ROLE] = role
 
@@ -284,7 +291,7 @@ class BoundedPool(ConnectionPool):
         return self._recycle < 0 or time.time() - entry.starttime <= self._recycle
 
     def _opened(self, entry: Any) -> ConnectionPoolEntry:
-        """The entry, or a new one, with an open connection."""
+        """Return the entry, or a new one, with an open connection."""
         if entry is None:
             entry = self._do_get()
         try:
@@ -295,9 +302,9 @@ class BoundedPool(ConnectionPool):
         return entry  # type: ignore[no-any-return]  # as it came
 
     async def _is_alive(self, entry: ConnectionPoolEntry, ping_after: float) -> bool:
-        """Whether the driver knows of no end and, after a long pause, the server still answers.
+        """Return whether the driver knows of no end and, after a long pause, the server still answers.
 
-        A connection that was ended properly is known to be; one that a firewall dropped is not.
+        The driver notices a proper end of a connection, but not a firewall that drops packets.
         """
         driver: Any = entry.driver_connection
         if driver.is_closed():
@@ -306,7 +313,7 @@ class BoundedPool(ConnectionPool):
             return True
         try:
             async with asyncio.timeout(self.ping_timeout):
-                await driver.execute("SELECT 1")  # asyncpg's `execute` fails on an empty query
+                await driver.execute("SELECT 1")  # asyncpg's `execute` fails on an empty query.
         except Exception:  # noqa: BLE001  # asyncpg has many for this, some that say they are its own mistakes
             return False
         except BaseException as error:
@@ -319,7 +326,7 @@ class BoundedPool(ConnectionPool):
             chosen, self._chosen = self._chosen, None
             return chosen
         try:
-            self._inc_overflow()  # there is room: we have a turn
+            self._inc_overflow()  # There is room, because this caller has a turn.
             return self._create_connection()
         except BaseException:
             self._dec_overflow()
@@ -330,10 +337,10 @@ class BoundedPool(ConnectionPool):
         driver = connection.driver_connection
         if terminate and hasattr(driver, "stop"):
             # aiosqlite's thread ends after its statement. SQLAlchemy would wait for it here, and for ever if a second
-            # cancellation (anyio repeats them) stops the thread meanwhile.
+            # cancellation (anyio repeats them) stops the thread in the meantime.
             try:
                 self._in_background(partial(_interrupt, driver))
-            except RuntimeError:  # there is no loop any more
+            except RuntimeError:  # The event loop has ended.
                 driver.stop()
         else:
             super()._close_connection(connection, terminate=terminate)
@@ -353,11 +360,11 @@ class BoundedPool(ConnectionPool):
         self._idle.append(record)
         self._places.release()
         if self._next_look is None and len(self._idle) > self.size():
-            with suppress(RuntimeError):  # without a loop it is the garbage collector that returns it
+            with suppress(RuntimeError):  # Without an event loop, the garbage collector returns it.
                 self._next_look = asyncio.get_running_loop().call_later(self.overflow_lingers, self._close_surplus)
 
     def _close_surplus(self) -> None:
-        """Close the connections above the pool's size that were idle for a while; look again if more are left."""
+        """Close connections above the pool's size that have been idle for a while; check again if more remain."""
         self._next_look = None
         loop, needed_since = asyncio.get_running_loop(), time.monotonic() - self.overflow_lingers
         while len(self._idle) > self.size():
@@ -370,7 +377,7 @@ class BoundedPool(ConnectionPool):
 
 
 async def _interrupt(driver: Any) -> None:
-    """Break off aiosqlite's statement, whose caller has gone, and close the connection."""
-    with suppress(ValueError):  # it is closed already
+    """Interrupt aiosqlite's statement after its caller was cancelled, and close the connection."""
+    with suppress(ValueError):  # It is already closed.
         await driver.interrupt()
     await driver.close()

@@ -1,4 +1,4 @@
-"""How the bounded pool and the quotas of modules plug into AsyncDBPool."""
+"""Install the bounded pool and the quotas of modules in AsyncDBPool."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from kernel.ext.pool.quota import QUOTA, ModuleQuota, QuotaEngine
 
 
 def install(pool: AsyncDBPool) -> None:
-    """Use bounded pools in `pool`, with a quota for each module that shares one. Call it before any engine is made."""
+    """Use bounded pools in `pool`, with a quota for each module that shares one. Call it before any engine exists."""
     quotas = Quotas(pool)
     pool.pool_class = BoundedPool
     pool.on_engine.append(quotas.listen)
@@ -23,7 +23,7 @@ def install(pool: AsyncDBPool) -> None:
 
 
 class Quotas:
-    """Each module as a user of the pools."""
+    """Creates the quota of each module."""
 
     def __init__(self, pool: AsyncDBPool) -> None:
         self._pool = pool
@@ -44,7 +44,7 @@ class Quotas:
             pool.watch()
 
     def engine_of_module(self, module: str | None, engine: AsyncEngine) -> AsyncEngine:
-        """Return the engine that takes connections in a module's name."""
+        """Return the engine that takes connections for a module."""
         if module is None or engine.dialect.name != "postgresql":
             return engine
         key = (module, engine.url)
@@ -57,11 +57,12 @@ class Quotas:
         """Yield the usage of each module that may hold only a share of its pool."""
         for (module, url), quota in self._quotas.items():
             if quota is not None and (share := quota.share) is not None and url == self._pool.placement(module).url:
-                overflow = max(0, share.in_use - self._pool.config.pool_size)  # were there no other module
+                # The overflow that this module would cause without other modules.
+                overflow = max(0, share.in_use - self._pool.config.pool_size)
                 yield Usage(module, share.in_use, 0, share.limit, share.waiting, overflow)
 
     def _quota(self, module: str, url: URL) -> ModuleQuota | None:
-        """Return a module's quota in the pool of `url`; None where it needs neither a role nor a limit."""
+        """Return a module's quota in the pool of `url`; None if it needs neither a role nor a limit."""
         config, roles = self._pool.config, self._pool.roles
         role = None if roles is None else roles.role(module)
         others = self._users[url] - (module in self._pool.with_tables)
@@ -74,7 +75,7 @@ class Quotas:
 
 
 def _take_local_role(connection: Connection) -> None:
-    """Take the module's role for this transaction alone, where the server connection belongs to no session."""
+    """Take the module's role for this transaction only, because a pooler gives the connection to others."""
     quota: ModuleQuota | None = connection.get_execution_options().get(QUOTA)
     if quota is not None and quota.local_role is not None:
         connection.exec_driver_sql(f"SET LOCAL ROLE {quoted(quota.local_role)}")

@@ -1,4 +1,4 @@
-"""One module as a user of a pool that it shares with others: under which role, and with how many connections."""
+"""The quota of a module in a pool that it shares with others: its role and its number of connections."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ QUOTA = "kernel_quota"
 
 
 class FairSemaphore(asyncio.Semaphore):
-    """Lets in a number of callers at a time, in the order in which they ask, each waiting at most `timeout` seconds."""
+    """Admits a number of callers at a time, in the order of their calls. Each waits at most `timeout` seconds."""
 
     def __init__(self, count: int, timeout: float, error: type[DatabaseUnavailable], reason: str) -> None:
-        """Raise `error` with its `reason` for a caller that has waited that long."""
+        """Raise `error` with its `reason` for a caller that has waited `timeout` seconds."""
         super().__init__(count)
         self.limit = count
         self._timeout = timeout
@@ -28,18 +28,18 @@ class FairSemaphore(asyncio.Semaphore):
 
     @property
     def in_use(self) -> int:
-        """How many are taken."""
+        """Return how many places are taken."""
         return self.limit - self._value
 
     @property
     def waiting(self) -> int:
-        """How many callers wait for one."""
+        """Return how many callers wait for a place."""
         return len(self._waiters or ())
 
     async def take(self) -> None:
-        """Wait for one; `release` ends it."""
+        """Wait for a place; `release` frees it."""
         if not self.locked():
-            await self.acquire()  # at once
+            await self.acquire()  # Without waiting.
             return
         try:
             async with asyncio.timeout(self._timeout):
@@ -49,11 +49,10 @@ class FairSemaphore(asyncio.Semaphore):
 
 
 class ModuleQuota:
-    """A module's part in one pool.
+    """The quota of a module in one pool.
 
-    `role` is the PostgreSQL role of its connections, and `local_role` that of its transactions, behind a pooler.
-    `limit` is the number of connections that it may hold at a time, and `timeout` how long it waits for one of those,
-    in seconds.
+    `role` is the PostgreSQL role of its connections; behind a pooler, `local_role` is that of its transactions. `limit`
+    is the number of connections that it may hold at a time, and `timeout` the seconds that it waits for one of those.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class ModuleQuota:
 
 
 class QuotaEngine(OptionEngine):
-    """An engine whose connections are taken from a BoundedPool in a module's name."""
+    """An engine that takes its connections from a BoundedPool for a module."""
 
     def __init__(self, engine: Engine, quota: ModuleQuota, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(engine, {**(options or {}), QUOTA: quota})

@@ -12,17 +12,18 @@ from kernel.wait import wait_for_reply
 _log = structlog.get_logger("kernel.database")
 
 _LOOK_SECONDS = 0.25
-# So long a connection may be in use before we ask whether anybody is there, and so long the answer may take.
+# Seconds for which a connection may be in use before the watchdog probes the database, and seconds for its answer.
 _LATE_SECONDS = 1.0
 _ANSWER_SECONDS = 1.0
 
 
 class ConnectionWatchdog:
-    """Tells a slow statement, which may take its time, from a database that would be waited for in vain.
+    """Tells a slow statement from a silent database.
 
-    A command timeout cannot: short enough for the one, it ends the other. While a connection is late we make a new one
-    on the side; if nothing comes back, all that is under way is given up, and what comes is refused at once until
-    somebody answers. An answer is also "too many clients", and so is a refusal: who gets one need not be told.
+    A command timeout cannot do this: one that is short enough for a silent database would end slow statements. While a
+    connection is late, the watchdog opens another one. If the database does not answer there, the watchdog abandons all
+    work in progress, and the pool refuses new work until the database answers. "Too many clients" and a refusal are
+    answers too: the caller gets them without the watchdog.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class ConnectionWatchdog:
         oldest: Callable[[], float | None],
         give_up: Callable[[float], bool],
     ) -> None:
-        """`connect` makes a connection and ends it; `oldest`: since when one has been in use for longest (monotonic).
+        """Probe by `connect`, which opens and closes a connection.
 
-        `give_up` ends all that are in use, unless one has been given back well since the moment that it is told.
+        `oldest` returns the start of the longest use (monotonic). `give_up` ends all uses, unless a connection was
+        returned in working order after the time that is its argument.
         """
         self.is_silent = False
         self._connect, self._oldest, self._give_up = connect, oldest, give_up
@@ -42,12 +44,12 @@ class ConnectionWatchdog:
         self._task: asyncio.Task[None] | None = None
 
     def follow(self) -> None:
-        """To be called when a connection is taken: look from now on, while any is in use."""
+        """Check from now on, while a connection is in use. Call it when a connection is taken."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look, context=Context())
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
@@ -55,7 +57,7 @@ class ConnectionWatchdog:
         self._timer = self._task = None
 
     def doubt(self) -> None:
-        """To be called when to connect has taken too long: it may as well be this process that was late."""
+        """Probe the database after connecting has taken too long: this process itself may have been late."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._ask(), context=Context())
 
@@ -71,14 +73,14 @@ class ConnectionWatchdog:
 
     async def _ask(self) -> None:
         self._asked_at = time.monotonic()
-        # If others have had their answers meanwhile, it is only the way to one connection.
+        # If other uses got their answers in the meantime, only the path of one connection is broken.
         if not await self._answers(_ANSWER_SECONDS) and self._give_up(self._asked_at):
             self.is_silent = True
             _log.error("the database has stopped answering")
             self._task = asyncio.get_running_loop().create_task(self._until_it_answers())
 
     async def _until_it_answers(self) -> None:
-        """Ask again and again, without waiting for what was asked before: that may have been lost on the way."""
+        """Repeat the probe without waiting for earlier ones, which may have been lost on the way."""
         asked: set[asyncio.Task[bool]] = set()
         try:
             while not any(task.done() and task.result() for task in asked):
@@ -92,16 +94,16 @@ class ConnectionWatchdog:
         _log.info("the database answers again")
 
     async def _answers(self, seconds: float) -> bool:
-        """Return whether an answer arrives within this many seconds of listening."""
+        """Return whether an answer arrives within this many seconds in which the event loop could receive it."""
         asking = asyncio.ensure_future(self._connect())
         try:
             while (left := await wait_for_reply(asking, seconds)) is not None:
-                if not isinstance(asking.exception(), TimeoutError):  # any other is an answer
+                if not isinstance(asking.exception(), TimeoutError):  # Any other error is an answer.
                     return True
                 asking, seconds = (
                     asyncio.ensure_future(self._connect()),
                     left,
-                )  # we may not have listened
+                )  # The event loop may have been blocked.
             return False
         finally:
             asking.cancel()

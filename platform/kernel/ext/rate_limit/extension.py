@@ -35,5 +35,5 @@ class RateLimit(Extension):
 
 
 def _mounts(kernel: Kernel) -> tuple[str, ...]:
-    """Return how the paths of mounted applications begin. These authorise their callers themselves."""
+    """Return the path prefixes of mounted applications, which authorise their callers themselves."""
     return tuple(f"{prefix}/" for prefix in kernel.builder.mounts)

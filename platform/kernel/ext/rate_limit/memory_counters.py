@@ -1,4 +1,4 @@
-"""The counters of rate limits in the memory of this process. Imported where there is a limit."""
+"""Count requests in the memory of this process. Imported only if there is a limit."""
 
 import time
 

@@ -220,7 +220,7 @@ def _remote_call(wire: WireContract, method: WireMethod, module: RemoteModule, r
 def _headers(ends_at: float, key: str | None) -> dict[str, str]:
     context = get_contextvars()  # bound by the outermost middleware: see kernel/web/middleware.py
     headers = {
-        "Accept-Encoding": "identity",  # compression costs more than it saves inside one network
+        "Accept-Encoding": "identity",  # Inside one network, compression costs more than it saves.
         "Content-Type": "application/json",
         "Idempotency-Key": key and quote(key),
         "X-Request-ID": context.get("request_id"),

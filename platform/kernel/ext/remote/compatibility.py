@@ -2,7 +2,7 @@
 
 `kernel contracts lock` compares the locked description with the current one, and readiness compares the descriptions
 of two processes; both use this module. Schemas are JSON Schema as `kernel.ext.remote.schema` writes it. A keyword that
-this module does not understand counts as breaking unless it is equal on both sides.
+this module does not know counts as breaking unless it is equal on both sides.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ _UNDERSTOOD = frozenset(
         "x-strict", "x-computed", "x-names", "x-fields", "x-written",
     }
 )  # fmt: skip
-# Keywords that refuse values, and of which this module only sees whether they are equal.
+# Keywords that refuse values, of which this module only checks the equality.
 _OPAQUE = frozenset(
     {
         "pattern", "allOf", "not", "if", "then", "else", "contains", "minContains", "maxContains", "patternProperties",
@@ -32,18 +32,18 @@ _OPAQUE = frozenset(
         "x-ascii",
     }
 )  # fmt: skip
-# All keywords that can refuse a value. Any other, such as `title` or `example`, is for people.
+# All keywords that can refuse a value. Others, such as `title` or `example`, are documentation.
 ASSERTIONS = _UNDERSTOOD | _OPAQUE | {"$ref", "$defs", "anyOf", "oneOf"}
 
 
 class Effect(StrEnum):
     """The effect of a difference on the side whose description comes first."""
 
-    # One side can refuse what the other sends.
+    # One side can refuse a value that the other sends.
     REFUSED = "refused"
-    # Both can read each other, but something that the first side relies on has no effect on the second.
+    # Each side can read the other, but the second side has no part that the first relies on.
     REMOVED = "removed"
-    # The second side has something that the first does not know and does not need.
+    # The second side has a part that the first neither knows nor needs.
     ADDED = "added"
 
 
@@ -67,8 +67,8 @@ class Difference:
 def compare(mine: Mapping[str, Schema], theirs: Mapping[str, Schema]) -> list[Difference]:
     """List how another process's contracts and messages (`theirs`) differ from those this process relies on (`mine`).
 
-    The values have a `fingerprint` and a `description`; equal fingerprints are not looked into. Raises ValueError for
-    what is no description.
+    The values have a `fingerprint` and a `description`; descriptions with equal fingerprints are not compared. Raises
+    ValueError for an invalid description.
     """
     found: list[Difference] = []
     for name, one in mine.items():
@@ -112,7 +112,7 @@ def message_differences(name: str, *, reader: Schema, publisher: Schema) -> Iter
 
 
 def stored_differences(name: str, *, reader: Schema, publisher: Schema) -> Iterator[Difference]:
-    """Yield why a reader with newer code cannot read rows that the publisher stored in the same version."""
+    """Yield why newer code cannot read rows that the publisher stored in the same version."""
     yield from _read(name, publisher["message"], reader["message"], is_ours=True)
 
 
@@ -149,7 +149,7 @@ def _method(member: str, mine: Schema, theirs: Schema) -> Iterator[Difference]:
     yield from sent
     yield from _narrowed(f"{member}, arguments", mine["arguments"], theirs["arguments"], {one.reason for one in sent})
     yield from _read(f"{member}, result", theirs["result"], mine["result"], is_ours=False)
-    # Arguments cross by name. Their places matter to callers of the same code base.
+    # Calls pass arguments by name. Their positions matter only to callers in the same code base.
     known = theirs["arguments"]["accepted"].get("properties", {})
     placed = [name for name in mine.get("positional", ()) if name in known]
     if "positional" in theirs and theirs["positional"][: len(placed)] != placed:
@@ -161,7 +161,7 @@ def _method(member: str, mine: Schema, theirs: Schema) -> Iterator[Difference]:
 
 
 def _narrowed(member: str, mine: Schema, theirs: Schema, known: set[str]) -> Iterator[Difference]:
-    """Yield which arguments were accepted and are not any more, although this kernel's callers never send them."""
+    """Yield which arguments are no longer accepted, although callers with this kernel never send them."""
     if mine != theirs:
         before, now = mine["accepted"], theirs["accepted"]
         for note in _Reading(before, now, is_open=True).notes(before, now, ""):
@@ -170,7 +170,7 @@ def _narrowed(member: str, mine: Schema, theirs: Schema, known: set[str]) -> Ite
 
 
 def _read(member: str, sender: Schema, reader: Schema, *, is_ours: bool) -> Iterator[Difference]:
-    """Yield what the reader can make of what is sent. `is_ours`: the first side sends."""
+    """Yield how the reader treats the values that are sent. `is_ours`: the first side sends."""
     if sender == reader:
         return
     sent, accepted = sender["sent"], reader["accepted"]
@@ -192,12 +192,15 @@ class _Note:
     def effect(self, *, is_ours: bool) -> Effect:
         if self.lacks is None:
             return Effect.REFUSED
-        # What the first side sends in vain, or waits for in vain, is gone.
+        # The first side sends a part that is ignored, or expects a part that is not sent.
         return Effect.REMOVED if (self.lacks == "reader") == is_ours else Effect.ADDED
 
 
 class _Reading:
-    """One schema read by another, each with its own definitions. `is_open`: unknown fields can be sent, too."""
+    """Compares a schema that is sent with the one that reads it, each with its own definitions.
+
+    `is_open`: the sender may also send unknown fields.
+    """
 
     def __init__(self, sent: Schema, accepted: Schema, *, is_open: bool = False) -> None:
         self._is_open = is_open
@@ -206,10 +209,10 @@ class _Reading:
         self._seen: set[tuple[Any, Any]] = set()
 
     def notes(self, sent: Any, accepted: Any, at: str) -> Iterator[_Note]:
-        """Yield why a sent value can be refused, and which parts of it are ignored or left to their defaults."""
+        """Yield why a sent value can be refused, and which parts of it are ignored or get their defaults."""
         names = (_name(sent), _name(accepted))
         if names in self._seen:
-            return  # a recursive class that is being compared already
+            return  # A recursive class whose comparison is in progress.
         if all(names):
             self._seen.add(names)
         sent, accepted = _resolved(sent, self._sent), _resolved(accepted, self._accepted)
@@ -230,7 +233,7 @@ class _Reading:
             yield from self._plain(sent, accepted, at)
 
     def _choices(self, sent: Schema, choices: list[Any], accepted: Schema, at: str) -> Iterator[_Note]:
-        """Yield the notes of the choice that fits best."""
+        """Yield the notes of the alternative with the fewest refusals."""
         tag = accepted.get("discriminator", {}).get("propertyName")
         if tag in sent.get("properties", {}) and tag not in sent.get("required", ()):
             yield _Note(f"{f'{at}.{tag}'.lstrip('.')} selects the variant, but can be left out")
@@ -240,7 +243,7 @@ class _Reading:
             notes = list(self.notes(sent, one, at))
             if not notes:
                 return
-            self._seen = seen  # what was assumed on the way to a refusal does not hold
+            self._seen = seen  # Assumptions about recursive classes do not hold after a refusal.
             is_other = sent.get("type") != _resolved(one, self._accepted).get("type")
             found.append(((is_other, sum(note.lacks is None for note in notes), len(notes)), notes))
         yield from min(found, key=lambda one: one[0])[1]
@@ -306,7 +309,7 @@ class _Reading:
             yield from self.notes(names, accepted["propertyNames"], f"a key of {at or 'it'}")
 
     def _unknown(self, fields: Schema, accepted: Schema, at: str) -> Iterator[_Note]:
-        """Yield what happens to fields that the reader does not name."""
+        """Yield how the reader treats fields that it does not name."""
         rest = accepted.get("additionalProperties", True)
         for name, schema in fields.items():
             where = f"{at}.{name}".lstrip(".")
@@ -332,7 +335,7 @@ def _name(schema: Any) -> Any:
 
 
 def _checks(sent: Schema, accepted: Schema, here: str) -> Iterator[_Note]:
-    """Yield other validators and serializers of the reader; their names are all that can be compared."""
+    """Yield validators and serializers of the reader that differ by name; their code cannot be compared."""
     if (written := sent.get("x-written")) != (read := accepted.get("x-written")):
         yield _Note(f"{here} is written by {written or 'pydantic'} and read as written by {read or 'pydantic'}")
     for check in accepted.get("x-checks", ()):
@@ -341,7 +344,7 @@ def _checks(sent: Schema, accepted: Schema, here: str) -> Iterator[_Note]:
 
 
 def _names(sent: Schema, accepted: Schema, here: str) -> Iterator[_Note]:
-    """Yield members of an enum that both sides have, with different values: one would be taken for another."""
+    """Yield members of an enum that have different values on both sides, so that one would be read as another."""
     for name, value in sent.items():
         if name in accepted and accepted[name] != value:
             yield _Note(f"{here}, {name}, is sent as {value!r} and read as {accepted[name]!r}")
@@ -350,7 +353,7 @@ def _names(sent: Schema, accepted: Schema, here: str) -> Iterator[_Note]:
 def _values(values: list[Any], accepted: Schema, here: str) -> Iterator[_Note]:
     """Yield which of these values the reader refuses."""
     if "const" in accepted or "enum" in accepted:
-        known = [(type(one), one) for one in _values_of(accepted)]  # 1 is not True
+        known = [(type(one), one) for one in _values_of(accepted)]  # In Python 1 == True, but the JSON values differ.
         if new := [one for one in values if (type(one), one) not in known]:
             yield _Note(f"{here} can be {_said(new)}, which is not known")
     elif wrong := next((one for one in values if not _is_type(_type_of(one), accepted)), None):
@@ -367,7 +370,7 @@ def _values(values: list[Any], accepted: Schema, here: str) -> Iterator[_Note]:
 def _bounds(sent: Schema, accepted: Schema, here: str) -> Iterator[_Note]:
     for bound, default in _LEAST.items():
         limit = accepted.get(bound, default)
-        # A set drops what is sent twice, so it can have fewer elements than were sent.
+        # A set drops duplicates, so it can have fewer elements than the sent array.
         is_deduplicated = bound == "minItems" and accepted.get("uniqueItems") and not sent.get("uniqueItems")
         given = min(sent.get(bound, default), 1) if is_deduplicated else sent.get(bound, default)
         if given < limit:
@@ -388,7 +391,7 @@ def _bounds(sent: Schema, accepted: Schema, here: str) -> Iterator[_Note]:
 
 
 def _limit(schema: Schema, bound: str, sign: int) -> tuple[float, bool] | None:
-    """The least value, times `sign`, and whether it is excluded: the larger the tuple, the narrower."""
+    """Return the lower limit times `sign`, and whether it is exclusive: a larger tuple is narrower."""
     found = []
     if (inclusive := schema.get(f"m{bound}")) is not None:
         found.append((sign * inclusive, False))
@@ -399,7 +402,7 @@ def _limit(schema: Schema, bound: str, sign: int) -> tuple[float, bool] | None:
 
 
 def _is_same(key: str, sent: Schema, accepted: Schema) -> bool:
-    """Return whether a keyword has the same value in both schemas, without a reference, whose target could differ."""
+    """Return whether a keyword is equal in both schemas and contains no reference, whose target could differ."""
     return bool(accepted[key] == sent.get(key)) and "$ref" not in str(accepted[key])
 
 

@@ -1,7 +1,7 @@
-"""Describe a type as JSON Schema that tells all that pydantic refuses, and nothing that is only for people.
+"""Describe a type as JSON Schema that contains everything that pydantic refuses, and no documentation.
 
-pydantic's own JSON Schema leaves out what the vocabulary has no word for: a required time zone, the digits of a
-decimal, the schemes of a URL, validators. They are added here under keywords that begin with `x-`.
+pydantic's own JSON Schema omits constraints for which JSON Schema has no keyword: a required time zone, the digits of a
+decimal, the schemes of a URL, validators. This module adds them under keywords that begin with `x-`.
 """
 
 import functools
@@ -32,7 +32,10 @@ def both_ways(adapter: TypeAdapter[Any]) -> Schema:
 
 
 def _canonical(schema: Any, *, by_name: bool = False) -> Any:
-    """Keep what can refuse a value, in one order. `by_name`: the keys are names of fields or classes."""
+    """Keep the keywords that can refuse a value, in a fixed order.
+
+    `by_name`: the keys are names of fields or classes.
+    """
     if isinstance(schema, list):
         return [_canonical(one) for one in schema]
     if not isinstance(schema, dict):
@@ -53,23 +56,23 @@ def _canonical(schema: Any, *, by_name: bool = False) -> Any:
 
 
 class _Schemas(GenerateJsonSchema):
-    """pydantic's JSON Schema, with the constraints that it leaves out."""
+    """pydantic's JSON Schema, with the constraints that it omits."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # The configuration of the classes that are being described, the innermost last.
+        # The configurations of the classes that are being described, the innermost last.
         self._configs: list[Mapping[str, Any]] = [{}]
 
     def field_is_required(
         self, field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField, total: bool
     ) -> bool:
-        """Return whether the field is always there: what is sent has its fields with a default, too."""
+        """Return whether a value always has the field: sent values also have the fields with a default."""
         if self.mode == "serialization" and field["type"] != "typed-dict-field":
             return field.get("serialization_exclude_if") is None
         return super().field_is_required(field, total)
 
     def generate_inner(self, schema: Any) -> Schema:
-        """Describe any type; name a serializer that does not say what it writes."""
+        """Describe any type, and name a serializer without a return type."""
         found = super().generate_inner(schema)
         written = schema.get("serialization", {})
         if "function" in written and "return_schema" not in written and (name := _public_name(written["function"])):
@@ -108,7 +111,7 @@ class _Schemas(GenerateJsonSchema):
         return super().float_schema(schema) | self._strict(schema)
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> Schema:
-        """Describe a Decimal: a text with a format, and bounds like a number."""
+        """Describe a Decimal: a text with a format, and limits as for a number."""
         digits = {"x-max-digits": schema.get("max_digits"), "x-decimal-places": schema.get("decimal_places")}
         limits = {name: schema.get(name) for name in ("ge", "gt", "le", "lt", "multiple_of")}
         numbers: Any = {name: None if limit is None else float(str(limit)) for name, limit in limits.items()}
@@ -118,11 +121,11 @@ class _Schemas(GenerateJsonSchema):
         return {"anyOf": [bounds | {"x-strict": True}, text]} if self.mode == "validation" else text
 
     def named_tuple_schema(self, schema: core_schema.NamedTupleSchema) -> Schema:
-        """Describe a NamedTuple, which crosses as an array, and the order of its fields."""
+        """Describe a NamedTuple, which is sent as an array, and the order of its fields."""
         return super().named_tuple_schema(schema) | {"x-fields": [field["name"] for field in schema["fields"]]}
 
     def str_schema(self, schema: core_schema.StringSchema) -> Schema:
-        """Describe a text, and how it is changed when it is read."""
+        """Describe a text, and how reading changes it."""
         found = super().str_schema(schema)
         for name, keyword in _TRANSFORMS.items():
             if schema.get(name, self._configs[-1].get(f"str_{name}")):
@@ -130,20 +133,20 @@ class _Schemas(GenerateJsonSchema):
         return found
 
     def bytes_schema(self, schema: core_schema.BytesSchema) -> Schema:
-        """Describe bytes by the encoding of this direction."""
+        """Describe bytes by their encoding in this direction."""
         option = "ser_json_bytes" if self.mode == "serialization" else "val_json_bytes"
         return super().bytes_schema(schema) | {"format": _BYTES[self._configs[-1].get(option, "utf8")]}
 
     def date_schema(self, schema: core_schema.DateSchema) -> Schema:
-        """Describe a date, and whether it must be past or future."""
+        """Describe a date, and whether it must be in the past or future."""
         return self._moment(super().date_schema(schema), schema)
 
     def time_schema(self, schema: core_schema.TimeSchema) -> Schema:
-        """Describe a time, and whether it must have a zone."""
+        """Describe a time, and whether it must have a time zone."""
         return self._moment(super().time_schema(schema), schema)
 
     def datetime_schema(self, schema: core_schema.DatetimeSchema) -> Schema:
-        """Describe a moment, whether it must have a zone, and whether it must be past or future."""
+        """Describe a datetime, whether it must have a time zone, and whether it must be in the past or future."""
         return self._moment(super().datetime_schema(schema), schema)
 
     def timedelta_schema(self, schema: core_schema.TimedeltaSchema) -> Schema:
@@ -151,12 +154,12 @@ class _Schemas(GenerateJsonSchema):
         return self._moment(super().timedelta_schema(schema), schema)
 
     def enum_schema(self, schema: core_schema.EnumSchema) -> Schema:
-        """Describe an enum by its values and the names that they stand for."""
+        """Describe an enum by its values and their names."""
         names = {member.name: to_jsonable_python(member.value) for member in schema["members"]}
         return super().enum_schema(schema) | {"x-names": names}
 
     def dict_schema(self, schema: core_schema.DictSchema) -> Schema:
-        """Describe a mapping, and its keys if they are not any text."""
+        """Describe a mapping, and its keys unless they are arbitrary texts."""
         keys = self.generate_inner(schema.get("keys_schema") or core_schema.str_schema())
         return super().dict_schema(schema) | ({} if keys == {"type": "string"} else {"propertyNames": keys})
 
@@ -169,19 +172,19 @@ class _Schemas(GenerateJsonSchema):
         return super().multi_host_url_schema(schema) | _schemes(schema)
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> Schema:
-        """Describe what is validated, and name the validator."""
+        """Describe the validated type, and name the validator."""
         return _checked(super().function_before_schema(schema), schema)
 
     def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> Schema:
-        """Describe what is validated, and name the validator."""
+        """Describe the validated type, and name the validator."""
         return _checked(super().function_after_schema(schema), schema)
 
     def function_wrap_schema(self, schema: core_schema.WrapValidatorFunctionSchema) -> Schema:
-        """Describe what is validated, and name the validator."""
+        """Describe the validated type, and name the validator."""
         return _checked(super().function_wrap_schema(schema), schema)
 
     def function_plain_schema(self, schema: core_schema.PlainValidatorFunctionSchema) -> Schema:
-        """Describe what a validator accepts that stands in the place of a type: its name is all that is known."""
+        """Describe a validator that replaces a type, of which only the name is known."""
         is_told = "json_schema_input_schema" in schema or _validator(schema) is None
         return _checked(super().function_plain_schema(schema) if is_told else {}, schema)
 
@@ -194,7 +197,7 @@ class _Schemas(GenerateJsonSchema):
             self._configs.pop()
 
     def _computed(self, found: Schema, schema: Any) -> Schema:
-        """Name the computed fields to the reader: they are sent, and it computes them again."""
+        """Name the computed fields for the reader, which computes them again although they are sent."""
         names = [one.get("alias", one["property_name"]) for one in schema.get("computed_fields", ())]
         return found | {"x-computed": names} if names and self.mode == "validation" else found
 
@@ -227,7 +230,7 @@ def _validator(schema: Any) -> str | None:
 
 
 def _public_name(function: Any) -> str | None:
-    """The name of a validator or serializer; None for pydantic's own, whose effect JSON Schema tells."""
+    """Return the name of a validator or serializer; None for pydantic's own, whose effect JSON Schema contains."""
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)

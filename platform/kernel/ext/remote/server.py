@@ -57,7 +57,7 @@ class ContractServer:
 
     @cached_property
     def _described(self) -> dict[str, dict[str, Described]]:
-        """The contracts and messages of each module."""
+        """Return the contracts and messages of each module."""
         sent = self._channel.sent
         return {module: describe(wires, sent.get(module, ())) for module, wires in self._contracts.items()}
 
@@ -179,7 +179,7 @@ def _invalid(error: ValidationError) -> RequestValidationError:
 
 
 def _declared(error: ContractError, request: Request) -> Response:
-    """Answer 422 with what the caller needs to raise the same error."""
+    """Answer 422 with the data that the caller needs to raise the same error."""
     problem = json.loads(bytes(answer(request, 422, str(error)).body))
     raised = {"name": type(error).__name__, "fields": error.fields.model_dump(mode="json", by_alias=True)}
     return JSONResponse(problem | {"contract_error": raised}, 422, media_type=MEDIA_TYPE)

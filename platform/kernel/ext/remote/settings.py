@@ -16,7 +16,7 @@ _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
 class InternalSettings(SettingsGroup):
     """Calls between processes, below /internal. Times are in seconds.
 
-    Either one secret that all share, or Ed25519 keys: a private one signs, the public ones verify.
+    The keys are either one shared secret, or Ed25519 keys: a private key signs, the public keys verify.
     """
 
     model_config = SettingsConfigDict(env_prefix="INTERNAL_")

@@ -116,7 +116,7 @@ class WireContract:
 
     @cached_property
     def errors(self) -> dict[str, type[ContractError]]:
-        """The errors that the contract declares, by name. They are defined in its file or package."""
+        """Return the errors that the contract declares, by name. They are defined in its file or package."""
         home = home_of(self.contract)
         files = [file for name, file in sorted(sys.modules.items()) if f"{name}.".startswith(f"{home}.")]
         values = [value for file in files for value in vars(file).values() if isinstance(value, type)]
@@ -124,7 +124,7 @@ class WireContract:
 
     @cached_property
     def description(self) -> Schema:
-        """Everything that both sides must agree on."""
+        """Return everything that both sides must agree on."""
         return {
             "format": _FORMAT,
             "version": self.contract.contract_version,

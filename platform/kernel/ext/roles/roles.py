@@ -20,13 +20,13 @@ from kernel.ext.pool.errors import RoleError
 from kernel.settings import DatabaseConfig, Environment
 
 _log = structlog.get_logger("kernel.roles")
-_MAX_BYTES = 63  # PostgreSQL cuts longer names off, and two may become one
+_MAX_BYTES = 63  # PostgreSQL truncates longer names, and two names may become equal.
 _OWNER = "_owner"
 _SINCE_16 = "current_setting('server_version_num')::int >= 160000"
-# What SET ROLE needs; before PostgreSQL 16 every member might.
+# The privilege that SET ROLE needs; before PostgreSQL 16 every member had it.
 MAY_SET = f"CASE WHEN {_SINCE_16} THEN 'SET' ELSE 'MEMBER' END"
 _ROWS, _NUMBERS = "SELECT, INSERT, UPDATE, DELETE", "USAGE, SELECT"
-# What in a schema has an owner of its own. What an extension or a column brought along follows those.
+# The kinds of objects in a schema that have an owner. Objects of an extension or a column follow those.
 _OBJECTS = """
     SELECT described.type, described.identity, found.owner, found.class, found.oid
     FROM (
@@ -43,7 +43,7 @@ _OBJECTS = """
         )
     )
 """
-# What is not as it should be once the roles are applied, in words. {role} and {owner} are names, {schema} is quoted.
+# Conditions that must not hold after the roles are applied. {role} and {owner} are names, {schema} is quoted.
 _PROBLEMS = f"""
     WITH objects AS ({_OBJECTS})
     SELECT format('the schema belongs to %s', nspowner::regrole) FROM pg_namespace
@@ -63,27 +63,27 @@ _PROBLEMS = f"""
 
 @dataclass(frozen=True)
 class Role:
-    """A module's roles in the database at `url`; without a `schema` it has no tables, and so no owner of them."""
+    """A module's roles in the database at `url`; without a `schema` it has no tables, and so no owner role."""
 
     name: str
     module: str
     url: URL
     schema: str | None
-    # Past a pooler.
+    # The URL that bypasses a pooler.
     direct_url: URL
 
     @property
     def owner(self) -> str:
-        """The role that owns the schema and everything in it, and runs the module's migrations."""
+        """Return the role that owns the schema and everything in it, and runs the module's migrations."""
         return f"{self.name}{_OWNER}"
 
     @property
     def advice(self) -> str:
-        """Say how the roles are made."""
+        """Return how to create the roles."""
         return "run `kernel roles --apply`"
 
     async def allowed(self, connection: asyncpg.Connection) -> str:
-        """Return the one of both that the user of this connection may take; the serving one if it is neither."""
+        """Return the role that the user of this connection may take; the serving one if it may take none."""
         names = (self.owner, self.name)
         mine = f"SELECT rolname FROM pg_roles WHERE rolname = ANY($1) AND pg_has_role(oid, {MAY_SET})"  # noqa: S608
         found = {row[0] for row in await connection.fetch(mine, names)}
@@ -91,13 +91,13 @@ class Role:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The roles that there are."""
+        """Return the names of the module's roles."""
         return (self.name,) if self.schema is None else (self.name, self.owner)
 
     def statements(self, logins: Iterable[str] = ()) -> Iterator[str]:
-        """Return the SQL that makes the roles and their rights, or brings existing ones up to date.
+        """Return the SQL that creates the roles and their rights, or updates existing ones.
 
-        The current user may take both. `logins` may take the serving role: they serve.
+        The current user may take both. `logins` may take the serving role.
         """
         for name in self.names:
             yield (
@@ -111,7 +111,8 @@ class Role:
         if self.schema is None:
             return
         schema, role, owner = quoted(self.schema), quoted(self.name), quoted(self.owner)
-        # What was made before there was an owner passes to it; the schema last, or the user could not reach the rest.
+        # Objects from before there was an owner role pass to it; the schema last, or the user could not access the
+        # others.
         yield (
             f"DO $$ DECLARE one record; old regrole := (SELECT nspowner FROM pg_namespace "  # noqa: S608  # quoted
             f"WHERE oid = to_regnamespace({_literal(schema)})); BEGIN "
@@ -132,7 +133,7 @@ class Role:
         yield "RESET ROLE"
 
     def protection(self) -> str:
-        """Return the SQL that keeps the serving role from changing which migrations are applied."""
+        """Return the SQL that prevents the serving role from changing the list of applied migrations."""
         table = f"{quoted(self.schema or '')}.alembic_version"
         return (
             f"DO $$ BEGIN IF to_regclass({_literal(table)}) IS NOT NULL THEN "
@@ -141,7 +142,7 @@ class Role:
 
 
 class PostgresqlRoles:
-    """The roles of the modules of one application, as kernel.database asks for them."""
+    """The roles of the modules of one application, as kernel.database uses them."""
 
     def __init__(self, pool: AsyncDBPool) -> None:
         self._pool = pool
@@ -160,7 +161,7 @@ class PostgresqlRoles:
         return [role for module in self._pool.modules if (role := self.role(module)) is not None]
 
     async def prepare(self, logins: Iterable[str] = ()) -> None:
-        """Make the roles and their rights. Raises RoleError."""
+        """Create the roles and their rights. Raises RoleError."""
         await self._refuse_undeclared_poolers()
         await apply_roles(self.all(), self._pool.config, logins)
 
@@ -197,9 +198,10 @@ async def refuse_undeclared_pooler(url: URL, config: DatabaseConfig) -> None:
 
 
 def role_name(module: str, url: URL, config: DatabaseConfig) -> str:
-    """The name of a module's role: roles are the whole server's, so it begins with the database's name or the setting.
+    """Return the name of a module's role.
 
-    Raises RoleError where PostgreSQL could not hold it.
+    Roles belong to the whole server, so the name begins with the database's name or the setting. Raises RoleError if
+    PostgreSQL could not store it.
     """
     prefix = f"{url.database}." if config.role_prefix is None else config.role_prefix
     name = f"{prefix}{module}"
@@ -211,7 +213,7 @@ def role_name(module: str, url: URL, config: DatabaseConfig) -> str:
 
 
 async def apply_roles(roles: Iterable[Role], config: DatabaseConfig, logins: Iterable[str] = ()) -> None:
-    """Make the roles and their rights, one transaction for each database. Raises RoleError."""
+    """Create the roles and their rights, in one transaction for each database. Raises RoleError."""
     logins = tuple(logins)
     for url, of_url in _by_url(roles, lambda role: role.direct_url).items():
         connection = await _connected(url, config)
@@ -314,7 +316,7 @@ def _literal(text: str) -> str:
 
 
 def _granted(role: str, login: str | None) -> str:
-    """Let a login (None: the current user) take a role, without having its rights before it does."""
+    """Return the SQL that lets a login (None: the current user) take a role without inheriting its rights."""
     who, grantee = ("current_user", "CURRENT_USER") if login is None else (_literal(login), quoted(login))
     grant = _literal(f"GRANT {quoted(role)} TO {grantee}")
     name = _literal(role)
@@ -326,7 +328,7 @@ def _granted(role: str, login: str | None) -> str:
 
 
 def _by_url(roles: Iterable[Role], url_of: Callable[[Role], URL]) -> Mapping[URL, list[Role]]:
-    """Raises RoleError if two modules would have one role."""
+    """Group the roles by database. Raises RoleError if two modules would have the same role."""
     by_url: dict[URL, list[Role]] = defaultdict(list)
     of_name: dict[str, str] = {}
     for role in roles:

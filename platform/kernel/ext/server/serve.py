@@ -19,8 +19,8 @@ from kernel.logging import configure_logging
 from kernel.project import Project
 from kernel.serving import application, watched_folders
 
-# What the system may hold of a response before the client has read it. By default Linux takes megabytes, and until
-# they are full a client that does not read at all looks like one that reads slowly.
+# The number of response bytes that the system may buffer before the client reads them. Linux buffers megabytes by
+# default, during which a client that does not read looks like one that reads slowly.
 _UNSENT_BYTES = 64 << 10
 
 

@@ -255,16 +255,16 @@ def _work(sock: socket.socket, beats: Connection, is_first: bool) -> None:
     for number in (
         signal.SIGINT,
         signal.SIGHUP,
-    ):  # a terminal sends them to all its processes; the supervisor handles them
+    ):  # A terminal sends these signals to all its processes; the supervisor handles them.
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server sets its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # Until the server sets its own handlers.
 
     def beat() -> None:
         try:
             os.write(beats.fileno(), b".")
         except BlockingIOError:
-            pass  # the supervisor is busy
-        except BrokenPipeError:  # the supervisor was killed: stop, and remove the folder in its place
+            pass  # The supervisor is busy.
+        except BrokenPipeError:  # The supervisor was killed: stop, and remove the folder in its place.
             server.abandon()
             if folder := os.environ.get(WORKERS_FOLDER):
                 shutil.rmtree(folder, ignore_errors=True)

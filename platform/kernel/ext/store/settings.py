@@ -1,4 +1,4 @@
-"""Where the processes keep what they share."""
+"""Settings of the store that processes share."""
 
 from importlib.util import find_spec
 

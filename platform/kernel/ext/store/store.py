@@ -1,4 +1,4 @@
-"""Keep what requests have in common for a while: in a Redis that all processes share, or in the memory of one."""
+"""Store data of several requests for a limited time: in a Redis that all processes share, or in the memory of one."""
 
 import asyncio
 import time
@@ -124,14 +124,14 @@ class SharedStore:
             str(self._url),
             max_connections=_CONNECTIONS,
             timeout=self._timeout,
-            retry=Retry(NoBackoff(), 1),  # for a connection that a restart has closed
+            retry=Retry(NoBackoff(), 1),  # For a connection that a restart has closed.
             **options,
         )
         return Redis(connection_pool=pool)
 
 
 class MemoryStore:
-    """The same in this process, of bounded size: the least recently used entries go first."""
+    """The same store in this process, of limited size: the least recently used entries are dropped first."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes

@@ -88,7 +88,7 @@ class Metrics:
             writer.write(pickle.dumps(self._own()))
             await writer.drain()
         writer.close()
-        await self._refresh()  # for the next scrape: the other worker does not wait for our database
+        await self._refresh()  # For the next scrape: the other worker does not wait for this process's database.
 
     async def _others(self) -> list[list["Metric"]]:
         if self._socket is None:

@@ -48,9 +48,11 @@ class Broker:
         prefetch: int = 20,
         lease_seconds: float = 30,
     ) -> None:
-        """`prefetch`: how many messages of a name are taken at once. `lease_seconds`: how long after its process died
-        a message is delivered to another one, and the longest pause before it is delivered again after a failure.
-        Raises ValueError for a URL of another kind.
+        """Describe a connection, which `start` opens.
+
+        `prefetch`: the number of messages of a name that are taken at once. `lease_seconds`: the time after which a
+        message of a dead process is delivered to another one, and the longest pause before it is delivered again after
+        a failure. Raises ValueError for a URL of another kind.
         """
         kind = _KINDS.get(url.partition("://")[0])
         if kind is None:
@@ -65,14 +67,15 @@ class Broker:
         self._stopping = asyncio.Event()
 
     def receive(self, group: str, names: Collection[str], take: Callable[[bytes], Awaitable[None]]) -> None:
-        """Give messages of these names to `take`, each to one process of the group; call it before `start`.
+        """Pass messages of these names to `take`, each to one process of the group; call it before `start`.
 
-        A message is done when `take` returns. When it raises, the message comes again after a pause, here or elsewhere.
+        A message is done when `take` returns. If it raises, the message is delivered again after a pause, to any
+        process.
         """
         self._subscriptions.append(Subscription(group, tuple(names), take))
 
     async def start(self) -> None:
-        """Connect. Return also if the broker does not answer: connecting is tried again until `stop`."""
+        """Connect. If the broker does not answer, return and repeat the attempt until `stop`."""
         self._stopping.clear()
         tried = asyncio.Event()
         self._task = asyncio.create_task(self._stay_connected(tried))
@@ -84,7 +87,7 @@ class Broker:
         self._doubted.set()
         task, self._task = self._task, None
         if task is not None:
-            # Cancelling at once would cost the client its connection and the started work.
+            # Cancelling immediately would cost the client its connection and the started work.
             await asyncio.wait({task}, timeout=_LET_FINISH_SECONDS if self._link is not None else 0)
             task.cancel()
             await asyncio.wait({task})
@@ -161,11 +164,11 @@ class Broker:
                 self._closing = asyncio.create_task(link.close())
                 await asyncio.shield(self._closing)  # closing takes a bounded time and must be complete
             pause = min(_MAX_PAUSE_SECONDS, max(0.25, pause * 2))
-            with suppress(TimeoutError):  # jitter, not a secret
+            with suppress(TimeoutError):  # For jitter, not for a secret.
                 await asyncio.wait_for(self._stopping.wait(), pause * random.uniform(0.5, 1))  # noqa: S311
 
     async def _watch(self, link: Link) -> None:
-        """Watch the connection until `stop`. Raises if it, or something on the broker, is gone."""
+        """Watch the connection until `stop`. Raises if the connection, or an object on the broker, is lost."""
         looks = 0
         while not self._stopping.is_set():
             self._doubted.clear()

@@ -109,8 +109,8 @@ class Link(ABC):
     async def _leave(self) -> None:
         readers = {task for subscriber in self._broker.subscribers for task in getattr(subscriber, "tasks", ())}
         await self._stop_receiving()
-        # They are cancelled, but on Python 3.11 the client's `asyncio.wait_for` may swallow that; FastStream would then
-        # take the end of the connection for an error and look again after five seconds.
+        # They are cancelled, but on Python 3.11 the client's `asyncio.wait_for` may swallow that. FastStream would then
+        # treat the end of the connection as an error and check again after five seconds.
         while readers:
             for reader in readers:
                 reader.cancel()

@@ -21,10 +21,10 @@ from nats.js.errors import NotFoundError
 
 from kernel.ext.messaging.brokers.connection import Link, MessageRefused, OnBroker
 
-# A message that arrives meanwhile is given at once.
+# A message that arrives during the request is returned immediately.
 _FETCH_SECONDS = 5.0
 _FAILED_FETCH_SECONDS = 1.0
-# Who sends has a bound of its own, and FastStream's would be half a second: less than a busy server may take.
+# The caller of `send` has a time limit of its own. FastStream's would be half a second, too short for a busy server.
 _PUBLISH_SECONDS = 600.0
 
 
@@ -37,7 +37,7 @@ class Opened(Link):
 
     async def open(self) -> None:
         self._trimmed = {}
-        # Two tries for each server; and what is lost is not repaired below us, but opened anew.
+        # Two tries for each server. The client does not repair a lost connection; the kernel opens a new one.
         tries: dict[str, Any] = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.1, "allow_reconnect": False}
         self._broker = NatsBroker(self._url.split(","), **self._options(), **tries, connect_timeout=5)
         self._connection = await self._broker.connect()
@@ -66,8 +66,10 @@ class Opened(Link):
             started.subscription.fetch = partial(self._fetch, started.subscription.fetch)
 
     async def _fetch(self, fetch: Callable[..., Awaitable[Any]], **options: Any) -> Any:
-        """FastStream asks again at once whatever went wrong: where the connection is closed, in a loop that never gives
-        way to anything else in the process; where the consumer is gone, as fast as the server can say so.
+        """Fetch messages with a pause after a failure, because FastStream repeats the request immediately.
+
+        On a closed connection its loop never yields to other tasks of the process. If the consumer is gone, it repeats
+        as fast as the server refuses.
         """
         try:
             return await fetch(**options)
@@ -79,7 +81,7 @@ class Opened(Link):
             raise
 
     async def send(self, body: bytes, name: str, message_id: str) -> None:
-        # The id: JetStream drops what comes a second time within two minutes.
+        # The message id: JetStream drops a duplicate within two minutes.
         headers = {"Nats-Msg-Id": message_id}
         try:
             await self._broker.publish(
@@ -94,7 +96,7 @@ class Opened(Link):
             raise MessageRefused(f"{len(body)} bytes are more than the server's max_payload") from error
 
     async def ping(self) -> None:
-        if not self._connection.is_connected:  # `flush` says nothing then
+        if not self._connection.is_connected:  # `flush` does not raise in this state.
             raise ConnectionClosedError
         await self._connection.flush(timeout=5)
 
@@ -106,11 +108,11 @@ class Opened(Link):
         if not self._subscriptions or (self._trimming is not None and not self._trimming.done()):
             return
         if self._trimming is not None:
-            self._trimming.result()  # a failed trim is a reason to connect anew
+            self._trimming.result()  # A failed trim is a reason to reconnect.
         consumers = await self._consumers()
         subjects = {self._subject(name) for subscription in self._subscriptions for name in subscription.names}
         done = {subject: min(c.ack_floor.stream_seq for c in consumers if _reads(c, subject)) for subject in subjects}
-        # Beside the looks at the connection: they keep the leases of the messages in work.
+        # In a task beside the checks, which extend the leases of the messages in progress.
         self._trimming = asyncio.create_task(self._trim(done))
 
     async def _trim(self, done: Mapping[str, int]) -> None:
@@ -118,7 +120,7 @@ class Opened(Link):
         for subject, last in done.items():
             sequence = await self._next(subject)
             while sequence is not None and sequence <= last:
-                with suppress(NotFoundError):  # another process has deleted it
+                with suppress(NotFoundError):  # Another process has deleted it.
                     await self._jetstream.delete_msg(self._prefix, sequence)
                 self._trimmed[subject] = sequence
                 sequence = await self._next(subject)
@@ -153,8 +155,8 @@ class Opened(Link):
         return found
 
     async def _stop_receiving(self) -> None:
-        # FastStream's own way leaves tasks running where the connection is closed already (it cannot unsubscribe), and
-        # waits half a minute for a server that does not answer. Closing the connection is enough of a farewell.
+        # FastStream's own stop leaves tasks running if the connection is already closed (it cannot unsubscribe), and
+        # waits half a minute for a server that does not answer. Closing the connection is sufficient.
         for subscriber in self._broker.subscribers:
             subscriber.running, subscriber.subscription = False, None
         await asyncio.gather(*(subscriber.stop() for subscriber in self._broker.subscribers))
@@ -165,7 +167,7 @@ class Opened(Link):
         try:
             await self._connection.close()
         finally:
-            # The client leaves them running where what it had not yet sent met a broken connection.
+            # The client leaves these tasks running if the connection broke while it had unsent data.
             for subscription in self._connection._subs.values():
                 subscription._stop_processing()
             if self._trimming is not None:

@@ -37,7 +37,7 @@ class Opened(Link):
     async def send(self, body: bytes, name: str, message_id: str) -> None:
         try:
             await self._publish(body, name, message_id, self._exchange)
-        except PublishError:  # no queue is bound to this name: the message waits for the first that is
+        except PublishError:  # No queue is bound to this name: the message waits for the first one.
             queue = self._waiting(name)
             await self._broker.declare_queue(queue)
             await self._publish(body, queue.name, message_id, RabbitExchange())
@@ -57,7 +57,7 @@ class Opened(Link):
         await self._pings.declare_exchange(self._prefix, passive=True, robust=False)
 
     async def _pass_on(self, name: str, body: bytes) -> None:
-        """What waited for a first group: there is one now."""
+        """Move the messages that waited for a first group to the exchange."""
         await self._publish(body, name, None, self._exchange)
 
     async def tend(self) -> None:
@@ -87,14 +87,14 @@ class Opened(Link):
         return 4 if message.raw_message.redelivered else 1  # a classic queue does not count
 
     async def _again(self, message: Any, pause_seconds: float) -> None:
-        # RabbitMQ delivers again at once, so the message is held for the pause. A queue that delays (by TTL and dead
+        # RabbitMQ delivers again immediately, so the message is held during the pause. A delay queue (TTL and dead
         # letters) would take it over without a confirmation.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._closing.wait(), pause_seconds)
         await message.nack()
 
     async def _keep(self, message: Any) -> None:
-        """RabbitMQ leaves a message to its connection, for half an hour."""
+        """Do nothing: RabbitMQ reserves a message for its connection for half an hour."""
 
     def _waiting(self, name: str) -> RabbitQueue:
         return _queue(f"{self._prefix}.waiting.{name}")

@@ -1,7 +1,7 @@
 """Redis Streams: a stream for each name, a consumer group for each group.
 
-The processes of a group share one consumer, so that none is left behind when a process ends: what it had not
-acknowledged is claimed by whichever process sees it idle for a lease.
+The processes of a group share one consumer, so that no consumer remains when a process ends. Another process claims its
+unacknowledged messages after they have been idle for a lease.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from kernel.ext.messaging.brokers.connection import Link, OnBroker
 
 _log = structlog.get_logger("kernel.ext.messaging")
 
-# Each that is being sent has a connection to itself, and the pool keeps as many as there ever were.
+# Each simultaneous send needs a connection, and the pool never closes one.
 _MOST_SENDING = 16
 
 
@@ -32,7 +32,7 @@ class Opened(Link):
         lease, look = int(self._lease * 1000), int(min(1.0, self._lease / 10) * 1000)
         for subscription in self._subscriptions:
             for name in subscription.names:
-                # From the first message on; FastStream's own begins with the next.
+                # From the first message on; FastStream's own group begins with the next one.
                 await self._make_group(self._stream(name), subscription.group)
                 for idle in (None, lease):
                     stream = StreamSub(
@@ -55,7 +55,7 @@ class Opened(Link):
         await self._client.ping()
 
     async def tend(self) -> None:
-        """Raises where a group is gone, and removes what all groups of a stream have acknowledged."""
+        """Raise if a group is gone, and delete the messages that all groups of a stream have acknowledged."""
         for stream in {self._stream(name) for subscription in self._subscriptions for name in subscription.names}:
             groups = {group["name"].decode(): group for group in await self._client.xinfo_groups(stream)}
             for subscription in self._subscriptions:
@@ -76,7 +76,7 @@ class Opened(Link):
                 continue
             of_stream = await self._client.xinfo_groups(stream)
             for group in of_stream:
-                lag = group.get("lag")  # Redis 7, and unknown there after entries were deleted
+                lag = group.get("lag")  # Redis 7 has the field, without a value after entries were deleted.
                 if lag is None:
                     lag = len(await self._client.xrange(stream, b"(" + group["last-delivered-id"]))
                 found.append(OnBroker(name, group["name"].decode(), lag + group["pending"]))
@@ -97,7 +97,7 @@ class Opened(Link):
         await self._claim(message, idle_seconds=0)
 
     async def _claim(self, message: Any, idle_seconds: float) -> None:
-        """Say for how long the message has not been touched; at a lease it is delivered again."""
+        """Return for how long the message has been idle; after a lease it is delivered again."""
         raw = message.raw_message
         await self._client.xclaim(
             raw["channel"],
@@ -117,7 +117,7 @@ class Opened(Link):
                 raise
 
     async def _warn(self) -> None:
-        """Of settings with which a crash or a full memory loses what was confirmed."""
+        """Warn of settings with which a crash or a full memory loses confirmed messages."""
         info = await self._client.info()
         if not info.get("aof_enabled"):
             _log.warning("Redis loses confirmed messages when it dies: set `appendonly yes`")
