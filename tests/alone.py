@@ -1,13 +1,13 @@
 """`@pytest.mark.alone`: no other test of this checkout runs beside this one, also with `pytest -n`.
 
-A test that puts a bound on time, with servers and callers of its own, shows nothing while a neighbour has the other
-core. All tests take two locks, on files that exist anyway: the room, with others or alone, and the door, for as long as
-they wait for the room, so that who is alone gets a turn. They come last, when nobody has much left to do that they
-would have to wait for; and those that take longest first: of the whole project, and of servers. Such tests wait for
-others more than they compute, so `-n auto` is one process more than there are cores.
+A test that asserts a limit of time, with servers and clients of its own, would measure the load of a test on the other
+core. Every test takes a lock on a file, shared or exclusive. While it waits for that lock, it holds a second lock, so
+that a test that waits for the exclusive lock gets its turn. Marked tests run last, when few other tests remain to wait
+for them. The longest of all tests, those of the whole project and of servers, come first. Tests wait more than they
+compute, so `-n auto` starts one process more than there are cores.
 
-Python looks for garbage between tests, and within one only in what is new: late in a run, to look through all that is
-there takes a second, in which a test's callers, servers and proxies stand still.
+The garbage collector runs between tests and, within a test, examines only new objects. Late in a run a full collection
+takes a second, during which the clients, servers and proxies of a test would stop.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ _TESTS_PER_COLLECTION = 150
 
 
 class Turns:
-    """Lets each test wait for its turn and leaves others' garbage out of it, before its own time begins to count."""
+    """Lets each test wait for its turn, and excludes existing objects from garbage collection during the test."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -63,5 +63,5 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: no other test may run beside this one, for it puts bounds on time")
-    if "PYTEST_CURRENT_TEST" not in os.environ:  # a run that a test started has its turn already
+    if "PYTEST_CURRENT_TEST" not in os.environ:  # A run that a test started belongs to the turn of that test.
         config.pluginmanager.register(Turns())

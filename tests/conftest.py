@@ -1,4 +1,4 @@
-"""What these tests need beyond the kernel's own fixtures (kernel.testing, docs/testing.md)."""
+"""Fixtures of these tests in addition to those of the kernel (kernel.testing, docs/testing.md)."""
 
 from pathlib import Path
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def variables(tmp_path: Path) -> dict[str, str]:
-    """Settings of the modules: nothing is kept where another test could see it."""
+    """Return settings of the modules with which tests do not share stored files."""
     return {"IMAGES_STORAGE_URL": f"file://{tmp_path / 'images'}", "HEALTH_CACHE_SECONDS": "0"}

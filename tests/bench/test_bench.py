@@ -41,7 +41,7 @@ def load(app: str, number: int, per_second: float, *, failed: int = 0) -> Load:
     return Load("read_one", app, number, 1000, 1.0, per_second, 2.0, 9.0, failed, 0, 0, 100.0, 0.9, 0.0, 0)
 
 
-def test_a_spread_has_the_least_the_middle_and_the_greatest() -> None:
+def test_a_spread_has_the_smallest_the_median_and_the_largest() -> None:
     assert Spread.of([3, 1, 2]) == Spread(1, 2, 3)
     assert Spread.of([4, 1, 2, 3]) == Spread(1, 2.5, 4)
     assert Spread.of([]) is None
@@ -58,7 +58,7 @@ def test_a_round_without_a_figure_has_no_ratio() -> None:
     assert ratios(figures, "read_one", "ours", "template") is None
 
 
-def test_a_target_is_reached_by_the_middle_of_all_rounds() -> None:
+def test_a_target_is_compared_with_the_median_of_all_rounds() -> None:
     target = Target("read_one", "read one", "ours", "control", 1, most_cpu=0.30, least_rate=3.5)
     cpu = {("read_one", "ours"): [25.0, 29.0, 90.0], ("read_one", "control"): [100.0] * 3}
     rates = {("read_one", "ours"): [340.0], ("read_one", "control"): [100.0]}
@@ -80,7 +80,7 @@ def test_no_relay_polls_beside_the_requests_whose_statements_are_counted(app: Ap
     assert not settings.group(MessagingSettings).relay
 
 
-def test_statements_are_read_from_the_log_once_each_and_sorted_by_what_they_are_for() -> None:
+def test_statements_are_read_from_the_log_once_each_and_counted_by_kind() -> None:
     log = (
         "2030-01-01 00:00:00.000 UTC [7] LOG:  duration: 0.011 ms  statement: BEGIN;\n"
         "2030-01-01 00:00:00.000 UTC [7] LOG:  duration: 0.200 ms  parse __asyncpg_stmt_1__: SELECT a\n"
@@ -98,7 +98,7 @@ def test_statements_are_read_from_the_log_once_each_and_sorted_by_what_they_are_
     assert str(Statements(20, 40, 0).per_request(20)) == "1 + 2 tx"
 
 
-def test_the_figures_are_found_in_what_wrk_prints() -> None:
+def test_the_figures_are_found_in_the_output_of_wrk() -> None:
     output = (
         "Running 1s test @ http://127.0.0.1:8000\n  1 threads and 64 connections\n"
         '{"requests": 100, "seconds": 1.010000, "p50_ms": 2.500, "p99_ms": 9.000, "failed": 0}\n'
@@ -106,12 +106,12 @@ def test_the_figures_are_found_in_what_wrk_prints() -> None:
     assert lua.result_of(output)["p99_ms"] == 9
 
 
-def test_a_generator_that_gave_no_figures_is_quoted() -> None:
+def test_an_output_without_figures_is_quoted_in_the_error() -> None:
     with pytest.raises(ValueError, match="unable to connect"):
         lua.result_of("unable to connect to 127.0.0.1:8000 Connection refused\n")
 
 
-def test_a_recipe_goes_round_its_values() -> None:
+def test_a_recipe_uses_its_values_in_turn() -> None:
     recipe = Recipe("GET", "/things/{}", ["1", "2"])
     assert [recipe.request(number)[1] for number in range(3)] == ["/things/1", "/things/2", "/things/1"]
 
@@ -148,12 +148,12 @@ def test_every_scenario_names_known_applications_and_has_a_recipe(name: str) -> 
     assert "{}" not in recipe.request(0)[1]
 
 
-def test_a_script_holds_every_byte_of_a_body_as_lua_reads_it() -> None:
+def test_a_script_contains_every_byte_of_a_body_as_lua_reads_it() -> None:
     script = lua.script(Recipe("POST", "/things", body='a"\\\n\xff'))
     assert 'local body = "a\\034\\092\\010\\255"' in script
 
 
-def test_a_script_counts_where_its_recipe_does() -> None:
+def test_a_script_counts_as_its_recipe_does() -> None:
     script = lua.script(Recipe("PATCH", "/things/{}/x", first=10, count=5, if_match=True))
     assert "local first = 10\n" in script
     assert 'local before = "/things/"\n' in script
@@ -162,7 +162,7 @@ def test_a_script_counts_where_its_recipe_does() -> None:
 
 @asynccontextmanager
 async def serving(heard: list[str]) -> AsyncIterator[int]:
-    """A server that answers everything with success and keeps what it heard: request line, If-Match and body."""
+    """Provide a server that answers every request with success and records its request line, If-Match and body."""
     handlers: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -216,7 +216,7 @@ async def test_wrk_makes_the_recipes_requests(recipe: Recipe, tmp_path: Path) ->
     assert figures["failed"] == figures["broken"] == figures["late"] == 0
 
 
-def test_answers_are_compared_byte_for_byte_but_for_what_each_run_makes_anew() -> None:
+def test_answers_are_compared_byte_for_byte_except_for_values_that_differ_between_runs() -> None:
     def answer(id_: int, time: str, title: str) -> dict[str, object]:
         body = f'{{"id":{id_},"title":"{title}","created_at":"{time}"}}'
         return {"status": 201, "headers": {"location": f"/api/v1/events/{id_}"}, "body": body}
@@ -227,7 +227,7 @@ def test_answers_are_compared_byte_for_byte_but_for_what_each_run_makes_anew() -
     assert comparable(one, masks_ids=True) != comparable(answer(1, "2030", "b"), masks_ids=True)
 
 
-def test_a_cursor_says_where_it_stands() -> None:
+def test_a_cursor_decodes_to_its_position() -> None:
     row = dict(zip(EVENT_COLUMNS, next(event_rows(1, 1)), strict=True))
     place = (row["date"], row["time"], row["id"])
     assert decode_cursor(encode_cursor(*place)) == place

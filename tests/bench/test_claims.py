@@ -1,4 +1,4 @@
-"""The measurement of the claims: its pure parts, and its callers on a real socket."""
+"""The measurement of the claims: its computations, and its clients on a real socket."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ def test_ten_thousand_answers_in_time_and_memory_fulfil_the_claim() -> None:
         ([turn(10_000, 3, 200), turn(10_000, 3, 301)], 10_000, "partly"),
     ],
 )
-def test_what_is_late_large_unanswered_or_fewer_does_not_fulfil_it(
+def test_late_large_missing_or_fewer_answers_do_not_fulfil_the_claim(
     turns: list[Turn], count: int, expected: str
 ) -> None:
     assert summary({"kernel": turns, "bare": [turn(count, 1, 1)]}, count).holds == expected
@@ -94,7 +94,7 @@ def test_what_is_late_large_unanswered_or_fewer_does_not_fulfil_it(
         (b"HTTP/1.1 304 Not Modified\r\netag: x\r\n\r\n", 304),
     ],
 )
-def test_an_answer_counts_when_it_is_whole(answer: bytes, status: int | None) -> None:
+def test_an_answer_counts_when_it_is_complete(answer: bytes, status: int | None) -> None:
     assert status_of(answer) == status
 
 
@@ -129,7 +129,9 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-def test_a_measured_process_sees_nobodys_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measured_process_does_not_see_the_settings_of_the_developer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://somebody@elsewhere/theirs")
     variables = environment(tmp_path, ENVIRONMENT="prod")
     assert "DATABASE_URL" not in variables

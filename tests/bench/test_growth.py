@@ -1,4 +1,4 @@
-"""The measurement of growth: the projects that it writes, and its pure parts."""
+"""The measurement of growth: the projects that it writes, and its computations."""
 
 import ast
 import asyncio
@@ -34,7 +34,7 @@ def test_a_project_has_as_many_modules_and_routes_as_asked_for(tmp_path: Path) -
     assert sorted(folder.name for folder in (project / "migrations").iterdir()) == names
 
 
-def test_only_the_first_modules_have_a_table_where_so_many_are_asked_for(tmp_path: Path) -> None:
+def test_only_the_requested_number_of_modules_has_a_table(tmp_path: Path) -> None:
     project = write_project(tmp_path, modules=3, routes=4, tables=1)
     assert [(project / "modules" / f"feature_00{number}" / "models.py").exists() for number in range(3)] == [
         True,
@@ -52,7 +52,7 @@ def test_the_last_route_of_a_module_needs_no_database_however_few_there_are(tmp_
         assert last_path(1, routes) == f"/api/v1/feature_000/7/fact-{routes - 1}"
 
 
-def test_a_project_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_project_without_modules_or_routes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one"):
         write_project(tmp_path, modules=0, routes=10)
 
@@ -83,7 +83,7 @@ async def test_its_migration_makes_the_tables_of_its_models(tmp_path: Path) -> N
             assert await differences(history) == []
 
 
-def test_the_dearest_packages_in_which_nothing_ran_come_first() -> None:
+def test_the_slowest_packages_in_which_no_code_ran_come_first() -> None:
     trace = """
 import time: self [us] | cumulative | imported package
 import time:       300 |        300 |   rich.table
@@ -121,7 +121,7 @@ def test_calling_in_process_passes_the_query_and_the_headers_on() -> None:
 
 @pytest.mark.slow
 async def test_many_modules_are_routed_as_fastapi_alone_would_route_them(tmp_path: Path) -> None:
-    """Route by route: answers, refused methods, redirects, what is not there, and the OpenAPI document."""
+    """For each route: responses, refused methods, redirects, missing paths, and the OpenAPI document."""
     project = write_project(tmp_path, modules=20, routes=10, tables=2)
     with imported_alone():
         ours = create_app(settings_for(project, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))
@@ -149,7 +149,7 @@ async def test_many_modules_are_routed_as_fastapi_alone_would_route_them(tmp_pat
                 ):
                     assert await routed(ours, method, asked) == await routed(theirs, method, asked), (method, asked)
                 status, _, _, body = await routed(ours, "HEAD", path)
-                assert (status, body) == (200, "")  # FastAPI alone would refuse it
+                assert (status, body) == (200, "")  # FastAPI alone would refuse it.
         described, expected = ours.openapi()["paths"], theirs.openapi()["paths"]
     assert list(described) == list(expected)
     for path, operations in expected.items():
@@ -163,12 +163,12 @@ async def test_many_modules_are_routed_as_fastapi_alone_would_route_them(tmp_pat
 
 
 async def routed(app: FastAPI, method: str, path: str) -> tuple[int, str, str, str]:
-    """What says where a request went: status, where else to go, what else to do, and an answer that is no error."""
+    """Return the result of routing: status, redirect, allowed methods, and the body unless it is an error."""
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
         answer = await client.request(method, path)
     methods = set(answer.headers.get("allow", "").split(", "))
-    allowed = ", ".join(sorted(methods - {"HEAD"}))  # which we serve wherever GET is
-    # FastAPI alone repeats the host that the caller named; ours stays here, whoever that was.
+    allowed = ", ".join(sorted(methods - {"HEAD"}))  # The kernel serves HEAD for every GET.
+    # FastAPI alone repeats the host that the caller named in a redirect; the kernel redirects without a host.
     place = answer.headers.get("location", "").removeprefix("http://test")
     body = answer.text if answer.status_code == 200 else ""
     return answer.status_code, place, allowed, body

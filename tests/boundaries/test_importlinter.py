@@ -69,7 +69,7 @@ def test_every_contract_has_a_violation(root: Path) -> None:
 
 
 def test_a_project_without_modules_passes(root: Path, tmp_path: Path) -> None:
-    """A wildcard without a match is no failure, so that every module can be deleted."""
+    """A wildcard without a match is not a failure, so that every module can be deleted."""
     shutil.copy(root / "importlinter.ini", tmp_path)
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "__init__.py").touch()

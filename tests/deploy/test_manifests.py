@@ -1,4 +1,4 @@
-"""deploy/: what it says is what the application understands."""
+"""The names, probes and queries in deploy/ match the application."""
 
 import json
 import os
@@ -22,9 +22,9 @@ from kernel.settings import CORE_GROUPS, Environment
 from kernel.settings.sources import DEFAULT_SECRETS_DIR
 from kernel.testing import settings_for
 
-# The oldest minor version that Kubernetes still mends.
+# The oldest minor version that Kubernetes still supports.
 _KUBERNETES = "1.34"
-# Liveness asks no dependency: to start a pod anew would not mend one.
+# Liveness checks no dependency, because a restart of the pod would not repair one.
 _PROBES = {"startup": "/health/startup", "liveness": "/health/live", "readiness": "/health/ready"}
 _PROMQL = {"sum", "max", "rate", "and", "or", "topk", "count", "histogram_quantile"}
 
@@ -64,7 +64,7 @@ def policy(manifests: list[dict[str, Any]]) -> dict[str, Any]:
     return dict(found)
 
 
-def test_each_manifest_is_one_that_kubernetes_knows(manifests: list[dict[str, Any]]) -> None:
+def test_each_manifest_is_valid_for_kubernetes(manifests: list[dict[str, Any]]) -> None:
     kinds = []
     for one in manifests:
         kubernetes_validate.validate(one, _KUBERNETES, strict=True)
@@ -98,7 +98,7 @@ def test_the_settings_of_the_manifests_start_the_application(root: Path, manifes
     variables: dict[str, str] = {}
     for one in manifests:
         variables |= one.get("data", {}) | one.get("stringData", {})
-    # The examples are refused in production, which is a test of its own.
+    # Production refuses the example values, which another test verifies.
     variables = {
         name: value.replace("change-me", "9f8e7d6c5b4a39281706f5e4d3c2b1a0") for name, value in variables.items()
     }
@@ -111,7 +111,7 @@ def test_the_settings_of_the_manifests_start_the_application(root: Path, manifes
 def test_every_pod_has_the_secret_where_the_settings_look(pods: dict[str, dict[str, Any]]) -> None:
     assert DEFAULT_SECRETS_DIR == "/mnt/secrets"
     for name, pod in pods.items():
-        # The login that migrates is in no pod that serves.
+        # No pod that serves has the login that migrates.
         secret = {"secretName": "migrate" if name == "migrate" else "application"}
         [volume] = [one["name"] for one in pod["volumes"] if one.get("secret") == secret]
         assert len([one for one in pod["volumes"] if "secret" in one]) == 1
@@ -140,7 +140,7 @@ def test_every_probe_asks_its_own_route_on_a_port_that_is_listened_to(pods: dict
         assert {asked["port"] for asked in probes.values()} <= ports
 
 
-def test_a_pod_may_do_as_little_as_can_be(pods: dict[str, dict[str, Any]]) -> None:
+def test_a_pod_has_the_fewest_rights_that_suffice(pods: dict[str, dict[str, Any]]) -> None:
     for pod in pods.values():
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["automountServiceAccountToken"] is False
@@ -151,7 +151,7 @@ def test_a_pod_may_do_as_little_as_can_be(pods: dict[str, dict[str, Any]]) -> No
             assert rights["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_the_network_policy_is_for_every_pod_of_ours_in_both_directions(
+def test_the_network_policies_cover_every_pod_in_both_directions(
     policy: dict[str, Any], templates: dict[str, dict[str, Any]]
 ) -> None:
     assert sorted(policy["policyTypes"]) == ["Egress", "Ingress"]
@@ -160,8 +160,8 @@ def test_the_network_policy_is_for_every_pod_of_ours_in_both_directions(
         assert template["metadata"]["labels"]["app"] == "application", name
 
 
-def test_only_who_is_named_reaches_a_pod(policy: dict[str, Any]) -> None:
-    """An empty rule, and an empty selector in one, stand for everybody."""
+def test_only_named_sources_reach_a_pod(policy: dict[str, Any]) -> None:
+    """An empty rule, or an empty selector in a rule, allows every source."""
     for rule in policy["ingress"]:
         assert {port["port"] for port in rule["ports"]} <= {8000, 9090}
         assert rule["from"]
@@ -174,7 +174,7 @@ def test_only_who_is_named_reaches_a_pod(policy: dict[str, Any]) -> None:
 def test_a_pod_reaches_what_it_needs_and_never_the_metadata_service(policy: dict[str, Any]) -> None:
     for rule in policy["egress"]:
         ports = {port["port"] for port in rule["ports"]}
-        # To whatever address: then only on the ports of a database and of Redis.
+        # Rules for all addresses allow only the ports of a database and of Redis.
         assert ports
         assert rule.get("to") or ports <= {5432, 6379}
         for peer in rule.get("to", []):
@@ -212,15 +212,15 @@ def test_the_alerts_fire_when_they_should(root: Path) -> None:
 
 
 def expressions(root: Path) -> list[str]:
-    """What the dashboard and the alerts ask Prometheus."""
+    """Return the Prometheus expressions of the dashboard and the alerts."""
     dashboard = json.loads((root / "deploy" / "grafana" / "dashboard.json").read_text())
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     rules = yaml.safe_load((root / "deploy" / "prometheus" / "alerts.yaml").read_text())
     return found + [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
 
 
-async def test_the_dashboard_and_the_alerts_ask_for_what_is_told(root: Path, project: Project) -> None:
-    """On whatever database: what only PostgreSQL has is told, too, without a number."""
+async def test_the_dashboard_and_the_alerts_use_metrics_that_are_served(root: Path, project: Project) -> None:
+    """On any database: metrics that only PostgreSQL has are served without a value on others."""
     app = create_app(*project)
     transport = httpx2.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport, base_url="http://t") as client:

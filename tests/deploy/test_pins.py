@@ -1,4 +1,4 @@
-"""What CI and the image fetch is pinned: a tag can be moved to other code, a commit and a digest cannot."""
+"""Actions and images are pinned to commits and digests, because a tag can be moved to other code."""
 
 import re
 from pathlib import Path

@@ -19,7 +19,7 @@ from rich.table import Table
 from kernel.testing import create_database, postgresql_server
 from tests.faults.harness import Result
 
-# Each names its scenarios: ON_BOTH databases, ON_POSTGRESQL, or ONCE, where the database does not matter.
+# Each module lists its scenarios: ON_BOTH databases, ON_POSTGRESQL, or ONCE if the database does not matter.
 _FILES = (
     "messages",
     "subscribers",
@@ -41,7 +41,7 @@ _BEGIN, _END = "<!-- make faults -->", "<!-- end -->"
 
 
 def main() -> int:
-    """0 if every bound holds and every fault really happened."""
+    """Run the scenarios. Return 0 if every bound holds and every fault occurred."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each: whether it works, not how well")
     parser.add_argument("--only", default="", help="part of a file's or a scenario's name")
@@ -95,10 +95,10 @@ def _exists(name: str) -> bool:
 
 
 def _run(title: str, scenario: Any, folder: Path, url: str, *, is_quick: bool) -> list[Result]:
-    """A scenario that breaks down is a line that does not hold; the others still run."""
+    """Run a scenario. An exception becomes a line that does not hold, and the other scenarios still run."""
     try:
         found: list[Result] = asyncio.run(scenario(folder, url, is_quick))
-    except Exception as error:  # noqa: BLE001  # whatever it was
+    except Exception as error:  # noqa: BLE001  # Any error of a scenario.
         traceback.print_exc()
         return [Result(title, "", "", "", f"{type(error).__name__}: {error}"[:200], "to run", holds=False)]
     return found

@@ -1,4 +1,4 @@
-"""Callers who leave. The scenario guards against connections and transactions that are never given back."""
+"""Clients that disconnect. Guards against connections and transactions that are never released."""
 
 import asyncio
 import json
@@ -19,14 +19,17 @@ from tests.faults.uploading import kept, picture, repository, upload
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
-_CALLERS = 60  # four times as many as the pool has connections
+_CALLERS = 60  # Four times as many as the pool has connections.
 _BOUNDARY = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
 _IN_USE = re.compile(r'database_pool_connections\{[^}]*state="in_use"[^}]*\} (\S+)')
 _IN_FLIGHT = re.compile(r"^http_server_requests_in_flight (\S+)", re.MULTILINE)
 
 
 async def aborted(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Reads, writes, uploads and downloads are left at any moment. (A pool that is cancelled half way is lost.)"""
+    """Clients disconnect at any moment of reads, writes, uploads and downloads.
+
+    (Naive: cancelled requests lose connections.)
+    """
     times, warm = (600, 300) if quick else (10_000, 2_000)
     here = repository(folder, database_url)
     data = picture(200)
@@ -91,10 +94,10 @@ async def _abort(here: Served, requests: list[bytes], times: int, seen: Counter[
 
 
 async def _leave(here: Served, request: bytes) -> str:
-    """Send a request, or a part of it, maybe after a whole one on the same connection; wait a moment, and go."""
+    """Send a request or a part of it, sometimes after a complete one; wait a moment, and disconnect."""
     reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
     try:
-        if random.random() < 0.2:  # its answer is short, and complete
+        if random.random() < 0.2:  # This response is short, and complete.
             writer.write(_request(b"GET /health/live"))
             await reader.readuntil(b"}")
         is_cut = random.random() < 0.25
@@ -112,7 +115,7 @@ async def _leave(here: Served, request: bytes) -> str:
 
 
 async def _most_in_use(client: httpx2.AsyncClient, here: Served, load: Coroutine[None, None, None]) -> float:
-    """Put the load on; how many connections of the pools were in use meanwhile, at most, by their own count."""
+    """Run the load, and return the maximum of the pools' own count of connections in use."""
     under_way, most = asyncio.create_task(load), 0.0
     while not under_way.done():
         most = max(most, *(await _told(client, here, _IN_USE)))
@@ -122,7 +125,7 @@ async def _most_in_use(client: httpx2.AsyncClient, here: Served, load: Coroutine
 
 
 async def _is_quiet(client: httpx2.AsyncClient, here: Served) -> bool:
-    """Whether no connection is in use any more, by the same count, and no request under way but the one that asks."""
+    """Return whether no connection is in use by that count, and no other request is in progress."""
     return not any(await _told(client, here, _IN_USE)) and await _told(client, here, _IN_FLIGHT) == [1]
 
 

@@ -1,4 +1,4 @@
-"""A load balancer as small as can be: each request goes to a process that says it is ready, and nothing twice."""
+"""A minimal load balancer: it sends each request to a process that reports readiness, and sends none twice."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +14,7 @@ _FAILED = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
 
 
 class Balancer:
-    """Asks each process for its readiness every `probe_seconds`, and keeps connections to those that are ready."""
+    """Probes the readiness of each process every `probe_seconds`, and keeps connections to the ready ones."""
 
     def __init__(self, ports: Sequence[int], probe_seconds: float = 0.15) -> None:
         self.port = free_port()
@@ -93,11 +93,11 @@ class Balancer:
             writer.close()
         else:
             self._idle[port].append((reader, writer))
-        return answer.replace(b"connection: close\r\n", b"")  # that was for us
+        return answer.replace(b"connection: close\r\n", b"")  # A header for this connection only.
 
 
 async def message(reader: asyncio.StreamReader) -> bytes:
-    """The next request or answer of a connection, head and body."""
+    """Read the next request or response of a connection, head and body."""
     head = await reader.readuntil(b"\r\n\r\n")
     fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:] if line)
     return head + await reader.readexactly(int(fields.get(b"content-length", 0)))

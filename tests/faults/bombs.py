@@ -21,7 +21,7 @@ _MEMORY_BOUND_BYTES = 150 << 20
 
 
 async def bombs(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Three PNGs of 230 KiB at once, 9000x9000 pixels each: refused by their headers.
+    """Three PNGs of 230 KiB at once, with 9000x9000 pixels each: refused by their headers.
 
     Decoded in the handler, they stalled the process for 3.8 s and took 1 GiB.
     """
@@ -29,9 +29,9 @@ async def bombs(folder: Path, database_url: str, quick: bool) -> list[Result]:
 
 
 async def large(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Three PNGs of 6000x6000 at once, which are accepted: decoded one after the other, beside the loop.
+    """Three PNGs of 6000x6000 at once, which are accepted: decoded one after the other, outside the event loop.
 
-    In as many threads as there are uploads they took 430 MiB together, and kept 200 of them for good.
+    In one thread for each upload they took 430 MiB together, of which 200 MiB were never released.
     """
     return await asyncio.to_thread(_upload, folder, database_url, 3000 if quick else 6000, 201)
 
@@ -39,7 +39,7 @@ async def large(folder: Path, database_url: str, quick: bool) -> list[Result]:
 def _upload(folder: Path, database_url: str, side: int, status: int) -> list[Result]:
     bomb = upload("bomb.png", _png(side))
     with served(find_root(), folder, database_url) as server:
-        assert server.send(upload("small.png", _png(100))).statuses == (201,)  # loads the decoder
+        assert server.send(upload("small.png", _png(100))).statuses == (201,)  # Loads the decoder.
         before = server.memory_bytes()
         statuses, latencies, most = _meanwhile(server, bomb)
         after = server.memory_bytes() - before
@@ -63,7 +63,7 @@ def _upload(folder: Path, database_url: str, side: int, status: int) -> list[Res
 
 
 def _meanwhile(server: Served, bomb: bytes) -> tuple[list[tuple[int, ...]], list[float], int]:
-    """What the uploads are answered, how long /health/live takes beside them, and the most memory that was seen."""
+    """Return the responses to the uploads, the durations of /health/live meanwhile, and the most memory used."""
     statuses: list[tuple[int, ...]] = []
     sending = [
         threading.Thread(target=lambda: statuses.append(server.send(bomb, seconds=60).statuses))
@@ -94,7 +94,7 @@ def _meanwhile(server: Served, bomb: bytes) -> tuple[list[tuple[int, ...]], list
 
 
 def _png(side: int) -> bytes:
-    """A black square, which packs a thousand to one."""
+    """Return a black square, which compresses a thousand times."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

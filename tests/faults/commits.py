@@ -1,4 +1,4 @@
-"""A COMMIT that fails, and what was committed. Each scenario guards against an answer that comes before the truth."""
+"""A COMMIT that fails, and what was committed. Guards against a response that is sent before the result is known."""
 
 import asyncio
 import json
@@ -91,7 +91,7 @@ def _project(folder: Path, database_url: str, **variables: str) -> Served:
 
 
 class Writers:
-    """Callers that add a number each time, and remember what they were told."""
+    """Clients that insert a number each time, and record the responses."""
 
     def __init__(self, here: Served, path: str = "") -> None:
         self.told: dict[int, int] = {}
@@ -100,7 +100,7 @@ class Writers:
         self._path = path
 
     async def add(self, times: int, question: str = "") -> None:
-        """So many more, each once, by several callers."""
+        """Insert this many more numbers, each once, by several clients."""
         numbers = islice(self._numbers, times)
         async with httpx2.AsyncClient(timeout=30) as client:
 
@@ -110,19 +110,20 @@ class Writers:
                     try:
                         self.told[number] = (await client.post(url)).status_code
                     except httpx2.TransportError:
-                        self.told[number] = 0  # the connection closed: the naive way has no other way to say it
+                        # The connection closed: the naive application cannot report it otherwise.
+                        self.told[number] = 0
 
             await asyncio.gather(*(caller() for _ in range(_CALLERS)))
 
     async def stored(self) -> Counter[int]:
-        """The numbers that are there."""
+        """Return the numbers that are stored."""
         async with httpx2.AsyncClient(timeout=30) as client:
             return Counter(json.loads((await client.get(self._url)).content))
 
     async def result(
         self, here: Served, scenario: str, least: int, *, bit: int | None = None, naive: bool = False
     ) -> Result:
-        """How many successes there were without a row, and failures with one. Without `bit`, no row is a failure."""
+        """Return the result: successes without a row, and failures with one. Without `bit`, no row is a failure."""
         stored = await self.stored()
         bit = sum(not stored[number] for number in self.told) if bit is None else bit
         lies = sum(status == 201 and not stored[number] for number, status in self.told.items())
@@ -139,7 +140,10 @@ class Writers:
 
 
 async def cut_at_commit(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """The connection breaks when COMMIT is sent, in half of all. (FastAPI's default scope has answered by then.)"""
+    """The connection breaks when COMMIT is sent, in half of all cases.
+
+    (With FastAPI's default scope, the response is already sent.)
+    """
     url = make_url(database_url)
     source, cut, results = random.Random(6), 0, []
 
@@ -167,7 +171,7 @@ async def cut_at_commit(folder: Path, database_url: str, quick: bool) -> list[Re
 
 
 async def refused_by_commit(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """A deferred constraint is broken, which only COMMIT finds out. (As above.)"""
+    """A deferred constraint is violated, which only COMMIT detects. (Naive: as above.)"""
     times, results = (60 if quick else 500), []
     here = _project(folder, database_url)
     with here.process():
@@ -180,7 +184,10 @@ async def refused_by_commit(folder: Path, database_url: str, quick: bool) -> lis
 
 
 async def not_serializable(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Five that find no row and add one: COMMIT refuses all but one. (FastAPI's default scope has answered by then.)"""
+    """Five transactions find no row and insert one: COMMIT refuses all but one.
+
+    (Naive: the response is already sent.)
+    """
     groups, each = (15 if quick else 120), 5
     here = _project(folder, database_url)
     answers: Counter[int] = Counter()
@@ -207,9 +214,9 @@ async def not_serializable(folder: Path, database_url: str, quick: bool) -> list
 
 
 async def read_your_writes(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """What was acknowledged is there for the next read, on another connection, maybe of another process.
+    """The next read finds an acknowledged write, on another connection or in another process.
 
-    (Committed after the answer, as FastAPI's default scope does: 31 of 2,000 such reads found nothing.)
+    Naive: with FastAPI's default scope, which commits after the response, 31 of 2,000 such reads found nothing.
     """
     times = 300 if quick else 10_000
     here = _project(folder, database_url)

@@ -1,4 +1,4 @@
-"""A database that fails under load. Each scenario guards against callers who wait, get a 500 or lose a write."""
+"""A database that fails under load. Guards against requests that wait, get a 500 or lose a write."""
 
 import asyncio
 import json
@@ -23,10 +23,10 @@ from tests.faults.served import Served, project
 
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
-_CLIENTS = 40  # the pool has 15 connections
+_CLIENTS = 40  # The pool has 15 connections.
 _PAUSE_SECONDS = 0.05
-# The process's resolver: the name is known as long as no file says that it is not. uvloop asks the system's in C, so
-# the name is taken where the loop gets it; what is raised is what uvloop raises.
+# Replaces the process's resolver: it resolves the name unless a file exists. uvloop resolves in C, so the event loop's
+# method is replaced, and it raises the same errors as uvloop.
 _RESOLVER = """
 import os, socket, uvloop
 connect = uvloop.Loop.create_connection
@@ -43,7 +43,7 @@ uvloop.Loop.create_connection = create_connection
 
 @dataclass
 class Seen:
-    """An answer: to what, when it was asked for, how long that took (seconds), and whether it is a proper 503."""
+    """A response: its path, the time of the request, the duration in seconds, and whether it is a valid 503."""
 
     path: str
     at: float
@@ -54,7 +54,7 @@ class Seen:
 
 @dataclass
 class Load:
-    """Callers that read and write all the time, and one who asks for the process's health."""
+    """Clients that read and write continuously, and one that probes the health of the process."""
 
     here: Served
     is_quick: bool
@@ -98,7 +98,7 @@ class Load:
 
 @dataclass
 class Fault:
-    """How the database fails, how it heals, and what shows how often that it did fail."""
+    """How the database fails, how it recovers, and how to count the faults that occurred."""
 
     name: str
     begin: Callable[[], Awaitable[object]]
@@ -108,7 +108,10 @@ class Fault:
 
 
 async def outages(folder: Path, _database_url: str, quick: bool) -> list[Result]:
-    """Refused, unknown, frozen, swallowed: for a while each. (Drivers wait 30 s and 60; so do the probes.)"""
+    """The database is refused, unknown, frozen or unreachable for a while.
+
+    (Naive: drivers wait 30 or 60 s, and so do probes.)
+    """
     seconds = 3.5 if quick else 8
     with postgresql_server(folder / "pg") as server:
         url = create_database(server, "outages")
@@ -124,11 +127,11 @@ async def outages(folder: Path, _database_url: str, quick: bool) -> list[Result]
 
 
 def _served(folder: Path, url: URL, proxy: FaultProxy) -> Served:
-    """The project with its database behind the proxy."""
+    """Run the project with its database behind the proxy."""
     (folder / "resolver").mkdir()
     resolver = _RESOLVER.format(gone=str(folder / "gone"), asked=str(folder / "asked"))
     (folder / "resolver" / "sitecustomize.py").write_text(resolver)
-    # All else is as it is by default: 15 connections, a second for one of them, two to connect, 30 for a statement.
+    # The defaults apply: 15 connections, 1 s to get one, 2 s to connect, 30 s for a statement.
     return project(folder, _behind(proxy, url), DATABASE_POOL_SHARE_PERCENT="100")
 
 
@@ -141,7 +144,7 @@ def _forgotten(folder: Path, proxy: FaultProxy) -> Fault:
 
     async def forget() -> None:
         gone.touch()
-        proxy.reset_all()  # as long as connections last, nobody asks for the name
+        proxy.reset_all()  # While connections last, nothing resolves the name.
 
     async def remember() -> None:
         gone.unlink()
@@ -157,7 +160,7 @@ def _faults(folder: Path, proxy: FaultProxy) -> list[Fault]:
     async def freeze() -> None:
         frozen[:] = _pids(folder / "pg")
         for pid in frozen:
-            with suppress(ProcessLookupError):  # it has ended since it was listed
+            with suppress(ProcessLookupError):  # It has ended since it was listed.
                 os.kill(pid, signal.SIGSTOP)
 
     async def thaw() -> None:
@@ -184,13 +187,13 @@ def _faults(folder: Path, proxy: FaultProxy) -> list[Fault]:
 
 
 def _pids(folder: Path) -> list[int]:
-    """The server's own processes, its first one first (Linux)."""
+    """Return the processes of the server, its main process first (Linux)."""
     first = int((folder / "postmaster.pid").read_text().split()[0])
     return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
 
 def _state(pid: int) -> str:
-    """What the system says the process does: T is stopped, Z has ended, nothing is gone (Linux)."""
+    """Return the state of a process as the system reports it: T is stopped, Z has ended, "" is gone (Linux)."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return ""
@@ -215,11 +218,14 @@ async def _during(here: Served, fault: Fault, seconds: float, numbers: Iterator[
 
 
 async def restarted(folder: Path, _database_url: str, quick: bool) -> list[Result]:
-    """The server is restarted, in turn orderly and as if it had crashed. (Without a second try, reads fail, too.)"""
+    """The server restarts, alternately in order and as after a crash.
+
+    (Naive: without a second attempt, reads fail too.)
+    """
     times = 2 if quick else 10
     with postgresql_server(folder / "pg") as server:
         url = create_database(server, "restarted")
-        # What is acknowledged is to outlive a crash of the server, though not of the machine.
+        # Acknowledged writes must survive a crash of the server, but not of the machine.
         query(server, "ALTER SYSTEM SET synchronous_commit = on")
         query(server, "SELECT pg_reload_conf()")
         here = project(folder, url.render_as_string(hide_password=False), DATABASE_POOL_SHARE_PERCENT="100")
@@ -239,7 +245,7 @@ async def restarted(folder: Path, _database_url: str, quick: bool) -> list[Resul
 
 
 def _restart(folder: Path, how: signal.Signals) -> bool:
-    """Whether another server process is there afterwards."""
+    """Restart the server, and return whether its main process is another one."""
     first = _pids(folder)[0]
     os.kill(first, how)
     while _state(first) not in {"Z", ""}:
@@ -249,7 +255,10 @@ def _restart(folder: Path, how: signal.Signals) -> bool:
 
 
 async def killed_connections(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """All connections of the pool end at once, again and again. (A pool without pings hands out each dead one once.)"""
+    """All connections of the pool end at once, repeatedly.
+
+    (Naive: a pool without pings hands out each dead connection once.)
+    """
     times = 3 if quick else 20
     here = project(folder, database_url, DATABASE_POOL_SHARE_PERCENT="100")
     url = make_url(database_url)
@@ -278,7 +287,7 @@ async def _judged(
     here: Served, load: Load, scenario: str, tried: str, bit: str, spans: list[tuple[float, float]], *,
     has_bit: bool, is_killed: bool = False,
 ) -> Result:  # fmt: skip
-    """Whether all were answered in time and as they should be, from the moment it failed until it was well again."""
+    """Return whether all responses were timely and valid, from the fault until the recovery."""
     live = [one for one in load.seen if one.path == "/health/live"]
     ready = [one for one in load.seen if one.path == "/health/ready"]
     calls = [one for one in load.seen if one.path.startswith("/api")]
@@ -286,7 +295,8 @@ async def _judged(
     strange = sum(count for status, count in statuses.items() if status not in {200, 201, 503})
     strange += sum(not one.is_proper for one in load.seen)
     slowest, slowest_live = max(one.took for one in calls), max(one.took for one in live)
-    live_bound = 1 if load.is_quick else 0.1  # a few tests run beside others, which are no fault of the process
+    # Tests that run in parallel must not count as a fault of the process.
+    live_bound = 1 if load.is_quick else 0.1
     slowest_ready = max(one.took for one in ready)
     refused = [one for one in (*calls, *ready) if one.status == 503]
     well_after = max((_behind_all(one.at + one.took, spans) for one in refused), default=0.0)
@@ -308,7 +318,7 @@ async def _judged(
 
 
 def _behind_all(at: float, spans: list[tuple[float, float]]) -> float:
-    """How long after the last fault before it something happened; 0 during one."""
+    """Return how long after the previous fault an event happened; 0 during a fault."""
     return max(0.0, at - max((healed_at for began_at, healed_at in spans if began_at <= at), default=at))
 
 
@@ -318,5 +328,5 @@ async def _stored(here: Served) -> set[int]:
 
 
 ON_POSTGRESQL: tuple[Scenario, ...] = (killed_connections,)
-# On a server of their own, whatever the database they are given.
+# On a server of their own, for any database that they are given.
 ONCE: tuple[Scenario, ...] = (outages, restarted)

@@ -1,4 +1,4 @@
-"""Disks that are full. Each scenario guards against a 400 that blames the caller, a log that is silent, and halves."""
+"""Full disks. Guards against a 400 that blames the client, a missing log line, and partial writes."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
 
 async def full_while_uploading(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """The store's disk fills up. (Bytes without a row, or a row without bytes, would be left.)"""
+    """The disk of the object storage fills up. (Naive: bytes without a row, or a row without bytes, would remain.)"""
     times = 20 if quick else 100
     data = picture(300)
     with small_disk(folder / "disk", 2) as disk:
@@ -37,7 +37,7 @@ async def full_while_uploading(folder: Path, database_url: str, quick: bool) -> 
 
 
 async def full_while_spooling(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """The disk of temporary files is full, where forms go that are larger than 1 MiB. (FastAPI answers 400.)"""
+    """The disk of temporary files, where forms above 1 MiB are stored, is full. (FastAPI answers 400.)"""
     times = 5 if quick else 50
     data = picture(700)
     with small_disk(folder / "disk", 4) as disk:
@@ -58,7 +58,7 @@ async def full_while_spooling(folder: Path, database_url: str, quick: bool) -> l
 
 
 async def _is_empty(disk: Path) -> bool:
-    """Whether what was spooled there is gone, which nobody sees but by the room it takes."""
+    """Return whether the spooled files are deleted, which only the free space shows."""
     found = os.statvfs(disk)
     return found.f_bavail == found.f_blocks
 
@@ -80,7 +80,7 @@ def _uploads(
 
 
 async def full_under_sqlite(folder: Path, _database_url: str, quick: bool) -> list[Result]:
-    """The disk of a SQLite database is full, in the middle of writes. (A COMMIT that failed is no success.)"""
+    """The disk of a SQLite database fills up during writes. (Naive: a failed COMMIT is reported as a success.)"""
     rounds = 3 if quick else 10
     with small_disk(folder / "disk", 12) as disk:
         here = project(folder, f"sqlite:///{disk / 'data'}")
@@ -98,7 +98,7 @@ async def full_under_sqlite(folder: Path, _database_url: str, quick: bool) -> li
                 for _ in range(rounds):
                     await asyncio.gather(*(write(len(told) + more) for more in range(20)))
                     filler = await asyncio.to_thread(fill, disk)
-                    # The log of writes has room of its own before it asks for more.
+                    # The write-ahead log has space of its own before it needs more.
                     for _ in range(60):
                         if 503 in await asyncio.gather(*(write(len(told) + more) for more in range(20))):
                             break

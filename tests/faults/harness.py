@@ -1,4 +1,4 @@
-"""What the fault scenarios share: the project under test in a folder of its own, its processes, and what they did."""
+"""Shared by the fault scenarios: the project under test in a folder of its own, its processes, and their results."""
 
 import os
 import random
@@ -26,7 +26,7 @@ KERNEL = str(Path(sys.executable).with_name("kernel"))
 HANDLER_TIMEOUT_SECONDS = 0.6
 LEASE_SECONDS = HANDLER_TIMEOUT_SECONDS * 1.5
 
-# Runs the command with one place in the kernel replaced by something that ends or stops the process there.
+# Runs the command with one function of the kernel replaced by one that ends or stops the process.
 PATCHED = """
 import os, signal, sys
 from kernel.ext.messaging.outbox import Outbox
@@ -39,7 +39,7 @@ main()
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table. `bit` counts how often the fault really happened: without any, nothing is proven."""
+    """One line of the table. `bit` counts the faults that occurred: without any, the line proves nothing."""
 
     scenario: str
     database: str
@@ -51,7 +51,7 @@ class Result:
 
 
 def assert_all_hold(results: list[Result]) -> None:
-    """Each bound holds, and there is one. What does not is shown whole: pytest would cut it off."""
+    """Assert that there is a bound and that all hold; show a failed result completely, which pytest shortens."""
     assert results, "the scenario has no result"
     broken = [str(one) for one in results if not one.holds]
     assert not broken, "\n".join(broken)
@@ -68,12 +68,12 @@ class Shop:
 
     @property
     def kind(self) -> str:
-        """What the table calls the database."""
+        """Return the name of the database in the table."""
         return "SQLite" if self.database_url.startswith("sqlite") else "PostgreSQL"
 
     @contextmanager
     def process(self, *words: str, patch: str | None = None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`kernel WORDS` in the project's folder; killed at the end of the block."""
+        """Run `kernel WORDS` in the project's folder, and kill it at the end of the block."""
         command = [KERNEL] if patch is None else [sys.executable, "-c", PATCHED.format(patch=patch)]
         environment = {**os.environ, **self.variables, **variables}
         with (self.root / "processes.log").open("ab") as log:
@@ -86,14 +86,14 @@ class Shop:
             end(process)
 
     async def rows(self, module: str, statement: str) -> list[Any]:
-        """What a read of a module's own tables gives; `{s}` stands for where they are."""
+        """Return the rows of a query on a module's own tables; `{s}` stands for the schema."""
         database = self.kernel.contexts[module].database
         prefix = f"{database.placement.schema}." if database.placement.schema else ""
         async with database.read() as session:
             return list((await session.execute(text(statement.format(s=prefix)))).all())
 
     async def until_drained(self, seconds: float = 120) -> None:
-        """Until nothing is left to be delivered. Raises TimeoutError, which says what is left."""
+        """Wait until no message is left to deliver. Raises TimeoutError with the remaining ones."""
         try:
             await until(self._is_drained, seconds)
         except TimeoutError:
@@ -107,7 +107,7 @@ class Shop:
 
 @asynccontextmanager
 async def shop(folder: Path, database_url: str, **variables: str) -> AsyncIterator[Shop]:
-    """The project with its tables made, and no process yet."""
+    """Provide the project with its tables, before any process runs."""
     root = folder / f"shop{random.randrange(10**9)}"
     root.mkdir(parents=True)
     write_shop(root)
@@ -128,21 +128,21 @@ async def shop(folder: Path, database_url: str, **variables: str) -> AsyncIterat
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """kill -9 what we started, and wait for its end."""
+    """Kill a process that this program started, and wait for its end."""
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
     process.wait()
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """Return an unused port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 async def until_serving(port: int) -> None:
-    """Until the process behind the port answers."""
+    """Wait until the process behind the port answers."""
 
     async def answers() -> bool:
         async with httpx2.AsyncClient() as client:
@@ -156,18 +156,18 @@ async def until_serving(port: int) -> None:
 
 
 def percentiles(seconds: list[float]) -> tuple[float, float]:
-    """The median and the 99th percentile, in milliseconds."""
+    """Return the median and the 99th percentile, in milliseconds."""
     ordered = sorted(seconds)
     return ordered[len(ordered) // 2] * 1000, ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] * 1000
 
 
 def is_stopped(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it was stopped by a signal (Linux)."""
+    """Return whether a signal has stopped the process (Linux)."""
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def terminate_listeners(server: URL) -> int:
-    """End the connections of the database that listen, wait for their end, and return how many there were."""
+    """End the database connections that listen, wait for their end, and return their number."""
     found = query(
         server,
         "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity "

@@ -1,4 +1,4 @@
-"""More requests than can be answered. Each scenario guards against a queue that answers nobody."""
+"""More requests than can be answered. Guards against a queue in which no request is answered in time."""
 
 import asyncio
 import json
@@ -17,12 +17,15 @@ from tests.faults.served import Served, project
 Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
 _POOL = 15
-# Each of them holds a connection for so long.
+# The seconds for which each request holds a connection.
 _HELD_SECONDS = 0.5
 
 
 async def overload(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Six times as many callers as the pool has connections. (Who waits for 30 s keeps all others waiting, too.)"""
+    """Six times as many clients as the pool has connections.
+
+    (Naive: a request that waits for 30 s delays all others.)
+    """
     seconds = 4 if quick else 15
     results = []
     for is_naive in (False, True):
@@ -57,7 +60,7 @@ async def overload(folder: Path, database_url: str, quick: bool) -> list[Result]
 
 
 async def too_many_at_once(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """More requests in work than the process is to bear. (uvicorn's limit counts idle connections and the probes.)"""
+    """More requests in progress than the limit of the process. (uvicorn's limit counts idle connections and probes.)"""
     limit = 50 if quick else 500
     here = project(folder, database_url, SERVER_MAX_CONCURRENT_REQUESTS=str(limit))
     with here.process():
@@ -86,9 +89,9 @@ async def too_many_at_once(folder: Path, database_url: str, quick: bool) -> list
 
 
 async def _press(here: Served, callers: int, seconds: float) -> tuple[defaultdict[int, list[float]], list[float]]:
-    """How long each answer took, by its status, and how long the probes took meanwhile.
+    """Return the duration of each response by its status, and the durations of the probes.
 
-    With as little work of our own as can be: 90 that are answered at once would wait for each other here.
+    This client does as little work as possible, because 90 simultaneous responses would wait for each other here.
     """
     took: defaultdict[int, list[float]] = defaultdict(list)
     until = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Messages while processes die, freeze and race. Each scenario guards against a way that loses or doubles them."""
+"""Messages while processes die, freeze and race. Guards against losing or doubling them."""
 
 import asyncio
 import json
@@ -39,11 +39,11 @@ SUBSCRIBER = "mail.write_letter"
 
 
 class Load:
-    """Clients that place orders, each with a number of its own, and remember which were acknowledged."""
+    """Clients that place orders, each with a number of its own, and record the acknowledged ones."""
 
     def __init__(self, here: Shop, url: str, acknowledged: set[int]) -> None:
         self._url, self._acknowledged, self._numbers = url, acknowledged, count()
-        self._pause = 0.05 if here.kind == "SQLite" else 0  # there one writes at a time
+        self._pause = 0.05 if here.kind == "SQLite" else 0  # SQLite has one writer at a time.
 
     async def keep_on(self, client: httpx2.AsyncClient) -> None:
         while True:
@@ -59,9 +59,12 @@ class Load:
 
 
 async def killed_at_random(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """kill -9 of the server or of a relay, at a random moment under load. (Background tasks lost 130 of 3,834.)"""
+    """kill -9 of the server or of a relay, at a random moment under load.
+
+    (Naive: background tasks lost 130 of 3,834.)
+    """
     cycles = 5 if quick else 50
-    # Handlers take a moment, so that whoever is killed has some in hand.
+    # Handlers take a moment, so that a killed process has messages in progress.
     async with shop(folder, database_url, MAIL_DELAY_SECONDS="0.03") as here:
         acknowledged: set[int] = set()
         port = free_port()
@@ -89,7 +92,7 @@ async def killed_at_random(folder: Path, database_url: str, quick: bool) -> list
 
 
 async def counted(here: Shop, acknowledged: set[int], scenario: str, tried: str) -> Result:
-    """What was lost, doubled, redelivered: from the orders that are there, and the letters written for them."""
+    """Count lost, doubled and redelivered messages, by comparing the orders with the letters written for them."""
     orders = {row[0] for row in await here.rows("shop", "SELECT number FROM {s}orders")}
     letters = Counter(row[0] for row in await here.rows("mail", "SELECT number FROM {s}letters"))
     lost = len(orders - letters.keys()) + len(acknowledged - orders)
@@ -113,12 +116,12 @@ _BEFORE_COMPLETION = _DIE + "Outbox.complete = die"
 
 
 async def killed_at_named_points(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """A crash at each point where a message could become a ghost, be lost, or have its effect twice."""
+    """A crash at each point where a message could become a ghost, be lost, or take effect twice."""
     times = 2 if quick else 10
     results = []
     async with shop(folder, database_url) as here:
         crashes = 0
-        for number in range(times):  # after publish, before commit
+        for number in range(times):  # After publish, before commit.
             port = free_port()
             with here.process("serve", "--port", str(port), patch=_BEFORE_COMMIT, MESSAGING_RELAY="false") as process:
                 await until_serving(port)
@@ -132,7 +135,7 @@ async def killed_at_named_points(folder: Path, database_url: str, quick: bool) -
                    f"{len(waiting)} ghosts", "0", holds=not waiting and crashes == times)
         )  # fmt: skip
         acknowledged = set()
-        for number in range(times):  # after commit, before any relay
+        for number in range(times):  # After commit, before any relay runs.
             port = free_port()
             with here.process("serve", "--port", str(port), MESSAGING_RELAY="false") as process:
                 await until_serving(port)
@@ -141,7 +144,8 @@ async def killed_at_named_points(folder: Path, database_url: str, quick: bool) -
                 acknowledged.add(number) if answer.status_code == 201 else None
                 end(process)
         deaths = 0
-        for _ in range(times):  # after the effect, before its completion: each takes what it can and dies of the first
+        # After the effect, before its completion: each process takes as much as it can and dies at the first.
+        for _ in range(times):
             with here.process("relay", patch=_BEFORE_COMPLETION) as process:
                 deaths += await asyncio.to_thread(process.wait, 20) == -signal.SIGKILL
             await asyncio.sleep(LEASE_SECONDS)
@@ -156,11 +160,14 @@ async def killed_at_named_points(folder: Path, database_url: str, quick: bool) -
 
 
 async def many_writers(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """16 writers commit out of order while relays poll. (A relay that reads `id > last_seen` lost 358 of 960.)"""
+    """16 writers commit out of order while relays poll.
+
+    (Naive: a relay that reads `id > last_seen` lost 358 of 960.)
+    """
     writers, each = 16, 50 if quick else 625
     on_sqlite = database_url.startswith("sqlite")
     if on_sqlite:
-        each = 20 if quick else 125  # one writes at a time there
+        each = 20 if quick else 125  # SQLite has one writer at a time.
     async with shop(folder, database_url, MESSAGING_HANDLER_TIMEOUT_SECONDS="30") as here:
         sequences: Counter[str] = Counter()
         turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -172,7 +179,7 @@ async def many_writers(folder: Path, database_url: str, quick: bool) -> list[Res
                 if random.random() < 0.5:
                     await place(here.kernel, writer, None, pause)
                     continue
-                async with turns[customer]:  # as a row lock would: what a customer does, he does in some order
+                async with turns[customer]:  # Like a row lock: the actions of one customer are ordered.
                     sequences[customer] += 1
                     await place(here.kernel, sequences[customer], customer, pause)
 
@@ -211,7 +218,10 @@ Outbox.complete = freeze
 
 
 async def frozen(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """A worker stopped past its lease and woken again. (Without a fence it completes what another has taken over.)"""
+    """A worker is stopped past its lease and resumed.
+
+    (Naive: without a fence it completes a message that another process has.)
+    """
     times = 3 if quick else 30
     async with shop(folder, database_url) as here:
         stopped, log = 0, here.root / "completions.log"
@@ -243,18 +253,18 @@ async def frozen(folder: Path, database_url: str, quick: bool) -> list[Result]:
 
 
 async def refused(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """A message whose handler always raises: abandoned after N attempts, and nobody waits for it."""
+    """A message whose handler always raises is abandoned after N attempts and does not delay others."""
     return [await _poisoned(folder, database_url, quick, "raises", MAIL_REFUSED="-1")]
 
 
 async def fatal(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """A message whose handler ends its process: attempts that count at their end would never be counted."""
+    """A message whose handler ends its process: attempts that were counted at their end would never count."""
     return [await _poisoned(folder, database_url, quick, "kills its process", MAIL_FATAL="-1")]
 
 
 async def _poisoned(folder: Path, database_url: str, quick: bool, how: str, **trouble: str) -> Result:
     messages, attempts = (100, 3) if quick else (400, 5)
-    # A lease longer than a restart, as in life: else the second relay dies before the first is back.
+    # A lease longer than a restart, as in production; otherwise the second relay dies before the first has restarted.
     settings = {"MESSAGING_MAX_ATTEMPTS": str(attempts), "MESSAGING_HANDLER_TIMEOUT_SECONDS": "2.5"}
     async with shop(folder, database_url, **settings, **trouble) as here:
         deaths = 0
@@ -295,7 +305,7 @@ async def _poisoned(folder: Path, database_url: str, quick: bool, how: str, **tr
 
 
 async def delays(here: Shop, numbers: range, pause: float = 0.01) -> list[float]:
-    """Seconds from just before the commit to the handler, of messages published one after the other."""
+    """Return the seconds from just before the commit to the handler, for messages published one after the other."""
     for number in numbers:
         await place(here.kernel, number)
         await asyncio.sleep(pause)
@@ -313,7 +323,7 @@ async def delays(here: Shop, numbers: range, pause: float = 0.01) -> list[float]
 
 
 def as_seconds(moment: object) -> float:
-    """A moment as either database gives it to plain SQL."""
+    """Return a timestamp that either database returns to plain SQL."""
     from datetime import UTC, datetime  # noqa: PLC0415
 
     found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
@@ -322,7 +332,7 @@ def as_seconds(moment: object) -> float:
 
 
 async def deaf(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """The connection that listens is ended by the server: who only listened would never hear again."""
+    """The server ends the connection that listens. (Naive: a relay that only listens would get no further messages.)"""
     times, poll = 3 if quick else 10, 1.0
     server: URL = make_url(database_url)
     async with shop(folder, database_url, MESSAGING_POLL_SECONDS=str(poll)) as here:
@@ -354,7 +364,7 @@ async def deaf(folder: Path, database_url: str, quick: bool) -> list[Result]:
 
 
 async def a_million_done(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """A poll looks at what is open, however much is done."""
+    """The cost of a poll depends on open messages only, not on completed ones."""
     from sqlalchemy import text  # noqa: PLC0415
 
     finished = 20_000 if quick else 1_000_000
@@ -387,7 +397,7 @@ async def a_million_done(folder: Path, database_url: str, quick: bool) -> list[R
 
 
 async def explained(outbox: Outbox) -> str:
-    """The plan of the claim as it really runs, which then is rolled back."""
+    """Return the plan of the claim as it runs, and roll it back."""
     engine = outbox.database.writer
     compiled = outbox._claiming({SUBSCRIBER: Wanted("shop.order_placed", 1)}).compile(
         dialect=engine.dialect, schema_translate_map={None: "shop"}, compile_kwargs={"render_postcompile": True}

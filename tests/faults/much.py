@@ -1,4 +1,4 @@
-"""More than a server should take: endless heads, framing without an end, ten thousand connections."""
+"""More than a server should accept: endless heads, endless framing, ten thousand connections."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _MIB = 1 << 20
 
 
 async def endless(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """200 MB where a few hundred bytes belong. (httptools kept them all, and answered 200.)"""
+    """200 MB in place of a few hundred bytes. (Naive: httptools kept all of them, and answered 200.)"""
     size = (50 if quick else 200) * 1_000_000
     here = project(folder, database_url)
     ways = {
@@ -43,7 +43,7 @@ async def endless(folder: Path, database_url: str, quick: bool) -> list[Result]:
 
 
 async def _pour(here: Served, start: bytes, part: bytes, size: int) -> tuple[int, str]:
-    """Send the part over and over: how many bytes until the server was gone, and the status of its answer, if any."""
+    """Send the part until the server closes; return the bytes sent and the status of its response, if any."""
     reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
     sent, answer = 0, b""
     with suppress(OSError, TimeoutError):
@@ -62,7 +62,10 @@ async def _pour(here: Served, start: bytes, part: bytes, size: int) -> tuple[int
 
 
 async def ten_thousand(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """All open at once, each asked twice. (The system lets a process have 1,024 files unless it asks for more.)"""
+    """All connections are open at once, with two requests each.
+
+    (The system allows a process 1,024 files by default.)
+    """
     count = 500 if quick else 10_000
     here = project(folder, database_url)
     with here.process() as process:
@@ -91,7 +94,7 @@ async def _open(here: Served, source: str) -> tuple[asyncio.StreamReader, asynci
 
 
 async def _ask_all(opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]) -> int:
-    """How many are answered 200, if so many ask at a time as one process can bear."""
+    """Return how many requests get 200, if as many run at a time as one process supports."""
     at_once = asyncio.Semaphore(200)
 
     async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -108,7 +111,7 @@ async def _ask_all(opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter
 
 
 async def upgrades(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Who asks for a WebSocket where there is none gets the route's own answer, and is closed. (It stayed open.)"""
+    """A handshake on a route without a WebSocket gets that route's response and is closed. (Naive: it stayed open.)"""
     times = 20 if quick else 200
     here = project(folder, database_url)
     right = 0

@@ -1,4 +1,4 @@
-"""Asks a server from a process of its own, whose clock no load delays: `-m tests.faults.prober PORT FILE PATH...`."""
+"""Sends requests from a separate process, which the load does not delay: `-m tests.faults.prober PORT FILE PATH...`."""
 
 import http.client
 import json
@@ -30,7 +30,7 @@ def _probe(port: int, path: str, file: TextIO) -> None:
 
 @contextmanager
 def probing(port: int, file: Path, *paths: str) -> Iterator[None]:
-    """Ask for these again and again; what was seen is in the file afterwards, a line of JSON each."""
+    """Request these paths repeatedly; afterwards the file contains one line of JSON for each response."""
     command = [sys.executable, "-m", "tests.faults.prober", str(port), str(file), *paths]
     with subprocess.Popen(command) as process:
         try:

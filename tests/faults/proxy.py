@@ -1,4 +1,4 @@
-"""A TCP proxy that fails on demand: between our process and a database, an upstream or a caller."""
+"""A TCP proxy that fails on demand, between the process under test and a database, an upstream or a client."""
 
 import asyncio
 import socket
@@ -20,16 +20,17 @@ _NOW = struct.pack("ii", 1, 0)
 class FaultProxy:
     """Forwards to `target` what arrives at `port` of the loopback interface. `set` changes how, for all connections.
 
-    pass: everything, both ways. refuse: nobody listens. swallow: connections are taken, and nothing is forwarded any
-    more, in the middle of whatever it was. reset: a connection ends with RST as soon as it is made or says something.
-    drip: a byte of the answers at a time. cut: the answers end after `cut_after` bytes.
+    pass: forward everything, both ways. refuse: close the port. swallow: accept connections and forward nothing more,
+    at any point of a transfer. reset: end a connection with RST as soon as it opens or sends data. drip: forward one
+    byte of the responses at a time. cut: end the responses after `cut_after` bytes.
 
-    `watch` sees each piece that a client sends, before it is forwarded; True resets that connection.
+    `watch` gets each piece that a client sends, before it is forwarded; True resets that connection.
     """
 
     def __init__(self, target: Address, *, cut_after: int = 0, watch: Watch | None = None) -> None:
         self.port = 0
-        # How many connections were made, how many pieces were swallowed, and how many connections were reset or cut.
+        # The numbers of connections that were made, of pieces that were swallowed, and of connections that were reset
+        # or cut.
         self.connections = self.swallowed = self.broken = 0
         self.cut_after, self.watch = cut_after, watch
         self._target = target
@@ -57,7 +58,7 @@ class FaultProxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def set(self, mode: Mode) -> None:
-        """Fail in this way from now on; with pass, connections that were swallowed are reset: their bytes are gone."""
+        """Fail in this way from now on. Pass resets connections that were swallowed, because their bytes are lost."""
         before, self._mode = self._mode, mode
         if before == "swallow":
             self.reset_all()
@@ -84,7 +85,7 @@ class FaultProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # for the type checker
+        assert task is not None  # For the type checker.
         self._tasks.add(task)
         self.connections += 1
         self._open.add(writer)
@@ -103,7 +104,7 @@ class FaultProxy:
             self._open.add(upstream)
             await asyncio.gather(self._forward(reader, upstream, writer), self._answer(answers, writer))
         except (OSError, EOFError, asyncio.CancelledError):
-            pass  # cancelled by us alone, at the end
+            pass  # Only this class cancels it, at the end.
         finally:
             for one in (writer, upstream):
                 if one is not None:

@@ -1,4 +1,4 @@
-"""A project that is served while things go wrong: health as it is, and `work`, whose routes take what they take."""
+"""A served project for fault scenarios: health as in the repository, and `work`, whose routes take a given time."""
 
 import os
 import shutil
@@ -136,7 +136,7 @@ class Served:
 
     @property
     def kind(self) -> str:
-        """What the table calls the database."""
+        """Return the name of the database in the table."""
         return "SQLite" if self.variables["DATABASE_URL"].startswith("sqlite") else "PostgreSQL"
 
     @property
@@ -145,18 +145,18 @@ class Served:
 
     @property
     def journal(self) -> list[str]:
-        """What the module `work` opened and closed."""
+        """Return what the module `work` opened and closed."""
         path = self.root / "journal.txt"
         return path.read_text().split() if path.exists() else []
 
     @property
     def said(self) -> str:
-        """What the processes wrote."""
+        """Return the output of the processes."""
         return (self.root / "processes.log").read_text()
 
     @contextmanager
     def process(self, *words: str, port: int | None = None, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`kernel serve WORDS`; killed at the end of the block, and its workers end by themselves."""
+        """Run `kernel serve WORDS`, and kill it at the end of the block; its workers end by themselves."""
         with (self.root / "processes.log").open("ab") as log:
             process = subprocess.Popen(
                 [KERNEL, "serve", "--port", str(port or self.port), *words],
@@ -172,7 +172,7 @@ class Served:
             end(process)
 
     def connect(self, source: str = "127.0.0.1", **options: int) -> socket.socket:
-        """A socket of our own, connected; `options` are of the socket level, by their names (SO_RCVBUF=4096)."""
+        """Return a connected socket; `options` are of the socket level, by their names (SO_RCVBUF=4096)."""
         sock = socket.socket()
         for name, value in options.items():
             sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), value)
@@ -182,7 +182,7 @@ class Served:
 
 
 def project(folder: Path, database_url: str, files: Mapping[str, str] | None = None, **variables: str) -> Served:
-    """The project written down, with these files beside its own, and nothing running."""
+    """Write the project with these additional files, and run nothing."""
     root = folder / "served"
     write_project(root, {**_FILES, **(files or {})})
     for kind in ("modules", "migrations"):
@@ -200,19 +200,19 @@ def project(folder: Path, database_url: str, files: Mapping[str, str] | None = N
 
 
 def resident_mib(pid: int) -> float:
-    """The memory of a process (Linux)."""
+    """Return the memory of a process (Linux)."""
     [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024
 
 
 def children(pid: int) -> list[int]:
-    """The worker processes of a supervisor (Linux)."""
+    """Return the worker processes of a supervisor (Linux)."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(one) for one in found if b"spawn_main" in _command(one)]
 
 
 def _command(pid: str) -> bytes:
-    """Nothing of one that is gone."""
+    """Return the command line of a process; "" if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -220,5 +220,5 @@ def _command(pid: str) -> bytes:
 
 
 def open_files(pid: int) -> int:
-    """How many files and connections a process has open (Linux)."""
+    """Return how many files and connections a process has open (Linux)."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -1,4 +1,4 @@
-"""Callers who are slow or send too much. Each scenario guards against a server that waits for them, or keeps it all."""
+"""Clients that are slow or send too much. Guards against a server that waits for them, or stores everything."""
 
 import asyncio
 import socket
@@ -20,9 +20,9 @@ _HEAD = b"POST /api/v1/work/bytes HTTP/1.1\r\nHost: a\r\n"
 
 
 async def slow_callers(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Slow heads, bodies and readers, silence, half a request. (uvicorn has no timeout but that of keep-alive.)"""
+    """Slow heads, bodies and readers, silence, half a request. (uvicorn has only a keep-alive timeout.)"""
     each = 5 if quick else 100
-    # By default 75 s: whatever stands in front of us has to be the first to close (docs/deployment.md).
+    # The default is 75 s, because a proxy in front of the server must close first (docs/server.md).
     here = project(folder, database_url, SERVER_KEEP_ALIVE_TIMEOUT_SECONDS="5")
     with here.process() as process:
         await until_serving(here.port)
@@ -65,7 +65,7 @@ async def _until_closed(here: Served, talk: Talk, times: int) -> list[float]:
 
 
 async def _one(here: Served, talk: Talk) -> float:
-    """For how long the server kept a connection on which somebody talks like this."""
+    """Return for how long the server kept a connection on which a client sends in this way."""
     reader, writer = await asyncio.open_connection(sock=here.connect(SO_RCVBUF=4096), limit=1 << 12)
     began_at = time.monotonic()
     try:
@@ -79,7 +79,7 @@ async def _one(here: Served, talk: Talk) -> float:
 
 
 async def _keep_on(writer: asyncio.StreamWriter, reader: asyncio.StreamReader, part: bytes) -> None:
-    """Send a part each second, until the other side is gone."""
+    """Send a part each second until the server closes."""
     with suppress(OSError):
         while not writer.is_closing() and not reader.at_eof():
             writer.write(part)
@@ -125,7 +125,7 @@ async def _drips_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 async def _never_reads(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The reader's own buffer is small, and nobody empties it."""
+    """Never read the response; the receive buffer is small."""
     writer.write(b"GET /api/v1/work/large HTTP/1.1\r\nHost: a\r\n\r\n")
     sock = writer.get_extra_info("socket")
     while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # noqa: ASYNC110  # what changes is the other side
@@ -140,7 +140,7 @@ async def _idle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _healthy(here: Served) -> tuple[int, int, list[float]]:
-    """Ask again and again, until cancelled: how many answers, how many failed, and how long they took."""
+    """Send requests until cancelled; return the numbers of responses and failures, and the durations."""
     seconds: list[float] = []
     failed = 0
     with suppress(asyncio.CancelledError):
@@ -158,7 +158,10 @@ async def _healthy(here: Served) -> tuple[int, int, list[float]]:
 
 
 async def slow_and_fair(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """A bad mobile network, 50 KiB a second both ways, is served. (A deadline for the whole would cut it off.)"""
+    """A mobile network with 50 KiB/s in both directions is served.
+
+    (Naive: a deadline for the whole request would end it.)
+    """
     seconds = 11 if quick else 25
     here = project(folder, database_url, WORK_MAX_BODY_BYTES="20000000")
     with here.process():
@@ -188,7 +191,7 @@ async def _upload(here: Served, seconds: int) -> bool:
 
 
 async def _download(here: Served, seconds: int) -> bool:
-    """Only for as long: it is the server that would end it."""
+    """Read for a limited time only, because the server would end a slow reader."""
     reader, writer = await asyncio.open_connection(sock=here.connect(SO_RCVBUF=16 << 10), limit=16 << 10)
     writer.write(b"GET /api/v1/work/large HTTP/1.1\r\nHost: a\r\n\r\n")
     with suppress(OSError, EOFError):

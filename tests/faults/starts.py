@@ -1,4 +1,4 @@
-"""Starts that fail. Each guards against a process that hangs, says nothing, leaves things open or tries for ever."""
+"""Starts that fail. Guards against a process that hangs, reports nothing, leaves resources open or retries for ever."""
 
 import asyncio
 import os
@@ -28,19 +28,19 @@ def upgrade() -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, and the words by which it is said."""
+    """An error in the configuration, and the message that reports it."""
 
     name: str
     says: str
     variables: Mapping[str, str] = field(default_factory=dict)
-    # Whether anything was open when it was found.
+    # Whether resources were open when it was found.
     opens: bool = False
-    # Whether the tables were made before the last migration was written.
+    # Whether the tables were created before the last migration was written.
     is_behind: bool = False
 
 
 async def failed_starts(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """With one process and with several. (uvicorn's supervisor starts a worker that cannot start again and again.)"""
+    """Starts with one process and with several. (uvicorn's supervisor restarts a worker that cannot start for ever.)"""
     (folder / "secrets").mkdir(parents=True)
     (folder / "secrets" / "DATABASE_PASSWORD").write_bytes(b"\xff\xfe\xff")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -108,7 +108,7 @@ def _migrate_and_add_one(here: Served) -> None:
 
 
 async def too_many_connections(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Pools that together are larger than what the database allows are told of. (It shows at the first full load.)"""
+    """The start warns if the pools together exceed the database's limit. (Naive: only the first full load shows it.)"""
     del quick
     allowed = int(query(make_url(database_url), "SHOW max_connections"))
     told = []

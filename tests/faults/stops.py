@@ -1,4 +1,4 @@
-"""Processes that stop, restart and die under load. Each scenario guards against requests that are lost with them."""
+"""Processes that stop, restart and die under load. Guards against requests that are lost with them."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ _DRAIN = {"SERVER_DRAIN_SECONDS": "1"}
 
 @dataclass
 class Load:
-    """Clients who read and write in turns, and what became of it."""
+    """Clients that read and write in turns, and their results."""
 
     url: str
     answered: int = 0
@@ -65,14 +65,17 @@ class Load:
                 await asyncio.sleep(0.01)
 
     async def lost(self, here: Served) -> int:
-        """How many acknowledged writes are not there, by the rows counted through another route of the same process."""
+        """Return how many acknowledged writes are missing, by the rows that another route counts."""
         async with httpx2.AsyncClient() as client:
             there = (await client.get(f"{here.url}/api/v1/work/all", timeout=30)).json()
         return len(self.acknowledged - set(there))
 
 
 async def rolling_restarts(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """Two processes, one restarted after the other, behind a balancer. (Without a drain it sends to a closed port.)"""
+    """Two processes restart one after the other behind a balancer.
+
+    (Naive: without a drain it sends to a closed port.)
+    """
     rounds = 1 if quick else 20
     results = []
     for drain, times in (("1", rounds), ("0", 2 if quick else 3)):
@@ -117,7 +120,7 @@ async def _until_ready(balancer: Balancer, ports: list[int]) -> None:
 
 
 async def hangups(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """SIGHUP: two workers are replaced one after the other. (Uvicorn closes connections that are about to be used.)"""
+    """SIGHUP replaces two workers one after the other. (uvicorn closes connections that are about to be used.)"""
     times = 1 if quick else 5
     here = project(folder, database_url, **_DRAIN)
     load = Load(f"{here.url}/api/v1/work")
@@ -148,9 +151,9 @@ async def _replaced(process: subprocess.Popen[bytes], old: set[int]) -> bool:
 
 
 async def killed_workers(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """kill -9 of one worker of two: only what it had in work is lost, and another takes its place.
+    """kill -9 of one of two workers: only its own requests are lost, and another worker replaces it.
 
-    (FastAPI's background tasks, acknowledged and not yet done: 130 of 3,834 lost in 20 kills.)
+    Naive: FastAPI's background tasks, acknowledged and not yet run; 130 of 3,834 were lost in 20 kills.
     """
     times = 2 if quick else 10
     here = project(folder, database_url, **_DRAIN)
@@ -184,7 +187,7 @@ async def _has_started(here: Served, processes: int) -> bool:
 
 
 async def killed_supervisor(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """kill -9 of the supervisor: its workers end, too. (Uvicorn's live on and hold the port.)"""
+    """kill -9 of the supervisor: its workers end too. (uvicorn's workers continue and hold the port.)"""
     times = 1 if quick else 3
     here = project(folder, database_url, **_DRAIN)
     left, seconds = 0, []
@@ -211,7 +214,10 @@ async def _are_gone(pids: list[int]) -> bool:
 
 
 async def budgets(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """What is in work has its time, then it is cut; what does not close holds nobody up. (Uvicorn waits for ever.)"""
+    """Requests in progress have their time and are then cut; code that does not close does not delay the end.
+
+    (uvicorn waits for ever.)
+    """
     del quick
     short = {"SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS": "1", "SERVER_CLOSE_TIMEOUT_SECONDS": "1"}
     cases = {

@@ -22,7 +22,7 @@ _NOWHERE = "http://127.0.0.1:9"
 _AT_ONCE = 20
 _MOST_BATCHES = 30
 
-# Widens both windows to 0 to 100 ms, refuses one message in ten in each of them, and notes how far each one came.
+# Widens both windows to 0 to 100 ms, refuses one message in ten in each, and records the stage of each message.
 _SLOW_AND_UNWILLING = """
 import asyncio, json, random
 from kernel.ext.messaging.brokers.broker import Broker
@@ -50,7 +50,7 @@ Broker.start, Link._deliver = start_and_tell, deliver_slowly
 
 
 async def by_nats(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """A purge of the stream lost 37 of 160 messages in 40 kills: nats-server 2.9 then forgets what is pending."""
+    """nats-server 2.9: a purge of the stream discards pending acknowledgements (37 of 160 messages in 40 kills)."""
     return [await _killed(Nats, "NATS", folder, database_url, quick)]
 
 
@@ -70,7 +70,7 @@ async def by_redis(folder: Path, database_url: str, quick: bool) -> list[Result]
 
 
 async def _killed(kind: type[Server], name: str, folder: Path, database_url: str, quick: bool) -> Result:
-    """Kill -9 of one of two subscribers, in each window in turn; now and then the broker dies beside it."""
+    """kill -9 of one of two subscribers, in each window in turn; sometimes the broker is killed too."""
     kills, broker_dies_every = (2, 2) if quick else (15, 3)
     require(kind)
     data = folder / "broker"
@@ -86,7 +86,7 @@ async def _killed(kind: type[Server], name: str, folder: Path, database_url: str
                 victim = processes[turn % 2]
                 await until(partial(_has_started, subscriber, victim), 60)
                 stage = ("received", "committed")[turn % 2]
-                for _ in range(_MOST_BATCHES):  # the other subscriber may take the first ones
+                for _ in range(_MOST_BATCHES):  # The other subscriber may take the first ones.
                     for _ in range(_AT_ONCE):
                         await place(publisher, sent)
                         sent += 1
@@ -106,7 +106,7 @@ async def _killed(kind: type[Server], name: str, folder: Path, database_url: str
             async def is_drained() -> bool:
                 return len(await letters()) == sent and not await subscriber.rows("mail", _OPEN)
 
-            with suppress(TimeoutError):  # what is missing is counted as lost
+            with suppress(TimeoutError):  # Missing messages count as lost.
                 await until(is_drained, 60)
             written = await letters()
     lost, doubled = len(set(range(sent)) - written.keys()), sum(count > 1 for count in written.values())
@@ -123,7 +123,7 @@ _OPEN = "SELECT 1 FROM {s}outbox WHERE finished_at IS NULL LIMIT 1"
 
 @asynccontextmanager
 async def _apart(folder: Path, database_url: str, server: Server) -> AsyncIterator[tuple[Kernel, Shop]]:
-    """The kernel that publishes here, and the module that subscribes in processes of its own."""
+    """Provide the kernel that publishes in this process, and the module that subscribes in processes of its own."""
     common = {
         "ENVIRONMENT": "local",
         "LOG_LEVEL": "WARNING",
@@ -150,7 +150,7 @@ def _start(stack: ExitStack, subscriber: Shop) -> subprocess.Popen[bytes]:
 
 
 def _notes(subscriber: Shop, process: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
-    """The message and the stage of each note, without a last one that was cut short."""
+    """Return the message and the stage of each note, without an incomplete last one."""
     path = subscriber.root / f"taken.{process.pid}.log"
     for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
         if line.endswith("\n"):

@@ -1,4 +1,4 @@
-"""Callers who leave, a few hundred times."""
+"""The scenario of clients that disconnect, with a few hundred requests."""
 
 from pathlib import Path
 
@@ -10,5 +10,5 @@ from tests.faults.harness import assert_all_hold
 pytestmark = pytest.mark.slow
 
 
-async def test_who_leaves_takes_nothing_along(tmp_path: Path, empty_url: str) -> None:
+async def test_a_client_that_disconnects_loses_no_connection_and_no_transaction(tmp_path: Path, empty_url: str) -> None:
     assert_all_hold(await aborted.aborted(tmp_path, empty_url, True))

@@ -1,4 +1,4 @@
-"""The scenarios of bombs, at once or nearly so."""
+"""The scenarios of pictures that are enormous when decoded, a few at once."""
 
 from pathlib import Path
 
@@ -11,5 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.mark.parametrize("scenario", bombs.ONCE, ids=lambda one: one.__name__)
-async def test_what_is_enormous_when_decoded_hurts_nobody(tmp_path: Path, scenario: bombs.Scenario) -> None:
+async def test_pictures_that_are_enormous_when_decoded_do_not_delay_others(
+    tmp_path: Path, scenario: bombs.Scenario
+) -> None:
     assert_all_hold(await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True))

@@ -1,4 +1,4 @@
-"""The scenarios of transactions that end badly, a few times each."""
+"""The scenarios of failing commits, a few times each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("scenario", commits.ON_BOTH, ids=lambda one: one.__name__)
-async def test_what_is_answered_is_true(tmp_path: Path, empty_url: str, scenario: commits.Scenario) -> None:
+async def test_every_response_agrees_with_the_stored_rows(
+    tmp_path: Path, empty_url: str, scenario: commits.Scenario
+) -> None:
     assert_all_hold(await scenario(tmp_path, empty_url, True))
 
 

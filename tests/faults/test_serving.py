@@ -1,4 +1,4 @@
-"""The scenarios of start, stop and load, a few times each: that they work, and that their faults still bite."""
+"""The scenarios of start, stop and load, a few times each: they work, and their faults still occur."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.faults.harness import assert_all_hold
 
 pytestmark = pytest.mark.slow
 
-# The others have no bound that a busy neighbour could break.
+# The others have no limit of time that another test could break.
 _ALONE = (*slow.ONCE, load.overload, starts.failed_starts)
 
 
@@ -20,12 +20,12 @@ def _each(*scenarios: stops.Scenario) -> list[object]:
 
 
 @pytest.mark.parametrize("scenario", _each(*slow.ONCE, *much.ONCE))
-async def test_nobody_takes_more_than_their_part(tmp_path: Path, scenario: slow.Scenario) -> None:
+async def test_no_client_uses_more_than_its_share(tmp_path: Path, scenario: slow.Scenario) -> None:
     assert_all_hold(await scenario(tmp_path, f"sqlite:///{tmp_path / 'data'}", True))
 
 
 @pytest.mark.parametrize("scenario", _each(*starts.ON_POSTGRESQL, *stops.ON_POSTGRESQL, *load.ON_POSTGRESQL))
-async def test_processes_start_stop_and_shed_as_they_should(
+async def test_processes_start_stop_and_refuse_excess_load(
     tmp_path: Path, new_database: Callable[[str], URL], scenario: stops.Scenario
 ) -> None:
     assert_all_hold(await scenario(tmp_path, new_database("faults").render_as_string(hide_password=False), True))

@@ -1,4 +1,4 @@
-"""Uploads that are killed, once at each step."""
+"""kill -9 during uploads, once at each step."""
 
 from pathlib import Path
 
@@ -10,5 +10,5 @@ from tests.faults.harness import assert_all_hold
 pytestmark = pytest.mark.slow
 
 
-async def test_no_row_is_without_its_bytes_and_the_sweep_finds_the_rest(tmp_path: Path, empty_url: str) -> None:
+async def test_no_row_is_without_its_bytes_and_the_sweep_finds_orphaned_files(tmp_path: Path, empty_url: str) -> None:
     assert_all_hold(await uploads.killed_while_uploading(tmp_path, empty_url, True))

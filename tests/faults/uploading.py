@@ -1,4 +1,4 @@
-"""The repository's own images, served from a copy, with pictures to upload and a look at what was kept of them."""
+"""The repository's own module images, served from a copy, with functions to upload pictures and inspect the storage."""
 
 import io
 import random
@@ -17,7 +17,7 @@ _REPOSITORY = Path(__file__).parents[2]
 
 
 def repository(folder: Path, database_url: str, **variables: str) -> Served:
-    """The modules of the repository, with nothing running. Images are kept in `pictures` unless it is said where."""
+    """Provide the modules of the repository, before any process runs. Images are stored in `pictures` by default."""
     root = folder / "repository"
     for kind in ("modules", "migrations"):
         shutil.copytree(_REPOSITORY / kind, root / kind)
@@ -29,7 +29,7 @@ def repository(folder: Path, database_url: str, **variables: str) -> Served:
 
 
 def picture(pixels: int) -> bytes:
-    """A square PNG of noise, which takes about three bytes a pixel."""
+    """Return a square PNG of noise, with about three bytes per pixel."""
     file = io.BytesIO()
     Image.frombytes("RGB", (pixels, pixels), random.randbytes(3 * pixels * pixels)).save(file, "PNG")
     return file.getvalue()
@@ -41,7 +41,7 @@ async def upload(client: httpx2.AsyncClient, here: Served, data: bytes) -> httpx
 
 
 async def kept(here: Served) -> tuple[set[int], int]:
-    """The ids of all images, and how many of them have lost bytes."""
+    """Return the ids of all images, and how many of them have lost bytes."""
     found, lost = set(), 0
     async with httpx2.AsyncClient(base_url=here.url, timeout=30) as client:
         cursor: str | None = None
@@ -59,13 +59,13 @@ async def kept(here: Served) -> tuple[set[int], int]:
 
 
 def files(folder: Path) -> list[Path]:
-    """All files below a folder, those included that the store hides, without the record of its owner."""
+    """Return all files below a folder, including hidden ones of the store, without the record of its owner."""
     return [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "owners"]
 
 
 @contextmanager
 def small_disk(folder: Path, mib: float) -> Iterator[Path]:
-    """A file system of its own of that size, which only root may mount."""
+    """Mount a file system of this size, which only root may do."""
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={int(mib * 1024)}k", "tmpfs", str(folder)]
     subprocess.run(command, check=True, capture_output=True)
@@ -76,7 +76,7 @@ def small_disk(folder: Path, mib: float) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes what room there is."""
+    """Write a file that takes all free space."""
     path = folder / "filler"
     with path.open("wb", buffering=0) as file:
         size = 1 << 16

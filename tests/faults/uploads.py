@@ -1,4 +1,4 @@
-"""kill -9 while pictures are uploaded. Each scenario guards against rows whose bytes are not there."""
+"""kill -9 while pictures are uploaded. Guards against rows whose bytes are missing."""
 
 import asyncio
 import os
@@ -46,12 +46,15 @@ _POINTS = {
 
 
 async def killed_while_uploading(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """At every step, and at random under load; then the sweep. (A row that comes first outlives its bytes.)"""
+    """At every step, and at random under load; then the sweep.
+
+    (Naive: a row that is written first outlives its bytes.)
+    """
     times, cycles = (1, 2) if quick else (3, 10)
     data = picture(200)
     here = repository(folder, database_url)
     crashes, acknowledged = 0, set[int]()
-    with here.process():  # makes the tables
+    with here.process():  # Creates the tables.
         await until_serving(here.port)
     for patch in _POINTS.values():
         for _ in range(times):
@@ -97,7 +100,7 @@ async def killed_while_uploading(folder: Path, database_url: str, quick: bool) -
 
 
 async def _keep_uploading(client: httpx2.AsyncClient, here: Served, data: bytes, acknowledged: set[int]) -> None:
-    """Until the server is gone."""
+    """Upload until the server is gone."""
     while True:
         try:
             answer = await upload(client, here, data)
@@ -116,7 +119,7 @@ def _patched(here: Served, patch: str) -> subprocess.Popen[bytes]:
 
 
 def _sweep(here: Served, *words: str) -> int:
-    """How many files it found."""
+    """Run the sweep, and return how many files it found."""
     output = _images(here, "sweep", "--older-than-hours", "0", *words)
     [orphans, unfinished] = re.findall(r"([\d,]+)(?: of them| more)", output)
     return int(orphans.replace(",", "")) + int(unfinished.replace(",", ""))
@@ -130,7 +133,7 @@ def _images(here: Served, *words: str) -> str:
 
 
 def _environment(here: Served) -> dict[str, str]:
-    # Whoever dies at a COMMIT must not do so at one of its own.
+    # A process that is killed at a COMMIT must not be killed at one of its start.
     return {**os.environ, **here.variables, "MESSAGING_RELAY": "false"}
 
 

@@ -1,4 +1,4 @@
-"""Upstreams that fail. Each scenario guards against calls that wait for ever, come three times or hold up others."""
+"""Upstreams that fail. Guards against calls that wait for ever, are sent three times or delay others."""
 
 import asyncio
 import json
@@ -27,24 +27,24 @@ Scenario = Callable[[Path, str, bool], Awaitable[list[Result]]]
 
 _TOTAL_SECONDS = 2.0
 _CALLERS = 10
-# What a call may take longer than its deadline: this process is also the upstream.
+# How much longer than its deadline a call may take, because this process is also the upstream.
 _GRACE_SECONDS = 0.5
 _KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A way to fail: how each call that reaches the upstream ends, and how often it may reach it."""
+    """A way to fail: how each call that reaches the upstream ends, and how many calls may reach it."""
 
     name: str
     ends: set[str]
     most: float = 1.2
-    # It does answer, whatever it answers: the circuit stays closed.
+    # The upstream answers, so the circuit stays closed.
     is_well: bool = False
 
 
 async def outages(folder: Path, _database_url: str, quick: bool) -> list[Result]:
-    """Each way to fail, all of the time. (Three tries each are three times the load on what is down.)"""
+    """Each way to fail, all the time. (Naive: three tries each triple the load on a failing upstream.)"""
     seconds = 3.0 if quick else 6.0
     results = []
     authority = trustme.CA()
@@ -124,7 +124,7 @@ async def _circles(call: Call) -> Reply:
 
 
 def _kind(error: httpx2.HTTPError) -> str:
-    """The client's error, or why TLS refused: the certificate's fault, or SSLError for whatever is no handshake."""
+    """Return the client's error, or the TLS error: the certificate's problem, or SSLError for an invalid handshake."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -151,7 +151,7 @@ async def _outage(folder: Path, url: str, way: _Way, seconds: float, reached: Ca
             while time.monotonic() < over_at:
                 began_at = time.monotonic()
                 try:
-                    # Every other may be repeated.
+                    # Every second call may be repeated.
                     headers = _KEY if number % 2 else {}
                     answer = await pool.get_client().post(url, headers=headers, follow_redirects=True)
                     ends[str(answer.status_code)] += 1
@@ -176,7 +176,10 @@ async def _outage(folder: Path, url: str, way: _Way, seconds: float, reached: Ca
 
 
 async def half_well(_folder: Path, _database_url: str, quick: bool) -> list[Result]:
-    """Three answers in ten are 503, too few for the circuit: the budget of retries holds. (Three tries: 1.39.)"""
+    """Three responses in ten are 503, too few for the circuit: the budget of retries holds.
+
+    (Naive: 1.39 calls with three tries.)
+    """
     times = 200 if quick else 1000
     source = random.Random(6)
 
@@ -196,7 +199,7 @@ async def half_well(_folder: Path, _database_url: str, quick: bool) -> list[Resu
 
         await asyncio.gather(*(caller() for _ in range(_CALLERS)))
         asked = ends[200] + ends[503]
-        ratio = (len(server.calls) - 10) / asked  # the first ten are free
+        ratio = (len(server.calls) - 10) / asked  # The first ten are free.
     return [
         Result("upstream fails in three of ten", "none", f"{times:,} calls", f"{ends[503]} failed in the end",
                f"{ratio:.2f} tries a call, and 10; {ends[200]:,} well; {ends[0]} not asked", "1.2 and 10",
@@ -243,9 +246,9 @@ async def ask(which: str, context: Context) -> int:
 
 
 async def others_go_on(folder: Path, database_url: str, quick: bool) -> list[Result]:
-    """One upstream is slow, then hangs; who asks others waits no longer. (Its calls would take the whole pool.)"""
+    """One upstream is slow, then hangs; calls to others do not wait. (Naive: its calls would take the whole pool.)"""
     seconds = 3.0 if quick else 8.0
-    grace = 200 if quick else 50  # a few tests run beside others
+    grace = 200 if quick else 50  # Some tests run in parallel.
     many = 120
     results = []
     slow = asyncio.Event()
@@ -294,7 +297,7 @@ async def _keep_asking(client: httpx2.AsyncClient, ends: Counter[int]) -> None:
 
 
 async def _latencies(here: Served, seconds: float) -> dict[str, list[float]]:
-    """How long those take that do not need the upstream that is slow, in seconds, by path."""
+    """Return the durations in seconds of requests that do not need the slow upstream, by path."""
     file, found = here.root / "probed", defaultdict[str, list[float]](list)
     with probing(here.port, file, "/api/v1/asks/own", "/api/v1/asks/good"):
         await asyncio.sleep(seconds)
