@@ -25,7 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from kernel.database.errors import FAILURES, MigrationError, code_of, reason_of
 from kernel.database.pool import ModuleRole, Placement
-from kernel.database.revisions import check_history
+from kernel.database.revisions import read_history
 from kernel.database.server_session import NoSession, connect_directly, place_of, quoted
 from kernel.settings import DatabaseConfig
 
@@ -118,7 +118,7 @@ class History:
             )
         if self.placement.is_in_memory:
             raise MigrationError(f"{self.module} is in an in-memory database, which cannot be migrated: name a file")
-        check_history(self.folder)
+        read_history(self.folder)
 
     def _alembic(self, options: Mapping[str, Any]) -> Config:
         config = Config(stdout=io.StringIO())

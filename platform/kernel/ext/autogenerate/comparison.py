@@ -14,7 +14,7 @@ from sqlalchemy import Connection, MetaData
 
 from kernel.database.errors import MigrationError
 from kernel.database.migrations import History
-from kernel.database.revisions import check_history
+from kernel.database.revisions import read_history
 from kernel.ext.autogenerate import constraints, enums
 from kernel.ext.autogenerate.rendering import render_item
 
@@ -41,7 +41,7 @@ async def write(history: History, message: str) -> Path:
     if missing := await history.pending() if history.exists else []:
         raise MigrationError(f"{history.module} lacks migration {missing[0]}: run `kernel migrate` first")
     history.folder.mkdir(parents=True, exist_ok=True)
-    numbers = [one.number for one in check_history(history.folder).values() if one is not None]
+    numbers = [one.number for one in read_history(history.folder).values() if one is not None]
     number = max((int(one) for one in numbers if one.isdecimal()), default=0) + 1
 
     def revision(connection: Connection) -> Any:

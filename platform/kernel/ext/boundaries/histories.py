@@ -7,7 +7,7 @@ then know one of them, and never apply the other.
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from kernel.database.revision_files import conflicts, read_revision
+from kernel.database.revisions import conflicts, read_revision
 from kernel.ext.boundaries.findings import Finding
 from kernel.ext.boundaries.project import Project
 
@@ -24,5 +24,5 @@ def check(project: Project) -> Iterator[Finding]:
             for path, tree in sorted(files.items())
             if str(path.parent) == folder and path.name != "__init__.py"
         }
-        for one in conflicts(folder, revisions):
-            yield Finding(one.files[-1], 1, RULE, one.why, one.instead)
+        for file, why, instead in conflicts(folder, revisions):
+            yield Finding(file, 1, RULE, why, instead)
