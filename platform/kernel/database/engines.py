@@ -35,7 +35,7 @@ from kernel.database.errors import (
     is_stale_plan,
     out_of_range,
 )
-from kernel.database.writes import begin_anew, note_failure, note_write
+from kernel.database.writes import FAILED, WRITTEN, what_it_writes
 from kernel.settings import DatabaseConfig
 
 # A writer of SQLite holds the whole file, so a second connection for writing could only wait inside SQLite, where
@@ -248,18 +248,24 @@ class PooledConnection(TruthfulConnection):
 
 
 def _listen(engine: AsyncEngine) -> None:
-    event.listen(engine.sync_engine, "begin", begin_anew)
+    event.listen(engine.sync_engine, "begin", _begin_anew)
     event.listen(engine.sync_engine, "before_cursor_execute", _enter_statement)
     event.listen(engine.sync_engine, "after_cursor_execute", _leave_statement)
     event.listen(engine.sync_engine, "handle_error", _handle_error)
     event.listen(engine.sync_engine, "checkin", _close_if_busy)
 
 
-def _enter_statement(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+def _begin_anew(connection: Connection) -> None:
+    connection.info.pop(WRITTEN, None)
+    connection.info.pop(FAILED, None)
+
+
+def _enter_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
     if connection.info.get(_BUSY):
         raise ConcurrentUse
     connection.info[_BUSY] = True
-    note_write(connection, cursor, statement)
+    if (what := what_it_writes(statement)) is not None:
+        connection.info.setdefault(WRITTEN, what)
 
 
 def _leave_statement(connection: Connection, *_: Any) -> None:
@@ -280,8 +286,9 @@ def _handle_error(context: ExceptionContext) -> None:
     if context.connection is not None and not context.connection.closed:
         with suppress(NotImplementedError):  # SQLAlchemy asks for the server's version on a connection without `info`
             context.connection.info.pop(_BUSY, None)
-            if context.sqlalchemy_exception is not None:  # the database's, not one of Python's before it was asked
-                note_failure(context.connection, error)
+            is_of_database = context.sqlalchemy_exception is not None  # not one of Python's before it was asked
+            if is_of_database and not context.connection.in_nested_transaction():  # whose end undoes the failure
+                context.connection.info.setdefault(FAILED, error)
     if isinstance(error, Exception):  # a cancellation stays one
         _explain_outage(context, error)
 

@@ -7,22 +7,73 @@ from typing import Any, TypeVar
 from weakref import ReferenceType, ref
 
 from sqlalchemy import Executable, Select, event
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncResult, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.dml import UpdateBase
 
-from kernel.database.errors import ConcurrentUse, ReadOnlySession, TransactionAborted
-from kernel.database.lease import Lease, SessionEngine
+from kernel.database.errors import ConcurrentUse, ReadOnlySession, SessionClosed, TransactionAborted
 from kernel.database.runner import Rows, StatementRunner
-from kernel.database.writes import failure_on, written_on
+from kernel.database.writes import FAILED, WRITTEN
 
 _CONNECTION = "kernel.connection"
 
 Result = TypeVar("Result")
 Runnable = Select[Any] | UpdateBase
 Action = Callable[[], Awaitable[None]]
+
+
+class Lease:
+    """The pool connections that a session has out.
+
+    A task that outlives the session gets SessionClosed instead of a connection, and `end` closes each connection that
+    was not given back, also one that is busy.
+    """
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._out: list[PoolProxiedConnection] = []
+
+    def check(self) -> None:
+        """Raise SessionClosed after the end."""
+        if self.is_over:
+            raise SessionClosed
+
+    def add(self, connection: PoolProxiedConnection) -> PoolProxiedConnection:
+        """Note that the session has this connection. Raises SessionClosed, and gives it back, after the end."""
+        if self.is_over:
+            connection.close()
+            raise SessionClosed
+        self._out = [one for one in self._out if one.is_valid]
+        self._out.append(connection)
+        return connection
+
+    def end(self) -> None:
+        """Refuse further connections, and close those that are still out. Waits for nothing."""
+        self.is_over = True
+        out, self._out = self._out, []
+        for connection in out:
+            if connection.is_valid:
+                connection.invalidate()
+
+
+class SessionEngine(OptionEngine):
+    """An engine whose connections belong to one session."""
+
+    def __init__(self, engine: Engine, lease: Lease, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(engine, options or {})
+        self._engine = engine
+        self._lease = lease
+
+    def execution_options(self, **options: Any) -> "SessionEngine":
+        return SessionEngine(self, self._lease, options)
+
+    def raw_connection(self) -> PoolProxiedConnection:
+        self._lease.check()
+        return self._lease.add(self._engine.raw_connection())
 
 
 class DatabaseSession(AsyncSession):
@@ -44,6 +95,8 @@ class DatabaseSession(AsyncSession):
         """Set what a session has beside SQLAlchemy's."""
         self.engine = engine
         self.lease = Lease()
+        # Of results that are read row by row.
+        self.streams: list[AsyncSession] = []
         self.before_commit: list[Action] = []
         self.after_commit: list[Action] = []
         # Objects that extensions keep for the database of the module, by type.
@@ -77,18 +130,19 @@ class DatabaseSession(AsyncSession):
 
     def pending_writes(self) -> str | None:
         """Return what the session has written, locked or is about to write, in a few words; None after reads only."""
-        raise NotImplementedError
+        return None
 
     async def release_connection(self) -> None:
         """Give the connection back; the next statement takes one anew. For a session that has only read."""
-        raise NotImplementedError
+        await self.commit()
 
     async def release(self) -> None:
         """End the session. What is not committed is rolled back, and a connection that is still busy is closed."""
         self.lease.is_over = True
         try:
-            with suppress(Exception):  # of a connection that is lost or busy: the lease closes it
-                await self.close()
+            for session in (*self.streams, self):
+                with suppress(Exception):  # of a connection that is lost or busy: the lease closes it
+                    await session.close()
         finally:
             self.lease.end()
 
@@ -180,25 +234,6 @@ class ReadSession(DatabaseSession):
         self.streams.append(session)
         return await session.stream(statement, *args, **options)
 
-    def set_up(self, engine: AsyncEngine) -> None:
-        super().set_up(engine)
-        self.streams: list[AsyncSession] = []
-
-    def pending_writes(self) -> str | None:
-        return None
-
-    async def release_connection(self) -> None:
-        await self.commit()
-
-    async def release(self) -> None:
-        self.lease.is_over = True
-        try:
-            for session in self.streams:
-                with suppress(Exception):
-                    await session.close()
-        finally:
-            await super().release()
-
 
 class _Core(Session):
     """The synchronous part of a write session; notes the connection of its transaction."""
@@ -218,8 +253,8 @@ class WriteSession(DatabaseSession):
         core = self.sync_session
         if unflushed := [*core.new, *core.deleted, *(one for one in core.dirty if core.is_modified(one))]:
             return f"unflushed {type(unflushed[0]).__name__}"
-        connection = self._connection
-        return None if connection is None else written_on(connection)
+        written: str | None = self._noted(WRITTEN)
+        return written
 
     async def release_connection(self) -> None:
         await self.finish()
@@ -227,12 +262,11 @@ class WriteSession(DatabaseSession):
     async def finish(self) -> None:
         """Commit. Raises SessionClosed, and TransactionAborted after a statement that failed."""
         self.lease.check()
-        if (connection := self._connection) is not None and (failure := failure_on(connection)) is not None:
+        if (failure := self._noted(FAILED)) is not None:
             raise TransactionAborted(failure) from failure
         await self.commit()
 
-    @property
-    def _connection(self) -> Connection | None:
-        """Return the connection of the transaction."""
+    def _noted(self, key: str) -> Any:
+        """Return what was noted of the transaction, see kernel.database.writes."""
         connection: Connection | None = self.sync_session.info.get(_CONNECTION)
-        return None if connection is None or connection.closed or connection.invalidated else connection
+        return None if connection is None or connection.closed or connection.invalidated else connection.info.get(key)
