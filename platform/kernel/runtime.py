@@ -146,7 +146,7 @@ class Kernel:
         for module in self.modules:
             if module.metadata is not None:
                 placement, config = self.contexts[module.name].database.placement, self.settings.database
-                role = None if self.pool.roles is None else self.pool.roles.role(module.name)
+                role = None if self.pool.roles is None else self.pool.roles(module.name)
                 yield History(module.name, module.metadata, placement, module.migrations, config, role, inspector)
 
     def health_checks(self) -> Mapping[str, Check]:
@@ -170,16 +170,11 @@ class Kernel:
         self.http.get_client()
 
     async def _prepare_databases(self) -> None:
-        """Apply the migrations and make the roles in LOCAL; elsewhere verify that none is missing."""
-        roles = self.pool.roles
+        """Apply the migrations in LOCAL; elsewhere verify that none is missing."""
         if self.settings.application.migrates_at_start:
-            if roles is not None:
-                await roles.prepare()
             for history in self.histories():
                 await history.upgrade()
             return
-        if roles is not None:
-            await roles.verify()
         with_tables = [module for module in self.modules if module.metadata is not None]
         if all([await self._is_at_head(one) for one in with_tables]):
             return

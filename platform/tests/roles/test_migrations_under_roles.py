@@ -8,6 +8,7 @@ from sqlalchemy.engine import URL
 
 from kernel.application import Kernel, create_app
 from kernel.database.errors import MigrationError
+from kernel.ext.roles.roles import PostgresqlRoles
 from kernel.testing import query, settings_for
 from kernel.testing.postgresql import MIGRATING, SERVING
 from tests.core.project import MODELS, imported_alone, write_migration, write_project
@@ -40,8 +41,7 @@ def upgrade() -> None:
         for module in ("shop", "till"):
             write_migration(tmp_path, module)
         kernel = Kernel(settings_for(root, variables))
-        assert kernel.pool.roles is not None
-        await kernel.pool.roles.prepare([SERVING])
+        await kernel.get(PostgresqlRoles).prepare([SERVING])
         shop, till = kernel.histories()
         for history in (shop, till):
             await history.upgrade()
@@ -71,8 +71,7 @@ async def test_a_serving_login_that_finds_a_migration_missing_says_so(
     query(url, f"ALTER DATABASE {url.database} OWNER TO {MIGRATING}")
     variables = {"DATABASE_ROLE_PER_MODULE": "true", "ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}
     kernel = Kernel(settings_for(root, {**variables, "DATABASE_URL": str(url.set(username=MIGRATING))}))
-    assert kernel.pool.roles is not None
-    await kernel.pool.roles.prepare([SERVING])
+    await kernel.get(PostgresqlRoles).prepare([SERVING])
     app = create_app(settings_for(root, {**variables, "DATABASE_URL": str(url.set(username=SERVING))}))
     with pytest.raises(MigrationError, match="run `kernel migrate` before the start"):
         async with app.router.lifespan_context(app):

@@ -64,7 +64,7 @@ class Quotas:
     def _quota(self, module: str, url: URL) -> ModuleQuota | None:
         """Return a module's quota in the pool of `url`; None if it needs neither a role nor a limit."""
         config, roles = self._pool.config, self._pool.roles
-        role = None if roles is None else roles.role(module)
+        role = None if roles is None else roles(module)
         others = self._users[url] - (module in self._pool.with_tables)
         limit = max(1, (config.pool_size + config.max_overflow) * config.pool_share_percent // 100) if others else None
         if role is None and limit is None:

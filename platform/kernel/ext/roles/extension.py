@@ -1,8 +1,12 @@
 """The extension `roles`."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from kernel.database import AsyncDBPool
 from kernel.ext.roles.roles import PostgresqlRoles
 from kernel.extension import ApplicationBuilder, Extension
+from kernel.runtime import Kernel
 
 
 class Roles(Extension):
@@ -14,9 +18,18 @@ class Roles(Extension):
 
     def configure(self, app: ApplicationBuilder) -> None:
         if app.settings.database.role_per_module:
-            install(app.pool)
+            app.provide(install(app.pool))
+
+    @asynccontextmanager
+    async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:
+        """Make the roles where the application migrates by itself; elsewhere verify that it can serve under them."""
+        if (roles := kernel.find(PostgresqlRoles)) is not None:
+            await (roles.prepare() if kernel.settings.application.migrates_at_start else roles.verify())
+        yield
 
 
-def install(pool: AsyncDBPool) -> None:
+def install(pool: AsyncDBPool) -> PostgresqlRoles:
     """Give each module roles of its own in `pool`. Call it before any engine is made."""
-    pool.roles = PostgresqlRoles(pool)
+    roles = PostgresqlRoles(pool)
+    pool.roles = roles.of_module
+    return roles

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from kernel.database import AsyncDBPool, Placement
 from kernel.database.errors import FAILURES, reason_of
+from kernel.database.pool import ModuleRole
 from kernel.database.server_session import connect, is_own_session, place_of, quoted
 from kernel.ext.pool.errors import RoleError
 from kernel.settings import DatabaseConfig, Environment
@@ -77,11 +78,6 @@ class Role:
         """Return the role that owns the schema and everything in it, and runs the module's migrations."""
         return f"{self.name}{_OWNER}"
 
-    @property
-    def advice(self) -> str:
-        """Return how to create the roles."""
-        return "run `kernel roles --apply`"
-
     async def allowed(self, connection: asyncpg.Connection) -> str:
         """Return the role that the user of this connection may take; the serving one if it may take none."""
         names = (self.owner, self.name)
@@ -142,7 +138,7 @@ class Role:
 
 
 class PostgresqlRoles:
-    """The roles of the modules of one application, as kernel.database uses them."""
+    """The roles of the modules of one application."""
 
     def __init__(self, pool: AsyncDBPool) -> None:
         self._pool = pool
@@ -155,6 +151,12 @@ class PostgresqlRoles:
         schema = placement.schema if module in self._pool.with_tables else None
         name = role_name(module, placement.url, self._pool.config)
         return Role(name, module, placement.url, schema, placement.direct_url)
+
+    def of_module(self, module: str) -> ModuleRole | None:
+        """Return a module's roles as kernel.database asks for them; None on SQLite. Raises RoleError."""
+        if (role := self.role(module)) is None:
+            return None
+        return ModuleRole(role.name, role.owner, "run `kernel roles --apply`", role.protection(), role.allowed)
 
     def all(self) -> list[Role]:
         """Return the roles of every module that is not on SQLite. Raises RoleError."""

@@ -2,6 +2,8 @@
 
 import pytest
 
+from kernel.ext.roles.roles import PostgresqlRoles
+from kernel.runtime import Kernel
 from kernel.testing.postgresql import SERVING, DatabaseAccess
 
 
@@ -11,4 +13,8 @@ def database_access() -> DatabaseAccess:
 
     A module that reads or writes the tables of another, or changes its own tables, fails in its tests.
     """
-    return DatabaseAccess(SERVING, {"DATABASE_ROLE_PER_MODULE": "true"})
+    return DatabaseAccess(SERVING, {"DATABASE_ROLE_PER_MODULE": "true"}, _make_roles)
+
+
+async def _make_roles(kernel: Kernel) -> None:
+    await kernel.get(PostgresqlRoles).prepare([SERVING])
