@@ -21,7 +21,7 @@ from kernel.modules.contracts import CallRule, Contract, local_client
 from kernel.modules.discovery import DiscoveredModule, discover
 from kernel.modules.manifest import ModuleContext
 from kernel.running import RUNNING
-from kernel.settings import Fault, Settings, SettingsError
+from kernel.settings import Settings, SettingsError
 from kernel.web.context import CurrentContext
 
 if TYPE_CHECKING:
@@ -121,9 +121,6 @@ class Kernel:
     def _refuse(self) -> None:
         """Raise SettingsError with all that extensions have against the start."""
         faults = [fault for extension in self.extensions for fault in extension.check_start(self)]
-        if self.settings.database.role_per_module and self.pool.roles is None:
-            problem = "is set, and the extension that gives modules their roles is not in use: install `roles`"
-            faults.append(Fault("DATABASE_ROLE_PER_MODULE", problem))
         if faults:
             raise SettingsError(faults)
 

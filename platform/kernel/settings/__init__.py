@@ -58,11 +58,20 @@ CORE_GROUPS: Mapping[str, type[SettingsGroup]] = {
 }
 # How the variables of the platform's extensions begin. One that is set stops the start without its extension.
 OF_EXTENSIONS: Mapping[str, tuple[str, ...]] = {
+    "cache": ("DATABASE_READ_LAG_",),
     "compression": ("SERVER_GZIP_",),
+    "fast": ("APPLICATION_COMPILED_", "DATABASE_DIRECT_STATEMENTS"),
+    "http2": ("HTTP_CLIENT_HTTP2",),
+    "http_resilience": (
+        "HTTP_CLIENT_BACKOFF_", "HTTP_CLIENT_CIRCUIT_", "HTTP_CLIENT_MAX_ANSWER_", "HTTP_CLIENT_MAX_ATTEMPTS",
+        "HTTP_CLIENT_MAX_BACKOFF_", "HTTP_CLIENT_MAX_CALLS_",
+    ),
     "idempotency": ("IDEMPOTENCY_",),
     "messaging": ("MESSAGING_",),
+    "pool": ("DATABASE_POOL_OVERFLOW_", "DATABASE_POOL_PING_", "DATABASE_POOL_SHARE_"),
     "rate_limit": ("RATE_LIMIT_",),
     "remote": ("INTERNAL_",),
+    "roles": ("DATABASE_ROLE_",),
     "server": (
         "SERVER_BACKLOG", "SERVER_CLOSE_", "SERVER_DRAIN_", "SERVER_GRACEFUL_", "SERVER_KEEP_ALIVE_", "SERVER_MAX_",
         "SERVER_MINIMUM_", "SERVER_SLOW_", "SERVER_WORKER",

@@ -72,8 +72,6 @@ class DatabaseConfig(SettingsGroup):
     # PostgreSQL itself, if DATABASE_URL leads to a pooler in transaction mode: migrations and LISTEN need a session of
     # their own. The default is DATABASE_URL.
     direct_url: DatabaseSecret | None = None
-    # The largest lag of the replica. For this long after a change, `cached` stores nothing that the change affects.
-    read_lag_seconds: float = Field(5, ge=0)
     host: str | None = None
     port: int = Field(5432, ge=1, le=65535)
     user: str | None = None
@@ -84,33 +82,17 @@ class DatabaseConfig(SettingsGroup):
     # the server's max_connections.
     pool_size: int = Field(5, ge=1)
     max_overflow: int = Field(10, ge=0)
-    # How long an unused connection above pool_size is kept.
-    pool_overflow_lingers_seconds: float = Field(30, gt=0)
     # How long a request waits for a connection before it is answered 503, in total within a second.
     pool_timeout_seconds: float = Field(0.75, gt=0)
-    # The share of the pool that one module may use, in percent of pool_size + max_overflow, if several modules with
-    # tables use the pool. Beyond its share, a module's requests wait for the share timeout, then they are answered 503.
-    pool_share_percent: int = Field(60, ge=1, le=100)
-    pool_share_timeout_seconds: float = Field(0.75, gt=0)
     # Shorter than the idle limits of common proxies and firewalls.
     pool_recycle_seconds: int = Field(3600, ge=1)
     # Test each connection before the ORM uses it. Statements on the driver need no test: if the connection is dead,
     # they are repeated on a new one.
     pool_pre_ping: bool = True
-    # The driver's connections are tested, too, after this long without use: a connection that a firewall has dropped
-    # never answers.
-    pool_ping_after_idle_seconds: float = Field(30, ge=0)
-    # Run statements directly on the driver where the ORM is not needed (kernel/ext/fast/driver.py).
-    direct_statements: bool = True
-    # PostgreSQL: each module's sessions use a role with rights in the module's schema only. `kernel roles --apply`
-    # creates the roles; in local the start does.
-    role_per_module: bool = False
     # PostgreSQL: the mode of the connection pooler (PgBouncer) in DATABASE_URL. In `transaction` mode the server
     # connection may change after each transaction: so every statement, reads included, runs in a transaction, sets its
     # role there (SET LOCAL ROLE), and is prepared without a name.
     pooler: Literal["none", "session", "transaction"] = "none"
-    # The prefix of the roles' names, which must be unique on the server. The default is the database's name and a dot.
-    role_prefix: str | None = None
     # asyncpg's own default is 60 s. Two seconds allow one lost packet, which is sent again after a second. The default
     # is the `connect_timeout` in DATABASE_URL, or else 2.
     connect_timeout_seconds: float = Field(default_factory=_connect_timeout, gt=0)

@@ -101,8 +101,6 @@ class ApplicationSettings(SettingsGroup):
     debug: bool = Field(default_factory=lambda data: data.get("environment") in {Environment.LOCAL, Environment.DEV})
     # None enables all modules in modules/.
     enabled_modules: Names | None = Field(None, validation_alias="ENABLED_MODULES")
-    # Order the dependencies of a route once instead of at every request (kernel/ext/fast/endpoint.py).
-    compiled_endpoints: bool = True
     # Whether a call of another module in a transaction that has written is an error instead of a warning.
     strict_contract_calls: bool = Field(default_factory=lambda data: data.get("environment") is Environment.LOCAL)
     secrets_dir: Path = Field(Path("/mnt/secrets"), validation_alias="SECRETS_DIR")

@@ -19,7 +19,7 @@ from kernel.testing.fakes import Fakes
 # the whole application.
 Dependencies = Literal["fakes", "direct", "all"]
 
-PATIENT = {"DATABASE_POOL_TIMEOUT_SECONDS": "10", "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "10"}
+PATIENT = {"DATABASE_POOL_TIMEOUT_SECONDS": "10"}
 """The disk and the processor of many tests may stall for a second, which is no reason to shed; what is stuck stays."""
 
 

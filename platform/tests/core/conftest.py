@@ -25,7 +25,7 @@ def own_logging() -> Iterator[None]:
 
 
 @pytest.fixture
-def extend() -> Callable[[AsyncDBPool], AsyncDBPool]:
+def extend() -> Callable[..., AsyncDBPool]:
     """Plugs extensions into a pool: none. platform/tests/fast runs the tests of kernel.database with its own."""
     return lambda pool: pool
 

@@ -4,15 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from kernel.runtime import Kernel
-from kernel.settings import SettingsError
-from kernel.testing import settings_for
-from tests.core.project import write_project
+from kernel.settings import Settings, SettingsError, Sources
 
 
-async def test_roles_without_the_extension_stop_the_start(tmp_path: Path) -> None:
-    settings = settings_for(write_project(tmp_path, {}), {"DATABASE_ROLE_PER_MODULE": "true"})
-    kernel = Kernel(settings, extensions=())
-    with pytest.raises(SettingsError, match="DATABASE_ROLE_PER_MODULE"):
-        async with kernel.running():
-            pass
+def test_roles_without_the_extension_stop_the_start(tmp_path: Path) -> None:
+    sources = Sources.read(tmp_path, {"DATABASE_ROLE_PER_MODULE": "true"})
+    with pytest.raises(SettingsError, match=r"DATABASE_ROLE_PER_MODULE: .* is a setting of the extension roles"):
+        Settings.load(sources, {}, extensions=())

@@ -13,25 +13,26 @@ from kernel.database.runner import Rows
 from kernel.ext.fast import extension as fast
 from kernel.ext.fast.driver import DriverExecutor, Statement
 from kernel.ext.pool import install as bounded
+from kernel.ext.pool.settings import PoolSettings
 from tests.core.conftest import own_logging
 
 __all__ = ["own_logging"]
 
 
 @pytest.fixture
-def extend() -> Callable[[AsyncDBPool], AsyncDBPool]:
+def extend() -> Callable[..., AsyncDBPool]:
     """Plugs the bounded pool and the driver's sessions into a pool."""
     return plug
 
 
-def plug_with_roles(pool: AsyncDBPool) -> AsyncDBPool:
+def plug_with_roles(pool: AsyncDBPool, role_prefix: str | None = None, **options: Any) -> AsyncDBPool:
     """Plug roles, the bounded pool and the driver's sessions into a pool."""
-    importlib.import_module("kernel.ext.roles.extension").install(pool)
-    return plug(pool)
+    importlib.import_module("kernel.ext.roles.extension").install(pool, role_prefix)
+    return plug(pool, **options)
 
 
-def plug(pool: AsyncDBPool) -> AsyncDBPool:
-    bounded.install(pool)
+def plug(pool: AsyncDBPool, **options: Any) -> AsyncDBPool:
+    bounded.install(pool, PoolSettings(**options))
     fast.install(pool)
     return pool
 

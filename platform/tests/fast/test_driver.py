@@ -41,6 +41,7 @@ from kernel.ext.fast import extension as fast
 from kernel.ext.fast.session import FastSession
 from kernel.ext.pool import bounded_pool
 from kernel.ext.pool import install as bounded
+from kernel.ext.pool.settings import PoolSettings
 from kernel.settings import DatabaseConfig
 from tests.core.waiting import end_connections, until_driver_knows, until_running, until_true
 
@@ -164,7 +165,7 @@ def ways(
     on_sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path_factory.mktemp('direct')}" if on_sqlite else str(new_database("direct"))
     pool = AsyncDBPool(DatabaseConfig(url=url), {}, Path("/"))
-    bounded.install(pool)
+    bounded.install(pool, PoolSettings())
     fast.install(pool)
     ways = Ways(pool, EVERYWHERE if on_sqlite else ON_POSTGRESQL)
     with ways.runner as runner:
@@ -251,9 +252,9 @@ class Reminders(BaseRepository[Reminder, int]):
     pass
 
 
-async def opened(url: str, **options: Any) -> AsyncDBPool:
+async def opened(url: str, settings: PoolSettings | None = None, **options: Any) -> AsyncDBPool:
     pool = AsyncDBPool(DatabaseConfig(url=url, **options), {}, Path("/"))
-    bounded.install(pool)
+    bounded.install(pool, settings or PoolSettings())
     fast.install(pool)
     database = pool.database("events")
     async with database.writer.begin() as connection:
@@ -493,7 +494,9 @@ async def test_a_connection_that_a_firewall_dropped_is_found_out_by_a_ping(new_d
     """Simulated: the server's process is stopped, so that it gives no answer at all."""
     url = new_database("silent")
     pool = await opened(
-        url.render_as_string(hide_password=False), pool_ping_after_idle_seconds=0.2, connect_timeout_seconds=0.5
+        url.render_as_string(hide_password=False),
+        PoolSettings(pool_ping_after_idle_seconds=0.2),
+        connect_timeout_seconds=0.5,
     )
     database = pool.database("events")
 
@@ -648,8 +651,8 @@ async def test_connections_above_the_pools_size_are_kept_while_they_are_needed(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(bounded_pool, "time", clock)
-    options = {"pool_size": 1, "max_overflow": 3, "pool_overflow_lingers_seconds": 0.2}
-    pool = await opened(new_database("burst").render_as_string(hide_password=False), **options)
+    url = new_database("burst").render_as_string(hide_password=False)
+    pool = await opened(url, PoolSettings(pool_overflow_lingers_seconds=0.2), pool_size=1, max_overflow=3)
     database = pool.database("events")
 
     async def backend() -> int:

@@ -13,5 +13,5 @@ from tests.roles.test_runtime_boundaries_roles import *  # noqa: F403  # once th
 
 
 @pytest.fixture
-def extend() -> Callable[[AsyncDBPool], AsyncDBPool]:
+def extend() -> Callable[..., AsyncDBPool]:
     return plug_with_roles

@@ -13,5 +13,5 @@ from tests.roles.test_sessions_through_a_pooler import *  # noqa: F403  # once t
 
 
 @pytest.fixture
-def extend() -> Callable[[AsyncDBPool], AsyncDBPool]:
+def extend() -> Callable[..., AsyncDBPool]:
     return plug_with_roles

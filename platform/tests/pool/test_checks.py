@@ -18,7 +18,7 @@ from kernel.testing import settings_for
 from tests.core.waiting import until_running
 from tests.faults.proxy import FaultProxy
 
-Extend = Callable[[AsyncDBPool], AsyncDBPool]
+Extend = Callable[..., AsyncDBPool]
 
 
 async def sleep(database: Database, seconds: float) -> None:

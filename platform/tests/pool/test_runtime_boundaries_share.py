@@ -20,7 +20,7 @@ from kernel.settings import DatabaseConfig
 from tests.core.project import MODELS, running_project, write_migration
 from tests.core.waiting import end_connections, until_running, until_true
 
-Extend = Callable[[AsyncDBPool], AsyncDBPool]
+Extend = Callable[..., AsyncDBPool]
 
 SLEEPY = """
 from fastapi import APIRouter
@@ -72,8 +72,8 @@ def url(new_database: Callable[[str], URL]) -> URL:
 @pytest.fixture
 async def pool(url: URL, extend: Extend) -> AsyncIterator[AsyncDBPool]:
     """3 + 2 connections, of which a module may hold 3."""
-    config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2, pool_share_timeout_seconds=0.3)
-    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]))
+    config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2)
+    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]), pool_share_timeout_seconds=0.3)
     yield pool
     await pool.close()
 
@@ -96,8 +96,8 @@ async def test_past_its_share_a_module_waits_briefly_and_another_does_not(pool: 
 
 
 async def test_waiting_callers_get_connections_in_their_order(url: URL, extend: Extend) -> None:
-    config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2, pool_share_timeout_seconds=30)
-    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]))
+    config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2)
+    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]), pool_share_timeout_seconds=30)
     events, served = pool.database("events"), list[int]()
     ends = [asyncio.Event() for _ in range(18)]
 

@@ -15,7 +15,7 @@ from kernel.settings import DatabaseConfig
 from tests.core.waiting import until_running
 from tests.faults.proxy import FaultProxy
 
-Extend = Callable[[AsyncDBPool], AsyncDBPool]
+Extend = Callable[..., AsyncDBPool]
 
 
 @pytest_asyncio.fixture

@@ -30,7 +30,7 @@ from kernel.testing import query, settings_for
 from tests.boundaries.hostile.unreadable import UNREADABLE
 from tests.core.waiting import end_connections, until_driver_knows
 
-Extend = Callable[[AsyncDBPool], AsyncDBPool]
+Extend = Callable[..., AsyncDBPool]
 
 MODULES = ("events", "images")
 
@@ -59,13 +59,13 @@ class Elsewhere(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
-def roles_of(pool: AsyncDBPool, *modules: str) -> list[Role]:
-    return [role for module in modules if (role := PostgresqlRoles(pool).role(module))]
+def roles_of(pool: AsyncDBPool, *modules: str, prefix: str | None = None) -> list[Role]:
+    return [role for module in modules if (role := PostgresqlRoles(pool, prefix).role(module))]
 
 
 async def opened(url: URL, extend: Extend, **options: Any) -> AsyncDBPool:
     """A pool for two modules with a table `things` each, and images.secrets; the roles are there."""
-    config = DatabaseConfig(url=str(url), role_per_module=True, **options)
+    config = DatabaseConfig(url=str(url), **options)
     pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
     for name in MODULES:
         query(url, f"CREATE SCHEMA {name}; CREATE SEQUENCE {name}.serials")
@@ -176,7 +176,7 @@ async def test_a_module_may_read_which_migrations_are_applied_and_not_change_it(
 ) -> None:
     url = new_database("versions")
     query(url, "CREATE SCHEMA events; CREATE TABLE events.alembic_version (version_num text)")
-    config = DatabaseConfig(url=str(url), role_per_module=True)
+    config = DatabaseConfig(url=str(url))
     pool = extend(AsyncDBPool(config, {}, Path("/"), ["events"]))
     await roles.apply_roles(roles_of(pool, "events"), config)
     async with pool.database("events").read() as session:
@@ -249,10 +249,11 @@ async def test_a_role_that_is_missing_is_named_with_what_to_do(
 ) -> None:
     url = new_database("missing")
     query(url, "CREATE SCHEMA events")
-    config = DatabaseConfig(url=str(url), role_per_module=True, role_prefix=f"{url.database}.none.")
-    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events"]))
+    config = DatabaseConfig(url=str(url))
+    prefix = f"{url.database}.none."
+    pool = extend(AsyncDBPool(config, {}, Path("/"), ["events"]), role_prefix=prefix)
     with pytest.raises(RoleError, match=r"kernel roles --apply"):
-        await roles.verify_roles(roles_of(pool, "events"), config)
+        await roles.verify_roles(roles_of(pool, "events", prefix=prefix), config)
     for directly in (True, False):
         with pytest.raises(RoleError, match=r"none\.events.*kernel roles --apply"):
             async with pool.database("events").read() as session:
@@ -328,7 +329,7 @@ async def test_an_ordinary_user_who_may_create_roles_can_apply_and_take_them(
     for _ in range(2):
         await roles.apply_roles(roles_at(migrating), DatabaseConfig(url=str(migrating)), [str(serving.username)])
     for url in (migrating, serving):
-        config = DatabaseConfig(url=str(url), role_per_module=True)
+        config = DatabaseConfig(url=str(url))
         pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
         await roles.verify_roles(roles_of(pool, *MODULES), config)
         async with pool.database("events").read() as session:
@@ -439,14 +440,14 @@ def test_the_command_prints_the_roles_and_applies_them(
 
 
 def test_a_name_that_postgresql_would_cut_is_refused(extend: Extend) -> None:
-    config = DatabaseConfig(url="postgresql://u:p@h/shop", role_per_module=True, role_prefix="x" * 60)
+    config = DatabaseConfig(url="postgresql://u:p@h/shop")
     with pytest.raises(RoleError, match="DATABASE_ROLE_PREFIX"):
-        extend(AsyncDBPool(config, {}, Path("/"), ["events"])).database("events")
+        extend(AsyncDBPool(config, {}, Path("/"), ["events"]), role_prefix="x" * 60).database("events")
 
 
 @pytest.mark.integration
 async def test_a_pool_that_is_refused_while_it_connects_keeps_no_turn(extend: Extend) -> None:
-    config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", role_per_module=True, pool_size=1, max_overflow=1)
+    config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", pool_size=1, max_overflow=1)
     pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
     for directly in (True, False) * 4:
         with pytest.raises(DatabaseUnavailable, match="cannot be reached"):

@@ -21,7 +21,7 @@ from kernel.testing import query, settings_for
 from tests.core.pgbouncer import PgBouncer, pgbouncer
 from tests.core.waiting import end_connections
 
-Extend = Callable[[AsyncDBPool], AsyncDBPool]
+Extend = Callable[..., AsyncDBPool]
 
 MODULES = ("apples", "pears")
 
@@ -76,13 +76,10 @@ async def pool(server: URL, bouncer: PgBouncer, extend: Extend) -> AsyncIterator
     config = DatabaseConfig(
         url=bouncer.url,
         pooler="transaction",
-        role_per_module=True,
-        role_prefix=f"{server.database}.",
         pool_size=3,
         pool_timeout_seconds=60,
-        pool_share_timeout_seconds=60,
     )
-    pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
+    pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES), role_prefix=f"{server.database}.")
     yield pool
     await pool.close()
 
@@ -114,12 +111,12 @@ async def test_modules_take_turns_on_one_server_connection_each_under_its_role(p
 
 
 async def test_several_processes_share_server_connections(
-    pool: AsyncDBPool, monkeypatch: pytest.MonkeyPatch, extend: Extend
+    pool: AsyncDBPool, server: URL, monkeypatch: pytest.MonkeyPatch, extend: Extend
 ) -> None:
     """In each process asyncpg numbers the names of its statements from 1; here the numbers start again instead."""
     for number in range(5):
         monkeypatch.setattr("asyncpg.connection._uid", 0)
-        process = extend(AsyncDBPool(pool.config, {}, Path("/"), MODULES))
+        process = extend(AsyncDBPool(pool.config, {}, Path("/"), MODULES), role_prefix=f"{server.database}.")
         await use(process.database("apples"), "apples", number)
         await process.close()
 

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from PIL import Image
 
+from kernel.ext.roles.settings import RoleSettings
 from kernel.settings import Settings
 
 CONCERT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "location": "Berlin"}
@@ -28,7 +29,7 @@ async def test_200_requests_that_ask_another_module_finish_on_a_pool_of_5(
     settings: Settings, client: httpx2.AsyncClient
 ) -> None:
     assert (settings.database.pool_size, settings.database.max_overflow) == (5, 0)
-    assert settings.database.role_per_module
+    assert settings.group(RoleSettings).role_per_module
     picture = io.BytesIO()
     Image.new("RGB", (1, 1)).save(picture, "PNG")
     sent = await client.post("/api/v1/images", files={"file": ("one.png", picture.getvalue(), "image/png")})

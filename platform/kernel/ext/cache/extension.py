@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from kernel.ext.cache.cached import check_routes
 from kernel.ext.cache.response_cache import ResponseCache
+from kernel.ext.cache.settings import CacheSettings
 from kernel.ext.store.settings import StoreSettings
 from kernel.ext.store.store import SharedStore
 from kernel.extension import ApplicationBuilder, Extension
@@ -16,6 +17,7 @@ class CacheExtension(Extension):
 
     name = "cache"
     requires = ("recorder", "store")
+    settings = (CacheSettings,)
 
     def configure(self, app: ApplicationBuilder) -> None:
         app.route_rules.append(check_routes)
@@ -24,7 +26,7 @@ class CacheExtension(Extension):
         settings = kernel.settings
         placements = [context.database.placement for context in kernel.contexts.values()]
         has_replica = any(one.read_url != one.url for one in placements)
-        lag_seconds = settings.database.read_lag_seconds if has_replica else 0
+        lag_seconds = settings.group(CacheSettings).read_lag_seconds if has_replica else 0
         store, version = kernel.get(SharedStore), settings.application.version
         kernel.builder.provide(ResponseCache(settings.group(StoreSettings), store, version, lag_seconds))
 

@@ -6,6 +6,7 @@ from kernel.database import AsyncDBPool
 from kernel.ext.fast.access_log import access_log_for
 from kernel.ext.fast.endpoint import compile_endpoint
 from kernel.ext.fast.session import FastSessions
+from kernel.ext.fast.settings import FastSettings
 from kernel.ext.fast.validation import bound_errors
 from kernel.extension import ApplicationBuilder, Extension
 from kernel.web.dispatch import CompiledEndpoint
@@ -16,16 +17,17 @@ class Fast(Extension):
 
     name = "fast"
     requires = ("pool",)
+    settings = (FastSettings,)
 
     def configure(self, app: ApplicationBuilder) -> None:
-        if app.settings.database.direct_statements:
+        settings = app.settings.group(FastSettings)
+        if settings.direct_statements:
             install(app.pool)
         app.access_log = access_log_for(app.settings.log)
-        compiles = app.settings.application.compiled_endpoints
 
         def prepare(route: Any) -> CompiledEndpoint | None:
             bound_errors(route)
-            return compile_endpoint(route) if compiles else None
+            return compile_endpoint(route) if settings.compiled_endpoints else None
 
         app.compile_endpoint = prepare
 

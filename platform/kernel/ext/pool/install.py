@@ -11,11 +11,12 @@ from kernel.database import AsyncDBPool, Usage
 from kernel.database.server_session import quoted
 from kernel.ext.pool.bounded_pool import BoundedPool
 from kernel.ext.pool.quota import QUOTA, ModuleQuota, QuotaEngine
+from kernel.ext.pool.settings import PoolSettings
 
 
-def install(pool: AsyncDBPool) -> None:
+def install(pool: AsyncDBPool, settings: PoolSettings) -> None:
     """Use bounded pools in `pool`, with a quota for each module that shares one. Call it before any engine exists."""
-    quotas = Quotas(pool)
+    quotas = Quotas(pool, settings)
     pool.pool_class = BoundedPool
     pool.on_engine.append(quotas.listen)
     pool.engine_of_module = quotas.engine_of_module
@@ -25,22 +26,23 @@ def install(pool: AsyncDBPool) -> None:
 class Quotas:
     """Creates the quota of each module."""
 
-    def __init__(self, pool: AsyncDBPool) -> None:
+    def __init__(self, pool: AsyncDBPool, settings: PoolSettings) -> None:
         self._pool = pool
+        self._settings = settings
         placements = [pool.placement(module) for module in pool.with_tables]
         self._users = Counter(url for one in placements for url in {one.url, one.read_url})
         self._quotas: dict[tuple[str, URL], ModuleQuota | None] = {}
 
     def listen(self, engine: AsyncEngine) -> None:
         """Set up a new engine's pool."""
-        config, pool = self._pool.config, engine.sync_engine.pool
+        settings, pool = self._settings, engine.sync_engine.pool
         event.listen(engine.sync_engine, "begin", _take_local_role)
         if isinstance(pool, BoundedPool) and engine.dialect.name == "postgresql":
             if pool.ping_after is None:
-                pool.ping_after = config.pool_ping_after_idle_seconds
-            pool.attempt_ping_after = config.pool_ping_after_idle_seconds
-            pool.ping_timeout = config.connect_timeout_seconds
-            pool.overflow_lingers = config.pool_overflow_lingers_seconds
+                pool.ping_after = settings.pool_ping_after_idle_seconds
+            pool.attempt_ping_after = settings.pool_ping_after_idle_seconds
+            pool.ping_timeout = self._pool.config.connect_timeout_seconds
+            pool.overflow_lingers = settings.pool_overflow_lingers_seconds
             pool.watch()
 
     def engine_of_module(self, module: str | None, engine: AsyncEngine) -> AsyncEngine:
@@ -66,11 +68,15 @@ class Quotas:
         config, roles = self._pool.config, self._pool.roles
         role = None if roles is None else roles(module)
         others = self._users[url] - (module in self._pool.with_tables)
-        limit = max(1, (config.pool_size + config.max_overflow) * config.pool_share_percent // 100) if others else None
+        limit = (
+            max(1, (config.pool_size + config.max_overflow) * self._settings.pool_share_percent // 100)
+            if others
+            else None
+        )
         if role is None and limit is None:
             return None
         name, is_local = role.name if role else None, config.pooler == "transaction"
-        seconds = config.pool_share_timeout_seconds
+        seconds = self._settings.pool_share_timeout_seconds or config.pool_timeout_seconds
         return ModuleQuota(module, None if is_local else name, limit, seconds, name if is_local else None)
 
 

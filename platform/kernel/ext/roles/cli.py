@@ -24,9 +24,10 @@ def roles(
     Run it before `kernel migrate`, as the user who migrates, and again after a module is added.
     """
     from kernel.ext.roles.roles import PostgresqlRoles, apply_roles  # noqa: PLC0415
+    from kernel.ext.roles.settings import RoleSettings  # noqa: PLC0415
 
     kernel = load_kernel()
-    found = PostgresqlRoles(kernel.pool).all()
+    found = PostgresqlRoles(kernel.pool, kernel.settings.group(RoleSettings).role_prefix).all()
     if not found:
         typer.echo("There is nothing to do: no module is on PostgreSQL, and SQLite has no roles.")
     elif apply:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from kernel.database import AsyncDBPool
 from kernel.ext.roles.roles import PostgresqlRoles
+from kernel.ext.roles.settings import RoleSettings
 from kernel.extension import ApplicationBuilder, Extension
 from kernel.runtime import Kernel
 
@@ -14,11 +15,13 @@ class Roles(Extension):
 
     name = "roles"
     requires = ("pool",)
+    settings = (RoleSettings,)
     fixtures = "kernel.ext.roles.testing"
 
     def configure(self, app: ApplicationBuilder) -> None:
-        if app.settings.database.role_per_module:
-            app.provide(install(app.pool))
+        settings = app.settings.group(RoleSettings)
+        if settings.role_per_module:
+            app.provide(install(app.pool, settings.role_prefix))
 
     @asynccontextmanager
     async def lifespan(self, kernel: Kernel) -> AsyncIterator[None]:
@@ -28,8 +31,8 @@ class Roles(Extension):
         yield
 
 
-def install(pool: AsyncDBPool) -> PostgresqlRoles:
+def install(pool: AsyncDBPool, prefix: str | None = None) -> PostgresqlRoles:
     """Give each module roles of its own in `pool`. Call it before any engine is made."""
-    roles = PostgresqlRoles(pool)
+    roles = PostgresqlRoles(pool, prefix)
     pool.roles = roles.of_module
     return roles

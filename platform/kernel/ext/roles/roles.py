@@ -140,8 +140,9 @@ class Role:
 class PostgresqlRoles:
     """The roles of the modules of one application."""
 
-    def __init__(self, pool: AsyncDBPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: AsyncDBPool, prefix: str | None = None) -> None:
+        """`prefix` is DATABASE_ROLE_PREFIX."""
+        self._pool, self._prefix = pool, prefix
 
     def role(self, module: str) -> Role | None:
         """Return a module's roles; None on SQLite. Raises RoleError."""
@@ -149,7 +150,7 @@ class PostgresqlRoles:
         if placement.schema is None:
             return None
         schema = placement.schema if module in self._pool.with_tables else None
-        name = role_name(module, placement.url, self._pool.config)
+        name = role_name(module, placement.url, self._prefix)
         return Role(name, module, placement.url, schema, placement.direct_url)
 
     def of_module(self, module: str) -> ModuleRole | None:
@@ -199,14 +200,13 @@ async def refuse_undeclared_pooler(url: URL, config: DatabaseConfig) -> None:
         )
 
 
-def role_name(module: str, url: URL, config: DatabaseConfig) -> str:
+def role_name(module: str, url: URL, prefix: str | None) -> str:
     """Return the name of a module's role.
 
     Roles belong to the whole server, so the name begins with the database's name or the setting. Raises RoleError if
     PostgreSQL could not store it.
     """
-    prefix = f"{url.database}." if config.role_prefix is None else config.role_prefix
-    name = f"{prefix}{module}"
+    name = f"{url.database}.{module}" if prefix is None else f"{prefix}{module}"
     if len(f"{name}{_OWNER}".encode()) > _MAX_BYTES:
         raise RoleError(
             f"the role {name}{_OWNER} would have more than {_MAX_BYTES} bytes: set a shorter DATABASE_ROLE_PREFIX"
