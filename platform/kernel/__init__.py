@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from kernel.settings import ModuleSettings as ModuleSettings
     from kernel.web.conditional import Conditional as Conditional
     from kernel.web.conditional import ExpectedVersions as ExpectedVersions
+    from kernel.web.context import Session as Session
+    from kernel.web.context import get_db as get_db
+    from kernel.web.context import with_session as with_session
     from kernel.web.problems import Conflict as Conflict
     from kernel.web.problems import ContentTooLarge as ContentTooLarge
     from kernel.web.problems import InsufficientStorage as InsufficientStorage
@@ -35,9 +38,6 @@ if TYPE_CHECKING:
     from kernel.web.problems import UnsupportedMediaType as UnsupportedMediaType
     from kernel.web.problems import or_404 as or_404
     from kernel.web.problems import problems as problems
-    from kernel.web.session import Session as Session
-    from kernel.web.session import get_db as get_db
-    from kernel.web.session import with_session as with_session
 
 # Imported when first asked for: `kernel --help` loads no web framework, a repository no HTTP client.
 _HOMES = {
@@ -54,7 +54,7 @@ _HOMES = {
     "InsufficientStorage": "web.problems", "RangeNotSatisfiable": "web.problems",
     "Unavailable": "web.problems", "Unprocessable": "web.problems", "UnsupportedMediaType": "web.problems",
     "or_404": "web.problems", "problems": "web.problems",
-    "Session": "web.session", "get_db": "web.session", "with_session": "web.session",
+    "Session": "web.context", "get_db": "web.context", "with_session": "web.context",
 }  # fmt: skip
 
 __getattr__ = lazy_names(__name__, _HOMES)

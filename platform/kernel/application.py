@@ -9,26 +9,22 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
-from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kernel.auth.policy import NO_POLICY, guards_of, unguarded
+from kernel.auth.policy import NO_POLICY, unguarded
 from kernel.database import DatabaseUnavailable
 from kernel.errors import ProjectError
 from kernel.extension import Extension
-from kernel.http_client import UpstreamFailed
-from kernel.modules.contracts import Contract, ContractUnavailable
+from kernel.modules.contracts import Contract
 from kernel.modules.discovery import DiscoveredModule, DiscoveryError
 from kernel.project import load_project
 from kernel.runtime import Kernel
-from kernel.settings import Environment, Settings
-from kernel.web.dispatch import Dispatcher, ModuleMount
+from kernel.settings import Settings
+from kernel.web.dispatch import Dispatcher, ModuleRoutes
 from kernel.web.middleware import AccessLog, RequestContextMiddleware, log_request
-from kernel.web.problems import HANDLERS, RETRY_AFTER_SECONDS, answer
+from kernel.web.problems import HANDLERS
 from kernel.web.routes import rest_of, router_for, unknown_kinds, unserved_websockets
 
 _log = structlog.get_logger("kernel.application")
@@ -36,7 +32,6 @@ _log = structlog.get_logger("kernel.application")
 # FastAPI would send spans and metrics wherever another library has configured OpenTelemetry to.
 _NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 RouteRule = Callable[[APIRouter], Iterator[str]]
-_MAX_BODY_BYTES_ELSEWHERE = 0  # no route outside the modules reads a body
 
 
 class Application(FastAPI):
@@ -45,8 +40,10 @@ class Application(FastAPI):
     kernel: Kernel
     # A server replaces it by that of an extension: `ApplicationBuilder.access_log`.
     access_log: AccessLog
-    # By module, and by the prefix of what an extension mounts.
-    mounts: dict[str, ModuleMount]
+    # Those of modules, and those that extensions mount.
+    mounts: list[ModuleRoutes]
+    # The application's own routes for OpenAPI and `url_for`, in place of which `mounts` are served.
+    dispatched: list[BaseRoute]
     # Routes whose policies create_app has checked, and the kernel's own, each of which decides itself who may ask.
     checked: list[BaseRoute]
     # True if FastAPI's own telemetry is in use. FastAPI would determine this at every request.
@@ -55,8 +52,8 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """From the inside out. FastAPI's own stack would put the catch-all outside CORS and add three layers."""
         self.refuse_unchecked()  # again: what is added after the start is not served either
-        compiler = self.kernel.builder.compile_endpoint
-        app: ASGIApp = Dispatcher(self, self.mounts, _MAX_BODY_BYTES_ELSEWHERE, guards_of, compiler)
+        rest = ModuleRoutes("", rest_of(self, self.dispatched), self.kernel.builder.compile_endpoint)
+        app: ASGIApp = Dispatcher(self, self.mounts, rest)
         for make in reversed(self.kernel.builder.middleware):
             app = make(app)
         http: ASGIApp = ExceptionMiddleware(app, self.exception_handlers, debug=False)
@@ -66,32 +63,7 @@ class Application(FastAPI):
             app = layer(app, *args, **options)
         for make in reversed(self.kernel.builder.outer_middleware):
             app = make(app)
-        return self._with_context(app)
-
-    def overloaded(self) -> ASGIApp:
-        """Return the ASGI application that answers 503 for a request above the limit of the server."""
-        return self._with_context(_overloaded)
-
-    def _with_context(self, app: ASGIApp) -> RequestContextMiddleware:
-        settings = self.kernel.settings
-        cors = CORSMiddleware(
-            app,
-            allow_origins=settings.cors.allow_origins,
-            allow_methods=settings.cors.allow_methods,
-            allow_headers=settings.cors.allow_headers,
-            expose_headers=settings.cors.expose_headers,
-            allow_credentials=settings.cors.allow_credentials,
-            max_age=settings.cors.max_age_seconds,
-        )
-        served_over_tls = settings.application.environment in {Environment.UAT, Environment.PROD}
-        return RequestContextMiddleware(
-            self.kernel,
-            app,
-            cors,
-            self.access_log,
-            allowed_hosts=settings.server.allowed_hosts,
-            strict_transport=served_over_tls,
-        )
+        return RequestContextMiddleware(self.kernel, app, self.access_log)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document, completed by the extensions."""
@@ -130,7 +102,7 @@ def create_app(
     `uvicorn --factory kernel.application:create_app`. Raises SettingsError, DiscoveryError and ExtensionError.
     """
     kernel = Kernel(*(load_project() if settings is None else (settings, modules, extensions)), contracts=contracts)
-    application = kernel.settings.application
+    application, builder = kernel.settings.application, kernel.builder
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -152,34 +124,31 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers={
-            **HANDLERS,
-            **dict.fromkeys((ContractUnavailable, UpstreamFailed), _on_contract_unavailable),
-            **kernel.builder.error_handlers,
-        },
-        **{"telemetry": _NO_TELEMETRY, **kernel.builder.fastapi_options},
+        exception_handlers={**HANDLERS, **builder.error_handlers},
+        **{"telemetry": _NO_TELEMETRY, **builder.fastapi_options},
     )
     app.kernel = kernel
     app.access_log = log_request
-    app.is_traced = "telemetry" in kernel.builder.fastapi_options
-    app.mounts = {}
-    for rule in (*_route_rules(kernel), *kernel.builder.route_rules):
+    app.is_traced = "telemetry" in builder.fastapi_options
+    app.mounts = []
+    built_in = len(app.router.routes)  # that of the OpenAPI document
+    for rule in (*_route_rules(kernel), *builder.route_rules):
         _refuse(kernel.modules, rule)
     for module in kernel.modules:
         if module.router is not None:
             prefix = "" if module.router.prefix else module.prefix
             tags: list[Any] = [] if module.router.tags else list(module.tags)
             app.include_router(module.router, prefix=prefix, tags=tags)
-            context = kernel.contexts[module.name]
-            route, router = app.router.routes[-1], router_for(app, module.router, prefix)
-            app.mounts[module.name] = ModuleMount(
-                module.prefix, route, router, context, context.settings.max_body_bytes
-            )
-    for prefix, mounted in kernel.builder.mounts.items():
+            router, context = router_for(app, module.router, prefix), kernel.contexts[module.name]
+            most = context.settings.max_body_bytes
+            app.mounts.append(ModuleRoutes(module.prefix, router, builder.compile_endpoint, context, most))
+    for prefix, mounted in builder.mounts.items():
         mount = Mount(prefix, mounted.app)
         app.router.routes.append(mount)
-        app.mounts[prefix] = ModuleMount(prefix, mount, APIRouter(routes=[mount]), None, mounted.max_body_bytes)
-    app.router.routes += kernel.builder.routes
+        router = APIRouter(routes=[mount])
+        app.mounts.append(ModuleRoutes(prefix, router, None, None, mounted.max_body_bytes))
+    app.dispatched = app.router.routes[built_in:]
+    app.router.routes += builder.routes
     app.checked = list(app.router.routes)
     return app
 
@@ -201,20 +170,6 @@ def _refuse(modules: Sequence[DiscoveredModule], rule: RouteRule) -> None:
 
 def _without_policy(router: APIRouter) -> Iterator[str]:
     return (f"{one.route} {NO_POLICY}" for one in unguarded(router))
-
-
-async def _on_contract_unavailable(request: Request, error: ContractUnavailable | UpstreamFailed) -> Response:
-    """503: another module that this one asks, or an upstream, does not answer."""
-    what = "upstream" if isinstance(error, UpstreamFailed) else "contract"
-    _log.error(f"{what} unavailable", reason=str(error), cause=repr(error.__cause__))
-    detail = "Something that this needs is not available. Try again shortly."
-    return answer(request, 503, detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
-
-
-async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
-    detail = "The server has as many requests in work as it can bear. Try again shortly."
-    headers = {"Retry-After": RETRY_AFTER_SECONDS}
-    await answer(Request(scope), 503, detail, headers=headers)(scope, receive, send)
 
 
 def _without_traceback(send: Send, app: Application) -> Send:

@@ -46,7 +46,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 from kernel import Conflict, Session
-from kernel.web.session import get_db
+from kernel.web.context import get_db
 from modules.ledger.models import Entry
 
 router = APIRouter()

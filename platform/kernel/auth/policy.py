@@ -12,9 +12,9 @@ from starlette.requests import HTTPConnection
 
 from kernel.auth.bearer import unauthorized
 from kernel.auth.principal import Principal, principal_of
+from kernel.web.context import Session
 from kernel.web.problems import Forbidden
 from kernel.web.routes import methods_of, paths_of, routes_of
-from kernel.web.session import Session
 
 NO_POLICY = (
     'has no access policy. Give the route or its router dependencies=[requires("...")], or [public] for all callers.'

@@ -6,8 +6,7 @@ the routes of that module. The application keeps its routes as well, for OpenAPI
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,18 +17,18 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.telemetry._api import _route_selected
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from kernel.auth.policy import Requires, guards_of
 from kernel.modules.manifest import ModuleContext
-from kernel.web.context import find_context
+from kernel.web.context import find_context, route_path
 from kernel.web.problems import ContentTooLarge
-from kernel.web.routes import is_plain, rest_of, route_path
+from kernel.web.routes import is_plain
 
 # The probes of an orchestrator. They are exempt from limits: a restart because of overload makes the overload worse.
 PROBES = frozenset({"/health/live", "/health/ready", "/health/startup"})
-Guard = Callable[[HTTPConnection], Awaitable[object]]
 
 
 class CompiledEndpoint(Protocol):
@@ -44,44 +43,21 @@ class CompiledEndpoint(Protocol):
 # Returns None for a route that only FastAPI can answer.
 Compile = Callable[[Any], CompiledEndpoint | None]
 
-# The guards of these methods need not run ahead of FastAPI, because no body is read.
+# For these methods no policy need be checked ahead of FastAPI, because no body is read.
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+# A path's pattern, FastAPI's route, its compiled handler, and the policies to check before the body is read.
+_Route = tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Requires]]
 _TOO_LARGE = "The body is too large: at most {limit:,} bytes."
-
-
-@dataclass(frozen=True)
-class ModuleMount:
-    """A module's place in the application: its prefix, routes, context and largest body."""
-
-    prefix: str
-    # The application's route, for OpenAPI and `url_for`, and the copy of the module's routes that is served.
-    route: BaseRoute
-    router: APIRouter
-    context: ModuleContext | None
-    max_body_bytes: int
 
 
 class Dispatcher:
     """Sets the module of the request context, and calls the module's routes. Pure ASGI."""
 
-    def __init__(
-        self,
-        app: FastAPI,
-        mounts: Mapping[str, ModuleMount],
-        max_body_bytes: int,
-        guards_of: Callable[[Any], Sequence[Guard]],
-        compile_endpoint: Compile | None,
-    ) -> None:
-        """Run the `guards_of` a route before its body is read; FastAPI runs them only after that."""
+    def __init__(self, app: FastAPI, mounts: "Sequence[ModuleRoutes]", rest: "ModuleRoutes") -> None:
+        """Serve `mounts` below their prefixes, and all other paths by `rest`."""
         self._app = app
-        self._mounts = {
-            _segments(mount.prefix): _Routes(
-                mount.router, mount.context, mount.max_body_bytes, guards_of, compile_endpoint
-            )
-            for mount in mounts.values()
-        }
-        rest = rest_of(app, [mount.route for mount in mounts.values()])
-        self._rest = _Routes(rest, None, max_body_bytes, guards_of, compile_endpoint)
+        self._mounts = {_segments(mount.prefix): mount for mount in mounts}
+        self._rest = rest
         # Prefixes may have different lengths (/health, /api/v1/events). The longest match wins.
         self._lengths = sorted({len(segments) for segments in self._mounts}, reverse=True)
 
@@ -94,8 +70,8 @@ class Dispatcher:
         scope["router"] = self._app.router
         if (context := find_context(scope)) is not None:
             context.module, context.max_body_bytes = routes.context, routes.max_body_bytes
-        if routes.name is not None:
-            bind_contextvars(module=routes.name)  # for the log; RequestContextMiddleware resets it
+        if routes.context is not None:
+            bind_contextvars(module=routes.context.name)  # for the log; RequestContextMiddleware resets it
         endpoint: ASGIApp | None = None
         if scope["type"] == "http":
             receive = _limited(scope, receive, routes.max_body_bytes)
@@ -111,7 +87,7 @@ class Dispatcher:
         else:
             await routes.by_fastapi(scope, receive, send, path)
 
-    def _find(self, path: str) -> "_Routes":
+    def _find(self, path: str) -> "ModuleRoutes":
         segments = _segments(path)
         for length in self._lengths:
             mount = self._mounts.get(segments[:length])
@@ -120,22 +96,22 @@ class Dispatcher:
         return self._rest
 
 
-class _Routes:
+class ModuleRoutes:
     """The routes of one module, some of them compiled."""
 
     def __init__(
         self,
+        prefix: str,
         router: APIRouter,
-        context: ModuleContext | None,
-        max_body_bytes: int,
-        guards_of: Callable[[Any], Sequence[Guard]],
         compile_endpoint: Compile | None,
+        context: ModuleContext | None = None,
+        max_body_bytes: int = 0,
     ) -> None:
+        """Serve `router`, a copy of the application's routes below `prefix`; outside the modules without `context`."""
+        self.prefix = prefix
         self.context = context
-        self.name = None if context is None else context.name
         self.max_body_bytes = max_body_bytes
         self._router = router
-        self._guards_of = guards_of
         self._compile = compile_endpoint
         self._fastapi = AsyncExitStackMiddleware(router)
 
@@ -148,7 +124,7 @@ class _Routes:
                 error.headers = {**(error.headers or {}), "Allow": ", ".join(sorted(self._methods(path)))}
             raise
 
-    def match(self, scope: Scope, path: str) -> tuple[ASGIApp | None, Sequence[Guard]]:
+    def match(self, scope: Scope, path: str) -> tuple[ASGIApp | None, Sequence[Requires]]:
         """Return the compiled handler, or None if FastAPI has to handle the request; and the guards of the route."""
         for pattern, route, endpoint, guards in self._by_method.get(scope["method"], ()):
             found = pattern.match(path)
@@ -176,13 +152,13 @@ class _Routes:
         return found
 
     @cached_property
-    def _by_method(self) -> dict[str, list[tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Guard]]]]:
+    def _by_method(self) -> dict[str, list[_Route]]:
         """Return the routes of each method in order, up to the first that only FastAPI can match.
 
         That is a mount or a route whose class overrides `matches`. Computed at the module's first request: at the start
         it would take seconds with hundreds of modules.
         """
-        found: dict[str, list[tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Guard]]]] = {}
+        found: dict[str, list[_Route]] = {}
         routes: list[Any] = list(iter_route_contexts(self._router.routes))
         compiled = [None if self._compile is None else self._compile(route) for route in routes]
         for route, endpoint in zip(routes, compiled, strict=True) if is_plain(self._router) else ():
@@ -191,7 +167,7 @@ class _Routes:
                 continue
             if getattr(kind, "matches", None) is not APIRoute.matches:
                 break
-            guards = self._guards_of(route)
+            guards = guards_of(route)
             for method in route.methods or ():
                 found.setdefault(method, []).append((route.path_regex, route, endpoint, guards))
         return found
@@ -239,7 +215,7 @@ def _segments(path: str) -> tuple[str, ...]:
     return tuple(path.split("/")[1:])
 
 
-async def _run(guards: Sequence[Guard], scope: Scope) -> None:
+async def _run(guards: Sequence[Requires], scope: Scope) -> None:
     """Run the guards. If one raises, the response closes the connection rather than wait for a chunked body."""
     try:
         for guard in guards:

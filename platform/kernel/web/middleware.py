@@ -3,14 +3,16 @@
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
+from kernel.settings import Environment
 from kernel.web.context import RequestContext
 from kernel.web.problems import answer
 
@@ -56,32 +58,31 @@ _Head = tuple[str, str, bytes | None, Mapping[str, str]]
 class RequestContextMiddleware:
     """Gives each request its RequestContext, and completes its response. Pure ASGI."""
 
-    def __init__(
-        self,
-        kernel: "Kernel",
-        app: ASGIApp,
-        cors: ASGIApp,
-        access_log: AccessLog,
-        *,
-        allowed_hosts: Sequence[str] = ("*",),
-        strict_transport: bool = False,
-    ) -> None:
-        """Send requests of web pages (with an Origin header) through `cors`, and all others straight to `app`.
-
-        `allowed_hosts` are names or `*.suffix`; `("*",)` allows all.
-        """
-        self.app = app
-        self._cors = cors
-        self.access_log = access_log
+    def __init__(self, kernel: "Kernel", app: ASGIApp, access_log: AccessLog) -> None:
+        """Send requests of web pages (with an Origin header) to `app` through CORS, and all others straight to it."""
+        settings, cors = kernel.settings, kernel.settings.cors
         self.kernel = kernel
+        self.app = app
+        self.access_log = access_log
         self.observers = tuple(kernel.builder.observers)
         self._trace_of = kernel.builder.trace_of
+        self._cors = CORSMiddleware(
+            app,
+            allow_origins=cors.allow_origins,
+            allow_methods=cors.allow_methods,
+            allow_headers=cors.allow_headers,
+            expose_headers=cors.expose_headers,
+            allow_credentials=cors.allow_credentials,
+            max_age=cors.max_age_seconds,
+        )
+        allowed_hosts = settings.server.allowed_hosts
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset((*allowed_hosts, *_LOOPBACK))
         self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
         sockets = kernel.builder.websockets
         self._websocket = _close if sockets is None else sockets.serve(self)
-        self._headers = (*_SECURITY_HEADERS, _STRICT_TRANSPORT) if strict_transport else _SECURITY_HEADERS
+        over_tls = settings.application.environment in {Environment.UAT, Environment.PROD}
+        self._headers = (*_SECURITY_HEADERS, _STRICT_TRANSPORT) if over_tls else _SECURITY_HEADERS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -26,6 +26,8 @@ from kernel.database.errors import (
     violation_of,
 )
 from kernel.database.paging import InvalidCursor
+from kernel.http_client import UpstreamFailed
+from kernel.modules.contracts import ContractUnavailable
 from kernel.web.context import find_context
 
 _log = structlog.get_logger("kernel.errors")
@@ -100,12 +102,6 @@ class Conflict(Problem):
     """409."""
 
     status = 409
-
-
-class PreconditionFailed(Problem):
-    """412."""
-
-    status = 412
 
 
 class ContentTooLarge(Problem):
@@ -294,11 +290,17 @@ async def on_database_error(request: Request, error: DBAPIError) -> Response:
     return answer(request, status, detail)
 
 
-async def on_database_unavailable(request: Request, error: DatabaseUnavailable) -> Response:
+async def on_unavailable(
+    request: Request, error: DatabaseUnavailable | ContractUnavailable | UpstreamFailed
+) -> Response:
     """Answer 503: nothing was changed, and the caller can try again."""
-    _log.error("database unavailable", reason=str(error), cause=repr(error.__cause__))
-    headers = {"Retry-After": RETRY_AFTER_SECONDS}
-    return answer(request, 503, f"{error.public}. Try again shortly.", headers=headers)
+    what, public = "contract", "Something that this needs is not available"
+    if isinstance(error, DatabaseUnavailable):
+        what, public = "database", error.public
+    elif isinstance(error, UpstreamFailed):
+        what = "upstream"
+    _log.error(f"{what} unavailable", reason=str(error), cause=repr(error.__cause__))
+    return answer(request, 503, f"{public}. Try again shortly.", headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
 async def on_stale_version(request: Request, _error: StaleVersion | StaleDataError) -> Response:
@@ -335,7 +337,9 @@ HANDLERS: dict[Any, Any] = {
     RequestValidationError: on_invalid_request,
     WebSocketRequestValidationError: on_invalid_request,
     DBAPIError: on_database_error,
-    DatabaseUnavailable: on_database_unavailable,
+    DatabaseUnavailable: on_unavailable,
+    ContractUnavailable: on_unavailable,
+    UpstreamFailed: on_unavailable,
     NotAllowed: on_not_allowed,
     StaleVersion: on_stale_version,
     StaleDataError: on_stale_version,

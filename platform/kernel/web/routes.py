@@ -26,14 +26,6 @@ _KNOWN = (Route, WebSocketRoute, Mount, Host, _FrontendRouteGroup, _IncludedRout
 _DECIDES = ("app", "handle", "matches", "__call__")
 
 
-def route_path(scope: Scope) -> str:
-    """Return the path of a request below `root_path`, the prefix under which a proxy serves the application."""
-    path: str = scope["path"]
-    prefix = scope.get("root_path", "")
-    is_below = prefix and path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in {"", "/"}
-    return path[len(prefix) :] if is_below else path
-
-
 def routes_of(router: APIRouter) -> Iterator[RouteContext]:
     """Yield every route of a router and of the routers in it, those of `frontend()` last, as FastAPI tries them."""
     yield from iter_route_contexts(router.routes)

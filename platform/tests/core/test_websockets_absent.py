@@ -29,9 +29,10 @@ REMEDY = "/live is a WebSocket route, and the extension that serves WebSockets i
 
 
 def test_a_websocket_route_of_a_module_stops_the_start(tmp_path: Path) -> None:
-    settings = settings_for(write_project(tmp_path, {"talk/router.py": TALK}), {})
-    with imported_alone(), pytest.raises(DiscoveryError, match=f"modules/talk/router.py: {REMEDY}"):
-        create_app(settings, extensions=())
+    with imported_alone():
+        settings = settings_for(write_project(tmp_path, {"talk/router.py": TALK}), {})
+        with pytest.raises(DiscoveryError, match=f"modules/talk/router.py: {REMEDY}"):
+            create_app(settings, extensions=())
 
 
 async def test_a_websocket_route_that_is_added_to_the_application_stops_the_start(tmp_path: Path) -> None:

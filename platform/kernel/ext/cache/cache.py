@@ -9,8 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel.database import after_commit
 from kernel.ext.cache.response_cache import ResponseCache
-from kernel.web.context import CurrentContext
-from kernel.web.session import Session
+from kernel.web.context import CurrentContext, Session
 
 
 class ModuleCache:

@@ -29,7 +29,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from kernel.web.session import get_db, open_session
+from kernel.web.context import get_db, open_session
 
 _JSON = (b"content-type", b"application/json")
 # The result of a dependency that did not run, because its own dependencies or parameters are invalid.

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Header, Request
 from kernel.auth.policy import Requires, calls_of, dependant_of, name_of
 from kernel.ext.idempotency.keys import IdempotencyKeys
 from kernel.modules.manifest import module_context
+from kernel.web.context import Session
 from kernel.web.problems import BadRequest
 from kernel.web.routes import routes_of
-from kernel.web.session import Session
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Printable and without quotes inside. The draft writes a key in quotes, most clients without.

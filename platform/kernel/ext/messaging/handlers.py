@@ -19,8 +19,7 @@ from kernel.ext.messaging.dependencies import Dependency, DependencyError, depen
 from kernel.ext.messaging.envelope import Envelope
 from kernel.ext.messaging.message import Message, snake_case
 from kernel.ext.messaging.tables import clock
-from kernel.web.context import CallContext, call_context
-from kernel.web.session import get_db
+from kernel.web.context import CallContext, call_context, get_db
 
 _MARK = "__kernel_subscribes_to__"
 _PLAINLY = (

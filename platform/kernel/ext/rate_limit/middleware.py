@@ -8,9 +8,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kernel.ext.rate_limit.rate_limiter import RateLimiter
+from kernel.web.context import route_path
 from kernel.web.dispatch import WITHOUT_BODY, close_unread
 from kernel.web.problems import RETRY_AFTER_SECONDS, TooManyRequests
-from kernel.web.routes import route_path
 
 
 class GlobalRateLimit:

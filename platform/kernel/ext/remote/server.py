@@ -23,10 +23,10 @@ from kernel.ext.remote.signing import CallRefused, CallSigner
 from kernel.ext.remote.wire import DESCRIBED, Described, WireContract, WireMethod, describe
 from kernel.modules.contracts import Contract, ContractError
 from kernel.settings import Settings
+from kernel.web.context import route_path
 from kernel.web.dispatch import close_unread
 from kernel.web.middleware import shortened
 from kernel.web.problems import MEDIA_TYPE, BadRequest, NotFound, answer
-from kernel.web.routes import route_path
 
 PREFIX = "/internal"
 

@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from kernel.application import Application
@@ -21,6 +23,8 @@ from kernel.ext.server.protocol import Connection, ProcessState
 from kernel.ext.server.settings import ServerProcessSettings
 from kernel.settings import ServerSettings
 from kernel.web.context import find_context
+from kernel.web.middleware import RequestContextMiddleware
+from kernel.web.problems import RETRY_AFTER_SECONDS, answer
 
 _log = logging.getLogger("kernel.ext.server")
 
@@ -52,7 +56,8 @@ class DrainingServer(uvicorn.Server):
         settings = app.kernel.settings.group(ServerProcessSettings)
         super().__init__(_config(app, socket_settings, settings))
         self.server_state: ProcessState = ProcessState(settings)
-        overloaded: Any = app.overloaded()  # uvicorn and Starlette declare different types for ASGI
+        # uvicorn and Starlette declare different types for ASGI.
+        overloaded: Any = RequestContextMiddleware(app.kernel, _overloaded, app.access_log)
         self.server_state.overloaded = ProxyHeadersMiddleware(overloaded, list(socket_settings.forwarded_allow_ips))
         self._kernel = app.kernel
         self._settings = settings
@@ -193,6 +198,12 @@ class DrainingServer(uvicorn.Server):
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=_CUT_SECONDS)
+
+
+async def _overloaded(scope: Scope, receive: Receive, send: Send) -> None:
+    detail = "The server has as many requests in work as it can bear. Try again shortly."
+    headers = {"Retry-After": RETRY_AFTER_SECONDS}
+    await answer(Request(scope), 503, detail, headers=headers)(scope, receive, send)
 
 
 def _end_within(seconds: float, code: int) -> None:
