@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Process:
-    """A `kernel` command. Ends with `stop`."""
+    """A `kernel` command. `stop` ends it."""
 
     def __init__(self, root: Path, log: Path, variables: dict[str, str], *words: str) -> None:
         command = [str(Path(sys.executable).with_name("kernel")), *words]

@@ -1,4 +1,4 @@
-"""The example modules: the README shows them as they are, and without them a base remains that passes its checks."""
+"""The README shows the example modules as they are; without them, a base remains that passes its checks."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.test_readme import BIN, copy_of, run
 
 pytestmark = pytest.mark.slow
 
-# What remains and looks at the modules of this repository. The other tests make projects of their own.
+# The remaining tests that examine the modules of this repository. The others create projects of their own.
 _LOOK_AT_THE_REPOSITORY = (
     *(f"platform/tests/core/test_{name}.py" for name in ("settings", "discovery", "application", "database")),
     "platform/tests/fast/test_endpoint.py",
@@ -27,7 +27,7 @@ _SLOW = "not test_what_the_build_installs and not test_a_module_made_by_followin
 
 @pytest.fixture(scope="module")
 def remaining(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository after the removal that the README describes."""
+    """Provide a copy of the repository after the removal that the README describes."""
     copy = copy_of(root, tmp_path_factory.mktemp("remaining") / "copy")
     [command] = re.findall(r"`(bin/without-examples)`", (root / "README.md").read_text())
     run(copy, BIN / "python", command)
@@ -50,7 +50,7 @@ def test_without_the_examples_every_test_file_can_be_collected(remaining: Path) 
 
 
 @pytest.mark.timeout(300)
-def test_without_the_examples_the_tests_that_look_at_the_repository_pass(remaining: Path) -> None:
+def test_without_the_examples_the_tests_of_the_repository_pass(remaining: Path) -> None:
     run(remaining, BIN / "kernel", "migrate")
     assert "platform-team" in run(remaining, BIN / "kernel", "modules")
     passed = run(
@@ -59,7 +59,7 @@ def test_without_the_examples_the_tests_that_look_at_the_repository_pass(remaini
     assert re.search(r"\d+ passed", passed)
 
 
-def test_what_the_readme_shows_of_the_modules_is_what_runs(root: Path) -> None:
+def test_the_code_in_the_readme_is_that_of_the_modules(root: Path) -> None:
     readme = (root / "README.md").read_text()
     chapter = readme.partition("## Call another module, or send it a message")[2].partition("\n## ")[0]
     shown = re.findall(r"```python\n# (modules/\S+)\n(.*?)```", chapter, re.DOTALL)

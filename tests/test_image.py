@@ -1,4 +1,4 @@
-"""The Dockerfile's steps, run here as they stand: there may be no Docker engine, but there are its commands."""
+"""The steps of the Dockerfile, run without Docker, which may be missing."""
 
 import fnmatch
 import json
@@ -24,9 +24,9 @@ def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
             yield name, rest
 
 
-def test_only_what_the_image_needs_is_sent_to_the_build(root: Path) -> None:
+def test_only_needed_files_are_sent_to_the_build(root: Path) -> None:
     lines = (root / ".dockerignore").read_text().split()
-    assert lines[0] == "*", "everything is left out but what is named"
+    assert lines[0] == "*", "everything is excluded except the listed files"
     sent = {line.removeprefix("!") for line in lines if line.startswith("!")}
     copied = {
         rest.split()[0] for name, rest in instructions(root / "Dockerfile") if name == "COPY" and "--from" not in rest
@@ -50,7 +50,7 @@ def test_the_entry_is_in_exec_form_unprivileged_and_has_a_health_check(root: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_what_the_build_installs_serves_without_any_development_tool(root: Path, tmp_path: Path) -> None:
+def test_the_installed_image_serves_without_development_tools(root: Path, tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     steps = list(instructions(root / "Dockerfile"))
@@ -75,7 +75,7 @@ def test_what_the_build_installs_serves_without_any_development_tool(root: Path,
         "PATH": f"{app / '.venv' / 'bin'}:{environment['PATH']}",
         "SERVER_PORT": str(port),
         "SERVER_RELOAD": "false",
-        "SECRETS_DIR": str(app / "env_files"),  # has only dotted names, which are passed over
+        "SECRETS_DIR": str(app / "env_files"),  # The folder has only hidden files, which are ignored.
     }
     entry = [app / ".venv" / "bin" / "kernel", *json.loads(dict(steps)["CMD"])]
     process = subprocess.Popen(entry, cwd=app, env=served)

@@ -1,4 +1,4 @@
-"""The request bodies that documentation tools make from the OpenAPI document can be read, and are accepted."""
+"""The sample request bodies that documentation tools make from the OpenAPI document are readable and accepted."""
 
 import re
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def sample(document: dict[str, Any], schema: dict[str, Any]) -> Any:
 
 
 def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Follow references, and of alternatives the first, unless an example says what to show."""
+    """Follow references and take the first alternative, unless an example is given."""
     while not {"examples", "default", "type"} & schema.keys() and {"$ref", "anyOf", "oneOf"} & schema.keys():
         if "$ref" in schema:
             schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
@@ -67,7 +67,7 @@ async def test_every_sample_of_a_request_can_be_read(application: Application) -
 async def test_every_sample_that_creates_something_is_accepted(
     application: Application, client: httpx2.AsyncClient
 ) -> None:
-    """But for uploads, whose file no document can show."""
+    """Except for uploads, whose file no document can contain."""
     for method, path, media_type, body in bodies(application.openapi()):
         if method == "post" and media_type == "application/json" and "{" not in path:
             answer = await client.post(path, json=body)

@@ -1,4 +1,4 @@
-"""The README tells the truth: a newcomer who follows it gets a module that works."""
+"""The statements of the README and the guide hold: following the guide creates a working module."""
 
 import os
 import re
@@ -27,7 +27,7 @@ asyncio.run(main())
 
 
 def copy_of(root: Path, target: Path) -> Path:
-    """The files of the repository, without what git ignores; and what mypy has found out about the same files."""
+    """Copy the files of the repository without those that git ignores, but with mypy's cache of the same files."""
     ignored = shutil.ignore_patterns(".git", ".venv*", "data", "__pycache__", ".*_cache", "*.egg-info", ".env.local")
     copy = Path(shutil.copytree(root, target, ignore=ignored))
     if (known := root / ".mypy_cache").exists():
@@ -74,5 +74,5 @@ def test_every_link_and_path_in_the_readme_exists(root: Path) -> None:
     assert set(re.findall(r"`make ([a-z-]+)", readme)) <= targets
 
 
-def test_the_readme_is_a_tour_and_not_a_manual(root: Path) -> None:
+def test_the_readme_has_at_most_two_hundred_lines(root: Path) -> None:
     assert len((root / "README.md").read_text().splitlines()) <= 200

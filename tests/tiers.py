@@ -1,7 +1,7 @@
 """The three tiers of tests: unit, integration and slow (docs/test-runs.md).
 
-A test without a mark is a unit test: it starts no process and opens no connection, and this plugin fails it if it does.
-A test that uses PostgreSQL is an integration test without being marked; others have `@pytest.mark.integration`.
+A test without a mark is a unit test: it may start no process and open no connection, and this plugin fails it if it
+does. A test that uses PostgreSQL is an integration test without a mark; others have `@pytest.mark.integration`.
 """
 
 import os
@@ -17,7 +17,7 @@ _FORBIDDEN = {"os.fork", "os.posix_spawn", "subprocess.Popen", "socket.bind", "s
 
 
 class Guard:
-    """Records what a unit test must not do, by Python's audit events. Threads of earlier tests do not count."""
+    """Records forbidden operations of a unit test by Python's audit events. Threads of earlier tests do not count."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -49,7 +49,7 @@ def uses_postgresql(item: pytest.Item) -> bool:
 
 
 def one_case_of_each(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return one case of each test. Tests differ in which; every run chooses the same."""
+    """Return one case of each test. Tests differ in the choice, but every run makes the same one."""
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         cases[item.nodeid.partition("[")[0]].append(item)
@@ -73,5 +73,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if "PYTEST_CURRENT_TEST" not in os.environ:  # a run that a test started is that test's business
+    if "PYTEST_CURRENT_TEST" not in os.environ:  # A run that a test started belongs to that test.
         config.pluginmanager.register(Guard())

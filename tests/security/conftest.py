@@ -1,4 +1,4 @@
-"""A Redis of the tests' own."""
+"""A Redis server for these tests."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bad inputs, each with what must become of it. `SECRET` in them is replaced by a word that nobody may repeat."""
+"""Bad inputs, each with the expected response. `SECRET` in them is replaced by a word that no output may repeat."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ JSON = "application/json"
 
 @dataclass(frozen=True)
 class Input:
-    """What is sent on one connection, and which answers are right: `422`, `2xx`, `4xx`, or `refused`: 4xx or closed."""
+    """The bytes of one connection, and the accepted statuses: `422`, `2xx`, `4xx`, or `refused`: 4xx or closed."""
 
     name: str
     expected: str
     parts: tuple[bytes, ...]
-    # Nothing more will come, though what was sent asks for more.
+    # The client closes its side, although the request is incomplete.
     is_cut: bool = False
 
     def is_met_by(self, statuses: tuple[int, ...]) -> bool:
-        """Whether these are the right answers: one to one request, whatever was hidden in it."""
+        """Return whether the responses are accepted: one response to one request, whatever the request contained."""
         right = self.expected.replace("refused", "4xx").split("|")
         if not statuses:
             return "refused" in self.expected
@@ -38,7 +38,7 @@ def ask(
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
 ) -> Input:
-    """A request that an HTTP client could send. It always carries the secret in a cookie and a header of its own."""
+    """Return a request that an HTTP client could send. It carries the secret in a cookie and a header."""
     with_secret = {"Cookie": f"session={SECRET}", "X-Api-Key": SECRET} | dict(headers or {})
     return Input(name, expected, (request(method, target, with_secret, body),))
 
@@ -46,19 +46,19 @@ def ask(
 def post(
     name: str, expected: str, body: bytes | str, kind: str = JSON, method: str = "POST", to: str = EVENTS
 ) -> Input:
-    """A body as it stands."""
+    """Return a request with this body."""
     sent = body.encode("utf-8", "surrogateescape") if isinstance(body, str) else body
     return ask(name, expected, method, to, {"Content-Type": kind} if kind else {}, sent)
 
 
 def event(**raw: str) -> str:
-    """An event's body; each field is JSON as it goes over the wire."""
+    """Return an event's body; each field is given as JSON."""
     fields = {"title": f'"{SECRET}"', "date": '"2030-01-02"', "time": '"20:00"'} | raw
     return "{" + ",".join(f"{json.dumps(name)}: {value}" for name, value in fields.items() if value) + "}"
 
 
 def text(length: int) -> str:
-    """A JSON string of so many characters."""
+    """Return a JSON string of this length."""
     return json.dumps("x" * length)
 
 
@@ -82,12 +82,12 @@ NUMBERS = {
     "hexadecimal": "0x10",
     "plus": "+1",
 }
-# Of the wrong type for every field of an event.
+# Values of a wrong type for every field of an event.
 WRONG = {"object": "{}", "array": "[]", "true": "true", "nested": '{"a": ["SECRET"]}'.replace("SECRET", SECRET)}
 
 
 def bodies() -> Iterator[Input]:
-    """JSON that no event is made of, and a few that are, one step inside a limit."""
+    """Yield JSON that is no event, and some that is, just inside a limit."""
     yield post("an event", "201", event())
     for name, number in NUMBERS.items():
         yield post(f"image_id {name}", "4xx", event(image_id=number))

@@ -10,7 +10,7 @@ _LAST = b"Connection: close\r\n\r\n"
 
 
 def headers() -> Iterator[Input]:
-    """Values that make no sense where they stand."""
+    """Yield headers with invalid values."""
     tags = (
         "",
         "*",
@@ -112,7 +112,7 @@ def _raw(name: str, expected: str, *lines: bytes, is_cut: bool = False) -> Input
 
 
 def framing() -> Iterator[Input]:
-    """What stands around a request, read one way by us and another by a proxy."""
+    """Yield framings of a request that a proxy may read in another way."""
     host = b"Host: localhost"
     yield _raw("no Host", "200|400")
     yield _raw("Host twice", "200|400", host, b"Host: SECRET.example")
@@ -151,7 +151,7 @@ def framing() -> Iterator[Input]:
         "an unknown one before chunked": b"Transfer-Encoding: cow\r\nTransfer-Encoding: chunked",
         "compressed, then chunked": b"Transfer-Encoding: gzip, chunked",
     }.items():
-        # An event that would be made if the coding were taken for the one we know.
+        # An event that would be created if the coding were mistaken for a known one.
         chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         head = f"POST {EVENTS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON}\r\n".encode()
         smuggled = request("GET", f"{EVENTS}/1")
@@ -191,7 +191,7 @@ def framing() -> Iterator[Input]:
         "a tab": b"GET\t/health/live\tHTTP/1.1\r\nHost: a\r\n\r\n",
     }.items():
         yield Input(f"the request line is {name}", "refused", (line,), is_cut=True)
-    # It is read as HTTP/1.0 without headers, which is harmless: it can carry nothing.
+    # It is read as HTTP/1.0 without headers, which is harmless: it carries no body.
     yield Input("the request line is HTTP/0.9", "200|refused", (b"GET /health/live\r\n\r\n",), is_cut=True)
     yield ask("an absolute target", "200|4xx", "GET", f"http://{SECRET}.example{EVENTS}")
     yield ask("an absolute target with a user", "200|4xx", "GET", f"http://u:{SECRET}@evil.example/health/live")

@@ -9,7 +9,7 @@ from tests.security.serving import request
 
 
 def queries() -> Iterator[Input]:
-    """What a list cannot be asked for, and what it just can."""
+    """Yield invalid queries of a list, and some that are just valid."""
     for name, number in NUMBERS.items():
         escaped = number.replace("+", "%2B")
         yield ask(
@@ -105,7 +105,7 @@ def _cursors() -> Iterator[Input]:
 
 
 def paths() -> Iterator[Input]:
-    """What no path names."""
+    """Yield paths that no route has."""
     for name, number in NUMBERS.items():
         expected = "2xx|404|422" if name in {"leading zero", "plus"} else "422"
         for method, path in (("GET", EVENTS), ("DELETE", IMAGES)):
@@ -158,7 +158,7 @@ def paths() -> Iterator[Input]:
 
 
 def methods() -> Iterator[Input]:
-    """Methods that a path does not have, or nobody knows."""
+    """Yield methods that the path does not support, or that do not exist."""
     for method in ("TRACE", "CONNECT", "PUT", "DELETE", "PROPFIND", "PATCH", "MKCOL", "LINK", "PURGE"):
         yield ask(f"{method} of a list", "refused", method, EVENTS)
     for method in ("get", "Get", "X" * 100, "GÉT", "G ET", "", "GET\x00", "HTTP/1.1", f"{SECRET}"):

@@ -1,4 +1,4 @@
-"""An OpenID provider of the tests: keys that rotate, an outage at will, and any token one can think of."""
+"""An OpenID provider for tests: rotating keys, outages on request, and any kind of token."""
 
 import asyncio
 import json
@@ -20,12 +20,15 @@ KEYS = "/keys"
 
 
 class Provider:
-    """`behaviour` is what it does when asked: answers, or hangs, drops the connection, or fails. Open `server`."""
+    """An OpenID provider.
+
+    `behaviour` is how it responds: answers, or hangs, drops the connection, or fails. Open `server`.
+    """
 
     def __init__(self) -> None:
         self.behaviour: Hang | Drop | Reply | None = None
         self.delay_seconds = 0.0
-        # As it says itself; else the server's address.
+        # The issuer that it claims to be; by default the server's address.
         self.issuer_told: str | None = None
         self.server = HttpServer(self._answer)
         self.keys: dict[str, Any] = {}
@@ -36,7 +39,7 @@ class Provider:
         return self.server.url
 
     def rotate(self, *names: str) -> None:
-        """Have these keys from now on, and no others."""
+        """Use these keys from now on, and no others."""
         self.keys = {
             name: self.keys.get(name)
             or (new_ec_key(SECP256R1()) if name.startswith("ec") else new_rsa_key(65537, 2048))
@@ -44,18 +47,18 @@ class Provider:
         }
 
     def asked(self, path: str = KEYS) -> int:
-        """How often."""
+        """Return how many requests it has got."""
         return sum(call.path == path for call in self.server.calls)
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """Those of a good token, with changes; None leaves one out."""
+        """Return the claims of a valid token with changes; None omits a claim."""
         now = int(time.time())
         good = {"iss": self.issuer, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 300}
         claims = good | {"scope": "events:read events:write"} | changes
         return {name: value for name, value in claims.items() if value is not None}
 
     def token(self, kid: str | None = "first", headers: dict[str, Any] | None = None, **changes: Any) -> str:
-        """A token that this provider signs with that key (with its first if it has none of the name)."""
+        """Return a token that this provider signs with this key (with its first key if it has none of the name)."""
         key = self.keys.get(kid or "") or next(iter(self.keys.values()))
         algorithm = "RS256" if isinstance(key, RSAPrivateKey) else "ES256"
         named = {} if kid is None else {"kid": kid}

@@ -1,4 +1,4 @@
-"""What Schemathesis cannot read in an OpenAPI document: how a picture and a cursor are made, and what goes together."""
+"""Tell Schemathesis what an OpenAPI document does not contain: pictures, cursors, and exclusive parameters."""
 
 import re
 import uuid
@@ -12,7 +12,7 @@ from tests.modules.images.pictures import FORMATS, picture
 KEY = re.compile(r"[!-~]{1,200}")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
-# A cursor is what an answer of ours gave; the empty one begins.
+# A cursor comes from a response of this application; the empty one begins.
 schemathesis.openapi.format("cursor", st.just(""))
 for name, media_type in FORMATS.items():
     schemathesis.openapi.media_type(media_type, st.just(picture(name)))
@@ -20,7 +20,7 @@ for name, media_type in FORMATS.items():
 
 @schemathesis.hook
 def before_load_schema(_context: Any, raw_schema: dict[str, Any]) -> None:
-    """Link what is created to what can be done with it, so that the stateful phase meets things that are there."""
+    """Link each creating operation to operations on its result, so that the stateful phase uses existing objects."""
     paths = raw_schema["paths"]
     for path, operations in paths.items():
         created = operations.get("post", {}).get("responses", {}).get("201")
@@ -36,12 +36,12 @@ def before_load_schema(_context: Any, raw_schema: dict[str, Any]) -> None:
 
 @schemathesis.hook
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
-    """Leave out what is good by itself and not with another: OpenAPI has no word for that, nor for what must exist."""
+    """Skip combinations that are invalid although each part is valid, which OpenAPI cannot express."""
     query, body = case.query or {}, case.body
-    # Headers that are edited get the token back, which was left out to see what happens then.
+    # Schemathesis tests requests without a token; after it edits the headers, the token is added again.
     has_token = getattr(case.meta.phase.data, "parameter", None) != "Authorization"
     if has_token and KEY.fullmatch(str((case.headers or {}).get("Idempotency-Key", ""))):
-        case.headers["Idempotency-Key"] = uuid.uuid4().hex  # a key is for one request
+        case.headers["Idempotency-Key"] = uuid.uuid4().hex  # A key is for one request.
     offset = str(query.get("offset", ""))
     if isinstance(query.get("cursor"), str) and offset.isdecimal() and int(offset) <= 1_000_000:
         del query["offset"]
@@ -50,12 +50,12 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
         del query["date_to"]
     if isinstance(body, dict) and type(body.get("image_id")) in {int, float} and 0 < body["image_id"] < 2**53:
         body["image_id"] = None
-    # It takes the id of a picture from events, some of which have none.
+    # The operation needs the id of an event's picture, and some events have none.
     if (case.path_parameters or {}).get("image_id", 1) is None:
         case.path_parameters["image_id"] = 1
-    # What is no text arrives as text all the same, or not at all, and is good: too long is as wrong as was meant.
+    # A form turns other types into text or omits them, so only a text that is too long is as invalid as intended.
     is_form = case.media_type == "multipart/form-data" and isinstance(body, dict)
-    # An example has a caption, and whatever bytes for the file.
+    # An example has a caption and any bytes as the file.
     if is_form and case.meta.phase.name == "examples" and "file" in body:
         body["file"] = picture()
     if is_form and not isinstance(body.get("caption", ""), str):

@@ -1,4 +1,4 @@
-"""The application as one process behind a real socket, and what goes over that socket byte by byte."""
+"""The application as one process on a real socket, and the exact bytes on that socket."""
 
 import json
 import os
@@ -17,44 +17,44 @@ _START_SECONDS = 30
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back on a connection before it was closed."""
+    """The bytes of a connection until it was closed."""
 
     raw: bytes
-    # Whether the server ended the connection before the deadline.
+    # Whether the server closed the connection before the deadline.
     is_closed: bool
 
     @property
     def statuses(self) -> tuple[int, ...]:
-        """The status of each answer: more than one means that the server saw more than one request."""
+        """Return the status of each response. Several responses mean that the server read several requests."""
         lines = (part.split(b"\r\n", 1)[0].split() for part in self.raw.split(b"HTTP/1.1 ")[1:])
         return tuple(int(words[0]) for words in lines if words and words[0].isdigit())
 
     @property
     def body(self) -> bytes:
-        """Everything behind the first head."""
+        """Return everything behind the first head."""
         return self.raw.partition(b"\r\n\r\n")[2]
 
     @property
     def head(self) -> str:
-        """The first head."""
+        """Return the first head."""
         return self.raw.partition(b"\r\n\r\n")[0].decode("latin-1")
 
     def headers(self, name: str) -> list[str]:
-        """Every value of a header of the first answer."""
+        """Return every value of a header of the first response."""
         pairs = (line.partition(":") for line in self.head.split("\r\n")[1:])
         return [value.strip() for key, _, value in pairs if key.lower() == name.lower()]
 
 
 @dataclass(frozen=True)
 class Served:
-    """`kernel serve`, running."""
+    """A running `kernel serve`."""
 
     process: subprocess.Popen[bytes]
     port: int
     log: Path
 
     def send(self, *parts: bytes, seconds: float = 10, cut: bool = False) -> Answer:
-        """Send bytes and read until the server closes. `cut`: tell it that nothing more will come."""
+        """Send bytes and read until the server closes. `cut`: close the sending side, so that no more data follows."""
         received = bytearray()
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
             deadline = time.monotonic() + seconds
@@ -69,18 +69,18 @@ class Served:
                     if not piece:
                         return Answer(bytes(received), is_closed=True)
                     received += piece
-            except ConnectionError:  # it closed while we were still sending
+            except ConnectionError:  # The server closed during the send.
                 return Answer(bytes(received), is_closed=True)
             except TimeoutError:
                 pass
         return Answer(bytes(received), is_closed=False)
 
     def is_alive(self) -> bool:
-        """Whether it answers an ordinary request."""
+        """Return whether the server answers an ordinary request."""
         return self.send(request("GET", "/health/live")).statuses == (200,)
 
     def said(self, since: int = 0) -> str:
-        """The log from a position in bytes, without the paths of the access log: those are there on purpose."""
+        """Return the log from a byte on, without the paths of the access log, which contain the secret."""
         lines = []
         for line in self.log.read_bytes()[since:].decode(errors="replace").splitlines():
             try:
@@ -94,7 +94,7 @@ class Served:
         return "\n".join(lines)
 
     def memory_bytes(self) -> int:
-        """What the process and its children have in memory (Linux)."""
+        """Return the memory of the process and its children (Linux)."""
         own = self.process.pid
         children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
         statuses = (Path(f"/proc/{pid}/status") for pid in (own, *children))
@@ -104,14 +104,14 @@ class Served:
 def _resident(status: Path) -> int:
     try:
         lines = status.read_text().splitlines()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # It has ended in the meantime.
         return 0
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:"))
 
 
 @contextmanager
 def served(root: Path, folder: Path, database_url: str, **variables: str) -> Iterator[Served]:
-    """The project at `root` on a database of its own, served by one process until the end of the block."""
+    """Serve the project at `root` on a database of its own with one process until the end of the block."""
     port = free_port()
     settings = {
         "ENVIRONMENT": "local",
@@ -159,7 +159,7 @@ def request(
     body: bytes = b"",
     host: str = "localhost",
 ) -> bytes:
-    """A well-formed request, but for what the arguments break; its answer is the last on the connection."""
+    """Return a valid request except for the changes in the arguments; its response is the last on the connection."""
     raw = target if isinstance(target, bytes) else target.encode("utf-8", "surrogateescape")
     lines = [method.encode() + b" " + raw + b" HTTP/1.1", b"Host: " + host.encode(), b"Connection: close"]
     lines += [f"{name}: {value}".encode("utf-8", "surrogateescape") for name, value in (headers or {}).items()]

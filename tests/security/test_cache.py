@@ -1,4 +1,4 @@
-"""Answers that are kept: who gets them, for how long, and what makes them forgotten."""
+"""Cached responses: which callers get them, for how long, and what invalidates them."""
 
 import re
 from collections.abc import AsyncIterator
@@ -103,7 +103,7 @@ async def body(client: httpx2.AsyncClient, path: str, **headers: str) -> object:
     return answer.json()
 
 
-async def test_an_answer_is_given_again_with_its_age_and_etag(client: httpx2.AsyncClient) -> None:
+async def test_a_cached_response_has_its_age_and_etag(client: httpx2.AsyncClient) -> None:
     first, second = [await client.get(f"{PATH}/shared") for _ in range(2)]
     assert first.json() == second.json() == {"word": "", "call": 1}
     assert "age" not in first.headers
@@ -117,17 +117,17 @@ async def test_an_answer_is_given_again_with_its_age_and_etag(client: httpx2.Asy
     assert unchanged.headers["cache-control"] == "public, max-age=60"
 
 
-async def test_a_handler_s_own_etag_is_kept(client: httpx2.AsyncClient) -> None:
+async def test_an_etag_of_the_handler_is_kept(client: httpx2.AsyncClient) -> None:
     assert await body(client, "/tagged") == 1
     assert (await client.get(f"{PATH}/tagged")).headers.get_list("etag") == ['"7"']
     assert (await client.get(f"{PATH}/tagged", headers={"If-None-Match": 'W/"7"'})).status_code == 304
 
 
-async def test_what_can_be_forgotten_others_may_keep_only_if_they_ask_again(client: httpx2.AsyncClient) -> None:
+async def test_other_caches_must_revalidate_a_response_with_tags(client: httpx2.AsyncClient) -> None:
     assert (await client.get(f"{PATH}/tagged")).headers["cache-control"] == "public, no-cache"
 
 
-async def test_another_query_and_another_language_are_other_answers(client: httpx2.AsyncClient) -> None:
+async def test_another_query_or_language_is_cached_separately(client: httpx2.AsyncClient) -> None:
     found = [
         await body(client, "/shared?word=a"),
         await body(client, "/shared?word=b"),
@@ -137,8 +137,8 @@ async def test_another_query_and_another_language_are_other_answers(client: http
     assert [one["call"] for one in found if isinstance(one, dict)] == [1, 2, 1, 3]
 
 
-async def test_no_caller_ever_gets_another_s_answer(client: httpx2.AsyncClient, callers: Callers) -> None:
-    """Naive: a key of path and query gives Bob what Alice may see."""
+async def test_no_caller_gets_the_cached_response_of_another(client: httpx2.AsyncClient, callers: Callers) -> None:
+    """Naive: a key of path and query gives Bob a response that only Alice may see."""
     alice, bob = callers.headers("alice", "things:read"), callers.headers("bob", "things:read")
     assert await body(client, "/own", **alice) == {"caller": "alice", "call": 1}
     assert await body(client, "/own", **bob) == {"caller": "bob", "call": 2}
@@ -147,15 +147,17 @@ async def test_no_caller_ever_gets_another_s_answer(client: httpx2.AsyncClient, 
 
 
 @pytest.mark.parametrize("path", ["/own", "/late"])
-async def test_who_has_lost_a_scope_gets_nothing_kept(client: httpx2.AsyncClient, callers: Callers, path: str) -> None:
-    """Also where the policy stands behind `cached`, and does not run for a kept answer."""
+async def test_a_caller_that_has_lost_a_scope_gets_no_cached_response(
+    client: httpx2.AsyncClient, callers: Callers, path: str
+) -> None:
+    """Even if the policy is behind `cached`, and does not run for a cached response."""
     assert (await client.get(PATH + path, headers=callers.headers("alice", "things:read"))).status_code == 200
     assert (await client.get(PATH + path, headers=callers.headers("alice"))).status_code == 403
     assert (await client.get(PATH + path)).status_code == 401
     assert (await client.get(PATH + path, headers={"Authorization": "Bearer bad"})).status_code == 401
 
 
-async def test_after_its_time_it_is_asked_anew(client: httpx2.AsyncClient) -> None:
+async def test_an_expired_response_is_made_again(client: httpx2.AsyncClient) -> None:
     seen = [await body(client, "/brief") for _ in range(2)]
     assert seen == [1, 1]
     while (latest := await body(client, "/brief")) == 1:
@@ -164,16 +166,16 @@ async def test_after_its_time_it_is_asked_anew(client: httpx2.AsyncClient) -> No
 
 
 @pytest.mark.parametrize("path", ["/cookie", "/private", "/never", "/varying"])
-async def test_what_says_that_it_is_not_for_all_is_not_kept(client: httpx2.AsyncClient, path: str) -> None:
+async def test_a_response_that_forbids_shared_caching_is_not_cached(client: httpx2.AsyncClient, path: str) -> None:
     assert [await body(client, path) for _ in range(2)] == [1, 2]
 
 
-async def test_errors_and_what_is_too_large_are_not_kept(client: httpx2.AsyncClient) -> None:
+async def test_errors_and_large_responses_are_not_cached(client: httpx2.AsyncClient) -> None:
     assert [(await client.get(f"{PATH}/missing")).json()["detail"] for _ in range(2)] == ["1 times", "2 times"]
     assert [(await client.get(f"{PATH}/large")).text[0] for _ in range(2)] == ["1", "2"]
 
 
-async def test_a_web_page_gets_the_headers_of_its_own_origin(client: httpx2.AsyncClient) -> None:
+async def test_a_cached_response_has_the_cors_headers_of_the_current_origin(client: httpx2.AsyncClient) -> None:
     await client.get(f"{PATH}/shared", headers={"Origin": "https://a.example"})
     again = await client.get(f"{PATH}/shared", headers={"Origin": "https://b.example"})
     assert again.json()["call"] == 1
@@ -181,7 +183,7 @@ async def test_a_web_page_gets_the_headers_of_its_own_origin(client: httpx2.Asyn
     assert len(again.headers.get_list("x-request-id")) == 1
 
 
-async def test_a_large_kept_answer_is_compressed_for_who_takes_it_and_not_for_others(tmp_path: Path) -> None:
+async def test_a_large_cached_response_is_compressed_only_for_callers_that_accept_it(tmp_path: Path) -> None:
     router = ROUTER.replace("1_100_000", "10_000")
     async with running_project(tmp_path, {"things/router.py": router}) as (_, client):
         for coding in ("gzip", "identity", "gzip"):
@@ -210,7 +212,7 @@ async def test_a_cache_in_the_wrong_place_stops_the_start(tmp_path: Path, route:
             pass
 
 
-async def test_no_more_is_kept_than_there_is_room_for(tmp_path: Path) -> None:
+async def test_the_cache_keeps_no_more_than_its_limit(tmp_path: Path) -> None:
     async with running_project(tmp_path, FILES, {"STORE_MEMORY_BYTES": "3000"}) as (_, client):
         for word in "abcdefgh":
             await body(client, f"/shared?word={word}")

@@ -1,4 +1,4 @@
-"""What makes kept answers forgotten: a message, on all workers, also while a read is under way or the Redis is away."""
+"""Invalidation of cached responses: by a message, on all workers, during a read, and while Redis is down."""
 
 import asyncio
 import os
@@ -54,7 +54,7 @@ CHANGED = {"mail/router.py": ROUTER, "mail/handlers.py": HANDLERS}
 
 @asynccontextmanager
 async def served(root: Path, **variables: str) -> AsyncIterator[httpx2.AsyncClient]:
-    """Both modules in two workers; each request is on a connection of its own."""
+    """Serve both modules with two workers; each request uses a new connection."""
     write_shop(root, CHANGED)
     (root / "pyproject.toml").touch()
     port = free_port()
@@ -97,36 +97,36 @@ async def order(client: httpx2.AsyncClient, number: int) -> None:
     assert answer.status_code == 201, answer.text
 
 
-async def test_a_message_has_kept_answers_forgotten(tmp_path: Path, empty_url: str) -> None:
+async def test_a_message_invalidates_cached_responses(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url, CHANGED) as (_, client):
         client.base_url = httpx2.URL("http://test/api/v1")
         for number in range(1, 4):
             first, second = await seen(client, 1), await seen(client, 1)
-            assert first == second, "nothing is kept"
+            assert first == second, "the response is not cached"
             await order(client, number)
             await until_seen(client, number)
 
 
 @pytest.mark.slow
-async def test_a_message_has_them_forgotten_on_all_workers(tmp_path: Path, redis: Redis) -> None:
+async def test_a_message_invalidates_cached_responses_on_all_workers(tmp_path: Path, redis: Redis) -> None:
     async with served(tmp_path, STORE_URL=redis.url, STORE_TIMEOUT_SECONDS="5") as client:
         for number in range(1, 6):
             await order(client, number)
             await until_seen(client, number)
-            await seen(client)  # who read at once may have kept theirs one after the other
+            await seen(client)  # Simultaneous first reads may each have been cached, one after the other.
             answers = await seen(client)
             assert {one["letters"] for one in answers} == {number}
-            assert len({one["read"] for one in answers}) == 1, "each worker keeps its own"
+            assert len({one["read"] for one in answers}) == 1, "each worker has a cache of its own"
 
 
 @pytest.mark.slow
-async def test_while_the_redis_is_away_nothing_is_kept_and_what_was_to_be_forgotten_is_not_given_after(
+async def test_while_redis_is_down_nothing_is_cached_and_invalidated_responses_do_not_return(
     tmp_path: Path, redis: Redis
 ) -> None:
     async with served(tmp_path, STORE_URL=redis.url) as client:
         assert [one["letters"] for one in await seen(client)] == [0] * 20
         redis.kill()
-        assert len({one["read"] for one in await seen(client)}) == 20, "something is kept"
+        assert len({one["read"] for one in await seen(client)}) == 20, "the response is cached"
         await order(client, 1)
         await until_seen(client, 1)
         redis.start()
@@ -172,10 +172,13 @@ async def change_slowly(id: int, cache: Cache) -> None:
 """
 
 
-async def test_a_read_that_began_before_the_change_is_not_kept_when_it_ends_after_it(
+async def test_a_read_that_began_before_the_change_and_ends_after_it_is_not_cached(
     tmp_path: Path,
 ) -> None:
-    """Naive: to delete what is kept. What is under way then is kept after the deletion, for its whole time."""
+    """Naive: to delete cached responses.
+
+    A response in progress would be cached after the deletion, for its whole time.
+    """
     async with running_project(tmp_path, {"things/router.py": SLOW}) as (_, client):
         module: Any = import_module("modules.things.router")
         slow = asyncio.create_task(client.get("/api/v1/things/7"))
@@ -185,14 +188,14 @@ async def test_a_read_that_began_before_the_change_is_not_kept_when_it_ends_afte
         assert (await slow).json() == 1
         assert [(await client.get("/api/v1/things/7")).json() for _ in range(2)] == [2, 2]
         assert (await client.post("/api/v1/things/8")).status_code == 200
-        assert (await client.get("/api/v1/things/7")).json() == 2, "another thing's tag"
+        assert (await client.get("/api/v1/things/7")).json() == 2, "the tag of another thing"
         assert (await client.post("/api/v1/things/7")).status_code == 200
         assert (await client.get("/api/v1/things/7")).json() == 4
 
 
 @pytest.mark.parametrize("compiled", ["true", "false"])
-async def test_another_way_to_write_a_path_is_no_way_around_forgetting(tmp_path: Path, compiled: str) -> None:
-    """Naive: a tag of the path's text. `/things/007` is thing 7, too."""
+async def test_another_spelling_of_a_path_does_not_bypass_the_invalidation(tmp_path: Path, compiled: str) -> None:
+    """Naive: to use the path's text as a tag. `/things/007` is also thing 7."""
     variables = {"APPLICATION_COMPILED_ENDPOINTS": compiled}
     async with running_project(tmp_path, {"things/router.py": SLOW}, variables) as (_, client):
         import_module("modules.things.router").may_answer.set()
@@ -202,8 +205,8 @@ async def test_another_way_to_write_a_path_is_no_way_around_forgetting(tmp_path:
         assert (await client.get("/api/v1/things/seven")).status_code == 422
 
 
-async def test_what_is_read_between_the_forgetting_and_the_commit_is_not_given_after_it(tmp_path: Path) -> None:
-    """Naive: to forget where the change is made. Who reads before the commit keeps what was, under the new version."""
+async def test_a_response_read_between_invalidation_and_commit_is_not_used_after_it(tmp_path: Path) -> None:
+    """Naive: to invalidate only at the change. A read before the commit caches the old row under the new version."""
     async with running_project(tmp_path, {"things/router.py": SLOW}) as (_, client):
         module: Any = import_module("modules.things.router")
         module.may_answer.set()
@@ -247,7 +250,7 @@ async def test_a_response_read_from_a_replica_within_its_lag_is_not_cached(
         module: Any = import_module("modules.things.router")
         assert (await client.post("/api/v1/things")).status_code == 200
         assert (await client.get("/api/v1/things")).json() == 1
-        module.replica = 2  # it has caught up
+        module.replica = 2  # The replica has caught up.
         assert (await client.get("/api/v1/things")).json() == 2
         now += 0.6
         answers = [await client.get("/api/v1/things") for _ in range(2)]
@@ -261,7 +264,7 @@ def cache_of(url: str, **settings: float) -> tuple[ResponseCache, SharedStore]:
 
 
 async def answer_of(cache: ResponseCache, key: str, tag: str) -> bytes | None:
-    """What is kept; raises AssertionError while the store is not asked."""
+    """Return the cached response. Raises AssertionError while the store does not answer."""
     try:
         _, kept = await cache.find(key, [tag])
     except StoreUnavailable:
@@ -272,8 +275,11 @@ async def answer_of(cache: ResponseCache, key: str, tag: str) -> bytes | None:
 @pytest.mark.integration
 @pytest.mark.alone
 @pytest.mark.parametrize("tags", [2, 1500])
-async def test_what_is_owed_is_paid_by_itself_as_soon_as_the_redis_is_back(redis: Redis, tags: int) -> None:
-    """Naive: to pay at the next question. A process that asks none, as a relay, never does."""
+async def test_missed_invalidations_are_repeated_as_soon_as_redis_is_back(redis: Redis, tags: int) -> None:
+    """Naive: to repeat the invalidation at the next request.
+
+    A process without requests, such as a relay, never repeats it.
+    """
     owing, other = cache_of(redis.url), cache_of(redis.url)
     keys = {f"t:{number}": other[0].key(str(number)) for number in (0, tags - 1)}
     for tag, key in keys.items():
@@ -300,7 +306,7 @@ async def test_what_is_owed_is_paid_by_itself_as_soon_as_the_redis_is_back(redis
         await store.close()
 
 
-async def test_a_tag_that_is_forgotten_again_while_the_first_time_is_under_way_stays_owed() -> None:
+async def test_a_tag_that_is_invalidated_again_during_the_first_time_is_repeated() -> None:
     cache, store = cache_of("redis://127.0.0.1:1")
     is_sent, times = asyncio.Event(), 0
 
@@ -322,7 +328,7 @@ async def test_a_tag_that_is_forgotten_again_while_the_first_time_is_under_way_s
             await cache.find("any", ["t:2"])
 
 
-async def test_a_forgetting_whose_caller_leaves_stays_owed() -> None:
+async def test_the_invalidation_of_a_cancelled_request_is_repeated() -> None:
     cache, store = cache_of("redis://127.0.0.1:1")
 
     async def put(*_: Any, **__: Any) -> None:
@@ -342,8 +348,8 @@ async def test_a_forgetting_whose_caller_leaves_stays_owed() -> None:
 
 @pytest.mark.integration
 @pytest.mark.alone
-async def test_all_questions_of_a_request_together_wait_for_one_timeout(tmp_path: Path, redis: Redis) -> None:
-    """Naive: a timeout for each. A Redis that is a little slow every time is bounded by none of them."""
+async def test_all_store_commands_of_a_request_share_one_timeout(tmp_path: Path, redis: Redis) -> None:
+    """Naive: a timeout for each command. A Redis that is slow at every command would exceed any limit."""
     router = """
 from fastapi import APIRouter
 from kernel import public

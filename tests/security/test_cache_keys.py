@@ -1,4 +1,4 @@
-"""What an answer is made from tells it from others: kept, it goes to nobody who has sent something else."""
+"""The cache key contains every input of a response, so that no caller gets a response to another input."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -80,7 +80,7 @@ async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         ("/own", "X-Tenant", "mine", "others"),
     ],
 )
-async def test_what_was_made_from_a_header_goes_only_to_who_sends_the_same(
+async def test_a_response_made_from_a_header_is_used_only_for_the_same_value(
     client: httpx2.AsyncClient, path: str, header: str, mine: str, others: str
 ) -> None:
     first = await client.get(PATH + path, headers={header: mine})
@@ -93,7 +93,7 @@ async def test_what_was_made_from_a_header_goes_only_to_who_sends_the_same(
     assert "age" not in other.headers
 
 
-async def test_a_cookie_that_nobody_reads_makes_no_other_answer(client: httpx2.AsyncClient) -> None:
+async def test_a_cookie_that_no_route_reads_does_not_change_the_key(client: httpx2.AsyncClient) -> None:
     await client.get(f"{PATH}/header", headers={"Cookie": "banner=seen"})
     assert "age" in (await client.get(f"{PATH}/header")).headers
 
@@ -110,17 +110,17 @@ async def test_a_cookie_that_nobody_reads_makes_no_other_answer(client: httpx2.A
         ("own", "Origin"),
     ],
 )
-async def test_an_answer_that_varies_by_a_header_without_a_part_in_its_key_is_not_kept(
+async def test_a_response_that_varies_by_a_header_outside_its_key_is_not_cached(
     client: httpx2.AsyncClient, of: str, header: str
 ) -> None:
-    """Otherwise one caller gets the answer that was made from the header of another."""
+    """Otherwise one caller gets the response that was made from the header of another."""
     for value in ("Basic mine", "Basic others", "Basic others"):
         answer = await client.get(f"{PATH}/vary/{of}", params={"by": header}, headers={header: value})
         assert (answer.json(), "age" in answer.headers) == (value, False)
 
 
 @pytest.mark.parametrize(("of", "header"), [("shared", "Accept-Language"), ("own", "Cookie"), ("own", "ACCEPT")])
-async def test_an_answer_that_varies_by_a_header_of_its_key_is_kept_for_each_value(
+async def test_a_response_that_varies_by_a_header_of_its_key_is_cached_for_each_value(
     client: httpx2.AsyncClient, of: str, header: str
 ) -> None:
     for value, is_kept in (("mine", False), ("others", False), ("others", True)):
@@ -132,8 +132,8 @@ async def test_an_answer_that_varies_by_a_header_of_its_key_is_kept_for_each_val
     ("first", "second"),
     [("a%0A", "a"), ("a%0D", "a"), ("a%09", "a"), ("a%253F", "a%3F"), ("a%2523b", "a%23b"), ("a%255C", "a%5C")],
 )
-async def test_paths_that_differ_have_answers_of_their_own(client: httpx2.AsyncClient, first: str, second: str) -> None:
-    """Naive: a key made of `request.url`, which is written anew and read again: some differences get lost."""
+async def test_different_paths_are_cached_separately(client: httpx2.AsyncClient, first: str, second: str) -> None:
+    """Naive: a key from `request.url`, which is normalised, so that some differences disappear."""
     answers = [await client.get(f"{PATH}/named/{name}") for name in (first, second, second)]
     assert answers[0].text != answers[1].text == answers[2].text
     assert ["age" in answer.headers for answer in answers] == [False, False, True]

@@ -1,4 +1,4 @@
-"""The headers of conditional requests, with as many tags as fit (OWASP API4:2023)."""
+"""Conditional requests with very many tags (OWASP API4:2023)."""
 
 import httpx2
 import pytest
@@ -11,7 +11,7 @@ EVENT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "location
 
 
 def tags(count: int) -> str:
-    """A header of so many tags, of which `"1"` is the last."""
+    """Return a header of this many tags, of which `"1"` is the last."""
     return ", ".join(f'"{number}"' for number in range(count, 0, -1))
 
 
@@ -30,7 +30,7 @@ async def test_a_change_that_names_too_many_versions_is_refused(
             [error] = answer.json()["errors"]
             assert error["field"] == "header.if-match"
             assert error["message"] == "contains more than 20 tags: send only those of the versions that you have"
-            assert (await client.get(path)).json()["version"] == 1, "nothing has changed"
+            assert (await client.get(path)).json()["version"] == 1, "the event must not change"
 
 
 @pytest.mark.parametrize(("count", "status"), [(20, 304), (21, 422)])

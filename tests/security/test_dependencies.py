@@ -1,4 +1,4 @@
-"""`make audit`: a vulnerable dependency is found, and data that cannot be reached is never taken for a clean bill."""
+"""`make audit` finds a vulnerable dependency, and reports unavailable data as such."""
 
 import json
 import os
@@ -33,7 +33,7 @@ VULNERABLE: dict[str, Any] = {
 
 @contextmanager
 def osv(answer: dict[str, Any]) -> Iterator[str]:
-    """A vulnerability service that gives this answer to every question; its address."""
+    """Run a vulnerability service that gives this answer to every request; yield its address."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -45,7 +45,7 @@ def osv(answer: dict[str, Any]) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Do not log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -58,7 +58,7 @@ def osv(answer: dict[str, Any]) -> Iterator[str]:
 
 
 def audit(root: Path, folder: Path, osv_url: str) -> subprocess.CompletedProcess[str]:
-    """`make audit` of one dependency, with no way out but to `osv_url`."""
+    """Run `make audit` for one dependency, with access to `osv_url` only."""
     lock = folder / "lock.txt"
     lock.write_text(f"parcel==1.0 --hash=sha256:{'0' * 64}\n")
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1", "PIP_AUDIT_OSV_URL": osv_url}
@@ -67,7 +67,7 @@ def audit(root: Path, folder: Path, osv_url: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize(("answer", "code", "said"), [({}, 0, "none of 1"), (VULNERABLE, 1, "PYSEC-2030-1")])
-def test_a_dependency_that_is_vulnerable_fails(
+def test_a_vulnerable_dependency_fails_the_audit(
     root: Path, tmp_path: Path, answer: dict[str, Any], code: int, said: str
 ) -> None:
     with osv(answer) as url:
@@ -76,7 +76,7 @@ def test_a_dependency_that_is_vulnerable_fails(
     assert said in done.stdout
 
 
-def test_data_that_cannot_be_reached_has_a_code_of_its_own(root: Path, tmp_path: Path) -> None:
+def test_unavailable_data_has_an_exit_code_of_its_own(root: Path, tmp_path: Path) -> None:
     done = audit(root, tmp_path, "http://127.0.0.1:9/v1/query")
     assert done.returncode == 3
     assert "NOT AUDITED" in done.stdout

@@ -1,4 +1,4 @@
-"""The security headers of every kind of answer, and what pages of other origins may do, over a real socket."""
+"""The security headers of every kind of response, and CORS for pages of other origins, over a real socket."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +63,7 @@ def from_page(sent: bytes, origin: str = PAGE) -> bytes:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_every_answer_has_the_security_headers_once(server: Served, name: str) -> None:
+def test_every_response_has_the_security_headers_once(server: Served, name: str) -> None:
     status, sent = ANSWERS[name]
     answer = server.send(sent, cut=status == 413)
     assert answer.statuses == (status,)
@@ -81,9 +81,9 @@ def test_every_answer_has_the_security_headers_once(server: Served, name: str) -
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_page_that_may_call_us_can_read_every_answer(server: Served, name: str) -> None:
+def test_a_page_of_a_listed_origin_can_read_every_response(server: Served, name: str) -> None:
     if name == "400":
-        return  # another host than ours is refused before anything is asked
+        return  # A foreign host is refused before anything else.
     status, sent = ANSWERS[name]
     answer = server.send(from_page(sent), cut=status == 413)
     assert answer.statuses == (status,)
@@ -109,7 +109,7 @@ def test_a_page_that_may_call_us_can_read_every_answer(server: Served, name: str
     ],
     ids=ascii,
 )
-def test_no_other_page_can_read_anything(server: Served, origin: str) -> None:
+def test_a_page_of_another_origin_can_read_nothing(server: Served, origin: str) -> None:
     for _, sent in ANSWERS.values():
         assert not server.send(from_page(sent, origin), cut=True).headers("access-control-allow-origin")
 
@@ -134,7 +134,9 @@ def preflight(server: Served, origin: str, method: str, headers: str = "") -> An
         ("null", "POST", "", 400),
     ],
 )
-def test_a_page_is_told_what_it_may_send(server: Served, origin: str, method: str, headers: str, status: int) -> None:
+def test_a_preflight_lists_the_allowed_methods_and_headers(
+    server: Served, origin: str, method: str, headers: str, status: int
+) -> None:
     answer = preflight(server, origin, method, headers)
     assert answer.statuses == (status,)
     assert answer.headers("access-control-allow-origin") == ([PAGE] if origin == PAGE else [])
@@ -143,7 +145,7 @@ def test_a_page_is_told_what_it_may_send(server: Served, origin: str, method: st
         assert answer.headers(header) == [value]
 
 
-def test_whoever_asks_without_naming_an_origin_gets_no_answer_for_pages(server: Served) -> None:
+def test_a_request_without_an_origin_gets_no_cors_headers(server: Served) -> None:
     answer = server.send(request("GET", EVENTS))
     assert not answer.headers("access-control-allow-origin")
 
@@ -174,7 +176,7 @@ async def stream() -> StreamingResponse:
 
 
 @pytest.mark.parametrize("environment", ["local", "dev"])
-async def test_failures_of_ours_have_the_headers_too(tmp_path: Path, environment: str) -> None:
+async def test_server_errors_have_the_headers_too(tmp_path: Path, environment: str) -> None:
     variables = {"CORS_ALLOW_ORIGINS": PAGE, "ENVIRONMENT": environment, "AUTH_ENABLED": "false"}
     async with running_project(tmp_path, {"probe/router.py": PROBE}, variables) as (_, client):
         for status in (200, 429, 500, 503):

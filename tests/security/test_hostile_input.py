@@ -1,4 +1,4 @@
-"""Hundreds of bad inputs over a real socket: none is answered 5xx, none is repeated, none hurts."""
+"""Hundreds of bad inputs over a real socket: none gets a 5xx, is repeated in an output, or harms the process."""
 
 import secrets
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ def test_there_are_at_least_three_hundred_inputs() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_no_input_breaks_us_or_is_repeated(root: Path, tmp_path: Path, empty_url: str) -> None:
+def test_no_input_causes_a_server_error_or_is_repeated(root: Path, tmp_path: Path, empty_url: str) -> None:
     faults: list[str] = []
     sent: dict[str, str] = {}
     with served(root, tmp_path, empty_url) as server:
@@ -58,7 +58,7 @@ def _secret() -> str:
 
 
 def _try(server: Served, one: Input, secret: str) -> list[str]:
-    """What is wrong with how the server took the input."""
+    """Yield what is wrong with the server's treatment of the input."""
     parts = [part.replace(corpus.SECRET.encode(), secret.encode()) for part in one.parts]
     answer = server.send(*parts, cut=one.is_cut)
     faults = []
@@ -75,15 +75,15 @@ def _try(server: Served, one: Input, secret: str) -> list[str]:
 
 
 def _said_until_the_end(server: Served) -> str:
-    """The whole log, read when nothing can be added to it: what is said of a request may come after its answer."""
+    """Return the whole log after its last line, because lines about a request may follow its response."""
     last = _secret()
     server.send(request("GET", f"/{last}"))
     server.process.terminate()
     server.process.wait(30)
-    assert last in server.log.read_text(), "the log does not hold the last path that was asked for"
+    assert last in server.log.read_text(), "the log does not contain the last requested path"
     return server.said()
 
 
 def _is_stored(statuses: tuple[int, ...]) -> bool:
-    """Whether it was accepted: then the answer shows what is kept."""
+    """Return whether the event was created: then the response shows the stored values."""
     return statuses[:1] == (201,)

@@ -1,4 +1,4 @@
-"""What callers and proxies say of hosts and addresses, and whom of them we believe."""
+"""Hosts and addresses in requests, and the proxies that are trusted for them."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ ALLOWED = "api.example.org,*.example.com"
 
 @pytest.fixture(scope="module")
 def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """It trusts no proxy, and has names of its own."""
+    """A server that trusts no proxy, with host names of its own."""
     folder = tmp_path_factory.mktemp("hosts")
     names = {"SERVER_ALLOWED_HOSTS": ALLOWED, "SERVER_FORWARDED_ALLOW_IPS": "10.0.0.1"}
     with served(root, folder, f"sqlite:///{folder / 'data'}", **names) as started:
@@ -25,14 +25,14 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 @pytest.fixture(scope="module")
 def proxied(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """It trusts the proxy that we are."""
+    """A server that trusts this process as its proxy."""
     folder = tmp_path_factory.mktemp("proxied")
     with served(root, folder, f"sqlite:///{folder / 'data'}", SERVER_FORWARDED_ALLOW_IPS=PEER) as started:
         yield started
 
 
 def client_of(server: Served, headers: dict[str, str]) -> str:
-    """The address that the access log has for a request with these headers."""
+    """Return the client address in the access log of a request with these headers."""
     answer = server.send(request("GET", "/health/live", headers))
     [identity] = answer.headers("x-request-id")
     lines = (json.loads(line) for line in server.log.read_text().splitlines() if identity in line)
@@ -70,7 +70,7 @@ def client_of(server: Served, headers: dict[str, str]) -> str:
         ("api.example.org.", 400),
     ],
 )
-def test_only_hosts_of_ours_are_served(server: Served, host: str, status: int) -> None:
+def test_only_allowed_hosts_are_served(server: Served, host: str, status: int) -> None:
     answer = server.send(request("GET", "/health/live", host=host))
     assert answer.statuses == (status,)
 
@@ -82,7 +82,7 @@ def test_one_request_has_one_host(server: Served) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.org", "localhost"])
-def test_a_slash_too_much_leads_nowhere_else(proxied: Served, host: str) -> None:
+def test_an_extra_slash_redirects_to_no_other_host(proxied: Served, host: str) -> None:
     for path in ("/api/v1/events/?limit=1", "/health/live/"):
         answer = proxied.send(request("GET", path, {"X-Forwarded-Host": "evil.org"}, host=host))
         assert answer.statuses == (307,)
@@ -92,7 +92,7 @@ def test_a_slash_too_much_leads_nowhere_else(proxied: Served, host: str) -> None
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "True-Client-IP", "CF-Connecting-IP"])
-def test_nobody_but_a_trusted_proxy_says_who_asks(server: Served, name: str) -> None:
+def test_only_a_trusted_proxy_sets_the_client_address(server: Served, name: str) -> None:
     value = "for=198.51.100.7" if name == "Forwarded" else "198.51.100.7"
     assert client_of(server, {name: value}) == PEER
 
@@ -101,7 +101,7 @@ def test_nobody_but_a_trusted_proxy_says_who_asks(server: Served, name: str) -> 
     ("headers", "client"),
     [
         ({"X-Forwarded-For": "198.51.100.7"}, "198.51.100.7"),
-        # The caller may put whatever they like in front of what the proxy adds.
+        # The caller may write any text before the part that the proxy adds.
         ({"X-Forwarded-For": "6.6.6.6, 198.51.100.7"}, "198.51.100.7"),
         ({"X-Forwarded-For": "2001:db8::7"}, "2001:db8::7"),
         ({"Forwarded": "for=198.51.100.7"}, PEER),
@@ -109,5 +109,7 @@ def test_nobody_but_a_trusted_proxy_says_who_asks(server: Served, name: str) -> 
         ({"X-Forwarded-Proto": "https"}, PEER),
     ],
 )
-def test_of_a_trusted_proxy_only_what_it_appends_counts(proxied: Served, headers: dict[str, str], client: str) -> None:
+def test_only_the_part_that_a_trusted_proxy_appends_counts(
+    proxied: Served, headers: dict[str, str], client: str
+) -> None:
     assert client_of(proxied, headers) == client

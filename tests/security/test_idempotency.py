@@ -1,4 +1,4 @@
-"""A request that is repeated with its key happens once, whoever loses what on the way."""
+"""A repeated request with the same key takes effect once, whichever message is lost."""
 
 import asyncio
 import sys
@@ -64,14 +64,14 @@ async def create(name: str, session: Session) -> Response:
 
 
 async def rows(application: Application, module: str, table: str) -> int:
-    """How many there are."""
+    """Return the number of rows."""
     database = application.kernel.contexts[module].database
     schema = f"{database.placement.schema}." if database.placement.schema else ""
     async with database.read() as session:
         return int(await session.scalar(text(f"SELECT count(*) FROM {schema}{table}")) or 0)
 
 
-async def test_who_repeats_a_request_with_its_key_gets_the_first_answer(
+async def test_a_repeated_request_with_its_key_gets_the_first_response(
     client: httpx2.AsyncClient, application: Application
 ) -> None:
     first = await client.post(EVENTS, json=CONCERT, headers=KEY)
@@ -117,13 +117,13 @@ async def test_a_key_with_another_request_is_refused(client: httpx2.AsyncClient,
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 201, "käse", '"', '"open', "tab\there"])
-async def test_what_is_no_key_is_refused(client: httpx2.AsyncClient, application: Application, key: str) -> None:
+async def test_an_invalid_key_is_refused(client: httpx2.AsyncClient, application: Application, key: str) -> None:
     refused = await client.post(EVENTS, json=CONCERT, headers=[("Idempotency-Key", key.encode("latin-1"))])
     assert refused.status_code == 400
     assert await rows(application, "events", "events") == 0
 
 
-async def test_two_keys_are_none(client: httpx2.AsyncClient) -> None:
+async def test_two_keys_are_refused(client: httpx2.AsyncClient) -> None:
     both = [("Idempotency-Key", "one"), ("Idempotency-Key", "two")]
     assert (await client.post(EVENTS, json=CONCERT, headers=both)).status_code == 400
 
@@ -138,18 +138,21 @@ async def test_anothers_key_is_another_key(
     assert second.headers["location"] != first.headers["location"]
 
 
-async def test_who_may_not_do_it_any_more_gets_no_kept_answer(client: httpx2.AsyncClient, callers: Callers) -> None:
+async def test_a_caller_that_has_lost_its_rights_gets_no_stored_response(
+    client: httpx2.AsyncClient, callers: Callers
+) -> None:
     await client.post(EVENTS, json=CONCERT, headers=KEY | callers.headers("anna", "events:*"))
     refused = await client.post(EVENTS, json=CONCERT, headers=KEY | callers.headers("anna", "events:read"))
     assert refused.status_code == 403
 
 
 @pytest.mark.integration
-async def test_what_failed_may_be_tried_again_with_its_key(
+async def test_a_failed_request_can_be_repeated_with_its_key(
     client: httpx2.AsyncClient, application: Application
 ) -> None:
     illustrated = CONCERT | {"image_id": 1}
-    assert (await client.post(EVENTS, json=illustrated, headers=KEY)).status_code == 422  # no such image yet
+    # The image does not exist yet.
+    assert (await client.post(EVENTS, json=illustrated, headers=KEY)).status_code == 422
     assert await rows(application, "events", "idempotency") == 0
     await client.post(IMAGES, files={"file": ("a.png", picture())})
     assert (await client.post(EVENTS, json=illustrated, headers=KEY)).status_code == 201
@@ -159,7 +162,7 @@ async def test_what_failed_may_be_tried_again_with_its_key(
 async def test_an_upload_is_repeated_with_another_boundary(
     client: httpx2.AsyncClient, application: Application
 ) -> None:
-    """Clients choose a new one for each try."""
+    """Clients choose a new boundary for each try."""
     one, other = picture(), picture()
     bodies = [
         httpx2.Request("POST", "http://test", files={"file": ("a.png", data)}, data={"caption": "A"})
@@ -176,8 +179,10 @@ async def test_an_upload_is_repeated_with_another_boundary(
     assert await rows(application, "images", "images") == 1
 
 
-async def test_a_kept_answer_is_compressed_and_shared_as_each_caller_takes_it(client: httpx2.AsyncClient) -> None:
-    """Kept as it went out, a compressed answer would reach one who cannot read it, with another page's CORS headers."""
+async def test_a_stored_response_is_compressed_and_gets_cors_headers_for_each_caller(
+    client: httpx2.AsyncClient,
+) -> None:
+    """A stored compressed response would reach a caller that cannot read it, with the CORS headers of another page."""
     long = CONCERT | {"description": "All of Bach. " * 200}
     page = {"Origin": "https://page.example", "Accept-Encoding": "gzip"}
     first = await client.post(EVENTS, json=long, headers=KEY | page)
@@ -191,8 +196,8 @@ async def test_a_kept_answer_is_compressed_and_shared_as_each_caller_takes_it(cl
     assert len(again.headers.get_list("x-request-id")) == len(again.headers.get_list("x-frame-options")) == 1
 
 
-async def test_a_key_is_forgotten_after_its_time(client: httpx2.AsyncClient, application: Application) -> None:
-    """And what has expired is deleted in passing."""
+async def test_a_key_expires(client: httpx2.AsyncClient, application: Application) -> None:
+    """Expired keys are deleted by a later request."""
     database = application.kernel.contexts["events"].database
     [events] = [module for module in application.kernel.modules if module.name == "events"]
     table = events.files.table(IdempotencyTable)
@@ -206,12 +211,12 @@ async def test_a_key_is_forgotten_after_its_time(client: httpx2.AsyncClient, app
     assert "idempotency-replayed" not in answer.headers
     keys = application.kernel.contexts["events"].get(IdempotencyKeys)
     assert keys is not None
-    keys._swept_at = None  # as if it had been long ago
+    keys._swept_at = None  # As if the request were old.
     await client.post(EVENTS, json=CONCERT, headers=KEY)
     assert await rows(application, "events", "idempotency") == 2
 
 
-async def test_the_openapi_document_says_which_routes_take_a_key(client: httpx2.AsyncClient) -> None:
+async def test_the_openapi_document_lists_the_routes_that_accept_a_key(client: httpx2.AsyncClient) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
     taking = {
         (method, path)
@@ -224,7 +229,7 @@ async def test_the_openapi_document_says_which_routes_take_a_key(client: httpx2.
 
 
 @pytest.mark.parametrize("compiled", ["true", "false"])
-async def test_what_was_committed_has_its_answer_kept_whatever_it_says(tmp_path: Path, compiled: str) -> None:
+async def test_the_response_to_a_committed_request_is_stored_with_any_status(tmp_path: Path, compiled: str) -> None:
     variables = {"APPLICATION_COMPILED_ENDPOINTS": compiled}
     async with running_project(_things(tmp_path), _FILES, variables) as (application, client):
         first = await client.post("/api/v1/things/refused", headers=KEY)
@@ -239,18 +244,18 @@ async def test_what_was_committed_has_its_answer_kept_whatever_it_says(tmp_path:
 
 
 @pytest.mark.parametrize("compiled", ["true", "false"])
-async def test_a_transaction_that_fails_leaves_no_key(tmp_path: Path, compiled: str) -> None:
+async def test_a_failed_transaction_stores_no_key(tmp_path: Path, compiled: str) -> None:
     variables = {"APPLICATION_COMPILED_ENDPOINTS": compiled}
     async with running_project(_things(tmp_path), _FILES, variables) as (application, client):
         assert (await client.post("/api/v1/things/one")).status_code == 200
         for _ in range(2):
-            failed = await client.post("/api/v1/things/one", headers=KEY)  # its name is taken
+            failed = await client.post("/api/v1/things/one", headers=KEY)  # The name is taken.
             assert failed.status_code == 409
             assert "idempotency-replayed" not in failed.headers
         assert await rows(application, "things", "idempotency") == 0
 
 
-async def test_an_answer_that_is_too_large_is_not_kept_but_its_key_is(tmp_path: Path) -> None:
+async def test_a_response_that_is_too_large_is_not_stored_but_its_key_is(tmp_path: Path) -> None:
     async with running_project(_things(tmp_path), _FILES) as (application, client):
         assert len((await client.post("/api/v1/things/large", headers=KEY)).content) == 2_000_000
         again = await client.post("/api/v1/things/large", headers=KEY)
@@ -259,7 +264,7 @@ async def test_an_answer_that_is_too_large_is_not_kept_but_its_key_is(tmp_path: 
         assert await rows(application, "things", "things") == 1
 
 
-async def test_who_only_reads_needs_no_key(tmp_path: Path) -> None:
+async def test_a_read_needs_no_key(tmp_path: Path) -> None:
     async with running_project(_things(tmp_path), _FILES) as (application, client):
         for _ in range(2):
             answer = await client.get("/api/v1/things/one", headers=KEY)
@@ -270,7 +275,7 @@ async def test_who_only_reads_needs_no_key(tmp_path: Path) -> None:
 async def test_a_key_that_another_process_is_about_to_commit_is_refused_without_waiting(
     tmp_path: Path, new_database: Callable[[str], URL]
 ) -> None:
-    """Two applications know as little of each other as two processes."""
+    """Two applications share as little as two processes."""
     url = new_database("held").render_as_string(hide_password=False)
     with imported_alone():
         settings = settings_for(write_project(_things(tmp_path), _FILES), {"DATABASE_URL": url})
@@ -315,7 +320,7 @@ _FILES = {
 
 
 def _things(root: Path) -> Path:
-    """The project of _FILES gets its migrations."""
+    """Return the project of _FILES with its migrations."""
     write_migration(root, "things")
     own = (Path(__file__).parents[2] / "migrations" / "images" / "0003_idempotency_keys.py").read_text()
     own = own.replace('revision = "0003"', 'revision = "0002"').replace(

@@ -1,4 +1,4 @@
-"""One key, many requests at the same moment, in one process and in two; and a process that ends before it answers."""
+"""One key in many simultaneous requests, in one process and in two; and a process that ends before it responds."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from tests.security.test_idempotency import CONCERT, EVENTS, KEY, rows
 pytestmark = pytest.mark.slow
 
 AT_ONCE = 50
-# Ends the process where the event is committed and its answer not yet kept.
+# Ends the process after the event is committed and before its response is stored.
 ENDS_BEFORE_THE_ANSWER = """
 import os, signal, sys
 from kernel.ext.idempotency.keys import IdempotencyKeys
@@ -31,7 +31,9 @@ main()
 """
 
 
-async def test_fifty_at_once_in_one_process_make_one_row(client: httpx2.AsyncClient, application: Application) -> None:
+async def test_fifty_simultaneous_requests_in_one_process_make_one_row(
+    client: httpx2.AsyncClient, application: Application
+) -> None:
     answers = await asyncio.gather(*(client.post(EVENTS, json=CONCERT, headers=KEY) for _ in range(AT_ONCE)))
     _are_one(answers)
     assert await rows(application, "events", "events") == 1
@@ -39,8 +41,10 @@ async def test_fifty_at_once_in_one_process_make_one_row(client: httpx2.AsyncCli
     assert (again.status_code, again.headers["idempotency-replayed"]) == (201, "true")
 
 
-async def test_fifty_at_once_on_two_processes_make_one_row(root: Path, tmp_path: Path, database_url: str) -> None:
-    """Who looks first and writes then, without a key in the same transaction, makes one in each process."""
+async def test_fifty_simultaneous_requests_on_two_processes_make_one_row(
+    root: Path, tmp_path: Path, database_url: str
+) -> None:
+    """Naive: look up and then write, without a key in the same transaction, which creates one row in each process."""
     with ExitStack() as stack:
         folders = [tmp_path / name for name in ("one", "two")]
         for folder in folders:
@@ -55,7 +59,7 @@ async def test_fifty_at_once_on_two_processes_make_one_row(root: Path, tmp_path:
                 assert (await client.get(urls[0])).json()["total"] == number + 1
 
 
-async def test_a_process_that_ends_between_commit_and_answer_leaves_a_key_that_holds(
+async def test_a_process_that_ends_between_commit_and_response_leaves_a_valid_key(
     root: Path, tmp_path: Path, database_url: str
 ) -> None:
     port = free_port()
@@ -84,7 +88,7 @@ def _that_ends_early(root: Path, folder: Path, **variables: str) -> subprocess.P
 
 
 def _are_one(answers: list[httpx2.Response]) -> None:
-    """One request was carried out; every other is a replay, or is refused while that one is in progress."""
+    """Assert that one request was executed; every other is a replay, or was refused while that one was in progress."""
     found = Counter((answer.status_code, "idempotency-replayed" in answer.headers) for answer in answers)
     assert set(found) <= {(201, False), (201, True), (409, False)}, found
     assert found[201, False] == 1, found

@@ -1,4 +1,4 @@
-"""How often a caller may ask: counted by principal, else by address, over all processes (OWASP API4:2023)."""
+"""Rate limits: counted by principal or address, over all processes (OWASP API4:2023)."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from kernel.settings import SettingsError
 from kernel.testing import Callers
 from tests.core.project import running_project
 
-# The windows are long: none ends while a test runs.
+# The windows are long, so that none ends during a test.
 ROUTER = """
 import os
 from functools import partial
@@ -74,7 +74,7 @@ PATH = "/api/v1/things"
 
 
 def caller(application: Application, address: str) -> httpx2.AsyncClient:
-    """Somebody at another address than everybody else."""
+    """Provide a client with an address that no other test uses."""
     transport = httpx2.ASGITransport(application, raise_app_exceptions=False, client=(address, 1))
     return httpx2.AsyncClient(transport=transport, base_url="http://test")
 
@@ -90,7 +90,7 @@ async def project(tmp_path: Path) -> AsyncIterator[tuple[Application, httpx2.Asy
 
 
 @pytest.mark.parametrize("compiled", ["true", "false"])
-async def test_one_request_too_many_is_429_and_says_when_to_come_back(tmp_path: Path, compiled: str) -> None:
+async def test_a_request_over_the_limit_gets_429_with_retry_after(tmp_path: Path, compiled: str) -> None:
     async with running_project(tmp_path, FILES, {"APPLICATION_COMPILED_ENDPOINTS": compiled}) as (_, client):
         first = await client.get(PATH)
         assert await statuses(client, PATH, 2) == [200, 200]
@@ -104,9 +104,7 @@ async def test_one_request_too_many_is_429_and_says_when_to_come_back(tmp_path: 
     assert refused.headers["ratelimit"] == f'"route-86400";r=0;t={seconds}'
 
 
-async def test_a_caller_that_comes_back_after_the_stated_seconds_is_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_caller_that_waits_for_retry_after_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     router, now = ROUTER.replace("3/day", "2/second"), time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     async with running_project(tmp_path, {"things/router.py": router}) as (_, client):
@@ -118,7 +116,7 @@ async def test_a_caller_that_comes_back_after_the_stated_seconds_is_served(
         assert await statuses(client, PATH, 1) == [200]
 
 
-async def test_each_route_counts_on_its_own_and_so_does_each_of_its_limits(
+async def test_each_route_and_each_of_its_limits_counts_separately(
     project: tuple[Application, httpx2.AsyncClient],
 ) -> None:
     _, client = project
@@ -145,13 +143,13 @@ async def test_errors_of_the_handler_count_and_carry_the_headers(
     assert await statuses(client, f"{PATH}/nothing", 2) == [404, 429]
 
 
-async def test_uploads_which_fastapi_walks_itself_are_counted(project: tuple[Application, httpx2.AsyncClient]) -> None:
+async def test_uploads_that_fastapi_itself_handles_are_counted(project: tuple[Application, httpx2.AsyncClient]) -> None:
     _, client = project
     answers = [await client.post(PATH, files={"file": b"x"}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 429]
 
 
-async def test_callers_are_counted_apart_wherever_they_are(project: tuple[Application, httpx2.AsyncClient]) -> None:
+async def test_callers_are_counted_separately_at_any_address(project: tuple[Application, httpx2.AsyncClient]) -> None:
     application, client = project
     callers = Callers(application)
     alice, bob = callers.headers("alice"), callers.headers("bob")
@@ -162,8 +160,8 @@ async def test_callers_are_counted_apart_wherever_they_are(project: tuple[Applic
     assert await statuses(client, PATH, 1) == [200]
 
 
-async def test_tokens_that_do_not_hold_count_by_address(project: tuple[Application, httpx2.AsyncClient]) -> None:
-    """Else every guess would be a new caller, and guessing free."""
+async def test_requests_with_invalid_tokens_count_by_address(project: tuple[Application, httpx2.AsyncClient]) -> None:
+    """Otherwise every guess would count as a new caller, and guessing would have no limit."""
     application, client = project
     Callers(application)
     found = [(await statuses(client, PATH, 1, Authorization=f"Bearer guess-{number}"))[0] for number in range(4)]
@@ -177,9 +175,9 @@ async def test_tokens_that_do_not_hold_count_by_address(project: tuple[Applicati
         (
             "2001:db8:0:1::1",
             "2001:db8:0:ff::1",
-        ),  # a customer of most providers has a /56: 256 networks of 2**64 addresses
+        ),  # A customer of most providers has a /56: 256 networks of 2**64 addresses.
         ("192.0.2.1", "::ffff:192.0.2.1"),
-        ("made-up-1", "made-up-2"),  # by a proxy that passes on what it is told
+        ("made-up-1", "made-up-2"),  # By a proxy that passes on any value.
     ],
 )
 async def test_these_addresses_are_one_caller(
@@ -207,7 +205,7 @@ async def test_addresses_of_two_networks_are_two_callers(project: tuple[Applicat
         (64, "2001:db8::9", 429),
     ],
 )
-async def test_how_many_bits_of_an_ipv6_address_tell_callers_apart_is_a_setting(
+async def test_a_setting_chooses_the_ipv6_prefix_of_a_caller(
     tmp_path: Path, bits: int, other: str, status: int
 ) -> None:
     variables = {"RATE_LIMIT_IPV6_PREFIX_LENGTH": str(bits)}
@@ -220,7 +218,7 @@ async def test_how_many_bits_of_an_ipv6_address_tell_callers_apart_is_a_setting(
         assert await statuses(second, PATH, 1) == [status]
 
 
-async def test_who_is_exempt_is_not_counted(tmp_path: Path) -> None:
+async def test_an_exempt_address_is_not_counted(tmp_path: Path) -> None:
     variables = {"RATE_LIMIT_EXEMPT": "10.0.0.0/8,2001:db8::/32", "RATE_LIMIT_OVERALL": "1/day"}
     async with running_project(tmp_path, FILES, variables) as (application, _):
         for address in ("10.1.2.3", "2001:db8::7"):
@@ -251,13 +249,15 @@ async def test_probes_are_not_counted_below_a_root_path_either(tmp_path: Path) -
             assert await statuses(client, "/svc/health/incidents", 2) == [200, 429]
 
 
-async def test_without_a_limit_there_is_nothing_in_the_way(project: tuple[Application, httpx2.AsyncClient]) -> None:
+async def test_without_a_limit_responses_have_no_ratelimit_header(
+    project: tuple[Application, httpx2.AsyncClient],
+) -> None:
     _, client = project
     assert "ratelimit" not in (await client.get("/no/such/route")).headers
 
 
 @pytest.mark.parametrize("limit", ["600", "600/moment", "many/minute", "0/minute", "-1/minute"])
-async def test_a_limit_that_is_none_stops_the_start_and_says_what_to_write(tmp_path: Path, limit: str) -> None:
+async def test_an_invalid_limit_stops_the_start_with_an_example(tmp_path: Path, limit: str) -> None:
     with pytest.raises(SettingsError, match=r"RATE_LIMIT_OVERALL: .*write 600/minute"):
         async with running_project(tmp_path, FILES, {"RATE_LIMIT_OVERALL": limit}):
             pass
@@ -266,14 +266,14 @@ async def test_a_limit_that_is_none_stops_the_start_and_says_what_to_write(tmp_p
             pass
 
 
-async def test_an_exemption_that_is_no_network_stops_the_start(tmp_path: Path) -> None:
+async def test_an_invalid_exemption_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="RATE_LIMIT_EXEMPT"):
         async with running_project(tmp_path, FILES, {"RATE_LIMIT_EXEMPT": "localhost"}):
             pass
 
 
-async def test_counts_of_a_window_that_is_over_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Naive: the library's own store looks through all callers at every request, and a day's limit keeps them two."""
+async def test_counts_of_an_expired_window_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Naive: the library's own store examines all callers at every request, and keeps them for two windows."""
     counts = MemoryCounters()
     for number in range(1000):
         await counts.acquire_sliding_window_entry(f"caller {number}", 10, 60)
@@ -285,7 +285,9 @@ async def test_counts_of_a_window_that_is_over_are_forgotten(monkeypatch: pytest
     assert len(counts.storage) == 1
 
 
-async def test_what_all_processes_together_refuse_is_not_counted_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_all_processes_together_refuse_is_not_counted_in_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(time, "time", lambda: 6000.0)
     counts, limit = MemoryCounters(), parse("2/minute")
     for _ in range(5):
@@ -294,8 +296,8 @@ async def test_what_all_processes_together_refuse_is_not_counted_in_one(monkeypa
     assert [(await count_request(counts, limit, "caller")).is_over for _ in range(3)] == [False, False, True]
 
 
-async def test_who_was_refused_is_told_the_first_moment_at_which_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is left of the last window weighs less and less: ten in it leave room for one after a tenth of this one."""
+async def test_a_refused_caller_gets_the_earliest_time_for_its_next_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last window weighs less and less: after a tenth of this one, ten requests in it leave room for one."""
     now, counts, limit = 6000.0, MemoryCounters(), parse("10/minute")
     monkeypatch.setattr(time, "time", lambda: now)
     for _ in range(10):
@@ -311,6 +313,6 @@ async def test_who_was_refused_is_told_the_first_moment_at_which_there_is_room(m
 
 
 @pytest.mark.integration
-def test_who_sets_no_limit_loads_neither_the_library_nor_redis() -> None:
+def test_without_a_limit_neither_the_library_nor_redis_is_loaded() -> None:
     code = "import sys, kernel.application; print({'limits', 'redis'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

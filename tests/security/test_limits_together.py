@@ -1,4 +1,4 @@
-"""Limits as they are served: several workers, a Redis that they share and that may fail, and proxies in front."""
+"""Limits with several workers, a shared Redis that may fail, and proxies in front."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ async def worker() -> int:
 
 @contextmanager
 def serving(root: Path, *words: str, **variables: str) -> Iterator[str]:
-    """`kernel serve` with the route of this file; where it is."""
+    """Run `kernel serve` with the route of this file; yield its address."""
     write_project(root, {"things/router.py": ROUTER})
     (root / "pyproject.toml").touch()
     port = free_port()
@@ -62,7 +62,7 @@ async def until_there(url: str) -> None:
 
 
 async def ask(url: str, times: int, **headers: str) -> list[httpx2.Response]:
-    """All at once, each on a connection of its own."""
+    """Send all requests at once, each on a new connection."""
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(httpx2.AsyncClient(timeout=10)) for _ in range(times)]
         return await asyncio.gather(*(client.get(url, headers=headers) for client in clients))
@@ -73,13 +73,13 @@ def statuses(answers: list[httpx2.Response]) -> Counter[int]:
 
 
 def said(root: Path, event: str) -> int:
-    """How often the log holds something."""
+    """Return how often the log contains a text."""
     return sum(event in line for line in (root / "log").read_text().splitlines())
 
 
 @asynccontextmanager
 async def both_workers(url: str) -> AsyncIterator[tuple[httpx2.AsyncClient, httpx2.AsyncClient]]:
-    """A client for each: a connection stays with the worker that took it."""
+    """Return a client for each worker: a connection stays with the worker that accepted it."""
     await until_there(url)
     found: dict[str, httpx2.AsyncClient] = {}
     async with AsyncExitStack() as stack, asyncio.timeout(60):
@@ -99,7 +99,7 @@ async def test_two_workers_with_a_redis_count_together(tmp_path: Path, redis: Re
 
 
 async def test_without_a_redis_each_worker_counts_for_itself(tmp_path: Path) -> None:
-    """What the test above would see if nothing were shared."""
+    """The result of the test above if nothing were shared."""
     with serving(tmp_path, "--workers", "2") as url:
         async with both_workers(url) as clients:
             for worker in clients:
@@ -107,20 +107,18 @@ async def test_without_a_redis_each_worker_counts_for_itself(tmp_path: Path) -> 
 
 
 @pytest.mark.alone
-async def test_a_redis_that_hangs_costs_one_timeout_and_nobody_gets_more_than_they_may(
-    tmp_path: Path, redis: Redis
-) -> None:
+async def test_a_redis_that_hangs_costs_one_timeout_and_limits_still_hold(tmp_path: Path, redis: Redis) -> None:
     with serving(tmp_path, STORE_URL=redis.url, STORE_TIMEOUT_SECONDS="0.3") as url:
         await until_there(url)
         assert statuses(await ask(url, 5)) == {200: 5}
         os.kill(redis.pid(), signal.SIGSTOP)
         try:
             began = time.monotonic()
-            assert statuses(await ask(url, 25)) == {200: 15, 429: 10}, "the process counts for itself, too"
+            assert statuses(await ask(url, 25)) == {200: 15, 429: 10}, "each process must count for itself too"
             took = time.monotonic() - began
         finally:
             os.kill(redis.pid(), signal.SIGCONT)
-        assert 0.3 < took < 3, "those wait that are under way when it hangs, and then one in a second"
+        assert 0.3 < took < 3, "only requests in progress may wait for Redis, and then one per second"
         await until_counted(url, redis)
     assert said(tmp_path, "does not answer") == said(tmp_path, "answers again") == 1
 
@@ -137,7 +135,10 @@ async def test_a_redis_that_dies_and_comes_back_is_used_again(tmp_path: Path, re
 
 
 async def until_counted(url: str, redis: Redis) -> None:
-    """Until a caller who was never there is counted in Redis. One who asked again and again would soon be over here."""
+    """Wait until a new caller is counted in Redis.
+
+    One caller that repeats requests would soon exceed the limit here.
+    """
     callers = count(1)
 
     async def is_counted() -> bool:
@@ -148,32 +149,32 @@ async def until_counted(url: str, redis: Redis) -> None:
     await until(is_counted, 10)
 
 
-async def test_a_redis_that_was_never_there_keeps_nobody_from_starting(tmp_path: Path) -> None:
+async def test_a_missing_redis_does_not_stop_the_start(tmp_path: Path) -> None:
     with serving(tmp_path, STORE_URL=f"redis://127.0.0.1:{free_port()}") as url:
         await until_there(url)
         assert statuses(await ask(url, 22)) == {200: 20, 429: 2}
 
 
-async def test_who_is_no_trusted_proxy_stays_one_caller_whatever_they_claim(tmp_path: Path) -> None:
-    """Naive: to believe X-Forwarded-For makes everybody a new caller with every request."""
+async def test_an_untrusted_proxy_counts_as_one_caller(tmp_path: Path) -> None:
+    """Naive: trusting X-Forwarded-For makes every request one of a new caller."""
     with serving(tmp_path, SERVER_FORWARDED_ALLOW_IPS="10.0.0.1") as url:
         await until_there(url)
         answers = [(await ask(url, 1, **{"X-Forwarded-For": f"192.0.2.{number}"}))[0] for number in range(25)]
     assert statuses(answers) == {200: 20, 429: 5}
 
 
-async def test_behind_trusted_proxies_the_last_address_that_is_not_one_counts(tmp_path: Path) -> None:
+async def test_behind_trusted_proxies_the_last_untrusted_address_counts(tmp_path: Path) -> None:
     with serving(tmp_path, SERVER_FORWARDED_ALLOW_IPS="127.0.0.1,10.0.0.0/8") as url:
         await until_there(url)
 
         async def came(*chain: str) -> int:
             return (await ask(url, 1, **{"X-Forwarded-For": ", ".join(chain)}))[0].status_code
 
-        # What stands left of it the caller wrote, and may be anything.
+        # The caller wrote the part to the left of it, which may be any text.
         assert [await came(f"198.51.100.{number}", "192.0.2.1", "10.0.0.7") for number in range(20)] == [200] * 20
         assert await came("192.0.2.1") == 429
         assert await came("192.0.2.2") == 200
-        assert await came("192.0.2.1", "192.0.2.2") == 200, "another caller who claims to be the first"
+        assert await came("192.0.2.1", "192.0.2.2") == 200, "the claim to be another address must not count"
 
 
 def test_the_log_never_shows_the_store_s_password(tmp_path: Path) -> None:

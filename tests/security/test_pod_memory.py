@@ -1,4 +1,4 @@
-"""The memory of a pod, as the manifests give it, holds the pictures that take the most."""
+"""The memory of a pod in the manifests is sufficient for the most expensive pictures."""
 
 import os
 import threading
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.slow
     [(lambda: flat_png(7000, 8, 3, transparent=True), 201), (lambda: flat_webp(7000), 422)],
     ids=["PNG", "WebP"],
 )
-def test_a_pod_has_memory_for_the_pictures_that_take_the_most(
+def test_a_pod_has_memory_for_the_most_expensive_pictures(
     root: Path, tmp_path: Path, make: Callable[[], bytes], status: int
 ) -> None:
-    """The most expensive picture is decoded while as many of the largest uploads as may be in memory wait for it."""
+    """The most expensive picture is decoded while the allowed number of the largest uploads wait in memory."""
     manifest = yaml.safe_load((root / "deploy" / "kubernetes" / "deployment.yaml").read_text())
     [container] = manifest["spec"]["template"]["spec"]["containers"]
     limit = int(container["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
@@ -42,7 +42,7 @@ def test_a_pod_has_memory_for_the_pictures_that_take_the_most(
 
 
 def uploads_and_memory(server: Served, first: bytes, others: bytes, count: int) -> tuple[list[int], int]:
-    """Send one upload, and `count` others beside it: what is answered, and the most memory that was seen."""
+    """Send one upload and `count` others beside it; return the responses and the most memory used."""
     over, memory = threading.Event(), [0]
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""Who may ask what: every route says so, and what says nothing is not served (OWASP API5:2023)."""
+"""Every route declares a policy; a route without one is not served (OWASP API5:2023)."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -20,12 +20,12 @@ from kernel.settings.sources import Layer, Sources
 from kernel.testing import Callers
 from tests.core.project import MANIFEST, imported_alone, write_project
 
-# Whoever adds to this says to the whole world: come in.
+# Every route in this list is open to the whole internet.
 FOR_EVERYBODY = {"GET /health", "GET /health/live", "GET /health/ready", "GET /health/startup"}
 
 
 def routes(application: Application) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
-    """Method, path and scopes of every route of every module."""
+    """Yield method, path and scopes of every route of every module."""
     for module in application.kernel.modules:
         if module.router is not None:
             for one in policies(module.router):
@@ -34,7 +34,7 @@ def routes(application: Application) -> Iterator[tuple[str, str, tuple[str, ...]
                     yield method, re.sub(r"{\w+(:\w+)?}", "1", path), one.scopes
 
 
-async def test_without_a_token_only_what_is_for_everybody_answers(
+async def test_without_a_token_only_public_routes_answer(
     client: httpx2.AsyncClient, application: Application, callers: Callers
 ) -> None:
     answers = {f"{method} {path}": await client.request(method, path) for method, path, _ in routes(application)}
@@ -43,10 +43,10 @@ async def test_without_a_token_only_what_is_for_everybody_answers(
 
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=b"])
 @pytest.mark.parametrize("caller", ["a stranger", "eve"])
-async def test_of_a_body_that_its_sender_may_not_send_nothing_is_read(
+async def test_the_body_of_an_unauthorised_request_is_not_read(
     client: httpx2.AsyncClient, application: Application, callers: Callers, caller: str, kind: str
 ) -> None:
-    """FastAPI reads it all, and a form's files to the disk, before it asks the dependencies."""
+    """FastAPI reads the whole body, and stores a form's files on disk, before it calls the dependencies."""
     headers = {"Content-Type": kind} | (callers.headers("eve", "nothing") if caller == "eve" else {})
     read = 0
 
@@ -63,10 +63,10 @@ async def test_of_a_body_that_its_sender_may_not_send_nothing_is_read(
         assert answer.headers["connection"] == "close"
 
 
-async def test_with_every_scope_but_its_own_each_route_is_403(
+async def test_each_route_is_403_with_all_scopes_except_its_own(
     client: httpx2.AsyncClient, application: Application, callers: Callers
 ) -> None:
-    """OWASP calls it broken function level authorization."""
+    """OWASP calls this broken function level authorization."""
     found = list(routes(application))
     every = {scope for _, _, scopes in found for scope in scopes or ()}
     assert "health:read" in every
@@ -78,18 +78,18 @@ async def test_with_every_scope_but_its_own_each_route_is_403(
                 assert answer.json()["detail"] == f"This needs the scope {' '.join(scopes)}."
 
 
-async def test_whoever_changes_something_needs_another_scope_than_whoever_reads(application: Application) -> None:
+async def test_changes_need_another_scope_than_reads(application: Application) -> None:
     for method, path, scopes in routes(application):
         if scopes is not None:
             assert any(scope.endswith(":read") for scope in scopes) == (method in {"GET", "HEAD"}), f"{method} {path}"
 
 
 async def handler() -> None:
-    """A route."""
+    """Serve a route."""
 
 
 async def socket(websocket: WebSocket) -> None:
-    """A socket."""
+    """Serve a socket."""
 
 
 def router_with(**options: Any) -> APIRouter:
@@ -132,7 +132,7 @@ def by_a_dependency_of_a_dependency() -> APIRouter:
 
 
 async def principal_like() -> None:
-    """Only looks like a policy."""
+    """Return a function that only looks like a policy."""
 
 
 GUARDED = {
@@ -154,12 +154,12 @@ UNGUARDED = {
 
 
 @pytest.mark.parametrize("what", GUARDED)
-def test_a_policy_counts_wherever_it_stands(what: str) -> None:
+def test_a_policy_counts_in_every_allowed_place(what: str) -> None:
     assert list(unguarded(GUARDED[what])) == []
 
 
 @pytest.mark.parametrize("what", UNGUARDED)
-def test_a_route_that_says_nothing_is_named_wherever_it_is(what: str) -> None:
+def test_a_route_without_a_policy_is_reported_in_every_place(what: str) -> None:
     router, route = UNGUARDED[what]
     assert [one.route for one in unguarded(router)] == [route]
 
@@ -177,7 +177,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize("where", STARTS)
-def test_outside_local_a_route_that_says_nothing_stops_the_start(tmp_path: Path, where: str) -> None:
+def test_outside_local_a_route_without_a_policy_stops_the_start(tmp_path: Path, where: str) -> None:
     variables, starts = STARTS[where]
     variables = {
         "DATABASE_URL": "postgresql://u:long-and-random@h/d",

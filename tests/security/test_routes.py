@@ -1,4 +1,4 @@
-"""Every kind of route has a policy or is not served, and what is served is what was checked (OWASP API5:2023)."""
+"""Every kind of route has a policy or is not served; only checked routes are served (OWASP API5:2023)."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -64,7 +64,7 @@ class Odd(BaseRoute):
 
 
 def nested(route: BaseRoute | None = None, **options: Any) -> APIRouter:
-    """A router in a router in a router, with a folder, and with the route."""
+    """Return a router in a router in a router, with a folder and with the route."""
     inner, middle, outer = APIRouter(), APIRouter(), APIRouter()
     inner.frontend("/files", directory=Path(__file__).parent)
     if route is not None:
@@ -88,7 +88,7 @@ def test_a_route_of_another_kind_has_no_policy_even_below_a_router_that_has_one(
     assert [one.route for one in unguarded(nested(route, dependencies=[public]))] == [name]
 
 
-def test_a_folder_without_a_policy_is_named_wherever_it_is() -> None:
+def test_a_folder_without_a_policy_is_reported_in_every_place() -> None:
     assert [one.route for one in unguarded(nested())] == ["GET HEAD /mid/in/files"]
 
 
@@ -97,7 +97,7 @@ def test_a_folder_has_the_policy_of_the_routers_around_it() -> None:
     assert (policy.route, policy.scopes) == ("GET HEAD /mid/in/files", ("files:read",))
 
 
-def test_a_kind_of_route_that_fastapi_leaves_out_is_a_fault() -> None:
+def test_a_kind_of_route_that_fastapi_omits_is_reported() -> None:
     [fault] = unknown_kinds(nested(Odd()))
     assert "Odd, which FastAPI does not include" in fault
 
@@ -115,7 +115,7 @@ def test_a_folder_of_secrets_without_a_policy_stops_the_start_in_prod(tmp_path: 
         application(tmp_path, router, PROD)
 
 
-async def test_a_folder_with_a_policy_asks_for_a_token(tmp_path: Path) -> None:
+async def test_a_folder_with_a_policy_requires_a_token(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     (folder / ".env.prod").write_text("SECRET=1")
@@ -124,7 +124,7 @@ async def test_a_folder_with_a_policy_asks_for_a_token(tmp_path: Path) -> None:
         assert (await client.get(f"{SHOP}/files/.env.prod")).status_code == 401
 
 
-async def test_a_folder_for_everybody_is_served(tmp_path: Path) -> None:
+async def test_a_public_folder_is_served(tmp_path: Path) -> None:
     folder = tmp_path / "files"
     folder.mkdir()
     (folder / "index.html").write_text("hello")

@@ -1,4 +1,4 @@
-"""Schemathesis reads the OpenAPI document and holds the application to it, with good and with bad data."""
+"""Schemathesis reads the OpenAPI document and tests the application against it, with valid and invalid data."""
 
 import os
 import subprocess
@@ -12,10 +12,10 @@ from tests.security.serving import served
 
 pytestmark = pytest.mark.slow
 
-# `SCHEMATHESIS_EXAMPLES=1000` looks longer than is fit for every change.
+# `SCHEMATHESIS_EXAMPLES=1000` runs longer than is suitable for every change.
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "40")
 SEED = "20300501"
-# All checks with their own settings, but that a valid If-Match may be answered 412: that depends on the row.
+# All checks with their default settings, except that a valid If-Match may get 412, which depends on the row.
 CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "429"]
@@ -23,7 +23,7 @@ expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "429"]
 
 
 @pytest.mark.timeout(1800)
-def test_the_application_does_what_its_openapi_document_says(root: Path, tmp_path: Path, empty_url: str) -> None:
+def test_the_application_conforms_to_its_openapi_document(root: Path, tmp_path: Path, empty_url: str) -> None:
     token = subprocess.run([KERNEL, "token", "--scope", "*"], cwd=root, capture_output=True, text=True, check=True)
     with served(root, tmp_path, empty_url, AUTH_ENABLED="true") as server:
         (tmp_path / "schemathesis.toml").write_text(CONFIG)

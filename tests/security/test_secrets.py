@@ -1,4 +1,4 @@
-"""Secrets stay where they are: not in logs, errors, tracebacks, commands, answers or arguments, whatever fails."""
+"""No secret appears in logs, errors, tracebacks, commands, responses or arguments, whatever fails."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from tests.security.forms import upload
 from tests.security.serving import Served, request, served
 
 SECRET = "hunter2hunter2hunter2hunter2hunter2"
-# Nobody listens on port 9.
+# No server listens on port 9.
 SECRETS = {
     "DATABASE_PASSWORD": SECRET,
     "DATABASE_READ_URL": f"postgresql://reader:{SECRET}@127.0.0.1:9/app",
@@ -51,7 +51,7 @@ FAILING: dict[str, Mapping[str, str]] = {
 
 
 def run(root: Path, command: str, variables: Mapping[str, str]) -> str:
-    """All that a command says."""
+    """Run a command and return its output."""
     environment = {**os.environ, **PARTS, **SECRETS, "LOG_LEVEL": "DEBUG", "SERVER_RELOAD": "false", **variables}
     done = subprocess.run([KERNEL, command], cwd=root, env=environment, capture_output=True, check=False, timeout=60)
     return (done.stdout + done.stderr).decode(errors="replace")
@@ -97,7 +97,7 @@ def test_settings_do_not_show_their_secrets(settings: Settings) -> None:
 
 @pytest.fixture(scope="module")
 def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """It serves, and reaches nothing of what it has secrets for."""
+    """A server that runs, but cannot reach any of the systems for which it has secrets."""
     folder = tmp_path_factory.mktemp("secrets")
     known = {name: value for name, value in SECRETS.items() if "DATABASE" not in name}
     with served(root, folder, f"sqlite:///{folder / 'data'}", **known, APPLICATION_DEBUG="true") as started:
@@ -118,7 +118,7 @@ def test_a_server_shows_no_secret_in_answers_logs_or_arguments(server: Served) -
     assert SECRET not in server.log.read_text()
 
 
-def test_errors_of_settings_survive_without_their_values(root: Path) -> None:
+def test_errors_of_settings_do_not_contain_their_values(root: Path) -> None:
     with pytest.raises(Exception, match="EVENTS_DATABASE_URL") as caught:
         settings_for(root, {"EVENTS_DATABASE_URL": SECRET})
     error: BaseException | None = caught.value

@@ -1,4 +1,4 @@
-"""No caller keeps the others waiting with slow uploads (OWASP API4:2023)."""
+"""No caller delays the others by slow uploads (OWASP API4:2023)."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -32,12 +32,12 @@ async def read() -> int:
 """
 FILES = {"things/router.py": ROUTER}
 PATH = "/api/v1/things"
-# A caller has half of six.
+# A caller may have half of six.
 SHARE = {"SERVER_MAX_CONCURRENT_REQUESTS": "6", "RATE_LIMIT_CALLER_SHARE_PERCENT": "50"}
 
 
 class SlowUploads:
-    """Uploads of one caller that end when they are told to."""
+    """Uploads of one caller that end when the test ends them."""
 
     def __init__(self, client: httpx2.AsyncClient, headers: dict[str, str]) -> None:
         self._client = client
@@ -46,7 +46,7 @@ class SlowUploads:
         self.sent: list[asyncio.Task[httpx2.Response]] = []
 
     async def send(self, count: int) -> list[int]:
-        """Begin so many; the statuses of those that are refused."""
+        """Begin this many uploads; return the statuses of the refused ones."""
         begun = [asyncio.create_task(self._upload()) for _ in range(count)]
         self.sent += begun
         for _ in range(100):
@@ -54,7 +54,7 @@ class SlowUploads:
         return [task.result().status_code for task in begun if task.done()]
 
     async def end(self) -> list[int]:
-        """End those that are in work; the statuses of all."""
+        """End the uploads in progress; return the statuses of all."""
         self._may_end.set()
         return [answer.status_code for answer in await asyncio.gather(*self.sent)]
 
@@ -68,7 +68,7 @@ class SlowUploads:
 
 @asynccontextmanager
 async def at(application: Application, *addresses: str) -> AsyncIterator[list[httpx2.AsyncClient]]:
-    """A client at each address."""
+    """Return a client at each address."""
     async with AsyncExitStack() as stack:
         transports = [httpx2.ASGITransport(application, client=(address, 1)) for address in addresses]
         clients = [httpx2.AsyncClient(transport=one, base_url="http://test") for one in transports]
@@ -82,13 +82,13 @@ async def test_a_caller_has_a_share_of_the_requests_with_a_body(tmp_path: Path) 
     ):
         uploads = SlowUploads(first, {})
         assert await uploads.send(5) == [429, 429]
-        assert (await first.get(PATH)).status_code == 200, "requests without a body do not count"
+        assert (await first.get(PATH)).status_code == 200, "requests without a body must not count"
         assert (await second.post(PATH, content=b"abc")).json() == 3
         assert sorted(await uploads.end()) == [200, 200, 200, 429, 429]
         assert (await first.post(PATH, content=b"abc")).status_code == 200
 
 
-async def test_the_refusal_says_what_to_do_and_closes_an_unread_body(tmp_path: Path) -> None:
+async def test_the_refusal_has_retry_after_and_closes_an_unread_body(tmp_path: Path) -> None:
     async with (
         running_project(tmp_path, FILES, {**SHARE, "RATE_LIMIT_CALLER_SHARE_PERCENT": "1"}) as (application, _),
         at(application, "192.0.2.1") as (client,),
@@ -102,14 +102,14 @@ async def test_the_refusal_says_what_to_do_and_closes_an_unread_body(tmp_path: P
         await uploads.end()
 
 
-async def test_callers_behind_one_address_are_told_apart_by_their_tokens(tmp_path: Path) -> None:
+async def test_callers_behind_one_address_are_distinguished_by_their_tokens(tmp_path: Path) -> None:
     async with running_project(tmp_path, FILES, SHARE) as (application, client):
         callers = Callers(application)
         uploads = SlowUploads(client, callers.headers("alice"))
         assert await uploads.send(4) == [429]
         async with at(application, "192.0.2.9") as (elsewhere,):
             answer = await elsewhere.post(PATH, content=b"abc", headers=callers.headers("alice"))
-            assert answer.status_code == 429, "wherever she is"
+            assert answer.status_code == 429, "her requests at every address must count together"
         assert (await client.post(PATH, content=b"abc", headers=callers.headers("bob"))).status_code == 200
         await uploads.end()
 
@@ -132,8 +132,8 @@ def server(root: Path, tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.mark.integration
-def test_sixty_slow_uploads_of_one_caller_leave_the_server_to_the_others(server: Served) -> None:
-    """They filled the process, and every other request was answered 503."""
+def test_sixty_slow_uploads_of_one_caller_do_not_block_other_callers(server: Served) -> None:
+    """Without the limit, they filled the process, and every other request got 503."""
     with slow_uploads(server, 60, "192.0.2.1"):
         for one in (request("GET", IMAGES), with_address(upload("a.png", picture()), "192.0.2.2")):
             assert server.send(one).statuses in {(200,), (201,)}
@@ -141,7 +141,7 @@ def test_sixty_slow_uploads_of_one_caller_leave_the_server_to_the_others(server:
 
 @contextmanager
 def slow_uploads(server: Served, count: int, address: str) -> Iterator[None]:
-    """Uploads that have begun, each with a part of its body."""
+    """Begin uploads, each with a part of its body."""
     head = with_address(upload("a.png", bytes(1 << 20)), address)[: 64 << 10]
     open_ones: list[socket] = []
     try:
@@ -155,6 +155,6 @@ def slow_uploads(server: Served, count: int, address: str) -> Iterator[None]:
 
 
 def with_address(sent: bytes, address: str) -> bytes:
-    """The request as a proxy passes it on that has it from this address."""
+    """Return the request as a proxy passes it on for this address."""
     line, _, rest = sent.partition(b"\r\n")
     return line + b"\r\nX-Forwarded-For: " + address.encode() + b"\r\n" + rest

@@ -1,4 +1,4 @@
-"""No caller decides where the application connects to."""
+"""No caller chooses an address to which the application connects."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ EVENTS, JSON = "/api/v1/events", {"Content-Type": "application/json"}
 
 
 class Trap:
-    """A server that no one should ever connect to; counts those who do."""
+    """A server to which nothing should connect; counts connections."""
 
     def __init__(self) -> None:
         self.visits = 0
@@ -45,7 +45,7 @@ class Trap:
 
 
 def baits(address: str) -> list[bytes]:
-    """The address in every place that a caller can fill."""
+    """Yield requests with the address in every place that a caller can fill."""
     url = f"http://{address}/"
     event = {"title": url, "description": url, "location": url, "date": "2030-01-02", "time": "20:00"}
     comment = io.BytesIO()
@@ -88,7 +88,7 @@ def baits(address: str) -> list[bytes]:
 
 
 def _token(url: str) -> str:
-    """One that names a place where its key would be (RFC 7515: jku, x5u)."""
+    """Return a token that names an address of its key (RFC 7515: jku, x5u)."""
 
     def encoded(part: object) -> str:
         return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
@@ -101,7 +101,7 @@ ISSUER = {"AUTH_ENABLED": "true", "AUTH_ISSUER": "http://127.0.0.1:9", "AUTH_AUD
 
 
 @pytest.mark.parametrize("settings", [{}, ISSUER], ids=["everybody", "tokens"])
-async def test_no_route_fetches_what_a_caller_names(root: Path, tmp_path: Path, settings: dict[str, str]) -> None:
+async def test_no_route_fetches_an_address_of_a_caller(root: Path, tmp_path: Path, settings: dict[str, str]) -> None:
     async with Trap.listening() as trap:
         with served(root, tmp_path, f"sqlite:///{tmp_path / 'data'}", **settings) as server:
             sent = baits(f"127.0.0.1:{trap.port}")
@@ -110,13 +110,13 @@ async def test_no_route_fetches_what_a_caller_names(root: Path, tmp_path: Path, 
                 assert answer.statuses or answer.is_closed
             assert await asyncio.to_thread(server.is_alive)
         assert trap.visits == 0, f"one of {len(sent)} baits was taken"
-        async with httpx2.AsyncClient() as client:  # it would have counted
+        async with httpx2.AsyncClient() as client:  # A connection would have been counted.
             await client.get(f"http://127.0.0.1:{trap.port}/")
         assert trap.visits == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_an_upstream_cannot_send_us_elsewhere(status: int) -> None:
+async def test_a_redirect_of_an_upstream_is_not_followed(status: int) -> None:
     async with Trap.listening() as trap:
 
         async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -134,7 +134,7 @@ async def test_an_upstream_cannot_send_us_elsewhere(status: int) -> None:
         assert (answer.status_code, trap.visits) == (status, 0)
 
 
-async def test_the_environment_cannot_send_us_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_variables_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Trap.listening() as proxy, Trap.listening() as upstream:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")

@@ -1,4 +1,4 @@
-"""Whose tokens hold: a real provider on a socket, and every bad token that we could think of (OWASP API2:2023)."""
+"""Accepted and refused tokens: a real provider on a socket, and many kinds of invalid tokens (OWASP API2:2023)."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ from tests.security.provider import AUDIENCE, CONFIGURATION, KEYS, Provider
 
 pytestmark = pytest.mark.integration
 
-# It needs the scope health:read.
+# The route needs the scope health:read.
 PATH = "/health/incidents"
 LEEWAY = 5
 
@@ -70,7 +70,7 @@ def encoded(part: Any) -> str:
 
 
 def signed_with_the_public_key(provider: Provider) -> str:
-    """The classic: an asymmetric key's public half, taken for a shared secret."""
+    """Return a token that is signed with the public key as a shared secret, a classic attack."""
     public = provider.keys["first"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     content = f"{encoded({'alg': 'HS256', 'kid': 'first'})}.{encoded(provider.claims(scope='health:read'))}"
     return f"{content}.{encoded(hmac.new(public, content.encode(), hashlib.sha256).digest())}"
@@ -149,16 +149,18 @@ BAD: dict[str, Made] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-async def test_a_token_that_does_not_hold_is_401_and_says_no_more(
+async def test_an_invalid_token_gets_401_without_a_reason(
     client: httpx2.AsyncClient, provider: Provider, what: str
 ) -> None:
-    assert (await ask(client, provider.token(scope="health:read"))).status_code == 200, "a good one holds"
+    assert (await ask(client, provider.token(scope="health:read"))).status_code == 200, "a valid token is refused"
     answer = await ask(client, BAD[what](provider))
     assert answer.status_code == 401, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["www-authenticate"] == 'Bearer realm="api", error="invalid_token"'
     assert answer.json()["detail"] == "The token is not valid. Get a new one."
-    assert {call.path for call in provider.server.calls} <= {KEYS, CONFIGURATION}, "it asked where the token told it to"
+    assert {call.path for call in provider.server.calls} <= {KEYS, CONFIGURATION}, (
+        "the application connected to the address in the token"
+    )
 
 
 GOOD: dict[str, Made] = {
@@ -174,25 +176,25 @@ GOOD: dict[str, Made] = {
 
 
 @pytest.mark.parametrize("what", GOOD)
-async def test_a_token_that_holds_is_believed(client: httpx2.AsyncClient, provider: Provider, what: str) -> None:
+async def test_a_valid_token_is_accepted(client: httpx2.AsyncClient, provider: Provider, what: str) -> None:
     assert (await ask(client, GOOD[what](provider))).status_code == 200
 
 
-async def test_roles_may_stand_deeper_in_the_token(root: Path, tmp_path: Path, provider: Provider) -> None:
-    """As Keycloak has them."""
+async def test_roles_may_be_nested_in_the_token(root: Path, tmp_path: Path, provider: Provider) -> None:
+    """As Keycloak nests them."""
     async with application(root, tmp_path, provider, AUTH_ROLES_CLAIM="realm_access.roles") as client:
         for claim, status in (({"roles": ["operator"]}, 200), ("operator", 403), ({"roles": {"operator": 1}}, 403)):
             assert (await ask(client, provider.token(scope=None, realm_access=claim))).status_code == status
 
 
-async def test_what_is_no_bearer_token_is_as_if_nothing_was_sent(client: httpx2.AsyncClient) -> None:
+async def test_other_authorization_schemes_count_as_no_token(client: httpx2.AsyncClient) -> None:
     for sent in ({}, {"Authorization": "Basic YWxpY2U6c2VjcmV0"}, {"Authorization": "Bearer"[:3]}):
         answer = await client.get(PATH, headers=sent)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="api"')
 
 
 async def test_two_authorization_headers_are_refused(client: httpx2.AsyncClient, provider: Provider) -> None:
-    """Naive: we believe the first, a proxy before us the second."""
+    """Naive: the application uses the first header and a proxy in front of it the second."""
     good = ("Authorization", f"Bearer {provider.token(scope='health:read')}")
     answer = await client.get(PATH, headers=[good, good])
     assert (answer.status_code, "invalid_request" in answer.headers["www-authenticate"]) == (401, True)
@@ -206,12 +208,12 @@ async def test_too_few_scopes_are_403_and_named(client: httpx2.AsyncClient, prov
         assert answer.headers["www-authenticate"] == challenge
 
 
-async def test_a_probe_is_answered_whatever_the_token(client: httpx2.AsyncClient, provider: Provider) -> None:
+async def test_a_probe_is_answered_with_any_token(client: httpx2.AsyncClient, provider: Provider) -> None:
     provider.behaviour = Hang()
     assert (await ask(client, "garbage", "/health/live")).status_code == 200
 
 
-async def test_a_rotated_key_is_found_and_the_old_one_forgotten(
+async def test_a_rotated_key_is_found_and_the_old_one_is_dropped(
     client: httpx2.AsyncClient, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keys, "_FETCH_INTERVAL_SECONDS", 0.0)
@@ -223,8 +225,10 @@ async def test_a_rotated_key_is_found_and_the_old_one_forgotten(
     assert (await ask(client, renewed)).status_code == 401
 
 
-async def test_a_storm_of_unknown_keys_is_one_question(client: httpx2.AsyncClient, provider: Provider) -> None:
-    """Naive: each asks the provider, and whoever sends many has it block us."""
+async def test_many_unknown_keys_cause_one_request_to_the_provider(
+    client: httpx2.AsyncClient, provider: Provider
+) -> None:
+    """Naive: each unknown key causes a request to the provider, which may then block the application."""
     provider.delay_seconds = 0.2
     tokens = [provider.token(kid=f"bad-{number}") for number in range(50)]
     answers = await asyncio.gather(*(ask(client, token) for token in tokens))
@@ -243,10 +247,10 @@ OUTAGES = {
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
-async def test_without_keys_and_provider_it_is_503_and_soon(
+async def test_without_keys_and_provider_the_response_is_an_early_503(
     client: httpx2.AsyncClient, provider: Provider, monkeypatch: pytest.MonkeyPatch, outage: str
 ) -> None:
-    """Naive: 401, and every caller throws away a good token; or no answer at all."""
+    """Naive: 401, after which every client discards a valid token; or no response at all."""
     monkeypatch.setattr(keys, "_FETCH_TIMEOUT_SECONDS", 0.3)
     provider.behaviour = OUTAGES[outage]
     token, begun = provider.token(scope="health:read"), time.monotonic()
@@ -254,7 +258,7 @@ async def test_without_keys_and_provider_it_is_503_and_soon(
     assert {answer.status_code for answer in answers} == {503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
     assert time.monotonic() - begun < 5
-    assert 1 <= len(provider.server.calls) <= 3, "all of them are one question, with its tries"
+    assert 1 <= len(provider.server.calls) <= 3, "all requests cause one request to the provider, with its tries"
     provider.behaviour, healed = None, time.monotonic()
     for _ in range(200):
         if (await ask(client, token)).status_code == 200:
@@ -265,10 +269,10 @@ async def test_without_keys_and_provider_it_is_503_and_soon(
 
 @pytest.mark.alone
 @pytest.mark.parametrize("outage", ["hangs", "500"])
-async def test_with_keys_an_outage_of_the_provider_is_not_ours(
+async def test_with_keys_an_outage_of_the_provider_has_no_effect(
     root: Path, tmp_path: Path, provider: Provider, outage: str
 ) -> None:
-    """Also when they are old: the precaution of another look keeps nobody waiting."""
+    """Even if the keys are old: a precautionary refresh delays no request."""
     async with application(root, tmp_path, provider, AUTH_JWKS_CACHE_SECONDS="0.001") as client:
         assert (await ask(client, provider.token(scope="health:read"))).status_code == 200
         provider.behaviour = OUTAGES[outage]
@@ -278,16 +282,14 @@ async def test_with_keys_an_outage_of_the_provider_is_not_ours(
         assert time.monotonic() - begun < 2
 
 
-async def test_a_configuration_of_another_issuer_is_not_believed(
-    client: httpx2.AsyncClient, provider: Provider
-) -> None:
+async def test_a_configuration_of_another_issuer_is_refused(client: httpx2.AsyncClient, provider: Provider) -> None:
     provider.issuer_told = "https://evil.example"
     assert (await ask(client, provider.token(scope="health:read"))).status_code == 503
     assert (provider.asked(CONFIGURATION), provider.asked()) == (1, 0)
 
 
-async def test_a_believed_token_ends_when_it_expires(root: Path, tmp_path: Path, provider: Provider) -> None:
-    """Naive: what was verified once is remembered past its end."""
+async def test_an_accepted_token_is_refused_after_its_expiry(root: Path, tmp_path: Path, provider: Provider) -> None:
+    """Naive: a verified token is remembered beyond its expiry."""
     async with application(root, tmp_path, provider, AUTH_CLOCK_LEEWAY_SECONDS="0") as client:
         token = provider.token(exp=now() + 2, scope="health:read")
         assert (await ask(client, token)).status_code == 200
@@ -298,9 +300,7 @@ async def test_a_believed_token_ends_when_it_expires(root: Path, tmp_path: Path,
         await until(is_refused, seconds=10)
 
 
-async def test_where_tokens_are_optional_one_that_is_sent_is_checked_all_the_same(
-    root: Path, tmp_path: Path, provider: Provider
-) -> None:
+async def test_an_optional_token_is_verified_if_it_is_sent(root: Path, tmp_path: Path, provider: Provider) -> None:
     async with application(root, tmp_path, provider, AUTH_ENABLED="false") as client:
         statuses = [
             await ask(client, token)

@@ -1,4 +1,4 @@
-"""Forms and files that are made to hurt: refused with nothing kept, or kept and served harmlessly."""
+"""Malicious forms and files: refused and not stored, or stored and served harmlessly."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 @pytest.fixture(scope="module")
 def tried(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """The tests that were run here. At the end their figure is printed."""
+    """Counts the cases, and prints the number at the end."""
     names: list[str] = []
     failed_before = request.session.testsfailed
     yield names
@@ -60,7 +60,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def with_chunk(kind: bytes, data: bytes) -> bytes:
-    """A sound PNG with another chunk behind its header."""
+    """Return a valid PNG with another chunk behind its header."""
     return PNG[:33] + chunk(kind, data) + PNG[33:]
 
 
@@ -120,7 +120,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", REFUSED_FILES)
-def test_what_is_no_sound_picture_is_refused_and_not_kept(server: Served, name: str) -> None:
+def test_an_invalid_picture_is_refused_and_not_stored(server: Served, name: str) -> None:
     before = kept(server)
     answer = server.send(upload("x.png", REFUSED_FILES[name]))
     assert answer.statuses[0] in {415, 422}, answer.body[:200]
@@ -128,7 +128,7 @@ def test_what_is_no_sound_picture_is_refused_and_not_kept(server: Served, name: 
 
 
 @pytest.mark.parametrize("name", HARMLESS_FILES)
-def test_what_else_a_picture_is_makes_no_difference(server: Served, name: str) -> None:
+def test_a_picture_that_is_also_another_format_is_served_as_a_picture(server: Served, name: str) -> None:
     made = json.loads(server.send(upload("x.html", HARMLESS_FILES[name], "text/html")).body)
     assert made["content_type"] in FORMATS.values()
     content = server.send(request("GET", f"{IMAGES}/{made['id']}/content", {"Accept": "text/html"}))
@@ -145,7 +145,7 @@ def test_what_else_a_picture_is_makes_no_difference(server: Served, name: str) -
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_the_name_of_a_file_goes_nowhere(server: Served, name: str) -> None:
+def test_the_name_of_an_uploaded_file_is_not_used(server: Served, name: str) -> None:
     answer = server.send(upload(name, PNG))
     assert answer.statuses[0] in {201, 400, 422}, answer.body[:200]
     assert b"evil" not in answer.raw
@@ -197,11 +197,11 @@ FORMS = {name: (sent, statuses) for name, sent, statuses in _forms()}
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_form_that_makes_no_sense_is_refused(server: Served, name: str) -> None:
+def test_an_invalid_form_is_refused(server: Served, name: str) -> None:
     before = kept(server)
     sent, statuses = FORMS[name]
     answer = server.send(sent)
-    # Who is refused while a megabyte is still on its way may find the connection closed instead of the answer.
+    # A client that is refused while it still sends a megabyte may find the connection closed instead of the response.
     is_cut_off = len(sent) > 1 << 20 and answer.is_closed and not answer.raw
     assert is_cut_off or answer.statuses[0] in statuses, (answer.statuses, answer.body[:300])
     assert kept(server) == before + 2 * (answer.statuses == (201,))
@@ -209,7 +209,7 @@ def test_a_form_that_makes_no_sense_is_refused(server: Served, name: str) -> Non
 
 
 @pytest.mark.parametrize("declared", [100, 10**6])
-def test_a_length_that_is_not_true_keeps_nothing(server: Served, declared: int) -> None:
+def test_an_upload_with_a_wrong_length_is_not_stored(server: Served, declared: int) -> None:
     before = kept(server)
     body = FILE + END
     sent = request("POST", IMAGES, KIND, body).replace(

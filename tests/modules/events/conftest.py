@@ -1,6 +1,6 @@
-"""The tests of events run three ways: in this process, against one on a socket, and against two with a bad network.
+"""The tests of events run in three places: in this process, against one process, and against two over a faulty network.
 
-A test that looks into the application (its fakes, its settings, its statements) runs in this process alone.
+A test that inspects the application (its fakes, its settings, its statements) runs in this process only.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,12 +17,12 @@ from tests.modules.events.processes import Deployment, deploy
 
 _LOOKS_INSIDE = frozenset({"application", "fakes", "project", "sent", "settings"})
 
-# Processes of their own are slow. Tests that are about them (test_events_apart.py) have a place by their mark.
+# Processes of their own are slow. Tests about them (test_events_apart.py) select a place by their mark.
 _ELSEWHERE = [pytest.param(place, marks=pytest.mark.slow) for place in ("one-process", "two-processes")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Without a mark and without looking inside a test runs all three ways."""
+    """Run a test in all three places, unless it has a mark or inspects the application."""
     chosen = [mark for mark in metafunc.definition.iter_markers("parametrize") if mark.args[0] == "place"]
     if "place" in metafunc.fixturenames and not chosen:
         stays = _LOOKS_INSIDE & set(metafunc.fixturenames) or metafunc.definition.get_closest_marker("boots")
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest) -> str:
-    """Where the application under test is."""
+    """Return the place of the application under test."""
     chosen: str = request.param
     return chosen
 
@@ -40,7 +40,7 @@ def place(request: pytest.FixtureRequest) -> str:
 def deployments(
     request: pytest.FixtureRequest, root: Path, migrated: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str, str], Deployment]]:
-    """Starts the processes of a place and a kind of database when they are first asked for; they serve all tests."""
+    """Start the processes of a place and a kind of database at their first use; they serve all tests."""
     started: dict[tuple[str, str], Deployment] = {}
 
     def deployment(place: str, kind: str) -> Deployment:
@@ -58,7 +58,7 @@ def deployments(
 
 @pytest.fixture
 def deployment(place: str, database_url: str, deployments: Callable[[str, str], Deployment]) -> Deployment:
-    """The processes under test, on empty tables."""
+    """Return the processes under test, with empty tables."""
     one = deployments(place, make_url(database_url).get_backend_name())
     one.empty()
     return one
@@ -66,14 +66,14 @@ def deployment(place: str, database_url: str, deployments: Callable[[str, str], 
 
 @pytest.fixture
 async def client_here(application: Application) -> AsyncIterator[httpx2.AsyncClient]:
-    """Talks to the application in this process."""
+    """Provide a client of the application in this process."""
     async with talking_to(application) as client:
         yield client
 
 
 @pytest.fixture
 async def client_there(deployment: Deployment) -> AsyncIterator[httpx2.AsyncClient]:
-    """Talks to the process that has the module."""
+    """Provide a client of the process that has the module."""
 
     class ByPath(httpx2.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -88,6 +88,6 @@ async def client_there(deployment: Deployment) -> AsyncIterator[httpx2.AsyncClie
 
 @pytest.fixture
 def client(request: pytest.FixtureRequest, place: str, database_url: str) -> httpx2.AsyncClient:
-    """Talks to the application under test, wherever it is."""
+    """Provide a client of the application under test in any place."""
     chosen: httpx2.AsyncClient = request.getfixturevalue("client_here" if place == "here" else "client_there")
     return chosen

@@ -1,4 +1,4 @@
-"""The application in processes of its own, on real sockets; where there are two, with a network that fails."""
+"""The application in processes of its own on real sockets; two processes are connected by a faulty network."""
 
 import http.client
 import shutil
@@ -29,7 +29,7 @@ DO $$ BEGIN EXECUTE (
 
 
 def free_port() -> int:
-    """A port on which nothing listens."""
+    """Return an unused port."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -46,7 +46,7 @@ class Server(Process):
         super().__init__(root, log, variables, "serve", "--host=127.0.0.1", f"--port={self.port}", *chosen)
 
     def wait_until_ready(self) -> None:
-        """Raises AssertionError with the log where it ends, or takes too long."""
+        """Wait until the server is ready. Raises AssertionError with the log if it ends or takes too long."""
         ends_at = time.monotonic() + _STARTS_WITHIN_SECONDS
         while not self._is_ready():
             assert self._process.poll() is None, self._log.read_text()
@@ -56,20 +56,20 @@ class Server(Process):
     def _is_ready(self) -> bool:
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
             try:
-                connection.request("GET", "/api/v1/images/0/content")  # any module's answer will do
+                connection.request("GET", "/api/v1/images/0/content")  # Any route of a module serves for this.
                 return connection.getresponse().status < 500
             except OSError:
                 return False
 
 
 class Network:
-    """Stands before a process: sends every safe call twice, loses an answer when told to, and can be down.
+    """A proxy in front of a process: sends every safe call twice, loses an answer on request, and can be down.
 
-    The answer to the duplicate is thrown away; a lost answer is lost after the work was done.
+    The answer to the duplicate is dropped; a lost answer is lost after the work was done.
     """
 
     def __init__(self, port: int) -> None:
-        self.duplicates: list[int] = []  # how each was answered
+        self.duplicates: list[int] = []  # The status of each response.
         self.lost = 0
         self.loses_next = False
         self.is_down = False
@@ -84,7 +84,7 @@ class Network:
                     self.close_connection = True
                     return
                 status, content = self._forward(body)
-                is_call = self.path.count("/") > 3  # not where contracts are compared
+                is_call = self.path.count("/") > 3  # Not for comparisons of contracts.
                 if is_call and "Idempotency-Key" in self.headers:
                     network.duplicates.append(self._forward(body)[0])
                     if network.loses_next:
@@ -106,7 +106,7 @@ class Network:
                 pass
 
         class Listener(ThreadingHTTPServer):
-            request_queue_size = 128  # of the library's 5 a burst of callers would be reset, not by our doing
+            request_queue_size = 128  # With the library's default of 5, a burst of clients would be reset.
 
         self._server = Listener(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -133,7 +133,7 @@ class Deployment:
     database: URL | Path
 
     def empty(self) -> None:
-        """Delete everything, and let the next answer between the processes be lost."""
+        """Delete all rows, and lose the next answer between the processes."""
         if isinstance(self.database, Path):
             for file in self.database.glob("*.db"):
                 _empty_sqlite(file)
@@ -150,7 +150,7 @@ class Deployment:
 
 
 def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart: bool) -> Deployment:
-    """Serve a copy of the database at `migrated`: in one process, or, `apart`, with images in another."""
+    """Serve a copy of the database at `migrated`: in one process or, if `apart`, with images in another."""
     variables = {
         "ENVIRONMENT": "dev",
         "AUTH_ENABLED": "false",
@@ -159,7 +159,7 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
         "MESSAGING_CHECK_SECONDS": "0.2",
     }
     variables |= {"IMAGES_STORAGE_URL": f"file://{folder / 'images'}", "HEALTH_CACHE_SECONDS": "0"}
-    variables |= {"SERVER_DRAIN_SECONDS": "0", **PATIENT}  # nobody stands before them
+    variables |= {"SERVER_DRAIN_SECONDS": "0", **PATIENT}  # No load balancer needs a drain.
     variables |= {"DATABASE_ROLE_PER_MODULE": "true", "APPLICATION_STRICT_CONTRACT_CALLS": "true"}
     database: URL | Path
     if server is None:
@@ -173,7 +173,7 @@ def deploy(root: Path, folder: Path, migrated: str, server: URL | None, *, apart
         query(server, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         database = server.set(database=name)
         variables["DATABASE_URL"] = database.set(username=SERVING).render_as_string(hide_password=False)
-        variables["DATABASE_ROLE_PREFIX"] = f"{template}."  # the copy's tables belong to the same roles
+        variables["DATABASE_ROLE_PREFIX"] = f"{template}."  # The tables of the copy belong to the same roles.
     if not apart:
         one = Server(root, folder / "log", variables)
         one.wait_until_ready()

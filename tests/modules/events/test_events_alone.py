@@ -1,4 +1,4 @@
-"""Events without images: what it makes of the answers that the contract allows."""
+"""Events without images: how it treats each answer that the contract allows."""
 
 from typing import Any
 
@@ -37,7 +37,9 @@ async def test_an_event_with_an_image_that_is_missing_is_refused(client: httpx2.
     assert (await client.get(URL)).json()["items"] == []
 
 
-async def test_while_images_are_unavailable_the_caller_may_try_again(client: httpx2.AsyncClient, fakes: Fakes) -> None:
+async def test_while_images_are_unavailable_the_caller_gets_503_with_retry_after(
+    client: httpx2.AsyncClient, fakes: Fakes
+) -> None:
     fakes[Images].get.raises(ContractUnavailable("refused"))
     answer = await client.post(URL, json=CONCERT | {"image_id": 7})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -46,7 +48,7 @@ async def test_while_images_are_unavailable_the_caller_may_try_again(client: htt
     assert (await client.get(URL)).json()["items"] == []
 
 
-async def test_events_without_an_image_need_none_of_images(client: httpx2.AsyncClient, fakes: Fakes) -> None:
+async def test_events_without_an_image_do_not_call_images(client: httpx2.AsyncClient, fakes: Fakes) -> None:
     fakes[Images].get.raises(ContractUnavailable("refused"))
     created = (await client.post(URL, json=CONCERT)).json()
     assert (await client.patch(f"{URL}/{created['id']}", json={"title": "Play"})).status_code == 200
@@ -68,9 +70,7 @@ async def test_with_its_direct_dependencies_it_asks_the_real_images(
     assert (await client.post(URL, json=CONCERT | {"image_id": image["id"] + 1})).status_code == 422
 
 
-async def test_an_event_forgets_an_image_that_is_gone(
-    client: httpx2.AsyncClient, fakes: Fakes, messages: Messages
-) -> None:
+async def test_an_event_forgets_a_deleted_image(client: httpx2.AsyncClient, fakes: Fakes, messages: Messages) -> None:
     fakes[Images].get.answers(PICTURE)
     url = (await client.post(URL, json=CONCERT | {"image_id": 7})).headers["Location"]
     await messages.deliver(ImageDeleted(image_id=8))

@@ -1,4 +1,4 @@
-"""Events in one process, images in another: what a bad network between them does, and what it does not."""
+"""Events in one process, images in another: the effects of a faulty network between them."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def image(client: httpx2.AsyncClient) -> int:
 
 
 async def ready(client: httpx2.AsyncClient, expected: dict[str, Any]) -> None:
-    """Returns when the process of events says this; it looks at the other one from time to time."""
+    """Wait until the process of events reports this; it checks the other one periodically."""
     async with asyncio.timeout(20):
         while True:
             if (await client.get("/health/ready")).json() == expected:
@@ -51,7 +51,7 @@ async def test_each_has_its_own_modules(client: httpx2.AsyncClient, deployment: 
 
 
 @pytest.mark.integration
-def test_the_command_shows_who_is_asked_where(root: Path, deployment: Deployment) -> None:
+def test_the_command_shows_the_address_of_each_module(root: Path, deployment: Deployment) -> None:
     assert deployment.network is not None
     variables = {"ENABLED_MODULES": "events", "IMAGES_URL": deployment.network.url}
     command = [Path(sys.executable).with_name("kernel"), "modules", "--json"]
@@ -66,11 +66,11 @@ async def test_duplicates_and_a_lost_answer_change_nothing(client: httpx2.AsyncC
     assert (await client.post(URL, json=CONCERT | {"image_id": image_id})).status_code == 201
     assert (await client.post(URL, json=CONCERT | {"image_id": image_id + 1})).status_code == 422
     assert network.lost == lost + 1, "the first answer was lost"
-    # Two calls, the first of which was asked again; a copy of a token is refused.
+    # Two calls. The first was repeated; a copy of a token is refused.
     assert network.duplicates[before:] == [401] * 3
 
 
-async def test_many_at_once_ask_the_other_process(client: httpx2.AsyncClient, network: Network) -> None:
+async def test_many_simultaneous_requests_call_the_other_process(client: httpx2.AsyncClient, network: Network) -> None:
     image_id, before = await image(client), len(network.duplicates)
     event = CONCERT | {"image_id": image_id}
     answers = await asyncio.gather(*(client.post(URL, json=event) for _ in range(50)))

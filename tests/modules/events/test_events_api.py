@@ -33,7 +33,7 @@ async def titles(client: httpx2.AsyncClient, **query: Any) -> list[str]:
     return [event["title"] for event in answer.json()["items"]]
 
 
-async def test_what_is_created_can_be_read_where_the_answer_says(client: httpx2.AsyncClient) -> None:
+async def test_a_created_event_can_be_read_at_its_location(client: httpx2.AsyncClient) -> None:
     answer = await client.post(URL_, json=CONCERT | {"description": "Loud"})
     assert answer.status_code == 201
     body = answer.json()
@@ -73,7 +73,7 @@ async def test_a_patch_cannot_make_a_required_field_null(client: httpx2.AsyncCli
         assert answer.json()["errors"][0]["field"] == f"body.{field}"
 
 
-async def test_what_is_deleted_is_gone(client: httpx2.AsyncClient) -> None:
+async def test_a_deleted_event_is_not_found(client: httpx2.AsyncClient) -> None:
     event = await create(client)
     assert (await client.delete(f"{URL_}/{event['id']}")).status_code == 204
     for method in ("GET", "DELETE"):
@@ -86,7 +86,7 @@ async def test_what_is_deleted_is_gone(client: httpx2.AsyncClient) -> None:
     ("if_match", "status"),
     [('"1"', 200), ('"2"', 412), ("*", 200), ('"7", "1"', 200), ('W/"1"', 412), ("1", 412), ('"abc"', 412), ("", 412)],
 )
-async def test_a_change_needs_the_version_that_if_match_names(
+async def test_a_change_requires_the_version_in_if_match(
     client: httpx2.AsyncClient, if_match: str, status: int
 ) -> None:
     event = await create(client)
@@ -99,7 +99,7 @@ async def test_a_change_needs_the_version_that_if_match_names(
     assert (await client.get(f"{URL_}/{event['id']}")).json()["version"] == (2 if status == 200 else 1)
 
 
-async def test_of_many_who_change_one_version_at_once_one_wins(client: httpx2.AsyncClient) -> None:
+async def test_of_many_simultaneous_changes_of_one_version_one_succeeds(client: httpx2.AsyncClient) -> None:
     event = await create(client)
     change = [
         client.patch(f"{URL_}/{event['id']}", json={"title": str(number)}, headers={"if-match": '"1"'})
@@ -109,7 +109,7 @@ async def test_of_many_who_change_one_version_at_once_one_wins(client: httpx2.As
     assert statuses == [200] + [412] * 9
 
 
-async def test_who_has_the_current_version_gets_304(client: httpx2.AsyncClient) -> None:
+async def test_a_request_with_the_current_version_gets_304(client: httpx2.AsyncClient) -> None:
     event = await create(client)
     for known, status in (('"1"', 304), ('W/"1"', 304), ("*", 304), ('"0"', 200), ('"0", "1"', 304)):
         answer = await client.get(f"{URL_}/{event['id']}", headers={"if-none-match": known})
@@ -180,7 +180,7 @@ async def test_a_search_finds_words_in_title_description_and_location(client: ht
         ("C++ and R&D", ["C++", "r&d"]),
     ],
 )
-async def test_a_search_finds_words_as_people_write_them(
+async def test_a_search_finds_words_with_punctuation_and_accents(
     client: httpx2.AsyncClient, title: str, queries: list[str]
 ) -> None:
     await create(client, title=title)
@@ -195,7 +195,7 @@ async def test_a_search_with_many_words_has_the_statement_of_a_search_with_one(a
     assert len(texts) == 1
 
 
-async def test_lists_are_filtered_by_dates_place_and_what_is_upcoming(client: httpx2.AsyncClient) -> None:
+async def test_lists_are_filtered_by_dates_place_and_upcoming(client: httpx2.AsyncClient) -> None:
     today = datetime.now(UTC).date()
     for title, day in (("past", today - timedelta(days=2)), ("today", today), ("next", today + timedelta(days=2))):
         await create(client, title=title, date=str(day), location="Rome" if title == "next" else "Oslo")
@@ -221,9 +221,7 @@ async def test_lists_are_filtered_by_dates_place_and_what_is_upcoming(client: ht
         ({"q": "\x00"}, "query.q"),
     ],
 )
-async def test_a_query_that_makes_no_sense_is_refused(
-    client: httpx2.AsyncClient, query: dict[str, Any], field: str
-) -> None:
+async def test_an_invalid_query_is_refused(client: httpx2.AsyncClient, query: dict[str, Any], field: str) -> None:
     answer = await client.get(URL_, params=query)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field
@@ -249,29 +247,29 @@ async def test_a_query_that_makes_no_sense_is_refused(
         ({"s3ntinel": "red"}, "body"),
     ],
 )
-async def test_an_event_that_makes_no_sense_is_refused_and_nothing_is_kept(
+async def test_an_invalid_event_is_refused_and_not_stored(
     client: httpx2.AsyncClient, change: dict[str, Any], field: str
 ) -> None:
     answer = await client.post(URL_, json=CONCERT | change)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field
-    assert "s3ntinel" not in answer.text, "the name of an unknown field is the caller's, too"
+    assert "s3ntinel" not in answer.text, "the name of an unknown field is input of the caller too"
     assert (await client.get(URL_)).json()["total"] == 0
 
 
 @pytest.mark.parametrize("event_id", ["0", "-1", str(2**63), "abc", "1.5"])
-async def test_an_id_that_cannot_be_one_is_refused(client: httpx2.AsyncClient, event_id: str) -> None:
+async def test_an_id_out_of_range_is_refused(client: httpx2.AsyncClient, event_id: str) -> None:
     assert (await client.get(f"{URL_}/{event_id}")).status_code == 422
 
 
-async def test_text_in_any_script_comes_back_as_it_was(client: httpx2.AsyncClient) -> None:
+async def test_text_in_any_script_is_returned_unchanged(client: httpx2.AsyncClient) -> None:
     title = "Größe 東京 🎷 e\u0301"
     event = await create(client, title=title, date="0001-01-01", time="23:59:59.999999")
     read = (await client.get(f"{URL_}/{event['id']}")).json()
     assert (read["title"], read["date"], read["time"]) == (title, "0001-01-01", "23:59:59.999999")
 
 
-# The filters' indexes
+# The indexes of the filters.
 
 FILTERS = {
     "date range": ({"date_from": "2020-03-01", "date_to": "2020-03-02"}, "ix_events_date_time_id"),
@@ -287,7 +285,7 @@ FILTERS = {
 
 @pytest.fixture
 async def plans(migrated_postgresql: URL) -> Any:
-    """Explains the statement of a list on a table of 20,000 events, in which nothing is upcoming."""
+    """Explains the statement of a list on a table of 20,000 events, none of which is upcoming."""
     pool = AsyncDBPool(DatabaseConfig(url=migrated_postgresql.render_as_string(hide_password=False)))
     database = pool.database("events")
     async with database.transaction() as session:
@@ -305,7 +303,7 @@ async def plans(migrated_postgresql: URL) -> Any:
         )
 
     async def explain(query: EventQuery) -> str:
-        """The plan of the very text that `find` runs."""
+        """Return the plan of the statement that `find` runs."""
         asked: list[tuple[str, Any]] = []
 
         def note(_connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
@@ -332,7 +330,7 @@ async def test_every_filter_and_order_has_an_index(plans: Any, filter_: str) -> 
     assert "Seq Scan" not in plan
 
 
-async def test_a_page_request_is_what_every_list_takes(application: Application) -> None:
+async def test_every_list_accepts_a_page_request(application: Application) -> None:
     async with application.kernel.pool.database("events").read() as session:
         page = await EventRepository.of_all(session).page(PageRequest(), EventOut)
     assert page.items == []
@@ -340,7 +338,7 @@ async def test_a_page_request_is_what_every_list_takes(application: Application)
 
 @pytest.mark.integration
 async def test_an_event_may_name_an_image_that_exists(client: httpx2.AsyncClient) -> None:
-    """Through the contract of images: no foreign key crosses."""
+    """The check goes through the contract of images, because no foreign key crosses modules."""
     from tests.modules.images.pictures import picture  # noqa: PLC0415  # events can be tested without images
 
     image = (await client.post("/api/v1/images", files={"file": ("x", picture())})).json()

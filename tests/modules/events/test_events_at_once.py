@@ -1,4 +1,4 @@
-"""Many callers at once whose events have an image: each needs two modules, on a pool of a few connections."""
+"""Many simultaneous requests for events with an image: each needs two modules, on a pool of a few connections."""
 
 import asyncio
 import io
@@ -18,14 +18,14 @@ def variables(variables: dict[str, str]) -> dict[str, str]:
     return variables | {
         "DATABASE_POOL_SIZE": "5",
         "DATABASE_MAX_OVERFLOW": "0",
-        # 200 callers in one process wait for the processor; nobody may wait for a connection that never comes back.
+        # 200 callers in one process wait for the processor. None may wait for a connection that is never released.
         "DATABASE_POOL_TIMEOUT_SECONDS": "10",
         "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "10",
     }
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_200_requests_that_ask_another_module_finish_on_a_pool_of_5(
+async def test_200_requests_that_call_another_module_finish_on_a_pool_of_5(
     settings: Settings, client: httpx2.AsyncClient
 ) -> None:
     assert (settings.database.pool_size, settings.database.max_overflow) == (5, 0)

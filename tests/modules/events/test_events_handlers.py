@@ -1,4 +1,4 @@
-"""What events does when images tells that a picture is gone: in one process, and in two with a relay beside them."""
+"""How events handles the message that a picture was deleted: in one process, and in two with a relay."""
 
 import asyncio
 from typing import Any
@@ -12,7 +12,7 @@ EVENT = {"title": "Opening", "date": "2026-12-01", "time": "18:00:00"}
 
 
 @pytest.mark.integration
-async def test_an_event_forgets_a_picture_that_was_deleted(client: httpx2.AsyncClient) -> None:
+async def test_events_forget_a_picture_that_was_deleted(client: httpx2.AsyncClient) -> None:
     uploaded = await client.post("/api/v1/images", files={"file": ("a.png", picture())})
     image_id = uploaded.json()["id"]
     with_picture = (await client.post("/api/v1/events", json=EVENT | {"image_id": image_id})).json()

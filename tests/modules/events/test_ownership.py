@@ -1,4 +1,4 @@
-"""What is somebody's own: another's draft is not there, another's event is only to be read (OWASP API1:2023)."""
+"""Another caller's draft is 404, and another caller's event is read-only (OWASP API1:2023)."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ PRECONDITIONS = {"whatever it is": {}, "if it is the first": {"if-match": '"1"'}
 
 
 class Stage:
-    """Alice's event and her draft, and who else is there."""
+    """Alice's event and her draft, and the other callers."""
 
     def __init__(self, client: httpx2.AsyncClient, callers: Callers) -> None:
         self.client = client
@@ -50,8 +50,8 @@ async def stage(client: httpx2.AsyncClient, callers: Callers) -> Stage:
 
 @pytest.mark.parametrize("precondition", PRECONDITIONS)
 @pytest.mark.parametrize("method", ["GET", *CHANGES])
-async def test_anothers_draft_is_not_there_whatever_the_method(stage: Stage, method: str, precondition: str) -> None:
-    """Naive: 403, or 412 for a wrong version, which says that there is something."""
+async def test_anothers_draft_is_not_found_by_any_method(stage: Stage, method: str, precondition: str) -> None:
+    """Naive: 403, or 412 for a wrong version, which reveals that the draft exists."""
     draft = await stage.has(stage.alice, is_draft=True)
     options = CHANGES.get(method, {})
     assert await stage.ask(method, draft, stage.bob, PRECONDITIONS[precondition], **options) == 404
@@ -60,7 +60,7 @@ async def test_anothers_draft_is_not_there_whatever_the_method(stage: Stage, met
     assert await stage.ask("GET", draft, stage.alice) == 200
 
 
-async def test_the_answer_for_anothers_draft_is_that_for_nothing(stage: Stage) -> None:
+async def test_the_response_for_anothers_draft_equals_that_for_a_missing_event(stage: Stage) -> None:
     draft = await stage.has(stage.alice, is_draft=True)
     hidden, missing = [(await stage.client.get(path, headers=stage.bob)).json() for path in (draft, f"{URL}/999999")]
     assert {**hidden, "request_id": ""} == {**missing, "request_id": ""}
@@ -68,20 +68,20 @@ async def test_the_answer_for_anothers_draft_is_that_for_nothing(stage: Stage) -
 
 @pytest.mark.parametrize("precondition", PRECONDITIONS)
 @pytest.mark.parametrize("method", CHANGES)
-async def test_anothers_event_can_be_read_and_not_changed(stage: Stage, method: str, precondition: str) -> None:
+async def test_anothers_event_can_be_read_but_not_changed(stage: Stage, method: str, precondition: str) -> None:
     event = await stage.has(stage.alice)
     assert await stage.ask("GET", event, stage.bob) == 200
     assert await stage.ask(method, event, stage.bob, PRECONDITIONS[precondition], **CHANGES[method]) == 403
     read = (await stage.client.get(event, headers=stage.alice)).json()
-    assert (read["title"], read["version"]) == ("Play", 1), "it is as it was"
+    assert (read["title"], read["version"]) == ("Play", 1), "the event must not change"
 
 
 @pytest.mark.boots("events")
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-async def test_who_may_not_change_an_event_learns_nothing_of_images_from_it(
+async def test_a_caller_without_rights_on_an_event_learns_nothing_about_images(
     stage: Stage, fakes: Fakes, callers: Callers, method: str
 ) -> None:
-    """Naive: 422 where the image is unknown, and else what is wrong with the event."""
+    """Naive: 422 if the image is unknown, which reveals the images to a caller without rights on the event."""
     draft, event = await stage.has(stage.alice, is_draft=True), await stage.has(stage.alice)
     before = (await stage.client.get(event, headers=stage.alice)).json()
     writer, stale = callers.headers("bob", "events:write"), {"if-match": '"7"'}
@@ -98,11 +98,11 @@ async def test_who_may_not_change_an_event_learns_nothing_of_images_from_it(
     assert (await stage.client.get(event, headers=stage.alice)).json() == before
 
 
-async def test_lists_searches_pages_and_totals_leave_out_what_is_anothers_draft(stage: Stage) -> None:
+async def test_lists_searches_pages_and_totals_omit_drafts_of_others(stage: Stage) -> None:
     for title, draft in (("Open", False), ("Hidden", True)):
         await stage.has(stage.alice, title=title, is_draft=draft)
     await stage.has(stage.bob, title="Secret", is_draft=True)
-    for _ in range(2):  # the second time from statements that were built for somebody else
+    for _ in range(2):  # The second time, from statements that were cached for another caller.
         assert await stage.titles(stage.alice) == (["Hidden", "Open"], 2)
         assert await stage.titles(stage.bob) == (["Open", "Secret"], 2)
         assert await stage.titles(stage.editor) == (["Hidden", "Open", "Secret"], 3)
@@ -111,7 +111,7 @@ async def test_lists_searches_pages_and_totals_leave_out_what_is_anothers_draft(
         assert await stage.titles(stage.bob, offset=5) == ([], 2)
 
 
-async def test_an_editor_changes_what_is_anothers_and_its_owner_stays(stage: Stage) -> None:
+async def test_an_editor_changes_anothers_event_and_its_owner_stays(stage: Stage) -> None:
     draft = await stage.has(stage.alice, is_draft=True)
     assert await stage.ask("PATCH", draft, stage.editor, json={"title": "Better"}) == 200
     assert await stage.ask("GET", draft, stage.bob) == 404
@@ -120,7 +120,7 @@ async def test_an_editor_changes_what_is_anothers_and_its_owner_stays(stage: Sta
     assert await stage.ask("PATCH", draft, stage.bob, json={"title": "Mine"}) == 403
 
 
-async def test_nobody_can_name_an_owner_and_no_answer_does(stage: Stage) -> None:
+async def test_no_request_sets_an_owner_and_no_response_names_one(stage: Stage) -> None:
     for method, path in (("POST", URL), ("PUT", await stage.has(stage.alice))):
         assert await stage.ask(method, path, stage.alice, json=PLAY | {"owner": "local|bob"}) == 422
     assert "owner" not in (await stage.client.get(URL, headers=stage.alice)).json()["items"][0]
@@ -135,7 +135,7 @@ async def test_one_subject_of_two_issuers_is_two_callers(application: Applicatio
         assert await EventRepository(session, Principal("alice", issuer="https://a")).exists(made.id) is True
 
 
-async def test_what_is_older_than_owners_is_everybodys_to_read_and_an_editors_to_change(
+async def test_all_callers_read_objects_without_an_owner_and_editors_change_them(
     stage: Stage, application: Application
 ) -> None:
     async with application.kernel.pool.database("events").transaction() as session:
@@ -145,8 +145,8 @@ async def test_what_is_older_than_owners_is_everybodys_to_read_and_an_editors_to
     assert await stage.ask("DELETE", f"{URL}/{old.id}", stage.editor) == 204
 
 
-async def test_no_way_of_the_repository_goes_past_the_rule(application: Application) -> None:
-    """A route that is written later takes whichever it likes."""
+async def test_no_method_of_the_repository_bypasses_the_rule(application: Application) -> None:
+    """A later route may use any method of the repository."""
     database = application.kernel.pool.database("events")
     async with database.transaction() as session:
         alice = EventRepository(session, Principal("alice"))
@@ -182,7 +182,7 @@ async def _sees_only_the_event(bob: EventRepository, draft: int, event: int) -> 
 
 
 async def _leave_the_driver(session: AsyncSession) -> None:
-    """From here on statements go through SQLAlchemy's ORM."""
+    """Make statements go through SQLAlchemy's ORM from here on."""
     await session.flush()
 
 

@@ -1,4 +1,4 @@
-"""Which scopes events asks for, and that it does so before it says anything else."""
+"""The scopes that events requires, which are checked before anything else."""
 
 import httpx2
 import pytest
@@ -9,7 +9,7 @@ from kernel.testing import Callers
 @pytest.mark.boots("events")
 @pytest.mark.parametrize("compiled", ["true", "false"])
 class TestBothWays:
-    """Compiled, and as FastAPI itself walks dependencies."""
+    """The compiled endpoint, and FastAPI's own resolution of dependencies."""
 
     @pytest.fixture
     def variables(self, variables: dict[str, str], compiled: str) -> dict[str, str]:
@@ -25,8 +25,10 @@ class TestBothWays:
         assert (await client.post("/api/v1/events", json=event, headers=writer)).status_code == 201
         assert (await client.get("/api/v1/events", headers=writer)).status_code == 403
 
-    async def test_a_refusal_says_nothing_of_what_was_sent(self, client: httpx2.AsyncClient, callers: Callers) -> None:
-        """Naive: 422 first, and a stranger learns what the route takes."""
+    async def test_a_refusal_does_not_depend_on_the_request_body(
+        self, client: httpx2.AsyncClient, callers: Callers
+    ) -> None:
+        """Naive: 422 first, which shows a caller without rights the fields of the route."""
         assert (await client.post("/api/v1/events", json={"x": 1})).status_code == 401
         assert (await client.get("/api/v1/events/x", headers=callers.headers("eve"))).status_code == 403
 

@@ -1,4 +1,4 @@
-"""What each request costs the database: exact statements, as the driver sends them, and connections under load."""
+"""The database cost of each request: exact statements as the driver sends them, and connections under load."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,19 +18,19 @@ CONCERT = {"title": "Concert", "date": "2030-05-01", "time": "20:00:00", "locati
 
 @pytest.fixture
 def variables(variables: dict[str, str]) -> dict[str, str]:
-    """No relay polls beside the requests whose statements are counted."""
+    """Turn the relay off, whose polls would be among the counted statements."""
     return variables | {"MESSAGING_RELAY": "false"}
 
 
 @pytest.fixture
 def sent() -> list[str]:
-    """The first word of every statement that reaches a driver."""
+    """Record the first word of every statement that reaches a driver."""
     return []
 
 
 @pytest.fixture
 async def application(settings: Settings, sent: list[str]) -> AsyncIterator[Application]:
-    """A whole application whose connections note what they are asked."""
+    """Provide a whole application whose connections record their statements."""
 
     def note(query: Any) -> None:
         text = query if isinstance(query, str) else query.query
@@ -53,20 +53,20 @@ async def application(settings: Settings, sent: list[str]) -> AsyncIterator[Appl
 
 
 @pytest.mark.integration
-async def test_each_request_is_as_few_statements_as_can_be(client: httpx2.AsyncClient, sent: list[str]) -> None:
+async def test_each_request_sends_the_fewest_possible_statements(client: httpx2.AsyncClient, sent: list[str]) -> None:
     from tests.modules.images.pictures import picture  # noqa: PLC0415  # events can be tested without images
 
     image = (await client.post("/api/v1/images", files={"file": ("x", picture())})).json()["id"]
     created = await client.post(URL, json=CONCERT)
     one, tag = created.headers["location"], created.headers["etag"]
-    await client.get(one)  # by now all connections are open
+    await client.get(one)  # All connections are open now.
     await asyncio.sleep(0)
     sent.clear()
 
     async def costs(method: str, path: str, status: int, *statements: str, **options: Any) -> httpx2.Response:
         answer = await client.request(method, path, **options)
         assert answer.status_code == status, answer.text
-        await asyncio.sleep(0)  # asyncpg tells of a query one turn of the loop later
+        await asyncio.sleep(0)  # asyncpg reports a query one turn of the event loop later.
         assert sent == list(statements), f"{method} {path}"
         sent.clear()
         return answer
@@ -81,17 +81,17 @@ async def test_each_request_is_as_few_statements_as_can_be(client: httpx2.AsyncC
     await costs("PATCH", one, 200, "BEGIN", "UPDATE", "COMMIT", json={"title": "Gig"}, headers={"if-match": tag})
     await costs("PATCH", one, 200, "SELECT", "BEGIN", "UPDATE", "COMMIT", json={"image_id": image})
     await costs("PATCH", one, 422, "SELECT", "BEGIN", "UPDATE", "ROLLBACK", json={"image_id": image + 1})
-    # What went wrong takes another to find out: was it changed, or is it gone?
+    # A failure needs one more statement to find out whether the row was changed or deleted.
     await costs("PATCH", one, 412, "BEGIN", "UPDATE", "SELECT", "ROLLBACK", json={}, headers={"if-match": tag})
     await costs("DELETE", one, 204, "BEGIN", "DELETE", "COMMIT")
     await costs("DELETE", one, 404, "BEGIN", "DELETE", "ROLLBACK")
-    # Not even a transaction for what is refused without asking the database.
+    # A request that is refused without the database does not even begin a transaction.
     await costs("POST", URL, 422, json={"title": ""})
     await costs("POST", URL, 422, "SELECT", json=CONCERT | {"image_id": image + 1})
 
 
 @pytest.mark.slow
-async def test_64_callers_at_once_are_all_answered_by_a_pool_of_5_and_10(client: httpx2.AsyncClient) -> None:
+async def test_64_simultaneous_callers_are_served_by_a_pool_of_5_and_10(client: httpx2.AsyncClient) -> None:
     async def call(number: int) -> int:
         made = await client.post(URL, json=CONCERT | {"title": f"Concert {number}"})
         read = await client.get(made.headers["location"])

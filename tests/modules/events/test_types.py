@@ -1,4 +1,4 @@
-"""What mypy says of a module's code: mistakes that used to show at the first request."""
+"""mypy reports mistakes in a module's code that would otherwise appear at the first request."""
 
 import re
 from pathlib import Path
@@ -54,8 +54,8 @@ ImagesClient = Annotated[Images, use(Images)]
 """
 
 
-@pytest.mark.timeout(600)  # without mypy's cache it reads SQLAlchemy and FastAPI, too
-def test_mistakes_with_columns_dependencies_and_state_are_errors_of_the_type_checker(
+@pytest.mark.timeout(600)  # Without mypy's cache it also checks SQLAlchemy and FastAPI.
+def test_the_type_checker_reports_mistakes_with_columns_dependencies_and_state(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)

@@ -1,4 +1,4 @@
-"""The probes, and the memory of what failed."""
+"""The probes, and the stored incidents."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ async def hang() -> None:
 
 
 @pytest.mark.parametrize("check", [fail, hang])
-async def test_one_component_that_is_not_well_makes_it_unready_but_leaves_it_alive(
+async def test_one_failing_component_makes_the_process_unready_but_not_dead(
     client: httpx2.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch, check: object
 ) -> None:
     checks = dict(application.kernel.health_checks()) | {f"probe{number}": check for number in range(5)}
@@ -115,7 +115,7 @@ async def test_many_probes_within_the_cache_time_ask_the_components_once(root: P
 
 
 @pytest.mark.alone
-async def test_nobody_waits_for_an_incident_to_be_written(
+async def test_no_probe_waits_until_an_incident_is_written(
     client: httpx2.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor = application.kernel.contexts["health"].state
@@ -136,7 +136,7 @@ async def test_nobody_waits_for_an_incident_to_be_written(
 
 
 @pytest.mark.alone
-async def test_by_default_what_hangs_is_told_within_a_second_and_a_half(root: Path, tmp_path: Path) -> None:
+async def test_by_default_a_check_that_hangs_is_reported_within_a_second_and_a_half(root: Path, tmp_path: Path) -> None:
     own = {"DATABASE_URL": f"sqlite:///{tmp_path}", "IMAGES_STORAGE_URL": str(tmp_path)}
     app = create_app(settings_for(root, own))
     async with (
@@ -152,7 +152,7 @@ async def test_by_default_what_hangs_is_told_within_a_second_and_a_half(root: Pa
 
 
 @pytest.mark.integration
-async def test_in_production_health_tells_nothing_of_its_inside(root: Path, tmp_path: Path) -> None:
+async def test_in_production_health_reveals_no_internals(root: Path, tmp_path: Path) -> None:
     variables = {
         "ENVIRONMENT": "prod",
         "AUTH_ISSUER": "https://id.example",

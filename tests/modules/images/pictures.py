@@ -1,4 +1,4 @@
-"""Pictures for tests, made here."""
+"""Generates pictures for tests."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF"
 
 
 def picture(name: str = "PNG", size: tuple[int, int] = (64, 48), mode: str = "RGB", **options: Any) -> bytes:
-    """An image file of the format `name`."""
+    """Return an image file of the format `name`."""
     output = io.BytesIO()
     noise = Image.effect_noise(size, 50)
     (noise.convert("I").convert(mode) if mode == "I;16" else noise.convert(mode)).save(output, name, **options)
@@ -19,9 +19,13 @@ def picture(name: str = "PNG", size: tuple[int, int] = (64, 48), mode: str = "RG
 
 
 def flat_png(side: int, bits: int, colour: int, *, interlaced: bool = False, transparent: bool = False) -> bytes:
-    """A square PNG of one colour: a few kilobytes, however many pixels it has. `colour` is the PNG's colour type."""
+    """Return a square PNG of one colour: a few kilobytes for any number of pixels.
+
+    `colour` is the PNG's colour type.
+    """
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
+    # Adam7.
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     packer = zlib.compressobj(9)
     packed = b""
     for left, top, right, down in passes if interlaced else ((0, 0, 1, 1),):
@@ -42,14 +46,14 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def flat_webp(side: int, mode: str = "RGB", **options: Any) -> bytes:
-    """A square WebP of one colour: 36 bytes, however many pixels it has."""
+    """Return a square WebP of one colour: 36 bytes for any number of pixels."""
     output = io.BytesIO()
     Image.new(mode, (side, side)).save(output, "WEBP", method=0, **{"lossless": True} | options)
     return output.getvalue()
 
 
 class _Bits:
-    """Numbers of some bits each, the lowest bit first (RFC 9649, section 3.2)."""
+    """Writes numbers of some bits each, the lowest bit first (RFC 9649, section 3.2)."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -63,15 +67,15 @@ class _Bits:
             self._pending, self._count = self._pending >> 8, self._count - 8
 
     def put_code_of_one_symbol(self) -> None:
-        self.put(0b0001, 4)  # a simple code, of one symbol, which has one bit, and is zero
+        self.put(0b0001, 4)  # A simple code of one symbol: one bit, zero.
 
     def put_code_of_bytes(self, unused: int) -> None:
-        """A code with 8 bits for each of 256 symbols, and none for the `unused` ones behind them."""
+        """Write a code with 8 bits for each of 256 symbols, and none for the `unused` ones behind them."""
         self.put(0, 1)
         self.put(12 - 4, 4)
         for symbol in (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8):
             self.put(symbol in {8, 18}, 3)
-        self.put(0, 1 + 256)  # all symbols have a length, and that of 256 symbols is 8
+        self.put(0, 1 + 256)  # All symbols have a length, and that of 256 symbols is 8.
         if unused:
             self.put(1, 1)
             self.put(unused - 11, 7)
@@ -82,7 +86,7 @@ class _Bits:
 
 
 def swelling_webp(tile_bits: int) -> bytes:
-    """A lossless WebP of 288 KiB with 65,536 groups of prefix codes, whose tables take 364 MiB when it is decoded.
+    """Return a lossless WebP of 288 KiB with 65,536 groups of prefix codes, whose tables take 364 MiB when decoded.
 
     It has a group for each of 256 x 256 tiles; a tile has 1 << `tile_bits` pixels a side. See RFC 9649, section 3.
     """
@@ -90,7 +94,7 @@ def swelling_webp(tile_bits: int) -> bytes:
     side = 256 << tile_bits
     for value, count in ((0x2F, 8), (side - 1, 14), (side - 1, 14), (0, 4)):
         bits.put(value, count)
-    for value, count in ((0, 2), (1, 1), (tile_bits - 2, 3), (0, 1)):  # no transform, no cache, many groups
+    for value, count in ((0, 2), (1, 1), (tile_bits - 2, 3), (0, 1)):  # No transform, no cache, many groups.
         bits.put(value, count)
     bits.put_code_of_bytes(24)
     bits.put_code_of_bytes(0)

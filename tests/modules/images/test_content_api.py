@@ -1,4 +1,4 @@
-"""The bytes of images over HTTP: what is asked without being fetched, and what is sent to be harmless."""
+"""The bytes of images over HTTP: conditional requests, parts, and headers that make the content harmless."""
 
 import io
 
@@ -19,7 +19,7 @@ async def upload(client: httpx2.AsyncClient, data: bytes) -> str:
     return f"{URL}/{answer.json()['id']}"
 
 
-async def test_head_says_what_get_would_without_its_bytes(client: httpx2.AsyncClient) -> None:
+async def test_head_returns_the_headers_of_get_without_its_bytes(client: httpx2.AsyncClient) -> None:
     where = f"{await upload(client, picture())}/content"
     whole = await client.get(where)
     head = await client.head(where, headers={"range": "bytes=0-3"})
@@ -32,7 +32,7 @@ async def test_head_says_what_get_would_without_its_bytes(client: httpx2.AsyncCl
 
 
 @pytest.mark.parametrize("name", FORMATS)
-async def test_an_image_with_a_page_in_it_cannot_act_as_one(client: httpx2.AsyncClient, name: str) -> None:
+async def test_an_image_that_contains_a_page_cannot_act_as_one(client: httpx2.AsyncClient, name: str) -> None:
     data = picture(name) + b"<html><script>alert(1)</script>"
     content = await client.get(f"{await upload(client, data)}/content", headers={"accept": "text/html"})
     assert content.content == data
@@ -41,7 +41,7 @@ async def test_an_image_with_a_page_in_it_cannot_act_as_one(client: httpx2.Async
     assert content.headers["content-security-policy"].startswith("default-src 'none'")
 
 
-async def test_bytes_are_not_compressed_on_the_way(client: httpx2.AsyncClient) -> None:
+async def test_the_bytes_of_an_image_are_not_compressed(client: httpx2.AsyncClient) -> None:
     data = picture("GIF", (200, 200))
     where = f"{await upload(client, data)}/content"
     part = await client.get(where, headers={"accept-encoding": "gzip", "range": "bytes=0-2999"})
@@ -49,7 +49,7 @@ async def test_bytes_are_not_compressed_on_the_way(client: httpx2.AsyncClient) -
     assert "content-encoding" not in part.headers
 
 
-async def test_a_cache_must_ask_again_because_an_image_may_be_deleted(client: httpx2.AsyncClient) -> None:
+async def test_a_cache_must_revalidate_because_an_image_may_be_deleted(client: httpx2.AsyncClient) -> None:
     where = await upload(client, picture())
     for part in ("content", "thumbnail"):
         answer = await client.get(f"{where}/{part}")

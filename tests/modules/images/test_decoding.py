@@ -1,4 +1,4 @@
-"""Decoding in child processes: what a picture may cost, whatever its file claims (OWASP API4:2023)."""
+"""Decoding in child processes limits the cost of a picture, even if its file is malformed (OWASP API4:2023)."""
 
 import asyncio
 import io
@@ -19,7 +19,7 @@ from tests.modules.images.pictures import flat_png, flat_webp, picture, swelling
 pytestmark = pytest.mark.integration
 
 SIDE = 7000
-# What a child has in memory beside a picture: the interpreter, Pillow and its libraries.
+# The memory of a child without a picture: the interpreter, Pillow and its libraries.
 _CHILD_BYTES = 40 << 20
 
 
@@ -44,14 +44,14 @@ async def opened(**settings: float) -> AsyncIterator[Decoder]:
 
 
 def children() -> list[int]:
-    """The processes of this one that decode; other tests may have left servers running."""
+    """Return the child processes that decode; other tests may have left servers running."""
     here = os.getpid()
     found = Path(f"/proc/{here}/task/{here}/children").read_text().split()
     return [int(pid) for pid in found if b"imaging.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def memory_bytes(pid: int) -> int:
-    """The most memory that a process had since its start (Linux)."""
+    """Return the most memory that a process has used since its start (Linux)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     [peak] = [int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")]
     return peak
@@ -113,15 +113,15 @@ async def test_the_largest_webp_that_is_accepted_is_decoded(decoder: Decoder, op
     assert (await decoder.decode(flat_webp(5256, "RGBA", **options))).width == 5256
 
 
-async def test_a_webp_whose_tables_swell_fails_in_the_child_and_the_next_picture_is_decoded(decoder: Decoder) -> None:
-    """17 million pixels take 280 MiB, and the tables of this file 364 more."""
+async def test_a_webp_with_enormous_tables_fails_in_the_child_and_the_next_picture_is_decoded(decoder: Decoder) -> None:
+    """17 million pixels take 280 MiB, and the tables of this file take 364 MiB more."""
     assert "The image " in await refusal(decoder, swelling_webp(4))
     for child in children():
         assert memory_bytes(child) < ImagesSettings().max_decode_memory_bytes + _CHILD_BYTES
     assert (await decoder.decode(picture())).width == 64
 
 
-async def test_memory_that_runs_out_is_said() -> None:
+async def test_exhausted_memory_is_reported() -> None:
     async for decoder in opened(max_decode_memory_bytes=32 << 20):
         said = await refusal(decoder, flat_png(SIDE, 8, 6))
         assert said == "The image needs more than 32 MiB of memory to be decoded"
@@ -191,10 +191,10 @@ async def test_a_cancelled_request_ends_its_child(decoder: Decoder) -> None:
     assert children() == []
 
 
-async def test_nothing_that_a_library_says_about_a_picture_reaches_the_log(
+async def test_messages_of_a_library_about_a_picture_do_not_reach_the_log(
     decoder: Decoder, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """One file made Pillow write 116,398 lines."""
+    """One file made Pillow log 116,398 lines."""
     ifd = b"".join((0x9000 + number).to_bytes(2, "little") + b"\7\0\xff\xff\xff\x7f\0\0\0\0" for number in range(1000))
     exif = b"Exif\0\0II*\0\x08\0\0\0" + (1000).to_bytes(2, "little") + ifd
     assert (await decoder.decode(picture("JPEG", exif=exif))).width == 64

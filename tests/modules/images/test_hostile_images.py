@@ -1,4 +1,4 @@
-"""Pictures made to hurt the decoder, and odd ones that deserve a good thumbnail all the same."""
+"""Pictures that attack the decoder, and unusual ones that must get a correct thumbnail."""
 
 import io
 import random
@@ -39,7 +39,7 @@ def png(width: int, height: int, *extra: bytes) -> bytes:
 
 
 def webp_animation(width: int, height: int) -> bytes:
-    """A canvas of any size with one frame of a single pixel."""
+    """Return an animation: a canvas of any size with one frame of a single pixel."""
 
     def riff(kind: bytes, data: bytes) -> bytes:
         return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
@@ -72,7 +72,7 @@ def test_an_ordinary_progressive_jpeg_is_accepted() -> None:
     assert look(picture("JPEG", progressive=True)).width == 64
 
 
-def test_what_only_looks_like_a_scan_is_not_counted() -> None:
+def test_bytes_that_only_look_like_a_scan_are_not_counted() -> None:
     in_a_comment = picture("JPEG", comment=b"\xff\xda" * 1000)
     behind_the_end = picture("JPEG") + b"\0\2" + b"\xff\xda\0\2" * 1000
     assert look(in_a_comment).width == look(behind_the_end).width == 64
@@ -99,13 +99,13 @@ def test_a_picture_without_pixels_is_broken(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
-def test_metadata_that_swells_is_broken(kind: bytes) -> None:
+def test_metadata_that_expands_enormously_is_refused(kind: bytes) -> None:
     with pytest.raises(BrokenImage):
         look(png(5, 5, chunk(kind, b"name\0\0" + zlib.compress(bytes(20_000_000)))))
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_decoder_is_not_fooled_by_anothers_signature(name: str) -> None:
+def test_the_signature_of_another_format_is_refused(name: str) -> None:
     signatures = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF\0\0\0\0WEBP")
     for signature in signatures:
         if not picture(name).startswith(signature[:3]):
@@ -113,8 +113,8 @@ def test_a_decoder_is_not_fooled_by_anothers_signature(name: str) -> None:
                 look(signature + picture(name))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow says what it thinks of the metadata
-def test_no_damage_escapes_as_another_error() -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns about the metadata.
+def test_every_damage_raises_the_same_error() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     seeds = [picture(name, (40, 30)) for name in FORMATS]
@@ -136,7 +136,8 @@ def test_a_sound_picture_is_not_refused_for_its_damaged_metadata() -> None:
     exif[0x0112], exif[0x010F], exif[0x8769] = 6, "a camera", {0x9003: "2020:01:01 00:00:00"}
     data = picture("JPEG", (40, 20), exif=exif)
     start = data.index(b"Exif\0\0") + 6
-    length = int.from_bytes(data[start - 8 : start - 6], "big") - 8  # the segment's, less its own head
+    # The length of the segment, without its own header.
+    length = int.from_bytes(data[start - 8 : start - 6], "big") - 8
     chance = random.Random(7)
     for _ in range(1000):
         damaged = bytearray(data)
@@ -149,15 +150,15 @@ def test_a_sound_picture_is_not_refused_for_its_damaged_metadata() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("name", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("exif", [b"", b"nonsense", b"MM\0*", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
-def test_what_is_no_metadata_at_all_is_passed_over(name: str, exif: bytes) -> None:
+def test_invalid_metadata_is_ignored(name: str, exif: bytes) -> None:
     assert look(picture(name, exif=b"Exif\0\0" + exif)).width == 64
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_way_of_holding_a_camera_gives_an_upright_thumbnail(orientation: int) -> None:
+def test_every_orientation_gives_an_upright_thumbnail(orientation: int) -> None:
     upright = Image.new("RGB", (32, 16), "white")
     upright.paste("red", (0, 0, 16, 8))
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what the camera did: Image.Transpose by orientation
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # The rotation by the camera: Image.Transpose by orientation.
     taken = upright if orientation == 1 else upright.transpose(Image.Transpose(undo[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -173,7 +174,7 @@ def test_sixteen_bits_of_grey_stay_grey() -> None:
 
 
 @pytest.mark.parametrize(("name", "mode"), [("PNG", "1"), ("PNG", "P"), ("GIF", "P")])
-def test_few_colours_are_mixed_when_shrunk(name: str, mode: str) -> None:
+def test_a_palette_image_is_scaled_with_mixed_colours(name: str, mode: str) -> None:
     stripes = Image.new("L", (320, 320))
     for x in range(0, 320, 2):
         stripes.paste(255, (x, 0, x + 1, 320))
@@ -181,7 +182,7 @@ def test_few_colours_are_mixed_when_shrunk(name: str, mode: str) -> None:
     assert 90 < red < 165
 
 
-def test_what_is_transparent_stays_transparent() -> None:
+def test_transparent_pixels_stay_transparent() -> None:
     clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
     palette = encoded(Image.new("P", (40, 40)), "GIF", transparency=0)
     for data in (encoded(clear, "PNG"), encoded(clear, "WEBP"), palette):

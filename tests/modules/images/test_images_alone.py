@@ -1,4 +1,4 @@
-"""Images without whoever is told."""
+"""Images without the modules that receive its messages."""
 
 import httpx2
 import pytest
@@ -13,7 +13,7 @@ URL = "/api/v1/images"
 
 
 @pytest.mark.integration
-async def test_that_a_picture_is_gone_is_told_once(client: httpx2.AsyncClient, messages: Messages) -> None:
+async def test_a_deleted_picture_is_published_once(client: httpx2.AsyncClient, messages: Messages) -> None:
     image_id = (await client.post(URL, files={"file": ("x", picture())})).json()["id"]
     assert (await client.delete(f"{URL}/{image_id}", headers={"If-Match": '"7"'})).status_code == 412
     assert await messages.published(ImageDeleted) == []

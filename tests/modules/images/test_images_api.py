@@ -41,7 +41,7 @@ def kept(settings: Settings) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-async def test_what_is_uploaded_comes_back_byte_for_byte(client: httpx2.AsyncClient, name: str) -> None:
+async def test_an_upload_is_returned_byte_for_byte(client: httpx2.AsyncClient, name: str) -> None:
     data = picture(name)
     answer = await client.post(URL, files={"file": ("../../evil.exe", data, "text/html")}, data={"caption": "A cat"})
     assert answer.status_code == 201
@@ -80,7 +80,7 @@ async def test_a_script_behind_a_picture_stays_a_picture(client: httpx2.AsyncCli
     assert b"script" not in (await client.get(f"{URL}/{image['id']}/thumbnail")).content
 
 
-async def test_content_is_conditional_and_comes_in_parts(client: httpx2.AsyncClient) -> None:
+async def test_content_supports_conditional_and_range_requests(client: httpx2.AsyncClient) -> None:
     data = picture()
     image = await upload(client, data)
     content = f"{URL}/{image['id']}/content"
@@ -126,7 +126,9 @@ async def test_images_are_listed_newest_first(client: httpx2.AsyncClient) -> Non
     assert ([image["id"] for image in rest["items"]], rest["next_cursor"]) == (ids[:1], None)
 
 
-async def test_what_is_deleted_is_gone_with_its_bytes(client: httpx2.AsyncClient, settings: Settings) -> None:
+async def test_a_deleted_image_is_not_found_and_its_bytes_are_deleted(
+    client: httpx2.AsyncClient, settings: Settings
+) -> None:
     image = await upload(client)
     assert len(kept(settings)) == 2
     assert (await client.delete(f"{URL}/{image['id']}", headers={"if-match": '"9"'})).status_code == 412
@@ -149,7 +151,7 @@ async def test_what_is_deleted_is_gone_with_its_bytes(client: httpx2.AsyncClient
         (b"\xff\xd8\xff" + b"x" * 100, 422),
     ],
 )
-async def test_what_is_no_picture_is_refused_and_nothing_is_kept(
+async def test_a_file_that_is_no_picture_is_refused_and_not_stored(
     client: httpx2.AsyncClient, settings: Settings, data: bytes, status: int
 ) -> None:
     answer = await client.post(URL, files={"file": ("x.png", data, "image/png")})
@@ -159,7 +161,7 @@ async def test_what_is_no_picture_is_refused_and_nothing_is_kept(
     assert (await client.get(URL)).json()["total"] == 0
 
 
-async def test_a_form_that_makes_no_sense_is_refused(client: httpx2.AsyncClient, settings: Settings) -> None:
+async def test_an_invalid_form_is_refused(client: httpx2.AsyncClient, settings: Settings) -> None:
     data = picture()
     two = [("file", ("a.png", data, "image/png")), ("file", ("b.png", data, "image/png"))]
     many = [(f"f{number}", ("a.png", b"x", "image/png")) for number in range(1001)]
@@ -176,9 +178,9 @@ async def test_a_form_that_makes_no_sense_is_refused(client: httpx2.AsyncClient,
     assert kept(settings) == []
 
 
-# Starlette leaves the file of a form that breaks off to the garbage collector.
+# Starlette leaves the file of an incomplete form to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:Unclosed file:ResourceWarning")
-async def test_a_form_that_breaks_off_is_refused(client: httpx2.AsyncClient, settings: Settings) -> None:
+async def test_an_incomplete_form_is_refused(client: httpx2.AsyncClient, settings: Settings) -> None:
     cut = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n\r\n' + picture()[:50]
     answer = await client.post(URL, content=cut, headers={"content-type": "multipart/form-data; boundary=b"})
     gc.collect()
@@ -198,7 +200,7 @@ async def test_a_file_that_is_too_large_is_refused(root: Path, tmp_path: Path) -
         app.router.lifespan_context(app),
         httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client,
     ):
-        for size in ((60, 60), (400, 400)):  # over the file's limit, and over the body's
+        for size in ((60, 60), (400, 400)):  # Above the limit of the file, and above that of the body.
             answer = await client.post(URL, files={"file": ("x", picture(size=size))})
             assert answer.status_code == 413
             assert answer.headers["content-type"] == "application/problem+json"
@@ -231,7 +233,7 @@ async def test_a_row_that_cannot_be_written_leaves_no_bytes(
     assert kept(settings) == []
 
 
-async def test_a_storage_that_fails_is_unavailable_and_leaves_no_row(
+async def test_a_failing_storage_gives_503_and_leaves_no_row(
     client: httpx2.AsyncClient, application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = await upload(client)
@@ -251,7 +253,7 @@ async def test_a_storage_that_fails_is_unavailable_and_leaves_no_row(
     assert (await client.get("/health/ready")).json()["errors"][0]["field"] == "images.storage"
 
 
-async def test_bytes_that_are_gone_are_not_found(client: httpx2.AsyncClient, settings: Settings) -> None:
+async def test_missing_bytes_are_not_found(client: httpx2.AsyncClient, settings: Settings) -> None:
     image = await upload(client)
     for path in kept(settings):
         path.unlink()
@@ -259,7 +261,7 @@ async def test_bytes_that_are_gone_are_not_found(client: httpx2.AsyncClient, set
 
 
 class Gate:
-    """Stands before the decoder: counts the pictures that reach it, and opens when it is told to."""
+    """Wraps the decoder: counts the pictures that reach it, and blocks until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_open = asyncio.Event()
@@ -286,7 +288,7 @@ async def until_refused(sent: list[asyncio.Task[httpx2.Response]], count: int) -
         done, _ = await asyncio.wait(sent, timeout=0.01)
 
 
-async def test_decoding_is_bounded_and_leaves_the_loop_free(
+async def test_decoding_is_limited_and_does_not_block_the_event_loop(
     client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
@@ -304,7 +306,7 @@ async def test_decoding_is_bounded_and_leaves_the_loop_free(
     assert slowest < 0.3, "a probe waited for the decoders"
 
 
-async def test_no_more_pictures_wait_than_there_is_room_for(
+async def test_no_more_pictures_wait_than_the_limit(
     client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
@@ -333,7 +335,7 @@ async def test_the_uploads_of_one_caller_refuse_none_of_another_and_take_turns_w
     gate.is_open.set()
     assert Counter(one.status_code for one in await asyncio.gather(*bobs)) == {201: 3}
     assert Counter(one.status_code for one in await asyncio.gather(*alices)) == {201: 25, 503: 35}
-    assert gate.order[:15].count(bob) == 3, "they came among the first, not behind those that came before them"
+    assert gate.order[:15].count(bob) == 3, "the other caller's upload was not among the first"
 
 
 async def test_an_upload_that_waits_is_not_in_memory(
@@ -356,7 +358,7 @@ async def test_an_upload_that_waits_is_not_in_memory(
     assert reads == 28
 
 
-async def test_others_ask_through_the_contract(client: httpx2.AsyncClient, application: Application) -> None:
+async def test_other_modules_use_the_contract(client: httpx2.AsyncClient, application: Application) -> None:
     image = await upload(client, caption="A cat")
     images = application.kernel.contracts[Images]
     assert isinstance(images, Images)

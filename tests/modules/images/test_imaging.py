@@ -1,4 +1,4 @@
-"""What a picture is, by its bytes; and which part of it a range names."""
+"""The format and size of a picture from its bytes, and the part of a file that a range names."""
 
 import io
 import struct
@@ -72,14 +72,14 @@ def test_a_small_picture_is_not_enlarged() -> None:
         picture("TIFF"),
     ],
 )
-def test_anything_else_is_no_image(data: bytes) -> None:
+def test_other_files_are_no_images(data: bytes) -> None:
     with pytest.raises(NotAnImage):
         look(data)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
-def test_a_picture_that_is_cut_short_is_broken(name: str, part: float) -> None:
+def test_a_truncated_picture_is_refused(name: str, part: float) -> None:
     data = picture(name)
     with pytest.raises(BrokenImage):
         look(data[: max(12, int(len(data) * part))])
@@ -117,7 +117,7 @@ def test_a_bomb_is_refused_by_its_header_before_it_is_decoded() -> None:
         ("bytes=" + "9" * 30 + "-", None),
     ],
 )
-def test_a_range_is_what_the_rfc_says(header: str | None, span: Span | None) -> None:
+def test_ranges_follow_the_rfc(header: str | None, span: Span | None) -> None:
     assert requested(header, 100) == span
 
 

@@ -1,4 +1,4 @@
-"""An image is everybody's to see, as it is attached to public events, and its owner's to change (OWASP API1:2023)."""
+"""Every caller can read an image, because public events show it; only its owner can change it (OWASP API1:2023)."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ PRECONDITIONS = {
 
 
 class Gallery:
-    """Alice and Bob, who upload, and who else is there."""
+    """Alice and Bob, who upload images, and the other callers."""
 
     def __init__(self, client: httpx2.AsyncClient, callers: Callers) -> None:
         self.client = client
@@ -56,7 +56,7 @@ async def gallery(client: httpx2.AsyncClient, callers: Callers) -> Gallery:
     return Gallery(client, callers)
 
 
-async def test_everybody_sees_every_image(gallery: Gallery) -> None:
+async def test_every_caller_reads_every_image(gallery: Gallery) -> None:
     image = await gallery.has(gallery.alice)
     for caller in (gallery.alice, gallery.bob, gallery.editor):
         for method, paths in READS.items():
@@ -70,10 +70,10 @@ async def test_everybody_sees_every_image(gallery: Gallery) -> None:
 
 @pytest.mark.parametrize("precondition", PRECONDITIONS)
 @pytest.mark.parametrize("method", CHANGES)
-async def test_anothers_image_stays_as_it_is_whatever_the_method(
+async def test_no_method_changes_anothers_image(
     gallery: Gallery, messages: Messages, tmp_path: Path, method: str, precondition: str
 ) -> None:
-    """Naive: its bytes go, and whoever has it on an event is told to forget it."""
+    """Naive: the bytes are deleted, and events forget the image."""
     image = await gallery.has(gallery.alice)
     assert await gallery.ask(method, image, gallery.bob, PRECONDITIONS[precondition], **CHANGES[method]) == 403
     assert (
@@ -95,7 +95,7 @@ async def test_its_owner_changes_and_deletes_it(gallery: Gallery) -> None:
         assert await gallery.ask("DELETE", image, owner) == 204
 
 
-async def test_an_editor_changes_and_deletes_what_is_anothers_and_its_owner_stays(gallery: Gallery) -> None:
+async def test_an_editor_changes_and_deletes_anothers_image_and_its_owner_stays(gallery: Gallery) -> None:
     image = await gallery.has(gallery.alice)
     assert await gallery.ask("PATCH", image, gallery.editor, json={"caption": "Better"}) == 200
     assert await gallery.ask("PATCH", image, gallery.bob, json={"caption": "Mine"}) == 403
@@ -103,7 +103,7 @@ async def test_an_editor_changes_and_deletes_what_is_anothers_and_its_owner_stay
     assert await gallery.ask("DELETE", image, gallery.editor) == 204
 
 
-async def test_an_upload_sent_again_is_still_its_first_senders(gallery: Gallery) -> None:
+async def test_a_repeated_upload_belongs_to_its_first_sender(gallery: Gallery) -> None:
     once = {"Idempotency-Key": "6c1f1d3e"}
     first, again, bobs = [await gallery.has(who | once) for who in (gallery.alice, gallery.alice, gallery.bob)]
     assert first == again != bobs
@@ -111,7 +111,7 @@ async def test_an_upload_sent_again_is_still_its_first_senders(gallery: Gallery)
     assert await gallery.ask("DELETE", bobs, gallery.bob) == 204
 
 
-async def test_nobody_can_name_an_owner_and_no_answer_does(gallery: Gallery) -> None:
+async def test_no_request_sets_an_owner_and_no_response_names_one(gallery: Gallery) -> None:
     assert (await gallery.upload(gallery.alice, owner="local|bob")).status_code == 422
     made = await gallery.upload(gallery.alice)
     image = made.headers["location"]
@@ -131,7 +131,7 @@ async def test_one_subject_of_two_issuers_is_two_callers(application: Applicatio
         assert await hers.delete(made.id) is True
 
 
-async def test_what_is_older_than_owners_is_everybodys_to_see_and_an_editors_to_change(
+async def test_all_callers_read_images_without_an_owner_and_editors_change_them(
     gallery: Gallery, application: Application
 ) -> None:
     async with application.kernel.pool.database("images").transaction() as session:
@@ -142,15 +142,15 @@ async def test_what_is_older_than_owners_is_everybodys_to_see_and_an_editors_to_
         assert await gallery.ask(method, f"{URL}/{old.id}", gallery.editor, **options) in {200, 204}
 
 
-async def test_no_way_of_the_repository_goes_past_the_rule(application: Application) -> None:
-    """A route that is written later takes whichever it likes."""
+async def test_no_method_of_the_repository_bypasses_the_rule(application: Application) -> None:
+    """A later route may use any method of the repository."""
     database = application.kernel.pool.database("images")
     async with database.transaction() as session:
         image = (await ImageRepository(session, Principal("alice")).add(**_columns())).id
     for way in (database.read, database.transaction):
         async with way() as session:
             await _sees(ImageRepository(session, Principal("bob")), image)
-            await session.connection()  # from here on statements go through SQLAlchemy's ORM
+            await session.connection()  # From here on statements go through SQLAlchemy's ORM.
             await _sees(ImageRepository(session, Principal("bob")), image)
     async with database.transaction() as session:
         bob = ImageRepository(session, Principal("bob"))
@@ -183,7 +183,7 @@ async def _cannot_change(bob: ImageRepository, image: int) -> None:
 
 
 def _columns() -> dict[str, str | int]:
-    """Those of a picture, whose bytes are nowhere."""
+    """Return the columns of a picture without stored bytes."""
     keys = {"content_key": "aa/1", "thumbnail_key": "bb/1"}
     return {
         "caption": "Hers",

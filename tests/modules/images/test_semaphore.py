@@ -1,4 +1,4 @@
-"""The semaphore that serves callers round robin."""
+"""The semaphore that serves callers in turns."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ class Callers:
         self._may_end: dict[str, asyncio.Event] = {}
 
     async def send(self, name: str) -> asyncio.Task[None]:
-        """A request of the caller that the first letter names."""
+        """Send a request of the caller that the first letter names."""
         self._may_end[name] = asyncio.Event()
         task = asyncio.create_task(self._request(name))
         await settled()

@@ -1,4 +1,4 @@
-"""The object store: one code for a directory and for S3."""
+"""The object store: the same code for a directory and for S3."""
 
 import resource
 import threading
@@ -16,16 +16,16 @@ from modules.images.storage import ImageStorage
 
 
 class _S3(BaseHTTPRequestHandler):
-    """As much of S3 as a store of images asks for."""
+    """The part of S3 that a store of images uses."""
 
     protocol_version = "HTTP/1.1"
     objects: ClassVar[dict[str, bytes]] = {}
 
-    def do_PUT(self) -> None:  # http.server calls it
+    def do_PUT(self) -> None:  # http.server calls this name.
         self.objects[self.path] = self._body()
         self._answer(200)
 
-    def do_GET(self) -> None:  # http.server calls it
+    def do_GET(self) -> None:  # http.server calls this name.
         data = self.objects.get(self.path)
         if data is None:
             self._answer(404)
@@ -38,7 +38,7 @@ class _S3(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815  # http.server calls it
 
-    def do_POST(self) -> None:  # http.server calls it
+    def do_POST(self) -> None:  # http.server calls this name.
         key = self._body().decode().partition("<Key>")[2].partition("</Key>")[0]
         self.objects.pop(f"/bucket/{key}", None)
         self._answer(200, f"<DeleteResult><Deleted><Key>{key}</Key></Deleted></DeleteResult>".encode())
@@ -80,7 +80,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ImageSto
     server.server_close()
 
 
-async def test_what_is_put_can_be_read_whole_and_in_part_until_it_is_deleted(storage: ImageStorage) -> None:
+async def test_a_stored_file_can_be_read_whole_and_in_part_until_it_is_deleted(storage: ImageStorage) -> None:
     key, data = storage.new_key(), bytes(range(256)) * 4000
     await storage.put(key, data)
     assert await storage.read_all(key) == data
@@ -99,7 +99,7 @@ async def test_a_store_that_answers_is_healthy(storage: ImageStorage) -> None:
 
 
 @pytest.mark.integration
-async def test_a_store_that_nobody_serves_is_unavailable_soon(tmp_path: Path) -> None:
+async def test_an_unreachable_store_is_reported_soon(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _S3) as server:
         port = server.server_port
     storage = ImageStorage.open(s3(port), tmp_path)
@@ -109,7 +109,7 @@ async def test_a_store_that_nobody_serves_is_unavailable_soon(tmp_path: Path) ->
         await storage.check()
 
 
-async def test_a_disk_that_is_full_keeps_nothing_of_a_file(tmp_path: Path) -> None:
+async def test_a_full_disk_keeps_no_part_of_a_file(tmp_path: Path) -> None:
     storage = ImageStorage.open(ImagesSettings(storage_url="images"), tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
@@ -122,13 +122,13 @@ async def test_a_disk_that_is_full_keeps_nothing_of_a_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("url", ["pictures", "file:pictures", "file://{root}/pictures"])
-async def test_a_directory_is_named_from_the_project_or_from_the_root(tmp_path: Path, url: str) -> None:
+async def test_a_directory_is_relative_to_the_project_or_absolute(tmp_path: Path, url: str) -> None:
     storage = ImageStorage.open(ImagesSettings(storage_url=url.format(root=tmp_path)), tmp_path)
     await storage.put("a", b"x")
     assert (tmp_path / "pictures" / "a").read_bytes() == b"x"
 
 
-def test_a_key_says_nothing_and_is_never_made_twice() -> None:
+def test_a_key_is_random_and_never_repeats() -> None:
     keys = {ImageStorage.new_key() for _ in range(1000)}
     assert len(keys) == 1000
     assert all(len(key) == 38 and key[:2] + key[3:5] == key[6:10] for key in keys)

@@ -1,4 +1,4 @@
-"""The sweep: what it takes for left behind, and what it leaves alone."""
+"""The sweep: which files it deletes, and which it keeps."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ def put(path: Path, *, hours_ago: float) -> Path:
 
 
 @pytest.mark.integration
-async def test_bytes_without_an_image_go_and_those_with_one_stay(
+async def test_bytes_without_an_image_are_deleted_and_others_stay(
     application: Application, client: httpx2.AsyncClient, folder: Path
 ) -> None:
     uploaded = await client.post("/api/v1/images", files={"file": ("a.png", picture(), "image/png")})
@@ -52,26 +52,26 @@ async def test_bytes_without_an_image_go_and_those_with_one_stay(
     assert (await client.get(f"/api/v1/images/{uploaded.json()['id']}/thumbnail")).status_code == 200
 
 
-async def test_an_upload_under_way_is_left_alone(application: Application, folder: Path) -> None:
+async def test_an_upload_in_progress_is_kept(application: Application, folder: Path) -> None:
     young = put(folder / "aa" / "bb" / "aabb", hours_ago=0.5)
     assert await sweep(application) == SweepResult(0, 0, 0, 0)
     assert young.exists()
 
 
-async def test_without_delete_it_only_counts(application: Application, folder: Path) -> None:
+async def test_without_delete_the_sweep_only_counts(application: Application, folder: Path) -> None:
     lost = put(folder / "aa" / "bb" / "aabb", hours_ago=2)
     assert await sweep(application, delete=False) == SweepResult(1, 1, 4, 0)
     assert lost.exists()
 
 
-async def test_a_file_that_was_never_finished_goes(application: Application, folder: Path) -> None:
+async def test_an_unfinished_file_is_deleted(application: Application, folder: Path) -> None:
     half = put(folder / "aa" / "bb" / "aabb#1", hours_ago=2)
     assert await sweep(application) == SweepResult(0, 0, 0, 1)
     assert not half.exists()
 
 
 @pytest.mark.slow
-async def test_a_large_store_is_gone_through_in_parts(application: Application, folder: Path) -> None:
+async def test_a_large_store_is_read_in_parts(application: Application, folder: Path) -> None:
     for number in range(2100):
         put(folder / "aa" / "bb" / f"{number:04}", hours_ago=2)
     assert await sweep(application) == SweepResult(2100, 2100, 8400, 0)
@@ -125,7 +125,8 @@ async def test_a_database_that_has_replaced_another_one_can_become_the_only_owne
 
 async def test_the_readiness_check_records_the_database_once(application: Application, folder: Path) -> None:
     check = application.kernel.health_checks()["images.storage"]
-    async with asyncio.timeout(10):  # a check waits briefly for a busy database and leaves the record to the next
+    # A check waits briefly for a busy database and leaves the record to the next check.
+    async with asyncio.timeout(10):
         while not files_below(folder / "owners"):
             await check()
     await check()
@@ -144,7 +145,7 @@ def files_below(folder: Path) -> set[Path]:
 
 @asynccontextmanager
 async def other_deployment(folder: Path, tmp_path: Path) -> AsyncIterator[ImageService]:
-    """The images of another application, with a database of its own and the same storage."""
+    """Provide the images of another application, with a database of its own and the same storage."""
     variables = {
         "ENABLED_MODULES": "images",
         "DATABASE_URL": f"sqlite:///{tmp_path / 'other'}",
