@@ -1,17 +1,26 @@
 """The command `kernel check`: its exit codes and reports, and a finding for everything that it cannot check."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
 
+from kernel.ext.boundaries import check as rules
+from kernel.ext.boundaries import cli
 from kernel.ext.boundaries.check import RULES
+from kernel.ext.boundaries.findings import Finding
+from kernel.ext.boundaries.project import Project
 from kernel.ext.boundaries.self_test import VALID_EXAMPLES, VIOLATIONS, SelfTestError, applied, copied
 from kernel.ext.boundaries.violations import Case, edit
+from tests.core.project import imported_alone
 
 pytestmark = pytest.mark.integration
 
@@ -46,37 +55,63 @@ def test_a_project_without_findings_exits_with_0(copy: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "No boundary violations found.\n"), done.stderr
 
 
-def test_a_finding_names_the_place_the_reason_and_the_remedy(copy: Path) -> None:
-    with applied(copy, edit("", "modules/left/service.py", "from modules.right.models import Right")):
-        done = check(copy)
-    assert done.returncode == 1
+@pytest.fixture(scope="module")
+def findings(clean: Path) -> list[Finding]:
+    """Return the findings of the copy with an import of another module's models, and one inside a layer."""
+    with (
+        imported_alone(),
+        applied(clean, edit("", "modules/left/service.py", "from modules.right.models import Right")),
+        applied(clean, edit("", "modules/left/models.py", "from modules.left.schemas import Out")),
+    ):
+        return rules.check(Project(clean))
+
+
+@pytest.fixture
+def report(clean: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """Return a function that runs `kernel check` in this process, as if the rules had these findings."""
+    monkeypatch.chdir(clean)
+    application = typer.Typer()
+    cli.add_to(application)
+
+    def run(found: list[Finding], *options: str) -> Result:
+        monkeypatch.setattr(rules, "check", lambda _project: found)
+        return CliRunner().invoke(application, ["check", *options])
+
+    yield run
+    gc.enable()  # the command disables it, for its process ends soon
+
+
+def test_a_finding_names_the_place_the_reason_and_the_remedy(
+    report: Callable[..., Result], findings: list[Finding]
+) -> None:
+    done = report([one for one in findings if one.rule == "contract-only"])
+    assert done.exit_code == 1
     place, why, instead = done.stdout.splitlines()[:3]
     assert place == "modules/left/service.py:10: contract-only"
     assert why.startswith("  modules.left.service imports modules.right.models: ")
     assert instead.startswith("  Instead: Ask through the other module's contract.py.")
+    assert done.stderr == "1 finding(s).\n"
 
 
-def test_a_layer_finding_names_the_files_of_the_layer_and_the_place_for_an_enum(copy: Path) -> None:
-    with applied(copy, edit("", "modules/left/models.py", "from modules.left.schemas import Out")):
-        done = check(copy)
-    _, why, instead = done.stdout.splitlines()[:3]
+def test_a_layer_finding_names_the_files_of_the_layer_and_the_place_for_an_enum(findings: list[Finding]) -> None:
+    [found] = [one for one in findings if one.rule == "layers"]
     layers = "models.py and schemas.py are on one layer and do not import each other."
-    assert why == f"  modules.left.models imports modules.left.schemas: {layers}"
-    assert 'helpers={"kinds": "contract"} in module.py' in instead
+    assert found.why == f"modules.left.models imports modules.left.schemas: {layers}"
+    assert 'helpers={"kinds": "contract"} in module.py' in found.instead
 
 
-def test_the_json_report(copy: Path) -> None:
-    assert json.loads(check(copy, "--format", "json").stdout) == []
-    with applied(copy, edit("", "modules/left/service.py", "import modules.right.models")):
-        [found] = json.loads(check(copy, "--format", "json").stdout)
-    assert found.keys() == {"path", "line", "rule", "why", "instead"}
+def test_the_json_report(report: Callable[..., Result], findings: list[Finding]) -> None:
+    assert json.loads(report([], "--format", "json").stdout) == []
+    done = report(findings, "--format", "json")
+    assert [found["rule"] for found in json.loads(done.stdout)] == ["layers", "contract-only"]
+    assert all(found.keys() == {"path", "line", "rule", "why", "instead"} for found in json.loads(done.stdout))
+    assert done.exit_code == 1
 
 
-def test_the_github_report(copy: Path) -> None:
-    with applied(copy, edit("", "modules/left/service.py", "import modules.right.models")):
-        done = check(copy, "--format", "github")
-    assert done.returncode == 1
-    assert done.stdout.startswith("::error file=modules/left/service.py,line=10,title=contract-only::modules.left")
+def test_the_github_report(report: Callable[..., Result], findings: list[Finding]) -> None:
+    done = report(findings, "--format", "github")
+    assert done.exit_code == 1
+    assert "::error file=modules/left/service.py,line=10,title=contract-only::modules.left" in done.stdout
 
 
 UNSEEN = {
@@ -188,9 +223,12 @@ def test_a_missing_importlinter_ini_exits_with_2(copy: Path) -> None:
     assert "There is no importlinter.ini" in done.stdout
 
 
-def test_outside_a_project_it_exits_with_2(tmp_path: Path) -> None:
-    done = check(tmp_path)
-    assert done.returncode == 2
+def test_outside_a_project_it_exits_with_2(
+    report: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = report([])
+    assert done.exit_code == 2
     assert "is not in a project" in done.stderr
 
 
