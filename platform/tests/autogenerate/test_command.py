@@ -1,21 +1,19 @@
-"""`kernel migration`, and the comparison of `kernel migrate --check`, as processes."""
+"""`kernel migration`, and the comparison of `kernel migrate --check`."""
 
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.core.commands import invoke
 from tests.core.project import MODELS, write_migration, write_project
 
-pytestmark = pytest.mark.integration
-
-KERNEL = Path(sys.executable).parent / "kernel"
 WITHOUT = '[tool.kernel]\nwithout-extensions = ["autogenerate"]\n'
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([KERNEL, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    return invoke(folder, *arguments, DATABASE_URL=os.environ["DATABASE_URL"])
 
 
 @pytest.fixture

@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
-from tests.core.test_command import run
-
-pytestmark = pytest.mark.integration
+from tests.core.commands import invoke
 
 
-def test_help_names_the_commands(root: Path, tmp_path: Path) -> None:
-    shown = run(root, tmp_path, "--help").stdout
+def test_help_names_the_commands(root: Path) -> None:
+    shown = invoke(root, "--help").stdout
     assert all(command in shown for command in ("check", "owners", "test", "contracts"))

@@ -1,27 +1,20 @@
 """What tests of the kernel share."""
 
-import logging
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-import structlog
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from kernel.database import AsyncDBPool
+from tests.core.commands import logging_kept
 
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """The test may configure logging: afterwards it is as it was."""
-    before: dict[str, Any] = structlog.get_config()
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.configure(**before)
+    """Let the test configure logging."""
+    with logging_kept():
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command `kernel`, as a process: what it prints, how it exits, and the server it runs, on real sockets."""
+"""The command `kernel`: what it prints, how it exits, and the server it runs, on real sockets."""
 
 import json
 import os
@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from dotenv import dotenv_values
+
+from tests.core.commands import invoke
 
 pytestmark = pytest.mark.integration
 
@@ -76,13 +78,14 @@ def serving(root: Path, folder: Path, *arguments: str, **variables: str) -> Iter
         process.communicate(timeout=30)
 
 
-def test_help_names_every_command(root: Path, tmp_path: Path) -> None:
-    shown = run(root, tmp_path, "--help").stdout
+def test_help_names_every_command(root: Path) -> None:
+    shown = invoke(root, "--help").stdout
     assert all(command in shown for command in ("serve", "migrate", "modules", "settings", "token"))
 
 
 def test_modules_are_shown_as_a_table_and_as_json(root: Path, tmp_path: Path) -> None:
-    rows = json.loads(run(root, tmp_path, "modules", "--json").stdout)
+    variables = environment(tmp_path)
+    rows = json.loads(invoke(root, "modules", "--json", **variables).stdout)
     by_name = {row["name"]: row for row in rows}
     assert by_name["health"] == {
         "name": "health",
@@ -93,14 +96,14 @@ def test_modules_are_shown_as_a_table_and_as_json(root: Path, tmp_path: Path) ->
         "tables": ["incidents"],
         "url": None,
     }
-    table = run(root, tmp_path, "modules").stdout
+    table = invoke(root, "modules", **variables).stdout
     assert all(row["owner"] in table for row in rows)
 
 
 def test_settings_are_shown_with_their_origin_and_without_secrets(root: Path, tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "DATABASE_PASSWORD").write_text("hunter2\n")
-    done = run(root, tmp_path, "settings", LOG_LEVEL="ERROR")
+    done = invoke(root, "settings", **environment(tmp_path, LOG_LEVEL="ERROR"))
     assert done.returncode == 0
     assert re.search(r"LOG_LEVEL\s*│ ERROR\s*│ environment", done.stdout)
     assert re.search(r"DATABASE_PASSWORD\s*│ \*+\s*│ .*secrets", done.stdout)
@@ -137,7 +140,7 @@ def test_migrating_brings_the_tables_and_check_finds_those_that_are_missing(root
 
 
 def test_a_module_that_is_not_there_is_said_not_to_be(root: Path, tmp_path: Path) -> None:
-    done = run(root, tmp_path, "migrate", "ghost")
+    done = invoke(root, "migrate", "ghost", **environment(tmp_path))
     assert (done.returncode, "There is no module ghost" in done.stderr) == (1, True)
 
 

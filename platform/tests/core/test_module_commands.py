@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.commands import invoke
 from tests.core.project import write_project
-from tests.core.test_command import run
+from tests.core.test_command import environment, run
 
 pytestmark = pytest.mark.integration
 
@@ -40,11 +41,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def kernel(root: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return run(root, root.parent, *words, LOG_LEVEL="ERROR", **variables)
+    return invoke(root, *words, **environment(root.parent, LOG_LEVEL="ERROR", **variables))
 
 
 def test_a_command_gets_its_modules_state(root: Path) -> None:
-    done = kernel(root, "things", "tell", "--loudly")
+    done = run(root, root.parent, "things", "tell", "--loudly", LOG_LEVEL="ERROR")
     assert (done.returncode, done.stdout) == (0, "state of things!\n"), done.stderr
 
 

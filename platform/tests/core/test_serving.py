@@ -14,6 +14,7 @@ from kernel.extension import GROUP, Extension
 from kernel.project import load_project
 from kernel.serving import ServerRunner, runner_for, serve
 from kernel.settings import Sources
+from tests.core.commands import invoke
 from tests.core.project import imported_alone, write_project
 from tests.core.test_command import KERNEL, environment
 
@@ -99,6 +100,7 @@ def test_without_extensions_one_process_serves_and_stops_at_a_signal(tmp_path: P
     assert '"path": "/api/v1/tea"' in output or "path=/api/v1/tea" in output
 
 
+@pytest.mark.slow
 def test_without_extensions_auto_reload_serves_from_a_second_process(tmp_path: Path) -> None:
     with _served(_project(tmp_path, {"tea/router.py": _ROUTER}), "--reload") as (address, process):
         assert httpx2.get(f"{address}/tea", trust_env=False).json() != process.pid
@@ -117,9 +119,7 @@ def test_without_extensions_a_start_that_fails_ends_with_an_exit_code(tmp_path: 
 @pytest.mark.parametrize("variable", ["SERVER_WORKERS", "SERVER_DRAIN_SECONDS", "SERVER_MAX_HEADER_BYTES"])
 def test_a_setting_of_the_absent_server_names_the_extension(tmp_path: Path, variable: str) -> None:
     root = _project(tmp_path, {"tea/router.py": _ROUTER})
-    done = subprocess.run(
-        [KERNEL, "settings"], cwd=root, env=environment(root, **{variable: "2"}), capture_output=True, check=False
-    )
+    done = invoke(root, "settings", **environment(root, **{variable: "2"}))
     assert done.returncode == 1
-    [fault] = [line for line in done.stderr.decode().splitlines() if variable in line]
+    [fault] = [line for line in done.stderr.splitlines() if variable in line]
     assert "is a setting of the extension server, which is not in use" in fault

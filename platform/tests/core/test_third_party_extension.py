@@ -6,11 +6,15 @@ docs/extensions.md shows the files of audit_log/.
 import json
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from uv import find_uv_bin
 
+from kernel import extension
+from tests.core.commands import invoke
 from tests.core.installing import HERE, KERNEL, run_with
 from tests.core.project import write_project
 
@@ -49,28 +53,39 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def output(packages: Path, project: Path, *command: str | Path, **variables: str) -> str:
-    done = run_with(packages, project, *command, **variables)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def installed(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Import the extension from its folder in this process."""
+    monkeypatch.syspath_prepend(packages)
+    extension.installed.cache_clear()
+    yield
+    extension.installed.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "audit_log"]:
+        del sys.modules[name]
 
 
+def kernel(project: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return invoke(project, *words, DATABASE_URL=f"sqlite:///{project / 'data'}", **variables)
+
+
+@pytest.mark.usefixtures("installed")
 def test_it_records_changing_requests_checks_its_health_and_adds_a_command(packages: Path, project: Path) -> None:
-    token = output(packages, project, KERNEL, "token", "--subject", "ann", "--scope", "things:write").strip()
+    token = kernel(project, "token", "--subject", "ann", "--scope", "things:write").stdout.strip()
     script = AUDIT_LOG / "send_requests.py"
-    read, created, checks = json.loads(
-        output(packages, project, KERNEL.with_name("python"), script, token).splitlines()[-1]
-    )
+    done = run_with(packages, project, KERNEL.with_name("python"), script, token)
+    assert done.returncode == 0, done.stderr
+    read, created, checks = json.loads(done.stdout.splitlines()[-1])
     assert (read, created) == (200, 201)
     assert "audit_log" in checks
-    [line] = output(packages, project, KERNEL, "audit", "--last", "5").splitlines()
+    [line] = kernel(project, "audit", "--last", "5").stdout.splitlines()
     assert json.loads(line) == {"method": "POST", "path": "/api/v1/things", "caller": "ann", "status": 201}
 
 
-def test_its_settings_come_from_the_layers_and_a_misspelled_one_is_named(packages: Path, project: Path) -> None:
-    shown = output(packages, project, KERNEL, "settings", AUDIT_FILE="elsewhere.log")
+@pytest.mark.usefixtures("installed")
+def test_its_settings_come_from_the_layers_and_a_misspelled_one_is_named(project: Path) -> None:
+    shown = kernel(project, "settings", AUDIT_FILE="elsewhere.log").stdout
     assert "elsewhere.log" in next(line for line in shown.splitlines() if "AUDIT_FILE" in line)
-    done = run_with(packages, project, KERNEL, "settings", AUDIT_FIEL="elsewhere.log")
+    done = kernel(project, "settings", AUDIT_FIEL="elsewhere.log")
     assert done.returncode == 1
     assert "Did you mean AUDIT_FILE?" in done.stderr
 

@@ -13,6 +13,7 @@ from kernel.application import create_app
 from kernel.project import load_project
 from kernel.settings.sources import Layer, Sources
 from kernel.testing.booting import talking_to
+from tests.core.commands import invoke
 from tests.core.project import MANIFEST, imported_alone, write_project
 
 ROUTER = """
@@ -75,13 +76,13 @@ async def test_another_projects_token_does_not_hold(project: Path, tmp_path: Pat
 
 @pytest.mark.integration
 async def test_such_a_token_holds_nowhere_else(project: Path) -> None:
-    sent = token(project, "--scope", "shop:read").stdout
+    sent = invoke(project, "token", "--scope", "shop:read").stdout
     dev = {"AUTH_ISSUER": "http://127.0.0.1:9", "AUTH_AUDIENCE": "us", "ENVIRONMENT": "dev"}
-    assert (await answer(project, sent, **dev))[0] in {401, 503}, "it asks the issuer for the key, who is not there"
+    assert (await answer(project, sent, **dev))[0] in {401, 503}, "the issuer, which it asks for the key, is not there"
 
 
-@pytest.mark.integration
 def test_elsewhere_the_command_refuses_in_one_sentence(project: Path) -> None:
-    done = token(project, ENVIRONMENT="dev", AUTH_ENABLED="false", DATABASE_URL="postgresql://u:p@h/d")
+    variables = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": "postgresql://u:p@h/d"}
+    done = invoke(project, "token", **variables)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "These tokens are for local only, not for dev: get one from AUTH_ISSUER.\n"

@@ -2,12 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
-from tests.core.test_command import run
-
-pytestmark = pytest.mark.integration
+from tests.core.commands import invoke
 
 
-def test_help_names_the_command(root: Path, tmp_path: Path) -> None:
-    assert "roles" in run(root, tmp_path, "--help").stdout
+def test_help_names_the_command(root: Path) -> None:
+    assert "roles" in invoke(root, "--help").stdout
