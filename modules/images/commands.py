@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from kernel import ModuleContext
-from kernel.cli.console import fail, in_module
+from kernel.cli.console import fail
+from kernel.ext.module_commands import in_module
 from modules.images.service import ForeignStorage, ImageService, SweepResult
 
 app = typer.Typer(help="Maintain the storage of images.", no_args_is_help=True)

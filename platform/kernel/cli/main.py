@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import json
 import os
 import signal
 import sys
@@ -12,20 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kernel.cli.console import fail, histories, load_kernel, print_table
-from kernel.cli.modules import WithModules
+from kernel.cli.console import fail, histories, load_kernel
 from kernel.errors import ProjectError
 from kernel.extension import COMMANDS_GROUP
 
 if TYPE_CHECKING:
     from kernel.database.migrations import History
 
-app = typer.Typer(
-    help="Serve, migrate and inspect a modular monolith.",
-    cls=WithModules,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(help="Serve and migrate a modular monolith.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
@@ -147,56 +140,3 @@ def _check(chosen: "list[History]") -> None:
         fail("\n".join(problems))
     agrees = " and agrees with the models" if all(history.inspector for history in chosen) else ""
     typer.echo("\n".join([f"Every database is at its newest migration{agrees}.", *not_compared]))
-
-
-@app.command()
-def modules(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the modules in the order of their start, and the addresses of those in other processes."""
-    from rich.table import Table  # noqa: PLC0415
-
-    from kernel.modules.discovery import contracts_of  # noqa: PLC0415
-
-    kernel = load_kernel()
-    rows = [
-        {
-            "name": module.name,
-            "owner": module.manifest.owner,
-            "depends_on": sorted(module.manifest.depends_on),
-            "provides": sorted(contract.__name__ for contract in module.manifest.provides),
-            "prefix": module.prefix if module.router else None,
-            "tables": sorted(module.metadata.tables) if module.metadata else [],
-            "url": None,
-        }
-        for module in kernel.modules
-    ]
-    used = {name for module in kernel.modules for name in module.manifest.depends_on}
-    rows += [
-        {
-            **dict.fromkeys(rows[0] if rows else ("name", "provides", "url")),
-            "name": name,
-            "provides": sorted(contract.__name__ for contract in contracts_of(kernel.settings.root, name)),
-            "url": url,
-        }
-        for name, url in kernel.settings.elsewhere.items()
-        if name in used
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table(*(name.replace("_", " ").capitalize() for name in ("name", *list(rows[0])[1:]))) if rows else Table()
-    for row in rows:
-        table.add_row(*(", ".join(cell) if isinstance(cell, list) else str(cell or "") for cell in row.values()))
-    print_table(table)
-
-
-@app.command()
-def settings() -> None:
-    """List all settings with their values and where each value comes from. Secrets are masked."""
-    from rich.table import Table  # noqa: PLC0415
-
-    from kernel.project import load_settings  # noqa: PLC0415
-
-    table = Table("Setting", "Value", "From")
-    for setting in load_settings().describe():
-        table.add_row(setting.name, setting.value, setting.origin)
-    print_table(table)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pydantic_settings
 from pydantic import ValidationError
@@ -36,7 +36,6 @@ __all__ = [
     "LogSettings",
     "ModuleSettings",
     "ServerSettings",
-    "Setting",
     "Settings",
     "SettingsError",
     "SettingsGroup",
@@ -99,14 +98,6 @@ def is_reserved(module: str) -> bool:
     """Return whether the variables of a module with this name would be mistaken for others."""
     ours = [*map(_prefix, CORE_GROUPS.values()), *chain(*OF_EXTENSIONS.values()), "OTEL_", "SECRETS_"]
     return any(one.startswith(f"{module.upper()}_") for one in ours)
-
-
-class Setting(NamedTuple):
-    """One setting as `kernel settings` shows it: the variable, the value (secrets masked) and its source."""
-
-    name: str
-    value: str
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -180,13 +171,6 @@ class Settings:
             raise LookupError(f"no extension in use has the settings {kind.__name__}")
         return cast(Group, self.groups[kind])
 
-    def describe(self) -> Iterator[Setting]:
-        """Yield every setting with its value and source."""
-        for name, value in dict(one for group in self.every for one in group.values()).items():
-            layer = self.sources.origin(name)
-            text = ",".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
-            yield Setting(name, without_credentials(text), layer.place if layer else "default")
-
 
 def read_group(group: type[Group], sources: Sources, prefix: str | None = None) -> Group:
     """Build one group, with the prefix of its class by default. Raises SettingsError."""
@@ -243,7 +227,7 @@ def _unknown(
             remedy = f": install platform-kernel[{absent[0]}], or remove the variable"
         elif meant or candidates is known:
             problem = "is not a setting"
-            remedy = f". Did you mean {meant[0]}?" if meant else ". List the settings with: kernel settings"
+            remedy = f". Did you mean {meant[0]}?" if meant else ": correct its name, or remove it"
         else:
             continue
         yield Fault(name, f"(from {layer.place}) {problem}{remedy}")

@@ -181,7 +181,7 @@ def test_extensions_are_loaded_in_the_order_of_their_requirements(project: Path,
 
 @pytest.mark.integration
 def test_a_command_that_cannot_start_says_why_without_a_traceback(tmp_path: Path, project: Path) -> None:
-    done = run_with(declare(tmp_path / "packages", REQUIRES_ABSENT), project, KERNEL, "modules")
+    done = run_with(declare(tmp_path / "packages", REQUIRES_ABSENT), project, KERNEL, "migrate")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("The extension sample requires absent")
     assert "Traceback" not in done.stderr

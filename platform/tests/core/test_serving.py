@@ -119,7 +119,7 @@ def test_without_extensions_a_start_that_fails_ends_with_an_exit_code(tmp_path: 
 @pytest.mark.parametrize("variable", ["SERVER_WORKERS", "SERVER_DRAIN_SECONDS", "SERVER_MAX_HEADER_BYTES"])
 def test_a_setting_of_the_absent_server_names_the_extension(tmp_path: Path, variable: str) -> None:
     root = _project(tmp_path, {"tea/router.py": _ROUTER})
-    done = invoke(root, "settings", **environment(root, **{variable: "2"}))
+    done = invoke(root, "migrate", **environment(root, **{variable: "2"}))
     assert done.returncode == 1
     [fault] = [line for line in done.stderr.splitlines() if variable in line]
     assert "is a setting of the extension server, which is not in use" in fault

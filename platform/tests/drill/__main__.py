@@ -59,7 +59,7 @@ def start(copy: Copy, result: Result) -> None:
     script = HERE / "start.py"
     commands: list[tuple[str | Path, ...]] = [
         (copy.python, script, copy.folder, copy.folder / "data", *lists),
-        (copy.python.with_name("kernel"), "modules"),
+        (copy.python.with_name("kernel"), "migrate"),
     ]
     if "boundaries" in copy.present:
         commands.append((copy.python.with_name("kernel"), "owners", "--write"))

@@ -19,6 +19,7 @@ WITHOUT_A_MODULE = {
     "fast",
     "http2",
     "http_resilience",
+    "inspection",
     "local_tokens",
     "openapi",
     "pool",

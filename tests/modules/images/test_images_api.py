@@ -15,6 +15,7 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 
 from kernel.application import Application, create_app
+from kernel.ext.inspection.described import describe
 from kernel.settings import Settings
 from kernel.testing import Callers, settings_for
 from modules.images.contract import ImageInfo, Images
@@ -371,4 +372,4 @@ def test_storage_secrets_are_masked(root: Path) -> None:
     variables = {"IMAGES_STORAGE_URL": "s3://bucket", "IMAGES_STORAGE_OPTIONS__SECRET_ACCESS_KEY": "hunter2"}
     settings = settings_for(root, variables)
     assert settings.modules["images"].storage_options["secret_access_key"].get_secret_value() == "hunter2"  # type: ignore[attr-defined]  # its own
-    assert "hunter2" not in repr(settings.modules) + str(list(settings.describe()))
+    assert "hunter2" not in repr(settings.modules) + str(list(describe(settings)))

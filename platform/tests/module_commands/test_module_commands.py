@@ -13,7 +13,7 @@ pytestmark = pytest.mark.integration
 
 _COMMANDS = """
 import typer
-from kernel.cli.console import in_module
+from kernel.ext.module_commands import in_module
 
 app = typer.Typer(help="What is done to things.")
 

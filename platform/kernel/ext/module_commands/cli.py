@@ -12,6 +12,11 @@ from kernel.cli.console import fail
 from kernel.settings import SettingsError, find_root
 
 
+def add_to(cli: typer.Typer) -> None:
+    """Add the commands of the modules of the project around the working directory."""
+    cli.info.cls = WithModules
+
+
 class WithModules(TyperGroup):
     """The kernel's commands, and those of the modules of the project around the working directory."""
 

@@ -1,0 +1,1 @@
+"""Chores on the command line. This module uses the extension module_commands."""
