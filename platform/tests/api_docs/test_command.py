@@ -11,7 +11,7 @@ from tests.core.test_command import serving
 pytestmark = pytest.mark.integration
 
 
-def test_a_server_says_where_the_page_is_and_serves_it(root: Path, tmp_path: Path) -> None:
+def test_the_server_prints_the_address_of_the_page_and_serves_it(root: Path, tmp_path: Path) -> None:
     with serving(root, tmp_path, "--no-reload") as (base, process):
         assert httpx2.get(f"{base}/docs", trust_env=False).status_code == 200
         process.send_signal(signal.SIGTERM)

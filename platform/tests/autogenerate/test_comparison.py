@@ -1,4 +1,4 @@
-"""What a written migration says of the models, and what a comparison sees: types, defaults, constraints, enums."""
+"""The types in a written migration, and the differences that a comparison finds."""
 
 import ast
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class Pair(Base):
 
 
 def history_of(root: Path, url: str, models: str) -> History:
-    """The history of a module with these models."""
+    """Return the history of a module with these models."""
     write_project(root, {"shop/models.py": models})
     with imported_alone():
         [history] = Kernel(settings_for(root, {"DATABASE_URL": url})).histories()
@@ -78,7 +78,7 @@ def history_of(root: Path, url: str, models: str) -> History:
 
 
 def columns(history: History) -> dict[str, str]:
-    """The types of the first migration's columns, by name."""
+    """Return the types of the first migration's columns, by name."""
     [file] = history.folder.glob("*.py")
     calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
     found = [call.args for call in calls if ast.unparse(call.func) == "sa.Column"]
@@ -109,7 +109,7 @@ OF_POSTGRESQL = {
 }
 
 
-async def test_every_type_is_written_as_what_it_is_on_both_databases(tmp_path: Path, empty_url: str) -> None:
+async def test_every_type_is_written_as_its_type_on_both_databases(tmp_path: Path, empty_url: str) -> None:
     wanted = TYPES | (OF_POSTGRESQL if empty_url.startswith("postgresql") else {})
     fields = "\n".join(f"    {name}: {annotation}" for name, (annotation, _) in wanted.items())
     table = (
@@ -158,7 +158,7 @@ async def test_a_comparison_sees(tmp_path: Path, empty_url: str, change: str) ->
         return
     assert named in "".join(await differences(history))
     text = (await write(history, "second")).read_text()
-    if "by_hand" in "".join(await differences(history)):  # and so nobody can overlook it
+    if "by_hand" in "".join(await differences(history)):  # The migration fails until its author has completed it.
         with pytest.raises(NotImplementedError, match="Write this by hand"):
             await history.upgrade()
         return
@@ -171,7 +171,7 @@ async def test_a_comparison_sees(tmp_path: Path, empty_url: str, change: str) ->
     assert await differences(history) == []
 
 
-async def test_words_that_only_the_database_writes_otherwise_are_no_difference(tmp_path: Path, empty_url: str) -> None:
+async def test_expressions_that_the_database_rewrites_are_no_difference(tmp_path: Path, empty_url: str) -> None:
     table_args = """(
         sa.CheckConstraint("kind IN ('a', 'b') AND amount BETWEEN 0 AND 5 AND length(kind) < 3", name="odd"),
         sa.CheckConstraint(sa.column("amount") >= 0, name="expression"),
@@ -195,7 +195,7 @@ def postgresql_url(new_database: Callable[[str], URL]) -> str:
 ENUMS = "SELECT string_agg(enumlabel, ',' ORDER BY enumsortorder) FROM pg_enum"
 
 
-async def test_migrations_that_were_written_on_sqlite_make_enum_types_and_leave_none_behind(
+async def test_migrations_that_were_written_on_sqlite_create_and_drop_enum_types(
     tmp_path: Path, postgresql_url: str
 ) -> None:
     with_size = THING.replace("colour: Mapped[Colour]", "colour: Mapped[Colour]\n    size: Mapped[Size | None]")
@@ -235,7 +235,7 @@ async def test_labels_keep_their_order_and_rows_their_values(tmp_path: Path, pos
     assert await differences(history) == []
 
 
-async def test_an_enum_of_a_new_column_is_made_with_it_and_goes_with_it(tmp_path: Path, postgresql_url: str) -> None:
+async def test_an_enum_of_a_new_column_is_created_and_dropped_with_it(tmp_path: Path, postgresql_url: str) -> None:
     without = HEAD + THING.replace("    colour: Mapped[Colour]\n", "")
     history = history_of(tmp_path, postgresql_url, without)
     await write(history, "first")
@@ -256,7 +256,7 @@ async def test_an_enum_of_a_new_column_is_made_with_it_and_goes_with_it(tmp_path
     assert query(history.placement.url, ENUMS) == "red,blue"
 
 
-async def test_nothing_to_migrate_says_what_was_not_compared(tmp_path: Path) -> None:
+async def test_without_a_difference_the_command_lists_what_was_not_compared(tmp_path: Path) -> None:
     history = history_of(tmp_path, f"sqlite:///{tmp_path / 'data'}", HEAD + THING)
     await write(history, "first")
     await history.upgrade()

@@ -1,4 +1,4 @@
-"""Histories of migrations with the models beside them: what is written, what differs, and modules that were renamed."""
+"""Histories of migrations compared with models: written migrations, differences, and renamed modules."""
 
 import os
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def histories(root: Path, empty_url: str) -> dict[str, History]:
     return {history.module: history for history in kernel.histories()}
 
 
-async def test_the_migrations_of_every_module_make_the_tables_of_its_models(histories: dict[str, History]) -> None:
+async def test_the_migrations_of_every_module_create_the_tables_of_its_models(histories: dict[str, History]) -> None:
     for history in histories.values():
         await history.upgrade()
         assert await differences(history) == []
@@ -73,7 +73,7 @@ async def test_a_renamed_module_does_not_begin_with_empty_tables(tmp_path: Path,
         assert await new.pending() == []
 
 
-async def test_a_module_that_only_looks_like_one_that_is_gone_can_be_migrated(tmp_path: Path, empty_url: str) -> None:
+async def test_a_module_that_only_resembles_a_removed_one_can_be_migrated(tmp_path: Path, empty_url: str) -> None:
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
         await next(iter(Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories())).upgrade()
@@ -86,7 +86,7 @@ async def test_a_module_that_only_looks_like_one_that_is_gone_can_be_migrated(tm
         assert await new.pending() == []
 
 
-async def test_a_new_migration_takes_a_number_that_is_free(tmp_path: Path, empty_url: str) -> None:
+async def test_a_new_migration_gets_a_free_number(tmp_path: Path, empty_url: str) -> None:
     """After a squash there are fewer files than numbers."""
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
@@ -97,7 +97,7 @@ async def test_a_new_migration_takes_a_number_that_is_free(tmp_path: Path, empty
         assert (await write(history, "name")).name == "0008_name.py"
 
 
-async def test_the_order_of_two_files_of_one_number_is_open(tmp_path: Path, empty_url: str) -> None:
+async def test_two_files_with_one_number_are_refused(tmp_path: Path, empty_url: str) -> None:
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
         [history] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
@@ -106,7 +106,7 @@ async def test_the_order_of_two_files_of_one_number_is_open(tmp_path: Path, empt
             await write(history, "more")
 
 
-async def test_models_and_tables_are_compared_past_a_pooler(
+async def test_models_and_tables_are_compared_at_the_direct_url_behind_a_pooler(
     root: Path, new_database: Callable[[str], URL], tmp_path: Path
 ) -> None:
     database = new_database("bounced")

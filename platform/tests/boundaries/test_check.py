@@ -249,7 +249,7 @@ def test_the_ledger_accepts_the_current_findings_only(copy: Path) -> None:
         with applied(copy, edit("", "modules/left/words.py", "import modules.right.models")):
             done = check(copy)
             assert (done.returncode, done.stdout.count("contract-only")) == (1, 1)
-    assert "ledger" in check(copy).stdout  # it is paid
+    assert "ledger" in check(copy).stdout  # The accepted finding is gone.
     check(copy, "--baseline")
     assert check(copy).returncode == 0
 
@@ -318,7 +318,9 @@ def judged(copy: Path, rule: str, one: Case, *, violation: bool) -> str:
         ("contract-only", "X = 1", False, ""),
     ],
 )
-def test_the_self_test_can_fail(copy: Path, rule: str, code: str, violation: bool, wrong: str) -> None:
+def test_the_self_test_reports_missed_violations_and_false_alarms(
+    copy: Path, rule: str, code: str, violation: bool, wrong: str
+) -> None:
     said = judged(copy, rule, edit("x", "modules/left/service.py", code), violation=violation)
     assert wrong in said
     assert bool(wrong) == bool(said)

@@ -94,7 +94,7 @@ def test_the_documentation_lists_what_the_checks_cannot_read(found: set[str], nu
     assert list(UNREADABLE)[number] in " ".join(page.split())
 
 
-def test_a_sql_file_is_read(found: set[str]) -> None:
+def test_a_sql_file_is_checked(found: set[str]) -> None:
     assert "migrations/left/sql/right.sql" in found
 
 

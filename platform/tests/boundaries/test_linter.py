@@ -17,7 +17,7 @@ from kernel.ext.boundaries.findings import COULD_NOT_CHECK
 from kernel.ext.boundaries.project import Project
 from kernel.ext.boundaries.sources import Source
 
-# The distributions of each package that can be imported; to ask takes a second.
+# The distributions of each package that can be imported; computing them takes a second.
 DISTRIBUTIONS = packages_distributions()
 
 

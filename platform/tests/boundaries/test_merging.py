@@ -82,7 +82,7 @@ def test_branches_that_each_add_a_module_merge_without_findings(project: Path, o
     assert findings(project) == []
     assert all(f"/modules/{module}/ @{module}-team" in owners.place(project).read_text() for module in (one, other))
     before = owners.place(project).read_text()
-    assert owners.written(Project(project)) == before, "what is merged is not written anew"
+    assert owners.written(Project(project)) == before, "CODEOWNERS must not change after a merge"
 
 
 def test_branches_that_change_the_contracts_of_two_modules_merge(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models, migrations and routers are imported, and checked by what the libraries know of them."""
+"""Models, migrations and routers are imported, and checked by the metadata of their libraries."""
 
 from pathlib import Path
 

@@ -33,7 +33,7 @@ def write(project: Project) -> str:
 def test_every_folder_has_the_team_of_its_module(make: Make) -> None:
     text = write(make('owner="left-team"'))
     assert "/modules/left/ @left-team\n/migrations/left/ @left-team\n" in text
-    assert "tests/modules/left" not in text  # there is no such folder
+    assert "tests/modules/left" not in text  # The folder does not exist.
 
 
 def test_the_written_file_matches_until_an_owner_changes(make: Make) -> None:

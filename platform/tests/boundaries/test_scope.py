@@ -74,7 +74,7 @@ def write(root: Path, path: str, text: str | None) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_configuration_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ignore the git configuration of the user, and the repository of a hook that runs these tests."""
+    """Ignore the user's git configuration, and the repository of a hook that runs these tests."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
         monkeypatch.delenv(name, raising=False)
@@ -345,7 +345,7 @@ def test_an_unknown_module_is_refused_with_a_suggestion(shop: Path) -> None:
         select(shop, ["xyz"], by_change=False)
 
 
-# What it is compared with
+# The commit of the comparison
 
 
 def test_a_branch_is_compared_with_its_start(shop: Path) -> None:
@@ -371,7 +371,7 @@ def test_main_is_compared_with_its_last_commit(shop: Path, tmp_path: Path) -> No
     assert folders(changed(copy)) == ["boundaries"]
     assert folders(changed(copy, "origin/main")) == ["boundaries", "events"]
     git(copy, "checkout", "-q", "-b", "topic")
-    assert folders(changed(copy)) == ["boundaries", "events"], "a branch is compared with what all have"
+    assert folders(changed(copy)) == ["boundaries", "events"], "a branch is compared with the main branch of the origin"
 
 
 def test_a_main_branch_of_another_name_is_found_by_its_origin(shop: Path, tmp_path: Path) -> None:

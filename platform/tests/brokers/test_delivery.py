@@ -1,4 +1,4 @@
-"""What every kind of broker does with a message."""
+"""The delivery of messages by every kind of broker."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ async def test_a_message_arrives_as_the_bytes_that_were_sent(new_broker: NewBrok
 async def test_a_message_that_is_too_large_for_the_broker_is_refused_for_good(
     new_broker: NewBroker, server: Server
 ) -> None:
-    """Redis takes half a gigabyte, which is more than a message may have (MESSAGING_MAX_MESSAGE_BYTES)."""
+    """Redis accepts half a gigabyte, which is more than a message may have (MESSAGING_MAX_MESSAGE_BYTES)."""
     if isinstance(server, Redis):
         pytest.skip("Redis has no limit below half a gigabyte")
     broker = new_broker(send_timeout_seconds=30)
@@ -44,7 +44,7 @@ async def test_a_message_that_is_too_large_for_the_broker_is_refused_for_good(
             try:
                 await broker.send(b"small", NAME, "2")
                 break
-            except BrokerUnavailable:  # RabbitMQ has closed the channel, which is opened anew
+            except BrokerUnavailable:  # RabbitMQ has closed the channel, which is opened again.
                 await asyncio.sleep(0.1)
 
 
@@ -61,7 +61,7 @@ async def test_a_group_gets_all_its_names_and_no_other(new_broker: NewBroker) ->
     assert set(other.taken) == {b"seen"}
 
 
-async def test_what_waits_on_the_broker_can_be_counted(new_broker: NewBroker) -> None:
+async def test_waiting_messages_on_the_broker_can_be_counted(new_broker: NewBroker) -> None:
     publisher = new_broker()
     await publisher.start()
     await publisher.send(b"early", NAME, "1")
@@ -107,7 +107,7 @@ async def test_a_message_waits_for_the_first_group_that_wants_it(new_broker: New
     assert taker.taken.total() == 3
 
 
-async def test_a_group_that_is_away_misses_nothing(new_broker: NewBroker) -> None:
+async def test_an_absent_group_misses_no_message(new_broker: NewBroker) -> None:
     first = new_broker()
     first.receive("events", {NAME}, Taker())
     await first.start()
@@ -121,27 +121,27 @@ async def test_a_group_that_is_away_misses_nothing(new_broker: NewBroker) -> Non
     await until_true(lambda: len(taker) == 1)
 
 
-async def test_what_was_not_taken_comes_again_after_a_pause_and_then_no_more(new_broker: NewBroker) -> None:
+async def test_a_failed_message_is_delivered_again_after_a_pause_until_it_succeeds(new_broker: NewBroker) -> None:
     broker, taker = new_broker(), Taker(failures=2)
     broker.receive("events", {NAME}, taker)
     await broker.start()
     await broker.send(b"again", NAME, "1")
     await until_true(lambda: len(taker) == 1)
     first, second, third = taker.times
-    assert min(second - first, third - second) > 0.04  # a thirtieth of the lease, with jitter
+    assert min(second - first, third - second) > 0.04  # A thirtieth of the lease, with jitter.
     await broker.stop()
     after, nothing = new_broker(), Taker()
     after.receive("events", {NAME}, nothing)
     await after.start()
     await after.send(b"next", NAME, "2")
     await until_true(lambda: len(nothing) == 1)
-    await asyncio.sleep(3.5)  # longer than a lease: it would have come back
+    await asyncio.sleep(3.5)  # Longer than a lease, after which it would be delivered again.
     assert set(nothing.taken) == {b"next"}
     assert taker.taken.total() == 1
 
 
-async def test_what_is_not_taken_holds_nothing_up_and_is_not_forgotten(new_broker: NewBroker) -> None:
-    """Also where what is done is removed around it: the second broker begins with that."""
+async def test_a_message_that_is_not_taken_delays_no_other_and_is_not_lost(new_broker: NewBroker) -> None:
+    """Even if completed messages around it are deleted, which the second broker does first."""
     taken: set[bytes] = set()
     refused = b"0"
 
@@ -157,7 +157,7 @@ async def test_what_is_not_taken_holds_nothing_up_and_is_not_forgotten(new_broke
         await asyncio.gather(*(broker.send(b"%d" % number, NAME, f"{turn}-{number}") for number in range(300)))
         await until_true(lambda: len(taken) == 299)
         taken.clear()
-        await asyncio.sleep(0.5)  # the broker learns what was taken, and nothing tells when it has
+        await asyncio.sleep(0.5)  # The broker learns which messages were taken, and no event tells when.
         await broker.stop()
     refused = b""
     last = new_broker()
@@ -172,7 +172,7 @@ async def test_a_slow_message_keeps_its_lease(new_broker: NewBroker) -> None:
     async def take_slowly(_: bytes) -> None:
         nonlocal begun
         begun += 1
-        await asyncio.sleep(5)  # the lease is 3
+        await asyncio.sleep(5)  # The lease is 3 s.
 
     brokers = [new_broker(), new_broker()]
     for broker in brokers:
@@ -183,7 +183,7 @@ async def test_a_slow_message_keeps_its_lease(new_broker: NewBroker) -> None:
     assert begun == 1
 
 
-async def test_the_end_does_not_wait_for_a_message_that_hangs(new_broker: NewBroker) -> None:
+async def test_the_stop_does_not_wait_for_a_message_that_hangs(new_broker: NewBroker) -> None:
     begun = asyncio.Event()
 
     async def hang(_: bytes) -> None:
@@ -200,7 +200,7 @@ async def test_the_end_does_not_wait_for_a_message_that_hangs(new_broker: NewBro
     assert time.monotonic() - started < 8
 
 
-async def test_the_end_waits_for_what_is_being_taken(new_broker: NewBroker) -> None:
+async def test_the_stop_waits_for_messages_in_progress(new_broker: NewBroker) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def take(_: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What is lost when a broker or a process dies: time, and nothing else."""
+"""When a broker or a process dies, messages are delayed and not lost."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 NewBroker = Callable[..., Broker]
 
 
-async def test_what_a_process_took_to_its_death_is_delivered_to_another(
+async def test_the_messages_of_a_dead_process_are_delivered_to_another(
     new_broker: NewBroker, server: Server, prefix: str
 ) -> None:
     script = Path(__file__).parent / "hanging_process.py"
@@ -47,7 +47,7 @@ async def test_what_a_process_took_to_its_death_is_delivered_to_another(
 async def test_a_message_is_delivered_again_if_other_processes_connected_before_its_process_died(
     new_broker: NewBroker, server: Server, prefix: str
 ) -> None:
-    """Each new connection removes what is acknowledged, and must not touch what is pending."""
+    """Each new connection deletes acknowledged messages, and must not touch pending ones."""
     script = Path(__file__).parent / "hanging_process.py"
     first, taker, publisher = new_broker(), Taker(), new_broker()
     first.receive("events", {NAME}, taker)
@@ -67,7 +67,7 @@ async def test_a_message_is_delivered_again_if_other_processes_connected_before_
         other = new_broker()
         other.receive("events", {NAME}, taker)
         await other.start()
-        await asyncio.sleep(0.5)  # for what a new connection does once
+        await asyncio.sleep(0.5)  # For the work of a new connection.
         await other.stop()
     finally:
         process.kill()
@@ -90,7 +90,7 @@ async def test_a_message_that_waits_for_its_next_attempt_survives_new_connection
         await taken(body)
 
     async def connected() -> Broker:
-        broker = new_broker(lease_seconds=6)  # pauses of up to 1.6 seconds
+        broker = new_broker(lease_seconds=6)  # Pauses of up to 1.6 seconds.
         broker.receive("events", {NAME}, take)
         await broker.start()
         return broker
@@ -105,10 +105,10 @@ async def test_a_message_that_waits_for_its_next_attempt_survives_new_connection
     await until_true(lambda: len(taken) == 2)
 
 
-async def test_a_broker_that_is_killed_under_load_loses_nothing_that_it_confirmed(
+async def test_a_broker_that_is_killed_under_load_loses_no_confirmed_message(
     new_broker: NewBroker, server: Server
 ) -> None:
-    """Neither for a group that takes it all the while, nor for one that is away: its messages lie on the broker."""
+    """Neither for a group that receives all the time, nor for an absent one, whose messages wait on the broker."""
     publisher, consumer, taker = new_broker(send_timeout_seconds=2), new_broker(), Taker()
     away, back, late_taker = new_broker(), new_broker(), Taker()
     consumer.receive("events", {NAME}, taker)
@@ -155,7 +155,7 @@ async def test_a_broker_that_is_killed_under_load_loses_nothing_that_it_confirme
 
 
 @pytest.mark.alone
-async def test_a_broker_that_does_not_answer_is_noticed_in_time(new_broker: NewBroker, server: Server) -> None:
+async def test_a_broker_that_does_not_answer_is_detected_in_time(new_broker: NewBroker, server: Server) -> None:
     broker = new_broker(send_timeout_seconds=1)
     await broker.start()
     os.kill(server.pid(), signal.SIGSTOP)
@@ -176,21 +176,21 @@ async def test_a_broker_that_does_not_answer_is_noticed_in_time(new_broker: NewB
         os.kill(server.pid(), signal.SIGCONT)
 
 
-async def test_a_broker_may_take_its_time_to_confirm(new_broker: NewBroker, server: Server) -> None:
+async def test_a_slow_confirmation_does_not_close_the_connection(new_broker: NewBroker, server: Server) -> None:
     broker = new_broker()
     await broker.start()
     os.kill(server.pid(), signal.SIGSTOP)
     try:
         await until_true(lambda: _is_stopped(server.pid()))
         sending = asyncio.create_task(broker.send(b"patience", NAME, "1"))
-        done, _ = await asyncio.wait({sending}, timeout=1)  # the connection is given up after 1.8
+        done, _ = await asyncio.wait({sending}, timeout=1)  # The connection is closed after 1.8 s.
         assert not done
     finally:
         os.kill(server.pid(), signal.SIGCONT)
     await sending
 
 
-async def test_a_late_event_loop_is_no_reason_to_give_a_connection_up(new_broker: NewBroker) -> None:
+async def test_a_late_event_loop_does_not_close_the_connection(new_broker: NewBroker) -> None:
     broker = new_broker()
     await broker.start()
     for _ in range(3):
@@ -221,7 +221,7 @@ async def test_a_process_may_start_before_its_broker(new_broker: NewBroker, serv
 
 
 def _is_stopped(pid: int) -> bool:
-    """All its threads, not only the first."""
+    """Return whether all threads of the process are stopped, not only the first."""
     return all("\nState:\tT" in task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/status"))
 
 
@@ -239,7 +239,7 @@ def _forward_to(port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWrit
     return forward
 
 
-async def test_nothing_is_loaded_where_no_broker_is_configured() -> None:
+async def test_without_a_broker_no_client_is_loaded() -> None:
     program = "import sys, kernel.application, kernel.ext.messaging.brokers.broker; print('faststream' in sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=subprocess.PIPE)
     output, _ = await process.communicate()

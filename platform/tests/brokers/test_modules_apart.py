@@ -1,4 +1,4 @@
-"""Two modules in two places, each with a database of its own, and a broker between them."""
+"""Two modules in two processes, each with a database of its own, connected by a broker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @asynccontextmanager
 async def apart(root: Path, server: Server, prefix: str) -> AsyncIterator[tuple[Kernel, Kernel]]:
-    """The kernel of shop, and that of mail, which knows of shop no more than its contract and its address."""
+    """Provide the kernel of shop, and that of mail, which has only the contract and the address of shop."""
     common = {
         "MESSAGING_BROKER_URL": server.url,
         "MESSAGING_BROKER_PREFIX": prefix,
@@ -46,7 +46,9 @@ async def apart(root: Path, server: Server, prefix: str) -> AsyncIterator[tuple[
             yield here, there
 
 
-async def test_what_one_tells_arrives_at_the_other_once(tmp_path: Path, server: Server, prefix: str) -> None:
+async def test_a_published_message_arrives_at_the_other_module_once(
+    tmp_path: Path, server: Server, prefix: str
+) -> None:
     async with apart(tmp_path, server, prefix) as (here, there):
         for number in range(30):
             await place(here, number)
@@ -63,7 +65,7 @@ async def test_what_one_tells_arrives_at_the_other_once(tmp_path: Path, server: 
         assert {row["message_id"] for row in kept} == {row["message_id"] for row in await rows(here, "shop", "outbox")}
 
 
-async def test_what_waited_before_a_broker_was_configured_goes_to_it(
+async def test_messages_from_before_a_broker_was_configured_go_to_it(
     tmp_path: Path, server: Server, prefix: str
 ) -> None:
     async with apart(tmp_path, server, prefix) as (here, there):
@@ -76,14 +78,14 @@ async def test_what_waited_before_a_broker_was_configured_goes_to_it(
         assert {row["state"] for row in await rows(here, "shop", "outbox")} <= {"completed", "processing"}
 
 
-async def test_a_message_that_comes_twice_counts_once(tmp_path: Path, server: Server, prefix: str) -> None:
+async def test_a_message_that_is_delivered_twice_takes_effect_once(tmp_path: Path, server: Server, prefix: str) -> None:
     async with apart(tmp_path, server, prefix) as (here, there):
         await place(here, 1)
         await until(lambda: rows(there, "mail", "letters"))
         [sent] = await rows(here, "shop", "outbox")
         envelope = Envelope(id=sent["message_id"], name=sent["name"], version=1, key=None, payload=sent["payload"])
         assert here.get(MessageBus).broker is not None
-        for turn in range(3):  # under ids that the broker itself takes to be new
+        for turn in range(3):  # Under ids that the broker itself treats as new.
             await here.get(MessageBus).broker.send(envelope.to_json(), sent["name"], f"{envelope.id}{turn}")
         await here.get(MessageBus).broker.send(b"not ours", sent["name"], "garbage")
         await place(here, 2)
@@ -95,7 +97,7 @@ async def test_a_message_that_comes_twice_counts_once(tmp_path: Path, server: Se
         assert [letter["number"] for letter in await rows(there, "mail", "letters")] == [1, 2]
 
 
-async def test_a_dead_broker_delays_and_loses_nothing(tmp_path: Path, server: Server, prefix: str) -> None:
+async def test_a_dead_broker_delays_messages_and_loses_none(tmp_path: Path, server: Server, prefix: str) -> None:
     async with apart(tmp_path, server, prefix) as (here, there):
         await place(here, 1)
         await until(lambda: rows(there, "mail", "letters"))
@@ -120,7 +122,7 @@ async def test_a_dead_broker_delays_and_loses_nothing(tmp_path: Path, server: Se
         assert sorted(letter["number"] for letter in await rows(there, "mail", "letters")) == list(range(1, 22))
 
 
-def test_who_is_told_by_a_broker_needs_an_outbox(tmp_path: Path) -> None:
+def test_a_subscriber_behind_a_broker_needs_an_outbox(tmp_path: Path) -> None:
     without = FILES["mail/models.py"].replace("class Outbox(OutboxTable, Base):", "class Outbox(OutboxTable):")
     with imported_alone():
         write_shop(tmp_path, {"mail/models.py": without})

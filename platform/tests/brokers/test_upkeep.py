@@ -1,4 +1,4 @@
-"""What is made, removed and made again on the brokers."""
+"""Streams, queues and groups on the brokers are created, deleted and created again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -37,7 +37,7 @@ async def jetstream(server: Server) -> AsyncIterator[JetStreamContext]:
 
 
 async def _two_groups_of_which_one_is_away(new_broker: NewBroker, prefix: str) -> tuple[Broker, Taker]:
-    """A broker with 1,000 messages that `events` has taken and `billing` has not."""
+    """Provide a broker with 1,000 messages that `events` has taken and `billing` has not."""
     billing, broker, taker = new_broker(), new_broker(), Taker()
     billing.receive("billing", {NAME}, Taker())
     await billing.start()
@@ -57,7 +57,7 @@ async def _take_as_billing(new_broker: NewBroker) -> None:
 
 
 @only_redis
-async def test_redis_keeps_what_a_group_has_not_taken_and_then_removes_it(
+async def test_redis_keeps_messages_until_every_group_has_taken_them(
     new_broker: NewBroker, redis: Redis, prefix: str
 ) -> None:
     stream = f"{prefix}:{NAME}"
@@ -66,11 +66,11 @@ async def test_redis_keeps_what_a_group_has_not_taken_and_then_removes_it(
     assert await redis.xlen(stream) == 1000
     await _take_as_billing(new_broker)
     await _stay_for_a_look_around(new_broker)
-    assert await redis.xlen(stream) <= 100  # it removes whole blocks of a hundred
+    assert await redis.xlen(stream) <= 100  # Redis deletes whole blocks of a hundred.
 
 
 @only_nats
-async def test_nats_keeps_what_a_group_has_not_taken_and_then_removes_it(
+async def test_nats_keeps_messages_until_every_group_has_taken_them(
     new_broker: NewBroker, jetstream: JetStreamContext, prefix: str
 ) -> None:
     await _two_groups_of_which_one_is_away(new_broker, prefix)
@@ -81,7 +81,7 @@ async def test_nats_keeps_what_a_group_has_not_taken_and_then_removes_it(
 
 
 @only_nats
-async def test_nats_keeps_the_pending_messages_of_a_process_while_another_removes_what_is_acknowledged(
+async def test_nats_keeps_pending_messages_while_another_process_deletes_acknowledged_ones(
     new_broker: NewBroker, jetstream: JetStreamContext, prefix: str
 ) -> None:
     begun, finish, taken = asyncio.Event(), asyncio.Event(), Taker()
@@ -106,10 +106,10 @@ async def test_nats_keeps_the_pending_messages_of_a_process_while_another_remove
 
 
 @only_nats
-async def test_a_consumer_of_others_that_reads_several_names_holds_their_messages_back(
+async def test_a_foreign_consumer_of_several_names_keeps_their_messages(
     new_broker: NewBroker, jetstream: JetStreamContext, prefix: str
 ) -> None:
-    await new_broker().start()  # it creates the stream
+    await new_broker().start()  # It creates the stream.
     audit = await jetstream.pull_subscribe(f"{prefix}.images.*", durable="audit", stream=prefix)
     broker, taker = new_broker(), Taker()
     broker.receive("events", {NAME}, taker)
@@ -124,7 +124,7 @@ async def test_a_consumer_of_others_that_reads_several_names_holds_their_message
 
 
 async def _stay_until_trimmed(new_broker: NewBroker, jetstream: JetStreamContext, prefix: str, messages: int) -> None:
-    """A connection begins with that; returns when the stream has this many messages."""
+    """Open a connection, which begins with a trim; return when the stream has this many messages."""
     broker = new_broker()
     broker.receive("events", {NAME}, Taker())
     await broker.start()
@@ -135,30 +135,30 @@ async def _stay_until_trimmed(new_broker: NewBroker, jetstream: JetStreamContext
 
 
 async def _stay_for_a_look_around(new_broker: NewBroker) -> None:
-    """A connection begins with it."""
+    """Open a connection, which begins with a check."""
     broker, taker = new_broker(), Taker()
     broker.receive("events", {NAME}, taker)
     await broker.start()
-    await asyncio.sleep(0.5)  # it looks around once it is connected, and nothing tells when it has
+    await asyncio.sleep(0.5)  # The check runs after the connection, and no event tells when.
     await broker.stop()
 
 
 @only_redis
-async def test_a_group_that_was_removed_from_redis_is_made_again(
+async def test_a_group_that_was_removed_from_redis_is_created_again(
     new_broker: NewBroker, redis: Redis, prefix: str
 ) -> None:
     await _is_mended(new_broker, redis.delete(f"{prefix}:{NAME}"))
 
 
 @only_nats
-async def test_a_consumer_that_was_removed_from_nats_is_made_again(
+async def test_a_consumer_that_was_removed_from_nats_is_created_again(
     new_broker: NewBroker, jetstream: JetStreamContext, prefix: str
 ) -> None:
     await _is_mended(new_broker, jetstream.delete_consumer(prefix, "events-images-image_deleted"))
 
 
 @only_rabbitmq
-async def test_a_queue_that_was_removed_from_rabbitmq_is_made_again(
+async def test_a_queue_that_was_removed_from_rabbitmq_is_created_again(
     new_broker: NewBroker, server: Server, prefix: str
 ) -> None:
     async with await aio_pika.connect(server.url) as connection:
@@ -178,7 +178,7 @@ async def _is_mended(new_broker: NewBroker, removal: object) -> None:
 
 
 @only_redis
-async def test_a_redis_that_forgets_when_it_dies_is_warned_of(
+async def test_a_redis_without_persistence_is_reported(
     new_broker: NewBroker, redis: Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await redis.config_set("appendonly", "no")
@@ -190,7 +190,7 @@ async def test_a_redis_that_forgets_when_it_dies_is_warned_of(
 
 
 @only_redis
-async def test_many_that_are_sent_at_once_take_few_connections_to_redis(new_broker: NewBroker, redis: Redis) -> None:
+async def test_many_simultaneous_messages_use_few_connections_to_redis(new_broker: NewBroker, redis: Redis) -> None:
     before = len(await redis.client_list())
     broker = new_broker()
     await broker.start()
@@ -199,10 +199,10 @@ async def test_many_that_are_sent_at_once_take_few_connections_to_redis(new_brok
 
 
 @only_redis
-async def test_a_client_that_swallows_that_it_was_cancelled_leaves_no_task(
+async def test_a_client_that_swallows_a_cancellation_leaves_no_task(
     new_broker: NewBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `asyncio.wait_for` does on Python 3.11, about once in 500 stops: `new_broker` looks for what is left."""
+    """As `asyncio.wait_for` does on Python 3.11, about once in 500 stops. `new_broker` asserts that no task is left."""
     reads = asyncio.Event()
     swallowed = []
 
@@ -224,8 +224,8 @@ async def test_a_client_that_swallows_that_it_was_cancelled_leaves_no_task(
 
 
 @only_nats
-async def test_a_connection_to_nats_that_breaks_while_something_is_sent_leaves_no_task(new_broker: NewBroker) -> None:
-    """As when the server is killed under load: `new_broker` looks for what is left."""
+async def test_a_connection_to_nats_that_breaks_during_a_send_leaves_no_task(new_broker: NewBroker) -> None:
+    """As when the server is killed under load. `new_broker` asserts that no task is left."""
     broker: Any = new_broker()
     await broker.start()
     await broker.send(b"one", NAME, "1")

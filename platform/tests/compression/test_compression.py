@@ -1,4 +1,4 @@
-"""Which answers are compressed, for which callers, and that a stream arrives as it is made."""
+"""Which responses are compressed, for which callers; and a stream is sent as it is made."""
 
 import asyncio
 import zlib
@@ -64,12 +64,14 @@ async def test_a_part_of_a_compressed_stream_arrives_before_the_next_is_made() -
     assert b"".join(received) == b"[1,2]"
 
 
-async def test_large_answers_are_compressed_for_who_can_read_that(tmp_path: Path) -> None:
+async def test_large_responses_are_compressed_for_callers_that_accept_it(tmp_path: Path) -> None:
     async with running_project(tmp_path, FILES) as (_, client):
         assert (await client.get(f"{BASE}/large")).headers["content-encoding"] == "gzip"
         plain = await client.get(f"{BASE}/large", headers={"accept-encoding": "identity"})
         assert "content-encoding" not in plain.headers
-        assert "Accept-Encoding" in plain.headers["vary"], "a cache must not give it to those who read gzip, or reverse"
+        assert "Accept-Encoding" in plain.headers["vary"], (
+            "a cache must not give it to callers without gzip, or the reverse"
+        )
         small = (await client.get(f"{BASE}/count")).headers
         assert "content-encoding" not in small
         assert small["vary"] == "Origin"
@@ -90,7 +92,7 @@ async def test_the_weight_of_gzip_decides(tmp_path: Path, accepted: str, is_comp
     assert answer.json()[-1] == 1999
 
 
-async def test_a_stream_is_compressed_as_it_comes(tmp_path: Path) -> None:
+async def test_a_stream_is_compressed_as_it_is_sent(tmp_path: Path) -> None:
     async with running_project(tmp_path, FILES) as (_, client):
         answer = await client.get(f"{BASE}/stream")
         assert answer.headers["content-encoding"] == "gzip"

@@ -1,4 +1,4 @@
-"""The removal drill: `make drill` deletes each extension from a copy, then starts and tests what is left.
+"""The removal drill: `make drill` deletes each extension from a copy, then starts and tests the rest.
 
 For each extension a copy lacks its folder, its entry points, the extensions that require it and the modules that use
 it; the last copy lacks all extensions. Each copy is installed in a virtual environment of its own, starts, answers a
@@ -19,14 +19,14 @@ from tests.core.lines import lines_of
 from tests.drill.copies import EXTENSIONS, HERE, Copy, extensions, with_dependents
 
 ALL = "all"
-# The lines of pytest that name a failed test, or say with --tb=line where and why it failed.
+# The lines of pytest that name a failed test, or with --tb=line its place and reason.
 _REASON = re.compile(r"FAILED|ERROR|E  |/\S+\.py:\d+: ")
 _COUNTED = re.compile(r"(\d+) (passed|failed|errors?)\b")
 
 
 @dataclass
 class Result:
-    """What the drill has found without one extension."""
+    """The result of the drill without one extension."""
 
     name: str
     removed: frozenset[str]
@@ -37,7 +37,7 @@ class Result:
 
 
 def drill(name: str, folder: Path, *, core_tests: bool, quick: bool, workers: int) -> Result:
-    """Make the copy without one extension, or without all, and try it."""
+    """Make the copy without one extension, or without all, and test it."""
     began = time.monotonic()
     copy = Copy(folder / f"without-{name}", frozenset(with_dependents(extensions() if name == ALL else [name])))
     result = Result(name, copy.removed)
@@ -54,7 +54,7 @@ def drill(name: str, folder: Path, *, core_tests: bool, quick: bool, workers: in
 
 
 def start(copy: Copy, result: Result) -> None:
-    """Start and check the copy, and note what fails first."""
+    """Start and check the copy, and record the first failure."""
     lists = (",".join(sorted(names)) for names in (copy.present, copy.removed, copy.registered))
     script = HERE / "start.py"
     commands: list[tuple[str | Path, ...]] = [
@@ -74,7 +74,7 @@ def start(copy: Copy, result: Result) -> None:
 
 
 def run_tests(copy: Copy, result: Result, name: str, *arguments: str) -> None:
-    """Run tests in the copy, and note their numbers and those that fail."""
+    """Run tests in the copy, and record their numbers and failures."""
     done = copy.run(copy.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *arguments)
     counts = {kind.rstrip("s"): int(count) for count, kind in _COUNTED.findall(done.stdout)}
     passed = counts.get("passed", 0)
@@ -89,7 +89,7 @@ def _tail(text: str, count: int) -> str:
 
 
 def report(results: list[Result]) -> bool:
-    """Print the table and the failures; return whether there is none."""
+    """Print the table and the failures; return whether there are none."""
     row = "{:<14} {:>7} {:>7} {:>10} {:>14} {:>8}  {}\n"
     sys.stdout.write(row.format("without", "lines", "starts", "notes", "core", "seconds", "also without"))
     for one in results:
@@ -119,7 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     names = options.names or [*extensions(), ALL]
     cores = os.cpu_count() or 1
-    # The copy whose tests take longest begins first.
+    # The copy with the longest tests begins first.
     order = sorted(names, key=lambda name: name != ALL)
     with (
         tempfile.TemporaryDirectory(prefix="drill-") as temporary,

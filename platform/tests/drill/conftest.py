@@ -1,3 +1,3 @@
-"""The project's own tests run in the copies of the drill alone."""
+"""The tests of the drill's own project run only in its copies."""
 
 collect_ignore = ["project"]

@@ -20,7 +20,7 @@ PLATFORM = HERE.parents[1]
 ROOT = PLATFORM.parent
 EXTENSIONS = PLATFORM / "kernel" / "ext"
 
-# What the core's tests need of the repository. The module health uses no extension.
+# The files of the repository that the core's tests need. The module health uses no extension.
 _COPIED = (
     "pyproject.toml",
     "conftest.py",
@@ -70,17 +70,17 @@ class Copy:
 
     @property
     def present(self) -> set[str]:
-        """The extensions that are left."""
+        """Return the remaining extensions."""
         return {*extensions()} - self.removed
 
     @property
     def registered(self) -> set[str]:
-        """The extensions that are left and have an entry point."""
+        """Return the remaining extensions with an entry point."""
         return self.present & entry_points().keys()
 
     @property
     def python(self) -> Path:
-        """The interpreter of the copy's virtual environment."""
+        """Return the interpreter of the copy's virtual environment."""
         return self.folder / ".venv" / "bin" / "python"
 
     def make(self) -> None:
@@ -113,7 +113,7 @@ class Copy:
             if {*used_by(module.parent)} & self.removed:
                 shutil.rmtree(module.parent)
                 shutil.rmtree(self.folder / "migrations" / module.parent.name, ignore_errors=True)
-        product = self.folder / "pyproject.toml"  # the list of the extensions that this repository needs
+        product = self.folder / "pyproject.toml"  # The list of the extensions that this repository needs.
         product.write_text(
             re.sub(r"^\[tool\.kernel\]\n[^\[]*\[[^\]]*\]\n", "", product.read_text(), flags=re.MULTILINE)
         )
@@ -122,10 +122,10 @@ class Copy:
         file.write_text(re.sub(rf'^\w+ = "kernel\.ext\.(?:{gone})\..*"\n', "", file.read_text(), flags=re.MULTILINE))
 
     def _install(self) -> None:
-        """Install the copy. Its dependencies are those of this environment, whose own kernel stays out of sight."""
+        """Install the copy with the dependencies of this environment, but without this environment's kernel."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", self.folder / ".venv"], check=True)
         [packages] = self.folder.glob(".venv/lib/*/site-packages")
-        # A plain path: the .pth files of that folder are not read, so its editable kernel is not on the path.
+        # A plain path: Python does not read the .pth files of that folder, so its editable kernel is not on the path.
         (packages / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
         self.run(
             find_uv_bin(),

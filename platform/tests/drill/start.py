@@ -26,7 +26,7 @@ def _exists(name: str) -> bool:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
-        return error.name != name  # it exists, and lacks another module
+        return error.name != name  # It exists, and lacks another module.
     return True
 
 

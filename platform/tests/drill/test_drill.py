@@ -1,4 +1,4 @@
-"""The drill finds what it is made for: a core that imports an extension, and a kernel that is not the copy's."""
+"""The drill detects a core that imports an extension, and a kernel that is not the copy's."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 from tests.drill.__main__ import Result, start
 from tests.drill.copies import HERE, PROJECT, Copy, extensions, used_by, with_dependents
 
-# Modules do not import these: they change how the kernel itself works.
+# Modules do not import these extensions, which change how the kernel itself works.
 WITHOUT_A_MODULE = {
     "api_docs",
     "autogenerate",

@@ -54,7 +54,7 @@ class _Nested(ModuleSettings):
         ("THINGS_KEYRING", '{"secret": "9f8e7d6c"}', ""),
     ],
 )
-def test_an_example_is_found_however_deep_a_secret_is(tmp_path: Path, variable: str, value: str, faulty: str) -> None:
+def test_an_example_secret_is_found_at_any_depth(tmp_path: Path, variable: str, value: str, faulty: str) -> None:
     variables = {"ENVIRONMENT": "prod", "DATABASE_URL": POSTGRESQL, **ISSUER, variable: value}
     sources = Sources.read(tmp_path, variables)
     if not faulty:

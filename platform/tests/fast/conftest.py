@@ -1,4 +1,4 @@
-"""Pools with the bounded pool and the driver's sessions; the tests of kernel.database run with them, too."""
+"""Pools with the bounded pool and the driver's sessions, with which the tests of kernel.database also run."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ __all__ = ["own_logging"]
 
 @pytest.fixture
 def extend() -> Callable[..., AsyncDBPool]:
-    """Plugs the bounded pool and the driver's sessions into a pool."""
+    """Plug the bounded pool and the driver's sessions into a pool."""
     return plug
 
 
@@ -39,7 +39,7 @@ def plug(pool: AsyncDBPool, **options: Any) -> AsyncDBPool:
 
 @pytest.fixture
 def seen_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The text of every statement of a session, run on the driver itself or through SQLAlchemy."""
+    """Record the text of every statement of a session, run on the driver or through SQLAlchemy."""
     seen: list[str] = []
     run = DriverExecutor.run
 

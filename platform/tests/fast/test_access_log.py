@@ -1,4 +1,4 @@
-"""The access log: the plain way writes the line that structlog would."""
+"""The access log: the direct code writes the same line as structlog."""
 
 import gc
 import json
@@ -40,7 +40,7 @@ def lines(capsys: pytest.CaptureFixture[str], write: AccessLog, path: str) -> li
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_line_is_the_one_that_structlog_would_write(capsys: pytest.CaptureFixture[str], path: str) -> None:
+def test_the_line_equals_that_of_structlog(capsys: pytest.CaptureFixture[str], path: str) -> None:
     settings = LogSettings(format="json", level="INFO")
     configure_logging(settings)
     write = access_log_for(settings)
@@ -59,7 +59,7 @@ def test_the_line_is_the_one_that_structlog_would_write(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("level", ["WARNING", "ERROR"])
-def test_nothing_is_written_above_its_level(capsys: pytest.CaptureFixture[str], level: Any) -> None:
+def test_no_line_is_written_below_the_log_level(capsys: pytest.CaptureFixture[str], level: Any) -> None:
     settings = LogSettings(format="json", level=level)
     configure_logging(settings)
     write = access_log_for(settings)
@@ -68,7 +68,7 @@ def test_nothing_is_written_above_its_level(capsys: pytest.CaptureFixture[str], 
     assert lines(capsys, log_request, "/") == []
 
 
-def test_a_log_that_nobody_reads_stops_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unread_log_blocks_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone:
         def write(self, _text: str) -> None:
             raise BrokenPipeError
@@ -77,7 +77,7 @@ def test_a_log_that_nobody_reads_stops_no_request(monkeypatch: pytest.MonkeyPatc
     write_json(_scope("/"), 200, 0.001, None)
 
 
-def test_structlog_formats_what_is_not_json() -> None:
+def test_structlog_formats_lines_for_a_console() -> None:
     assert access_log_for(LogSettings(format="console", level="INFO")) is None
 
 

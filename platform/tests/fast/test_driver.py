@@ -52,7 +52,7 @@ class Colour(enum.Enum):
 
 
 class Reversed(sa.TypeDecorator[str]):
-    """A type that converts in both directions, also None."""
+    """A type that converts in both directions, None included."""
 
     impl = sa.String
     cache_ok = True
@@ -75,7 +75,7 @@ jsons = st.recursive(
 )
 decimals = st.decimals(-(10**6), 10**6, places=3)
 
-# For each column its type and the values that it may hold.
+# For each column its type and valid values.
 EVERYWHERE: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "small": (sa.SmallInteger, st.integers(-(2**15), 2**15 - 1)),
     "whole": (sa.Integer, integers),
@@ -118,7 +118,7 @@ ON_POSTGRESQL: dict[str, tuple[Any, st.SearchStrategy[Any]]] = EVERYWHERE | {
 
 
 class Ways:
-    """One table of all types, and both ways to it."""
+    """One table with all types, and both ways to access it."""
 
     def __init__(self, pool: AsyncDBPool, columns: dict[str, tuple[Any, st.SearchStrategy[Any]]]) -> None:
         metadata = new_metadata()
@@ -144,7 +144,7 @@ class Ways:
         async with opened as session:
             assert isinstance(session, FastSession)
             rows = await session.fetch(statement, params)
-            assert rows is not None, "it went through SQLAlchemy"
+            assert rows is not None, "the statement went through SQLAlchemy"
             return rows
 
     async def by_sqlalchemy(self, statement: Any, params: dict[str, Any] | None = None) -> Rows:
@@ -153,7 +153,7 @@ class Ways:
 
 
 def alike(direct: Rows, by_sqlalchemy: Rows) -> bool:
-    """Equal values of equal types."""
+    """Return whether values and their types are equal."""
     ours, theirs = [tuple(row) for row in direct], [tuple(row) for row in by_sqlalchemy]
     return ours == theirs and [[*map(type, row)] for row in ours] == [[*map(type, row)] for row in theirs]
 
@@ -177,7 +177,7 @@ def ways(
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_values_of_every_type_go_in_and_come_out_the_same_both_ways(ways: Ways, data: st.DataObject) -> None:
+def test_values_of_every_type_are_written_and_read_equally_both_ways(ways: Ways, data: st.DataObject) -> None:
     values = {name: data.draw(st.none() | kind, label=name) for name, (_, kind) in ways.columns.items()}
     table = ways.table
     chosen = data.draw(st.sampled_from(sorted(ways.columns)))
@@ -187,7 +187,7 @@ def test_values_of_every_type_go_in_and_come_out_the_same_both_ways(ways: Ways, 
         [[id_]] = stored
         everything = sa.select(table).where(table.c.id == id_)
         assert alike(await ways.directly(everything), await ways.by_sqlalchemy(everything))
-        # Parameters: the row must be found by each of its values, both ways.
+        # Parameters: each value must find the row, both ways.
         if values[chosen] is not None and chosen not in {"document", "binary_document", "pickled", "real"}:
             by_value = sa.select(table.c.id, table.c[chosen]).where(table.c[chosen] == values[chosen])
             by_value = by_value.where(table.c.id == id_)
@@ -199,10 +199,10 @@ def test_values_of_every_type_go_in_and_come_out_the_same_both_ways(ways: Ways, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ways", ["postgresql"], indirect=True)  # on SQLite, writing is SQLAlchemy's alone
+@pytest.mark.parametrize("ways", ["postgresql"], indirect=True)  # On SQLite, only SQLAlchemy writes.
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_what_is_written_on_the_driver_is_what_sqlalchemy_would_have_written(ways: Ways, data: st.DataObject) -> None:
+def test_the_driver_writes_the_same_values_as_sqlalchemy(ways: Ways, data: st.DataObject) -> None:
     values = {name: data.draw(st.none() | kind, label=name) for name, (_, kind) in ways.columns.items()}
     table = ways.table
 
@@ -216,7 +216,7 @@ def test_what_is_written_on_the_driver_is_what_sqlalchemy_would_have_written(way
     ways.runner.run(compare())
 
 
-# What the repository asks for
+# Projections of the repository
 
 
 class Base(DeclarativeBase):
@@ -228,7 +228,7 @@ class Note(Timestamps, Versioned, Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     words: Mapped[str] = mapped_column(sa.String(50), unique=True)
-    # An attribute that is called otherwise than its column.
+    # An attribute with another name than its column.
     kind: Mapped[str] = mapped_column("type", sa.String(10), default="plain")
     length: Mapped[int] = mapped_column(default=lambda context: len(context.get_current_parameters()["words"]))
 
@@ -282,7 +282,7 @@ def woken(session: AsyncSession) -> bool:
     return session.uses_orm
 
 
-async def test_what_a_repository_projects_never_wakes_the_orm(database: Database) -> None:
+async def test_projections_of_a_repository_do_not_start_the_orm(database: Database) -> None:
     async with database.transaction() as session:
         reminders = Reminders(Reminder, session)
         made = await reminders.create(into=ReminderOut, words="one")
@@ -308,10 +308,10 @@ async def test_statements_and_the_orm_share_one_transaction_in_any_order(databas
         reminders = Reminders(Reminder, session)
         first = await reminders.create(into=ReminderOut, words="by statement")
         entity = await reminders.get_by_id(first.id)
-        assert entity is not None, "the ORM does not see what the statement has written"
+        assert entity is not None, "the ORM does not see the row of the statement"
         entity.words = "by the ORM"
         session.add(Reminder(words="added"))
-        # From here on the session has changes of its own, which statements must see.
+        # From here on the session has pending changes, which statements must see.
         assert await reminders.count(Reminder.words != "by statement") == 2
         last = await reminders.create(into=ReminderOut, words="last")
     async with database.read() as session:
@@ -365,18 +365,18 @@ async def test_errors_have_sqlalchemys_classes_and_hide_values(database: Databas
     assert in_use(database) == 0
 
 
-async def test_what_needs_sqlalchemy_goes_through_it(database: Database) -> None:
+async def test_statements_that_need_sqlalchemy_go_through_it(database: Database) -> None:
     class NoteOut(BaseModel):
         words: str
         length: int
 
     async with database.transaction() as session:
         notes = BaseRepository[Note, int](Note, session)
-        # A default that asks for the other values needs SQLAlchemy's context.
+        # A default that depends on other values needs SQLAlchemy's context.
         assert (await notes.create(into=NoteOut, words="four")).length == 4
         assert woken(session)
     async with database.transaction() as session:
-        # An expression is no parameter.
+        # An expression is not a parameter.
         changed = await BaseRepository[Note, int](Note, session).update(1, into=NoteOut, words=sa.func.upper("five!"))
         assert changed is not None
         assert changed.words == "FIVE!"
@@ -388,7 +388,7 @@ async def test_what_needs_sqlalchemy_goes_through_it(database: Database) -> None
         assert woken(session)
 
 
-async def test_a_commit_that_fails_raises_and_gives_the_connection_back(database: Database) -> None:
+async def test_a_failing_commit_raises_and_returns_the_connection(database: Database) -> None:
     async with database.writer.begin() as connection:
         await connection.execute(
             sa.text("ALTER TABLE events.reminders ADD CONSTRAINT later UNIQUE (type) DEFERRABLE INITIALLY DEFERRED")
@@ -430,7 +430,7 @@ async def test_conditions_of_one_shape_share_a_statement_and_keep_their_values(d
     assert await find("even", 4, limit=1, cursor="") == ["n4"]
 
 
-async def test_conditions_that_share_a_value_are_no_pattern_for_others(database: Database) -> None:
+async def test_conditions_that_share_a_value_are_not_reused_for_others(database: Database) -> None:
     async with database.transaction() as session:
         for words, kind in (("a", "b"), ("b", "a"), ("b2", "b")):
             await Reminders(Reminder, session).create(into=ReminderOut, words=words, kind=kind)
@@ -490,8 +490,8 @@ async def test_statements_never_see_a_connection_that_was_killed_while_idle(data
 
 
 @pytest.mark.alone
-async def test_a_connection_that_a_firewall_dropped_is_found_out_by_a_ping(new_database: Callable[[str], URL]) -> None:
-    """Simulated: the server's process is stopped, so that it gives no answer at all."""
+async def test_a_ping_detects_a_connection_that_a_firewall_dropped(new_database: Callable[[str], URL]) -> None:
+    """Simulated: the server's process is stopped, so that it sends no answer."""
     url = new_database("silent")
     pool = await opened(
         url.render_as_string(hide_password=False),
@@ -509,7 +509,7 @@ async def test_a_connection_that_a_firewall_dropped_is_found_out_by_a_ping(new_d
 
     stopped = await backend()
     assert await backend() == stopped
-    await asyncio.sleep(0.3)  # longer than pool_ping_after_idle_seconds: the next use pings
+    await asyncio.sleep(0.3)  # Longer than pool_ping_after_idle_seconds: the next use pings.
     os.kill(stopped, signal.SIGSTOP)
     try:
         started = time.monotonic()
@@ -520,7 +520,7 @@ async def test_a_connection_that_a_firewall_dropped_is_found_out_by_a_ping(new_d
     await pool.close()
 
 
-async def test_a_statement_that_is_cancelled_takes_its_connection_with_it(database: Database) -> None:
+async def test_a_cancelled_statement_closes_its_connection(database: Database) -> None:
     async def slow(*, writes: bool) -> None:
         async with database.transaction() if writes else database.read() as session:
             assert isinstance(session, FastSession)
@@ -537,7 +537,7 @@ async def test_a_statement_that_is_cancelled_takes_its_connection_with_it(databa
             await Reminders(Reminder, session).create(into=ReminderOut, words=f"after {writes}")
 
 
-async def test_a_transaction_whose_statement_was_cancelled_is_never_a_success(database: Database) -> None:
+async def test_a_transaction_with_a_cancelled_statement_never_commits(database: Database) -> None:
     async def impatient(then: str) -> None:
         async with database.transaction() as session:
             assert isinstance(session, FastSession)
@@ -561,7 +561,7 @@ async def test_a_transaction_whose_statement_was_cancelled_is_never_a_success(da
     assert in_use(database) == 0
 
 
-async def test_a_statement_that_takes_too_long_takes_its_connection_with_it(new_database: Callable[[str], URL]) -> None:
+async def test_a_statement_that_times_out_closes_its_connection(new_database: Callable[[str], URL]) -> None:
     pool = await opened(new_database("late").render_as_string(hide_password=False), command_timeout_seconds=0.2)
     database = pool.database("events")
 
@@ -602,17 +602,17 @@ async def test_a_session_refuses_a_second_statement_while_one_is_running(databas
         await left[0]
     async with database.read() as session:
         reminders = Reminders(Reminder, session)
-        # Reading may: each statement has a connection of its own.
+        # Reads may run in parallel: each statement has a connection of its own.
         assert await asyncio.gather(*(reminders.count() for _ in range(4))) == [0] * 4
     assert in_use(database) == 0
     pool: Any = database.writer.sync_engine.pool
-    assert pool.usage()[0] == 0, "nothing was given back twice"
+    assert pool.usage()[0] == 0, "no connection may be returned twice"
 
 
 async def test_the_caller_that_has_waited_longest_gets_the_next_connection(
     pool: AsyncDBPool, database: Database
 ) -> None:
-    """40 callers want one of 2 + 2 connections for a while: none is passed over."""
+    """40 callers need one of 2 + 2 connections for a while: none is skipped."""
     served: list[int] = []
 
     async def ask(number: int) -> None:
@@ -621,20 +621,20 @@ async def test_the_caller_that_has_waited_longest_gets_the_next_connection(
             await session.fetch(sa.select(sa.func.pg_sleep(0.01).cast(sa.Text)))
             served.append(number)
 
-    await asyncio.gather(*(ask(-1) for _ in range(4)))  # the time to open connections does not matter here
+    await asyncio.gather(*(ask(-1) for _ in range(4)))  # The time to open connections does not matter here.
     served.clear()
     tasks = []
     for number in range(40):
         tasks.append(asyncio.create_task(ask(number)))
         await asyncio.sleep(0)
     await asyncio.gather(*tasks)
-    # On a busy machine one of the four may be slow. A caller that is passed over would be the last.
+    # On a busy machine one of the four may be slow. A skipped caller would be the last.
     assert all(abs(place - number) <= 10 for place, number in enumerate(served)), served
     assert in_use(database) == 0
 
 
 class Clock:
-    """The clock of a pool, which a test moves."""
+    """The clock of a pool, which the test advances."""
 
     def __init__(self) -> None:
         self.seconds = time.monotonic()
@@ -664,16 +664,18 @@ async def test_connections_above_the_pools_size_are_kept_while_they_are_needed(
 
     first = set(await asyncio.gather(*(backend() for _ in range(12))))
     assert len(first) == 4
-    assert set(await asyncio.gather(*(backend() for _ in range(12)))) == first, "nobody closed any between the two"
+    assert set(await asyncio.gather(*(backend() for _ in range(12)))) == first, (
+        "no connection may be closed between the two"
+    )
     assert idle(database) == 4
     clock.seconds += 0.15
     await asyncio.gather(*(backend() for _ in range(12)))
     clock.seconds += 0.15
     connections: Any = database.writer.sync_engine.pool
     connections._close_surplus()
-    assert idle(database) == 4, "they were needed since"
+    assert idle(database) == 4, "they were in use since then"
     clock.seconds += 0.15
-    await until_true(lambda: idle(database) == 1)  # the timer of the pool closes those above its size
+    await until_true(lambda: idle(database) == 1)  # The timer of the pool closes those above its size.
     assert await backend() in first
     assert len(set(await asyncio.gather(*(backend() for _ in range(4))))) == 4
     await pool.close()

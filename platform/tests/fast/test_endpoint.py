@@ -1,4 +1,4 @@
-"""Compiled endpoints answer as FastAPI does: each request is made both ways and the answers are compared."""
+"""Compiled endpoints answer as FastAPI does: each request is made both ways and the responses are compared."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ JSON = {"content-type": "application/json"}
 ITEM = {"name": "a", "size": 1, "tags": ["x"]}
 KEY = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 
-# Method, path and what else is sent.
+# Method, path and further arguments of the request.
 REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     *(("GET", f"/path/{value}", {}) for value in ("7", "0", "101", "x", "1.5", "", "7/", "%31")),
     *(("GET", f"/uuid/{key}/{kind}", {}) for key in (KEY, "no") for kind in ("a", "c")),
@@ -141,7 +141,7 @@ FILES = modules_of(Path(__file__).with_name("project")) | {"probe/models.py": MO
 
 
 async def ask(client: httpx2.AsyncClient, method: str, path: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The answer, and what the dependencies noted meanwhile."""
+    """Return the response, and the record of the dependencies."""
     answer = await client.request(method, f"{BASE}{path}", **options)
     request_id = answer.headers["x-request-id"]
     return {
@@ -158,18 +158,18 @@ async def answers(root: Path, *, compiled: bool) -> list[dict[str, Any]]:
         return [await ask(client, *request) for request in REQUESTS]
 
 
-async def test_every_answer_is_the_one_that_fastapi_gives(tmp_path: Path) -> None:
+async def test_every_response_equals_that_of_fastapi(tmp_path: Path) -> None:
     ours = await answers(tmp_path / "compiled", compiled=True)
     theirs = await answers(tmp_path / "fastapi", compiled=False)
     different = [
         (request, our, their) for request, our, their in zip(REQUESTS, ours, theirs, strict=True) if our != their
     ]
     assert not different, json.dumps(different[:3], indent=1, default=repr)
-    assert len({answer["status"] for answer in ours}) >= 12, "a comparison of errors alone would show little"
+    assert len({answer["status"] for answer in ours}) >= 12, "a comparison of errors alone would prove little"
 
 
 def endpoints(app: Application) -> dict[str, Endpoint | None]:
-    """The compiled handlers of the module, by the name of their function; None for what is left to FastAPI."""
+    """Return the compiled handlers of the module by the name of their function; None for those that FastAPI handles."""
     layer: Any = app.middleware_stack
     while not isinstance(layer, Dispatcher):
         layer = getattr(layer, "_app", None) or layer.app
@@ -177,15 +177,15 @@ def endpoints(app: Application) -> dict[str, Endpoint | None]:
     return {route.name: endpoint for rows in routes._by_method.values() for _, route, endpoint, _ in rows}
 
 
-async def test_all_is_compiled_but_what_needs_fastapi(tmp_path: Path) -> None:
+async def test_every_route_is_compiled_unless_it_needs_fastapi(tmp_path: Path) -> None:
     async with running_project(write_migration(tmp_path, "probe"), FILES) as (app, client):
-        await client.get(BASE)  # which makes the layers
+        await client.get(BASE)  # This builds the layers.
         found = endpoints(app)
     assert {name for name, endpoint in found.items() if endpoint is None} == LEFT_TO_FASTAPI
     assert len(found) > 40
 
 
-async def test_an_override_holds_from_the_next_request_on_and_no_longer(tmp_path: Path) -> None:
+async def test_an_override_applies_from_the_next_request_until_it_is_removed(tmp_path: Path) -> None:
     async with running_project(write_migration(tmp_path, "probe"), FILES) as (app, client):
         once = app.kernel.modules[0].router.routes  # type: ignore[union-attr]  # it has one
         [refused] = [route for route in once if getattr(route, "name", "") == "refused"]
@@ -197,7 +197,7 @@ async def test_an_override_holds_from_the_next_request_on_and_no_longer(tmp_path
         assert (await client.get(f"{BASE}/refused")).status_code == 403
 
 
-async def test_a_dependency_that_swallows_an_exception_is_told(tmp_path: Path) -> None:
+async def test_a_dependency_that_swallows_an_exception_is_reported(tmp_path: Path) -> None:
     swallows = """
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -279,20 +279,20 @@ own.get("/router")(handler)
 
 @pytest.mark.parametrize(("path", "status"), [("handler", 401), ("handle", 401), ("matches", 404)])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_what_a_route_class_overrides_is_run(tmp_path: Path, path: str, status: int, method: str) -> None:
+async def test_the_overrides_of_a_route_class_are_called(tmp_path: Path, path: str, status: int, method: str) -> None:
     async with running_project(tmp_path, {"probe/router.py": OVERRIDES}) as (_, client):
         assert (await client.request(method, f"{BASE}/{path}")).status_code == status
         assert (await client.request(method, f"{BASE}/{path}", headers={"x-key": "1"})).status_code == 200
 
 
-async def test_what_a_router_class_overrides_is_run(tmp_path: Path) -> None:
+async def test_the_overrides_of_a_router_class_are_called(tmp_path: Path) -> None:
     files = {"probe/router.py": f"{OVERRIDES}\nrouter.include_router(own)\n"}
     async with running_project(tmp_path, files) as (_, client):
         assert (await client.get(f"{BASE}/router")).status_code == 401
         assert (await client.get(f"{BASE}/router", headers={"x-key": "1"})).status_code == 200
 
 
-async def test_after_a_route_that_matches_in_its_own_way_the_order_is_kept(tmp_path: Path) -> None:
+async def test_a_route_with_its_own_matching_keeps_the_order_of_routes(tmp_path: Path) -> None:
     more = "\nrouter.get('/matches')(other)\n"
     async with running_project(tmp_path, {"probe/router.py": OVERRIDES + more}) as (_, client):
         assert (await client.get(f"{BASE}/matches")).json() == "other"

@@ -1,4 +1,4 @@
-"""The errors of each value are limited before FastAPI lists them, and the answers stay those of the core."""
+"""The errors of each value are limited before FastAPI lists them; the responses equal those of the core."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ async def answers(folder: Path, **options: Any) -> dict[str, Any]:
     return found
 
 
-async def test_the_answers_are_those_of_the_core(tmp_path: Path) -> None:
+async def test_the_responses_equal_those_of_the_core(tmp_path: Path) -> None:
     with_fast = await answers(tmp_path / "fast")
     alone = await answers(tmp_path / "core", extensions=())
     assert with_fast == alone
@@ -37,7 +37,7 @@ async def test_the_answers_are_those_of_the_core(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compiled", ["true", "false"])
 @pytest.mark.parametrize("path", PATHS)
-async def test_no_more_errors_than_are_listed_are_made(
+async def test_only_the_listed_errors_are_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, compiled: str
 ) -> None:
     counts = []

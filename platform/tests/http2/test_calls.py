@@ -62,10 +62,10 @@ async def test_twenty_concurrent_http2_calls_share_one_connection(
     assert server.connections == 1
 
 
-async def test_a_body_that_nobody_reads_on_http2_does_not_hold_up_others(
+async def test_an_unread_body_on_http2_does_not_delay_other_calls(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
-    """httpcore2 2.16 never gives back what such bodies have used of the connection's window of 16 MiB."""
+    """httpcore2 2.16 never returns the part of the connection's window of 16 MiB that such bodies have used."""
 
     async def handler(call: Call) -> Reply:
         return Reply(body=b"." * 20_000_000) if call.path == "/big" else Reply()
@@ -80,7 +80,7 @@ async def test_a_body_that_nobody_reads_on_http2_does_not_hold_up_others(
     assert server.connections == 1
 
 
-async def test_bodies_that_arrived_and_were_not_read_on_http2_do_not_hold_up_others(
+async def test_buffered_unread_bodies_on_http2_do_not_delay_other_calls(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
     async def handler(call: Call) -> Reply:
@@ -93,7 +93,7 @@ async def test_bodies_that_arrived_and_were_not_read_on_http2_do_not_hold_up_oth
         client = opened.get_client()
         for _ in range(16):
             async with client.stream("GET", f"{server.url}/big"):
-                assert (await client.get(server.url)).text == "ok"  # what arrives meanwhile is kept for the other
+                assert (await client.get(server.url)).text == "ok"  # data in between is stored
         assert len((await client.get(f"{server.url}/big")).content) == 1_500_000
     assert server.connections == 1
 

@@ -34,7 +34,7 @@ class Upstream(httpcore2.AsyncNetworkStream):
 
     @property
     def window_bytes(self) -> int:
-        """How much the server may still send on this connection."""
+        """Return how many bytes the server may still send on this connection."""
         return self._server.outbound_flow_control_window
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # as the base class
@@ -85,13 +85,13 @@ def _connection(upstream: Upstream) -> httpcore2.AsyncHTTP2Connection:
 
 
 async def _leave_early(connection: httpcore2.AsyncHTTP2Connection, calls: int = 1) -> None:
-    """Start calls, one after the other, and leave each after the head of its answer."""
+    """Start calls, one after the other, and end each after the head of its response."""
     for _ in range(calls):
         async with connection.stream("GET", URL):
             pass
 
 
-async def test_a_stream_that_is_left_early_is_reset_and_no_longer_counted(*, is_patched: bool) -> None:
+async def test_a_stream_that_ends_early_is_reset_and_no_longer_counted(*, is_patched: bool) -> None:
     upstream = Upstream()
     connection = _connection(upstream)
     await _leave_early(connection, 100)
@@ -123,7 +123,7 @@ async def test_a_connection_that_failed_is_closed_with_its_last_call(*, is_patch
 
 
 class HangingUpstream(Upstream):
-    """A server that takes nothing."""
+    """A server that reads nothing."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,11 +13,11 @@ from kernel.http_client import HttpxRestClientPool
 from tests.core.https_server import Call, Handler, Hang, HttpServer, Reply, tls_context
 from tests.http_resilience.pools import retrying_pool
 from tests.http_resilience.test_limits import (  # noqa: F401  # pytest runs them here with the fixtures below
-    test_a_body_that_drips_ends_at_the_deadline,
+    test_a_slow_body_ends_at_the_deadline,
     test_an_answer_that_never_pauses_ends_at_the_deadline,
 )
 from tests.http_resilience.test_retries import (  # noqa: F401  # as above
-    test_a_failed_answer_that_drips_does_not_hold_up_the_next_try,
+    test_a_slow_failed_response_does_not_delay_the_next_try,
     test_both_protocols_are_retried_alike,
 )
 
@@ -45,7 +45,7 @@ def tls_server(authority: trustme.CA) -> Callable[[Handler], HttpServer]:
 async def test_a_call_that_timed_out_on_http2_does_not_fail_others(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
-    """httpcore2 2.16 fails all calls of the connection with the first, however short they have waited themselves."""
+    """httpcore2 2.16 fails all calls of the connection together with the first, even those that have just started."""
     is_waiting = asyncio.Event()
 
     async def handler(call: Call) -> Reply | Hang:

@@ -1,4 +1,4 @@
-"""The circuit breaker: when it opens, who tries, and what a call meets."""
+"""The circuit breaker: when it opens, which call is the trial, and the results of calls."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from tests.http_resilience.pools import circuits_of, retrying_pool
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -48,12 +48,12 @@ def admitted(circuit: Circuit) -> int:
     return epoch
 
 
-def test_a_few_failures_open_nothing(circuit: Circuit) -> None:
+def test_a_few_failures_do_not_open_it(circuit: Circuit) -> None:
     note(circuit, *[False] * 4)
     assert circuit.state == "closed"
 
 
-def test_failures_among_many_successes_open_nothing(circuit: Circuit) -> None:
+def test_failures_among_many_successes_do_not_open_it(circuit: Circuit) -> None:
     note(circuit, *[True, True, False] * 20)
     assert circuit.state == "closed"
 
@@ -64,7 +64,7 @@ def test_half_of_the_last_calls_open_it(circuit: Circuit) -> None:
     assert circuit.admits() is None
 
 
-def test_failures_of_long_ago_do_not_count(circuit: Circuit, clock: Clock) -> None:
+def test_old_failures_do_not_count(circuit: Circuit, clock: Clock) -> None:
     note(circuit, *[False] * 4)
     clock.seconds += circuits._WINDOW_SECONDS + 1
     note(circuit, False)
@@ -73,13 +73,13 @@ def test_failures_of_long_ago_do_not_count(circuit: Circuit, clock: Clock) -> No
 
 @pytest.fixture
 def waited(circuit: Circuit, clock: Clock) -> Circuit:
-    """One that was open long enough."""
+    """Return a circuit that was open long enough for a trial."""
     note(circuit, *[False] * 5)
     clock.seconds += 0.06
     return circuit
 
 
-def test_one_call_tries_and_the_others_wait_for_its_end(waited: Circuit) -> None:
+def test_one_call_is_the_trial_and_others_are_refused_until_its_end(waited: Circuit) -> None:
     assert waited.state == "half-open"
     assert [waited.admits() is None for _ in range(3)] == [False, True, True]
 
@@ -94,20 +94,20 @@ def test_a_trial_that_fails_opens_it_again(waited: Circuit) -> None:
     assert waited.admits() is None
 
 
-def test_a_trial_that_is_given_up_leaves_it_to_the_next(waited: Circuit) -> None:
+def test_after_an_abandoned_trial_the_next_call_is_the_trial(waited: Circuit) -> None:
     waited.forget(admitted(waited))
     assert waited.admits() is not None
 
 
 def opened(circuit: Circuit) -> list[int]:
-    """Open it with the first of ten calls; the others are still under way."""
+    """Open it with the first of ten calls; the others are still in progress."""
     old = [admitted(circuit) for _ in range(10)]
     for epoch in old[:5]:
         circuit.note(epoch, ok=False)
     return old[5:]
 
 
-def test_what_was_under_way_when_it_opened_neither_closes_it_nor_keeps_it_open(circuit: Circuit, clock: Clock) -> None:
+def test_calls_from_before_it_opened_neither_close_it_nor_keep_it_open(circuit: Circuit, clock: Clock) -> None:
     failed, succeeded, *_ = opened(circuit)
     opens_in = circuit.opens_in()
     clock.seconds += 0.03
@@ -116,7 +116,7 @@ def test_what_was_under_way_when_it_opened_neither_closes_it_nor_keeps_it_open(c
     assert 0 < circuit.opens_in() < opens_in - 0.02
 
 
-def test_the_end_of_an_old_call_lets_no_second_one_try(circuit: Circuit, clock: Clock) -> None:
+def test_the_end_of_an_old_call_starts_no_second_trial(circuit: Circuit, clock: Clock) -> None:
     failed, succeeded, given_up, *_ = opened(circuit)
     clock.seconds += 0.06
     assert circuit.admits() is not None
@@ -127,7 +127,7 @@ def test_the_end_of_an_old_call_lets_no_second_one_try(circuit: Circuit, clock: 
     assert (circuit.state, circuit.admits()) == ("half-open", None)
 
 
-def test_old_calls_do_not_open_again_what_a_trial_has_closed(circuit: Circuit, clock: Clock) -> None:
+def test_old_calls_do_not_open_a_circuit_that_a_trial_has_closed(circuit: Circuit, clock: Clock) -> None:
     old = opened(circuit)
     clock.seconds += 0.06
     note(circuit, True)
@@ -156,7 +156,7 @@ def answering(status: Callable[[], int]) -> HttpServer:
 
 
 @pytest.mark.integration
-async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_well(clock: Clock) -> None:
+async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_recovers(clock: Clock) -> None:
     status = 503
     async with answering(lambda: status) as server, pool() as opened:
         client = opened.get_client()
@@ -176,7 +176,7 @@ async def test_an_open_circuit_fails_at_once_and_closes_when_the_upstream_is_wel
 
 @pytest.mark.integration
 @pytest.mark.parametrize("late", ["heads", "bodies"])
-async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late: str, clock: Clock) -> None:
+async def test_a_recovered_upstream_is_called_again_while_old_calls_still_fail(late: str, clock: Clock) -> None:
     may_end = asyncio.Event()
 
     async def handler(call: Call) -> Reply:
@@ -208,7 +208,7 @@ async def test_a_healed_upstream_is_asked_again_while_old_calls_still_fail(late:
 
 
 @pytest.mark.integration
-async def test_one_upstream_is_no_other() -> None:
+async def test_upstreams_have_separate_circuits() -> None:
     async with answering(lambda: 503) as bad, answering(lambda: 200) as good, pool() as opened:
         for _ in range(5):
             await opened.get_client().get(bad.url)
@@ -216,7 +216,7 @@ async def test_one_upstream_is_no_other() -> None:
 
 
 @pytest.mark.integration
-async def test_an_upstream_holds_no_more_than_its_share() -> None:
+async def test_an_upstream_uses_no_more_than_its_share_of_connections() -> None:
     async with answering(lambda: 200) as server, pool(max_calls_per_origin=1, pool_timeout_seconds=0.1) as opened:
         client = opened.get_client()
         async with client.stream("GET", server.url):

@@ -25,7 +25,7 @@ def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:
 
 
 @pytest.mark.alone
-async def test_a_body_that_drips_ends_at_the_deadline(
+async def test_a_slow_body_ends_at_the_deadline(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
     async with tls_server(always(DRIP)) as server, pool() as opened:
@@ -39,7 +39,7 @@ async def test_a_body_that_drips_ends_at_the_deadline(
 async def test_an_answer_that_never_pauses_ends_at_the_deadline(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
-    # More than any machine sends within the deadline.
+    # More than any machine can send within the deadline.
     async with tls_server(always(Reply(body=b"." * 200_000_000))) as server, pool() as opened:
         with pytest.raises(httpx2.ReadTimeout, match=r"within 0\.05 s"):
             await read_streamed(opened.get_client(), server.url, extensions={"total_timeout": 0.05})

@@ -1,4 +1,4 @@
-"""What the HTTP client tries again, when, and how often, against a real server."""
+"""Which calls the HTTP client repeats, when, and how often, against a real server."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:
-    """A pool that trusts the servers of these tests and makes short pauses."""
+    """Return a pool that trusts the servers of these tests and makes short pauses."""
     return lambda **changes: retrying_pool(
         ca_file=ca_file, **{"backoff_seconds": 0.001, "max_backoff_seconds": 0.01} | changes
     )
@@ -47,7 +47,7 @@ def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:
     [*((method, {}) for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")), ("POST", KEY), ("PATCH", KEY)],
     ids=shown,
 )
-async def test_what_may_be_repeated_is_tried_again(
+async def test_repeatable_requests_are_retried(
     pool: Callable[..., HttpxRestClientPool], method: str, headers: dict[str, str], failure: Reply | Drop
 ) -> None:
     content = b"same each time" if method in {"POST", "PATCH", "PUT"} else None
@@ -60,7 +60,7 @@ async def test_what_may_be_repeated_is_tried_again(
 
 @pytest.mark.parametrize("failure", RETRIED_FAILURES, ids=shown)
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-async def test_what_may_not_be_repeated_is_sent_once(
+async def test_other_requests_are_sent_once(
     pool: Callable[..., HttpxRestClientPool], method: str, failure: Reply | Drop
 ) -> None:
     async with HttpServer(first(failure)) as server, pool() as opened:
@@ -74,7 +74,7 @@ async def test_what_may_not_be_repeated_is_sent_once(
 
 
 @pytest.mark.parametrize("status", [200, 304, 400, 404, 409, 500, 501])
-async def test_an_answer_that_would_not_change_is_returned_at_once(
+async def test_a_response_that_a_retry_would_not_change_is_returned_at_once(
     pool: Callable[..., HttpxRestClientPool], status: int
 ) -> None:
     async with HttpServer(first(Reply(status, body=b""))) as server, pool() as opened:
@@ -123,7 +123,7 @@ async def test_a_single_try_can_be_configured(pool: Callable[..., HttpxRestClien
     assert len(server.calls) == 1
 
 
-async def test_an_upstream_that_is_too_slow_is_not_asked_twice(pool: Callable[..., HttpxRestClientPool]) -> None:
+async def test_a_request_to_a_slow_upstream_is_not_retried(pool: Callable[..., HttpxRestClientPool]) -> None:
     async with HttpServer(always(Hang())) as server, pool(read_timeout_seconds=0.1) as opened:
         with pytest.raises(httpx2.ReadTimeout):
             await opened.get_client().get(server.url)
@@ -139,7 +139,7 @@ async def test_a_refused_connection_is_tried_three_times(pool: Callable[..., Htt
     assert connects.count == 3
 
 
-async def test_a_handshake_that_breaks_off_is_tried_again_even_for_a_post(
+async def test_a_broken_handshake_is_retried_even_for_a_post(
     pool: Callable[..., HttpxRestClientPool],
 ) -> None:
     accepted = 0
@@ -157,7 +157,7 @@ async def test_a_handshake_that_breaks_off_is_tried_again_even_for_a_post(
     assert accepted == 3
 
 
-async def test_a_failed_answer_is_read_so_that_its_connection_serves_the_next_try(
+async def test_a_failed_response_is_read_so_that_the_next_try_uses_its_connection(
     pool: Callable[..., HttpxRestClientPool],
 ) -> None:
     async with HttpServer(first(Reply(503, body=b"." * 50_000))) as server, pool() as opened:
@@ -165,12 +165,12 @@ async def test_a_failed_answer_is_read_so_that_its_connection_serves_the_next_tr
     assert (len(server.calls), server.connections) == (2, 1)
 
 
-async def test_a_failed_answer_that_drips_does_not_hold_up_the_next_try(
+async def test_a_slow_failed_response_does_not_delay_the_next_try(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
     async with tls_server(first(Reply(503, body=b"." * 200, drip_seconds=0.05))) as server, pool() as opened:
         assert (await opened.get_client().get(server.url)).status_code == 200
-    assert gap(server) < 5  # the whole of it takes ten
+    assert gap(server) < 5  # The whole response takes ten seconds.
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -210,7 +210,7 @@ async def test_retry_after_as_a_date_is_honoured(pool: Callable[..., HttpxRestCl
         if call.attempt > 1:
             return Reply()
         now = time.time()
-        then = int(now + 1.3)  # a date has whole seconds: 0.3 to 1.3 from now
+        then = int(now + 1.3)  # A date has whole seconds: 0.3 to 1.3 from now.
         asked_for.append(then - now)
         return Reply(429, {"retry-after": format_datetime(datetime.fromtimestamp(then, UTC), usegmt=True)})
 
@@ -229,9 +229,7 @@ async def test_retry_after_as_a_date_is_honoured(pool: Callable[..., HttpxRestCl
         "Thu, 01 Jan 1970 00:00:00 +99999999999999",
     ],
 )
-async def test_a_senseless_or_past_retry_after_is_no_reason_to_wait_or_fail(
-    pool: Callable[..., HttpxRestClientPool], value: str
-) -> None:
+async def test_an_invalid_or_past_retry_after_is_ignored(pool: Callable[..., HttpxRestClientPool], value: str) -> None:
     async with HttpServer(first(Reply(503, {"retry-after": value}))) as server, pool() as opened:
         assert (await opened.get_client().get(server.url)).status_code == 200
     assert gap(server) < 2
@@ -259,7 +257,7 @@ async def test_a_retry_after_beyond_the_deadline_ends_the_call_at_once(
     ],
     ids=["slow-reader", "late-reader", "slow-upstream"],
 )
-async def test_an_upstream_is_not_blamed_for_a_deadline_that_its_reader_missed(
+async def test_a_deadline_that_the_reader_missed_does_not_count_against_the_upstream(
     pool: Callable[..., HttpxRestClientPool], read: Callable[..., Awaitable[None]], reply: Reply, state: str
 ) -> None:
     async with HttpServer(always(reply)) as server, pool(total_timeout_seconds=0.4) as opened:
@@ -275,7 +273,7 @@ async def test_all_tries_share_one_deadline(pool: Callable[..., HttpxRestClientP
     slow_failure = after(0.2, Reply(503))
     async with HttpServer(slow_failure) as server, pool(total_timeout_seconds=0.5, max_attempts=10) as opened:
         started = time.monotonic()
-        with contextlib.suppress(httpx2.ReadTimeout):  # or the last 503, if there was no time for another try
+        with contextlib.suppress(httpx2.ReadTimeout):  # Or the last 503, if there was no time for another try.
             await opened.get_client().get(server.url)
         assert time.monotonic() - started < 1.5
     assert 1 < len(server.calls) < 5

@@ -1,4 +1,4 @@
-"""A developer's own tokens: one command, and good for nothing outside LOCAL."""
+"""Tokens for development: one command creates them, and only LOCAL accepts them."""
 
 import os
 import stat
@@ -53,35 +53,35 @@ async def answer(folder: Path, sent: str, **variables: str) -> tuple[int, object
 
 
 @pytest.mark.slow
-async def test_a_token_of_the_command_holds_in_local(project: Path) -> None:
+async def test_a_token_of_the_command_is_valid_in_local(project: Path) -> None:
     by_scope = token(project, "--subject", "alice", "--scope", "shop:read").stdout
     assert await answer(project, by_scope) == (200, "local|alice")
     key = project / "data" / "local-key.pem"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     made = token(project, "--subject", "bob", "--role", "keeper", **ROLES)
     assert made.stderr == ""
-    assert await answer(project, made.stdout) == (200, "local|bob"), "with the key that the first has made"
+    assert await answer(project, made.stdout) == (200, "local|bob"), "with the key that the first command has created"
     assert "AUTH_ROLES has no role editor" in token(project, "--role", "editor", **ROLES).stderr
     assert (await answer(project, token(project, "--scope", "else:read").stdout))[0] == 403
 
 
 @pytest.mark.slow
-async def test_another_projects_token_does_not_hold(project: Path, tmp_path: Path) -> None:
+async def test_a_token_of_another_project_is_refused(project: Path, tmp_path: Path) -> None:
     other = write_project(tmp_path / "other", {"shop/module.py": MANIFEST})
     foreign = token(other, "--scope", "shop:read").stdout
     assert (await answer(project, foreign))[0] == 401, "there is no key here"
     token(project)
-    assert (await answer(project, foreign))[0] == 401, "there is another"
+    assert (await answer(project, foreign))[0] == 401, "this project has a key of its own"
 
 
 @pytest.mark.integration
-async def test_such_a_token_holds_nowhere_else(project: Path) -> None:
+async def test_a_token_of_the_command_is_refused_outside_local(project: Path) -> None:
     sent = invoke(project, "token", "--scope", "shop:read").stdout
     dev = {"AUTH_ISSUER": "http://127.0.0.1:9", "AUTH_AUDIENCE": "us", "ENVIRONMENT": "dev"}
-    assert (await answer(project, sent, **dev))[0] in {401, 503}, "the issuer, which it asks for the key, is not there"
+    assert (await answer(project, sent, **dev))[0] in {401, 503}, "the issuer that could confirm the key does not exist"
 
 
-def test_elsewhere_the_command_refuses_in_one_sentence(project: Path) -> None:
+def test_outside_local_the_command_refuses_with_one_sentence(project: Path) -> None:
     variables = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": "postgresql://u:p@h/d"}
     done = invoke(project, "token", **variables)
     assert (done.returncode, done.stdout) == (1, "")

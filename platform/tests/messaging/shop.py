@@ -1,4 +1,7 @@
-"""A project of two modules: shop tells of orders, mail writes a letter for each, and none of it knows of a test."""
+"""A project of two modules: shop publishes orders, and mail writes a letter for each.
+
+Neither contains code for tests.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +22,7 @@ FILES = modules_of(Path(__file__).with_name("project"))
 
 
 def write_shop(root: Path, files: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The project at `root`, with these files instead of or beside its own; gives its modules' files."""
+    """Write the project to `root` with these files instead of or beside its own; return its modules' files."""
     everything = {**FILES, **(files or {})}
     write_project(root, everything)
     for module in ("shop", "mail"):
@@ -33,7 +36,7 @@ def write_shop(root: Path, files: Mapping[str, str] | None = None) -> dict[str, 
 async def running_shop(
     root: Path, database_url: str, files: Mapping[str, str] | None = None, **variables: str
 ) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
-    """Both modules in this process. Without a word, nothing waits long."""
+    """Run both modules in this process, with short pauses by default."""
     quick = {"MESSAGING_POLL_SECONDS": "0.2", "MESSAGING_BACKOFF_SECONDS": "0.05", "DATABASE_URL": database_url}
     async with running_project(root, write_shop(root, files), quick | variables) as running:
         yield running
@@ -41,7 +44,7 @@ async def running_shop(
 
 @asynccontextmanager
 async def shop_kernel(root: Path, database_url: str, **variables: str) -> AsyncIterator[Kernel]:
-    """The kernel of the project with its tables, but no relay: for those who do its work by hand."""
+    """Provide the kernel of the project with its tables, without a relay, whose work the tests do."""
     with imported_alone():
         write_shop(root)
         kernel = Kernel(settings_for(root, {"DATABASE_URL": database_url, **variables}))
@@ -50,8 +53,8 @@ async def shop_kernel(root: Path, database_url: str, **variables: str) -> AsyncI
 
 
 async def place(kernel: Kernel, number: int, customer: str | None = None, pause: float = 0) -> None:
-    """An order as the router would place it, in this process, whose transaction takes `pause` seconds."""
-    # The project's own, which are there only now.
+    """Place an order as the router would, in this process, in a transaction that takes `pause` seconds."""
+    # Modules of the project, which can only be imported now.
     order, placed = import_module("modules.shop.models").Order, import_module("modules.shop.contract").OrderPlaced
     async with kernel.contexts["shop"].database.transaction() as session:
         session.add(order(number=number))
@@ -62,7 +65,7 @@ async def place(kernel: Kernel, number: int, customer: str | None = None, pause:
 
 
 async def rows(app: Application | Kernel, module: str, table: str) -> list[dict[str, Any]]:
-    """All rows of a module's table, by their first column."""
+    """Return all rows of a module's table, sorted by their first column."""
     kernel = app.kernel if isinstance(app, Application) else app
     found = next(one for one in kernel.modules if one.name == module)
     assert found.metadata is not None

@@ -27,14 +27,14 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def test_a_message_whose_stored_versions_cannot_be_read_is_a_fault_of_its_publisher(tmp_path: Path) -> None:
+def test_unreadable_stored_versions_are_reported_for_the_publisher(tmp_path: Path) -> None:
     write_project(tmp_path, {"shop/module.py": MANIFEST, "shop/contract.py": RAISED})
     with pytest.raises(DiscoveryError) as caught:
         discover(tmp_path)
     assert GAP in str(caught.value)
 
 
-def test_a_message_whose_stored_versions_cannot_be_read_is_a_fault_of_its_subscribers(tmp_path: Path) -> None:
+def test_unreadable_stored_versions_are_reported_for_the_subscribers(tmp_path: Path) -> None:
     handlers = (
         "from kernel.ext.messaging import subscribe\nfrom modules.shop.contract import Sold\n\n"
         "@subscribe(Sold)\nasync def note(message: Sold) -> None: ...\n"
@@ -47,6 +47,6 @@ def test_a_message_whose_stored_versions_cannot_be_read_is_a_fault_of_its_subscr
     assert GAP in str(caught.value)
 
 
-def test_a_message_that_reads_all_its_versions_is_no_fault(tmp_path: Path) -> None:
+def test_a_message_that_reads_all_its_versions_is_accepted(tmp_path: Path) -> None:
     complete = RAISED + "\n@upcast(Sold, from_version=1)\ndef _too(old):\n    return old\n"
     assert discover(write_project(tmp_path, {"shop/module.py": MANIFEST, "shop/contract.py": complete}))

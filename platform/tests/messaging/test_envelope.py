@@ -1,4 +1,4 @@
-"""What can be told, and what nobody could read as it was."""
+"""Which messages can be published, and which could not be read back unchanged."""
 
 import json
 import math
@@ -43,7 +43,7 @@ class PaidLater(Paid, version=2):
     pass
 
 
-def test_what_a_broker_carries_is_what_was_sent() -> None:
+def test_an_envelope_is_unchanged_after_json() -> None:
     envelope = Envelope.of(Paid(to="you"))
     assert Envelope.from_json(envelope.to_json()) == envelope
     for body in (b"", b"[]", b"{}", b"\xff", b'{"id": 1}'):
@@ -69,13 +69,13 @@ def test_a_field_that_a_newer_version_added_is_ignored() -> None:
         Computed,
     ],
 )
-def test_what_nobody_could_read_as_it_is_cannot_be_published(message: Any) -> None:
+def test_a_message_that_changes_in_json_cannot_be_published(message: Any) -> None:
     with pytest.raises(PublishError, match="does not survive JSON"):
         Envelope.of(message())
 
 
 @pytest.mark.parametrize("key", ["x" * 201, "a\0b"])
-def test_a_key_that_no_table_holds_cannot_be_published(key: str) -> None:
+def test_a_key_that_is_too_long_cannot_be_published(key: str) -> None:
     with pytest.raises(PublishError, match="has more than 200 characters or a NUL"):
         Envelope.of(Paid(to=key))
 

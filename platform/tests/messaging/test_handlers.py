@@ -1,4 +1,4 @@
-"""What a handler may ask for, what it may not, and how it reads what was stored by older code."""
+"""The dependencies that a handler may and may not have, and how it reads messages that older code stored."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +55,7 @@ class Renamed(Message, version=2):
     name: str
 
 
-def test_what_was_stored_by_older_code_is_read_step_by_step() -> None:
+def test_messages_of_older_versions_are_upcast_step_by_step() -> None:
     assert Moved.from_stored(1, '{"thing_id": 1}') == Moved(thing_id=1, place="UNKNOWN")
     assert Moved.from_stored(3, '{"thing_id": 1, "place": "here"}') == Moved(thing_id=1, place="here")
 
@@ -86,14 +86,14 @@ def test_a_version_that_is_no_whole_number_from_1_is_refused(version: Any) -> No
             pass
 
 
-def test_a_version_that_nobody_can_read_is_named() -> None:
+def test_an_unreadable_version_is_named_in_the_error() -> None:
     with pytest.raises(UnknownVersion, match=r"write `@upcast\(Renamed, from_version=1\)` beside the message"):
         Renamed.from_stored(1, "{}")
     with pytest.raises(UnknownVersion, match="v3 is newer than what runs here, 2"):
         Renamed.from_stored(3, "{}")
 
 
-def test_an_upcast_from_a_version_that_never_was_is_refused() -> None:
+def test_an_upcast_from_an_unknown_version_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to read from 2"):
         upcast(Renamed, from_version=2)
 
@@ -178,7 +178,7 @@ PLAIN = "async def write_letter(message: OrderPlaced) -> None: ..."
         ),
     ],
 )
-def test_a_handler_that_others_would_not_find_stops_the_start(tmp_path: Path, code: str) -> None:
+def test_a_handler_that_other_processes_cannot_find_stops_the_start(tmp_path: Path, code: str) -> None:
     write_shop(tmp_path, {"mail/handlers.py": code, "mail/local.py": "from modules.shop.contract import OrderPlaced"})
     with imported_alone(), pytest.raises(DiscoveryError, match="is not written plainly"):
         discover(tmp_path)
@@ -215,7 +215,7 @@ def test_a_handler_without_an_inbox_stops_the_start(tmp_path: Path) -> None:
         discover(tmp_path)
 
 
-def test_who_subscribes_elsewhere_is_read_and_not_loaded(tmp_path: Path) -> None:
+def test_subscriptions_of_modules_elsewhere_are_read_and_not_imported(tmp_path: Path) -> None:
     write_shop(tmp_path, {"mail/settings.py": "raise RuntimeError('loaded')"})
     assert subscribers_elsewhere(tmp_path, {"shop"}) == {"shop.order_placed": ["mail.write_letter"]}
     assert subscribers_elsewhere(tmp_path, {"shop", "mail"}) == {}
@@ -289,7 +289,7 @@ async def write_letter(
 }
 
 
-async def test_a_handler_may_ask_another_module_before_it_writes(tmp_path: Path, empty_url: str) -> None:
+async def test_a_handler_may_call_another_module_before_it_writes(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url, ASKING) as (app, client):
         await client.post(URL, json={"number": 4})
         [letter] = await until(lambda: rows(app, "mail", "letters"))

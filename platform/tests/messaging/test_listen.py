@@ -1,4 +1,4 @@
-"""LISTEN over TLS, and where a PgBouncer stands before PostgreSQL."""
+"""LISTEN over TLS, and with a PgBouncer in front of PostgreSQL."""
 
 import asyncio
 from collections.abc import Callable
@@ -45,7 +45,7 @@ IGNORED = "search_path,lock_timeout,statement_timeout,role,extra_float_digits"
 
 
 @pytest.mark.parametrize("options", [{}, {"ignore_startup_parameters": IGNORED}, {"server_round_robin": 1}])
-async def test_listening_through_a_pooler_of_transactions_says_so_once_and_hears_past_it(
+async def test_a_pooler_of_transactions_is_reported_once_and_bypassed_for_listen(
     database: URL, tmp_path: Path, options: dict[str, str | int]
 ) -> None:
     with pgbouncer(database, tmp_path, **options) as pooler:
@@ -53,7 +53,7 @@ async def test_listening_through_a_pooler_of_transactions_says_so_once_and_hears
         heard: asyncio.Queue[str | None] = asyncio.Queue()
         with capture_logs() as logs:
             deaf = asyncio.create_task(listen(config.get_url(), config, "things", heard.put_nowait, pause_seconds=0.01))
-            with suppress(TimeoutError):  # it tries all the while
+            with suppress(TimeoutError):  # The relay repeats the attempt all the time.
                 await asyncio.wait_for(asyncio.shield(deaf), 2)
             deaf.cancel()
         assert [(one["event"], "DATABASE_DIRECT_URL" in one["reason"]) for one in logs] == [("not listening", True)]

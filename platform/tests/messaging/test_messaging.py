@@ -1,4 +1,4 @@
-"""Messages, and the versions of what crosses between modules."""
+"""Messages, and the versions of values that modules exchange."""
 
 import pytest
 from pydantic import ValidationError
@@ -34,13 +34,13 @@ def test_a_message_cannot_be_changed() -> None:
         message.thing_id = 2  # type: ignore[misc]  # this is what is tested
 
 
-def test_a_message_crosses_as_json_without_its_version() -> None:
+def test_the_json_of_a_message_does_not_contain_its_version() -> None:
     message = Moved(thing_id=1)
     assert message.model_dump_json() == '{"thing_id":1}'
     assert Moved.model_validate_json(message.model_dump_json()) == message
 
 
-def test_a_version_is_said_with_the_class_and_is_one_where_nothing_is_said() -> None:
+def test_the_version_is_a_class_argument_and_one_by_default() -> None:
     assert (Deleted.message_version, Moved.message_version) == (1, 3)
     assert (Things.contract_version, Others.contract_version) == (1, 2)
 

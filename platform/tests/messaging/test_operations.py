@@ -1,4 +1,4 @@
-"""What people ask of the outboxes, and what they do by hand."""
+"""The commands that inspect outboxes, and repairs by hand."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ from tests.messaging.test_telling import URL
 KERNEL = str(Path(sys.executable).with_name("kernel"))
 
 
-async def test_the_backlog_tells_who_waits_and_how_long(tmp_path: Path, empty_url: str) -> None:
+async def test_the_backlog_has_the_waiting_subscribers_and_the_age(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, None, None, None)
         done, lost, _ = await take(outbox)
@@ -60,7 +60,7 @@ async def test_messages_in_a_newer_version_that_wait_for_long_degrade_readiness(
             await app.kernel.get(DeliveryWatch).check()
 
 
-async def test_what_was_abandoned_begins_anew_when_asked(tmp_path: Path, empty_url: str) -> None:
+async def test_an_abandoned_message_can_be_retried(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, None, None, None)
         first, second, third = await take(outbox)
@@ -73,7 +73,7 @@ async def test_what_was_abandoned_begins_anew_when_asked(tmp_path: Path, empty_u
         assert [(one.id, one.attempt) for one in await take(outbox)] == [(second.id, 1), (third.id, 2)]
 
 
-async def test_what_waits_for_somebody_who_is_gone_can_be_dropped(tmp_path: Path, empty_url: str) -> None:
+async def test_messages_for_a_removed_subscriber_can_be_deleted(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         await put(kernel, None, None, subscriber="gone.handler")
         outbox = await put(kernel, None)
@@ -81,7 +81,7 @@ async def test_what_waits_for_somebody_who_is_gone_can_be_dropped(tmp_path: Path
         assert [row["subscriber"] for row in await rows(kernel, "shop", "outbox")] == [WHOM]
 
 
-async def test_what_waits_for_a_handler_that_is_gone_is_reported_at_the_start(tmp_path: Path, empty_url: str) -> None:
+async def test_messages_for_a_removed_handler_are_reported_at_the_start(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         await put(kernel, None, subscriber="mail.old_name")
     with structlog.testing.capture_logs() as logs:
@@ -92,7 +92,7 @@ async def test_what_waits_for_a_handler_that_is_gone_is_reported_at_the_start(tm
                 await app.kernel.health_checks()["messages"]()
 
 
-async def test_only_what_was_completed_long_ago_is_purged(tmp_path: Path, empty_url: str) -> None:
+async def test_only_old_completed_rows_are_purged(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url, MESSAGING_KEEP_COMPLETED_DAYS="0") as kernel:
         outbox = await put(kernel, None, None, None)
         done, lost, _ = await take(outbox)
@@ -116,7 +116,7 @@ async def test_the_inbox_outlives_the_outbox(tmp_path: Path, empty_url: str) -> 
 
 
 @pytest.mark.slow
-def test_the_command_shows_and_mends(tmp_path: Path) -> None:
+def test_the_command_lists_and_repairs_messages(tmp_path: Path) -> None:
     write_shop(tmp_path)
     variables = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}
 
@@ -160,7 +160,7 @@ async def _abandon_one(root: Path, variables: dict[str, str]) -> None:
 
 
 @pytest.mark.integration
-def test_a_relay_ends_when_it_is_asked_to_and_finishes_what_it_began(tmp_path: Path) -> None:
+def test_a_relay_stops_on_a_signal_and_finishes_started_deliveries(tmp_path: Path) -> None:
     write_shop(tmp_path)
     variables = {
         "DATABASE_URL": f"sqlite:///{tmp_path / 'data'}",
@@ -173,7 +173,7 @@ def test_a_relay_ends_when_it_is_asked_to_and_finishes_what_it_began(tmp_path: P
     assert relay.stdout is not None
     try:
         assert b"started" in relay.stdout.readline()
-        asyncio.run(until(lambda: _begun(tmp_path, variables)))  # a handler takes a second
+        asyncio.run(until(lambda: _begun(tmp_path, variables)))  # A handler takes a second.
         relay.send_signal(signal.SIGTERM)
         assert relay.wait(10) == 0
     finally:

@@ -1,4 +1,4 @@
-"""Claims and completions: who has a message, for how long, and in which order."""
+"""Claims and completions: which process holds a message, for how long, and in which order."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ def envelope(key: str | None, version: int = 1) -> Envelope:
 
 
 async def put(kernel: Kernel, *keys: str | None, version: int = 1, subscriber: str = WHOM) -> Outbox:
-    """The outbox of shop, with a message for each key."""
+    """Put messages with these keys into the outbox of shop, and return it."""
     outbox = kernel.get(MessageBus).outboxes["shop"]
     async with outbox.database.transaction() as session:
         for key in keys:
@@ -36,7 +36,7 @@ async def take(outbox: Outbox, limit: int = 10, seconds: float = 60, max_attempt
     return await outbox.claim({WHOM: Wanted("shop.order_placed", 1)}, limit, AttemptLimits(seconds, max_attempts))
 
 
-async def test_what_is_claimed_is_nobody_elses_until_its_time_is_over(tmp_path: Path, empty_url: str) -> None:
+async def test_a_claimed_message_cannot_be_claimed_again_before_its_lease_ends(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, None, None)
         first, second = await take(outbox, seconds=0.2)
@@ -46,7 +46,7 @@ async def test_what_is_claimed_is_nobody_elses_until_its_time_is_over(tmp_path: 
         assert [(one.id, one.attempt) for one in again] == [(1, 2), (2, 2)]
 
 
-async def test_an_attempt_that_was_overtaken_cannot_complete(tmp_path: Path, empty_url: str) -> None:
+async def test_an_attempt_whose_message_was_taken_over_cannot_complete(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, None)
         [slow] = await take(outbox, seconds=0)
@@ -59,7 +59,7 @@ async def test_an_attempt_that_was_overtaken_cannot_complete(tmp_path: Path, emp
         assert (row["state"], row["attempts"], row["error"]) == ("completed", 2, None)
 
 
-async def test_whoever_claims_at_the_same_time_gets_others(tmp_path: Path, empty_url: str) -> None:
+async def test_simultaneous_claims_get_different_messages(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, *[None] * 30)
         claims = await asyncio.gather(*(take(outbox, limit=5) for _ in range(8)))
@@ -70,8 +70,10 @@ async def test_whoever_claims_at_the_same_time_gets_others(tmp_path: Path, empty
 
 
 @pytest.mark.slow
-async def test_the_next_of_a_key_is_found_as_fast_however_many_of_another_wait(tmp_path: Path, empty_url: str) -> None:
-    """Where PostgreSQL looks at each of those that wait, it takes more than twenty times as long."""
+async def test_the_next_message_of_a_key_is_found_as_fast_with_many_of_another_key(
+    tmp_path: Path, empty_url: str
+) -> None:
+    """If PostgreSQL reads each waiting row, it takes more than twenty times as long."""
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, "long")
         await take(outbox, limit=1)
@@ -91,7 +93,7 @@ async def test_the_next_of_a_key_is_found_as_fast_however_many_of_another_wait(t
         assert fastest[1] < 10 * fastest[0], fastest
 
 
-async def test_messages_of_one_key_come_one_after_the_other(tmp_path: Path, empty_url: str) -> None:
+async def test_messages_of_one_key_are_delivered_one_after_the_other(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, "a", "a", "b", None)
         first = await take(outbox)
@@ -104,7 +106,7 @@ async def test_messages_of_one_key_come_one_after_the_other(tmp_path: Path, empt
         assert [one.id for one in await take(outbox)] == [2]
 
 
-async def test_one_that_is_abandoned_no_longer_holds_up_its_key(tmp_path: Path, empty_url: str) -> None:
+async def test_an_abandoned_message_no_longer_blocks_its_key(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, "a", "a")
         [first] = await take(outbox)
@@ -125,7 +127,7 @@ async def test_attempts_that_end_with_their_process_count(tmp_path: Path, empty_
         assert row["error"] == "the process ended during the attempt"
 
 
-async def test_what_cannot_be_served_here_stays(tmp_path: Path, empty_url: str) -> None:
+async def test_messages_that_cannot_be_served_here_stay(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         await put(kernel, None, version=2)
         outbox = await put(kernel, None, subscriber="gone.handler")
@@ -133,7 +135,7 @@ async def test_what_cannot_be_served_here_stays(tmp_path: Path, empty_url: str) 
         assert {row["state"] for row in await rows(kernel, "shop", "outbox")} == {"pending"}
 
 
-async def test_the_clock_is_the_databases(tmp_path: Path, empty_url: str) -> None:
+async def test_leases_use_the_clock_of_the_database(tmp_path: Path, empty_url: str) -> None:
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = await put(kernel, None)
         table = outbox.table
@@ -142,16 +144,16 @@ async def test_the_clock_is_the_databases(tmp_path: Path, empty_url: str) -> Non
         assert len(await until(lambda: take(outbox))) == 1
 
 
-async def test_who_publishes_under_one_key_follows_who_did_before(tmp_path: Path, empty_url: str) -> None:
+async def test_publishers_of_one_key_commit_in_the_order_of_their_rows(tmp_path: Path, empty_url: str) -> None:
     """Rows are numbered before the commit: without waiting, the later number could be committed first."""
     async with shop_kernel(tmp_path, empty_url) as kernel:
         outbox = kernel.get(MessageBus).outboxes["shop"]
         async with outbox.database.transaction() as first:
             await outbox.add(first, envelope("a"), [WHOM])
             second = asyncio.create_task(put(kernel, "a"))
-            if not empty_url.startswith("sqlite"):  # there one writes at a time anyway
+            if not empty_url.startswith("sqlite"):  # SQLite has one writer at a time.
                 await put(kernel, "b", None)
-            await asyncio.wait([second], timeout=0.2)  # nothing may happen in this time
+            await asyncio.wait([second], timeout=0.2)  # Nothing may happen in this time.
             assert not second.done()
         await second
         ours = [row for row in await rows(kernel, "shop", "outbox") if row["key"] == "a"]

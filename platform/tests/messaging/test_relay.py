@@ -1,4 +1,4 @@
-"""Who gets the places of a relay, and what happens when something that it needs is not there."""
+"""How a relay assigns its places to subscribers, and how it handles outages."""
 
 import time
 from functools import partial
@@ -27,8 +27,8 @@ async def slow_{number}(message: OrderPlaced) -> None:
 
 
 @pytest.mark.alone
-async def test_slow_subscribers_leave_a_place_for_the_others(tmp_path: Path, empty_url: str) -> None:
-    """They have sixty messages to wait for; without the places that are kept, so would the letters."""
+async def test_slow_subscribers_leave_places_for_others(tmp_path: Path, empty_url: str) -> None:
+    """They wait for sixty messages; without the reserved places, the letters would wait too."""
     files = {"mail/handlers.py": _with(SLOW)}
     settings = {"MESSAGING_HANDLER_TIMEOUT_SECONDS": "4", "MESSAGING_STOP_SECONDS": "0"}
     async with running_shop(tmp_path, empty_url, files, MESSAGING_RELAY="false", **settings) as (app, _client):
@@ -99,7 +99,7 @@ async def ask(message: OrderPlaced) -> None:
     assert all(0.05 * 2**turn / 2 - 0.01 <= pause <= 0.05 * 2**turn for turn, pause in enumerate(pauses)), pauses
 
 
-async def test_an_outage_of_one_message_does_not_hold_up_the_others(tmp_path: Path, empty_url: str) -> None:
+async def test_an_outage_of_one_message_does_not_delay_others(tmp_path: Path, empty_url: str) -> None:
     failing = FILES["mail/handlers.py"].replace(
         "    if settings.delay_seconds:",
         "    if message.number == 7:\n"
@@ -137,7 +137,7 @@ async def ask(message: OrderPlaced) -> None:
 
 
 async def test_a_statement_that_always_exceeds_its_timeout_counts_as_an_attempt(tmp_path: Path, empty_url: str) -> None:
-    """The database answers: it is the statement that is slow, and trying it for ever would block its key."""
+    """The database answers, and the statement is slow. Repeating it for ever would block its key."""
     if empty_url.startswith("sqlite"):
         pytest.skip("SQLite has no timeout for statements")
     failing = FILES["mail/handlers.py"].replace(
@@ -154,7 +154,9 @@ async def test_a_statement_that_always_exceeds_its_timeout_counts_as_an_attempt(
         [(attempts, error)] = await until(partial(_abandoned, app))
         assert (attempts, error.partition(":")[0]) == (2, "DatabaseUnavailable")
         await until(lambda: rows(app, "mail", "letters"))
-        assert [row["number"] for row in await rows(app, "mail", "letters")] == [8], "its key goes on"
+        assert [row["number"] for row in await rows(app, "mail", "letters")] == [8], (
+            "the next message of its key is delivered"
+        )
 
 
 async def _abandoned(app: Application) -> list[tuple[int, str]]:
@@ -195,7 +197,7 @@ async def test_a_handler_that_takes_too_long_says_which_setting_ended_it(tmp_pat
 
 @pytest.mark.integration
 @pytest.mark.alone
-async def test_what_is_cut_off_at_the_end_is_given_back_at_once(tmp_path: Path, empty_url: str) -> None:
+async def test_deliveries_that_are_cancelled_at_the_stop_are_released_at_once(tmp_path: Path, empty_url: str) -> None:
     settings = {"MAIL_DELAY_SECONDS": "20", "MESSAGING_STOP_SECONDS": "0.3"}
     async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false", **settings) as (app, _client):
         for number in range(20):
@@ -226,10 +228,10 @@ async def test_a_row_of_another_message_is_not_given_to_a_handler(tmp_path: Path
 
 
 @pytest.mark.slow
-async def test_a_long_queue_of_one_key_is_not_looked_through_for_each(
+async def test_a_long_queue_of_one_key_is_not_read_for_each_claim(
     tmp_path: Path, empty_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """10,000 rows of one key once came at 22 a second: each claim looked at all of them, and there was one for each."""
+    """10,000 rows of one key once took 22 claims per second: each claim read all of them."""
     looks = 0
     claim = Outbox.claim
 

@@ -15,7 +15,7 @@ from tests.messaging.shop import rows, running_shop
 URL = "/api/v1/shop"
 
 
-async def test_what_is_published_arrives_once(tmp_path: Path, empty_url: str) -> None:
+async def test_a_published_message_takes_effect_once(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url) as (app, client):
         for number in range(20):
             assert (await client.post(URL, json={"number": number})).status_code == 201
@@ -31,13 +31,13 @@ async def test_what_is_published_arrives_once(tmp_path: Path, empty_url: str) ->
         assert {row["subscriber"] for row in await rows(app, "mail", "inbox")} == {"mail.write_letter"}
 
 
-async def test_what_is_rolled_back_was_never_published(tmp_path: Path, empty_url: str) -> None:
+async def test_a_rolled_back_message_is_not_published(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url) as (app, client):
         assert (await client.post(URL, json={"number": 1, "fails": True})).status_code == 422
         assert await rows(app, "shop", "outbox") == []
 
 
-async def test_a_handler_that_fails_is_tried_again_and_at_last_abandoned(tmp_path: Path, empty_url: str) -> None:
+async def test_a_failing_handler_is_retried_and_finally_abandoned(tmp_path: Path, empty_url: str) -> None:
     trouble = {"MAIL_REFUSED": "7", "MESSAGING_MAX_ATTEMPTS": "3"}
     async with running_shop(tmp_path, empty_url, **trouble) as (app, client):
         await client.post(URL, json={"number": 7})
@@ -51,7 +51,7 @@ async def test_a_handler_that_fails_is_tried_again_and_at_last_abandoned(tmp_pat
         assert [letter["number"] for letter in await rows(app, "mail", "letters")] == [8]
 
 
-async def test_a_delivery_of_what_was_handled_already_does_nothing(tmp_path: Path, empty_url: str) -> None:
+async def test_a_second_delivery_of_a_handled_message_has_no_effect(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url, MESSAGING_POLL_SECONDS="60") as (app, client):
         await client.post(URL, json={"number": 1})
 
@@ -72,7 +72,7 @@ async def test_a_delivery_of_what_was_handled_already_does_nothing(tmp_path: Pat
         assert len(await rows(app, "mail", "letters")) == 1
 
 
-async def test_a_request_can_be_followed_to_what_it_set_off(tmp_path: Path, empty_url: str) -> None:
+async def test_the_request_id_reaches_the_log_of_the_handler(tmp_path: Path, empty_url: str) -> None:
     with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logs:
         async with running_shop(tmp_path, empty_url) as (app, client):
             await client.post(URL, json={"number": 1}, headers={"X-Request-ID": "follow-me"})
@@ -80,7 +80,7 @@ async def test_a_request_can_be_followed_to_what_it_set_off(tmp_path: Path, empt
     assert "follow-me" in {log.get("request_id") for log in logs if log["event"] == "message delivered"}
 
 
-async def test_a_message_published_where_nothing_is_written_is_refused(tmp_path: Path, empty_url: str) -> None:
+async def test_a_message_published_in_a_read_is_refused(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url) as (_app, client):
         answer = await client.get(URL)
         assert answer.status_code == 500
@@ -106,7 +106,7 @@ async def test_a_message_of_another_module_is_refused(tmp_path: Path, empty_url:
             await publish(Foreign(number=1))
 
 
-async def test_a_message_whose_key_is_none_waits_for_nobody(tmp_path: Path, empty_url: str) -> None:
+async def test_a_message_without_a_key_waits_for_no_other(tmp_path: Path, empty_url: str) -> None:
     async with running_shop(tmp_path, empty_url, MESSAGING_RELAY="false") as (app, client):
         await client.post(URL, json={"number": 1})
         await client.post(URL, json={"number": 2, "customer": "c"})
@@ -115,8 +115,8 @@ async def test_a_message_whose_key_is_none_waits_for_nobody(tmp_path: Path, empt
         assert "more than 200 characters" in str(refused.json()["traceback"])
 
 
-async def test_what_was_handled_is_not_done_again_by_who_begins_anew(tmp_path: Path, empty_url: str) -> None:
-    """After `kernel messages retry` the first attempt is not the first: the inbox's key refuses what it did."""
+async def test_a_retry_of_a_handled_message_has_no_effect(tmp_path: Path, empty_url: str) -> None:
+    """After `kernel messages retry` the first attempt counts again: the inbox's key refuses a second effect."""
     async with running_shop(tmp_path, empty_url, MESSAGING_POLL_SECONDS="60") as (app, client):
         await client.post(URL, json={"number": 1})
         await until(lambda: rows(app, "mail", "inbox"))

@@ -18,7 +18,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Path]:
-    """The shop and the mail, without remote."""
+    """Provide the shop and the mail, without remote."""
     write_shop(tmp_path)
     (tmp_path / "pyproject.toml").write_text('[tool.kernel]\nwithout-extensions = ["remote"]\n')
     with imported_alone():
@@ -32,7 +32,7 @@ async def test_a_subscriber_elsewhere_needs_a_channel(project: Path) -> None:
             pass
 
 
-async def test_a_subscriber_without_a_way_degrades_readiness_and_says_what_to_use(project: Path) -> None:
+async def test_an_unreachable_subscriber_degrades_readiness_with_a_remedy(project: Path) -> None:
     kernel = Kernel(*project_for(project, {"ENABLED_MODULES": "shop"}))
     async with kernel.running():
         with pytest.raises(Degraded, match="use the extension remote and set MAIL_URL"):

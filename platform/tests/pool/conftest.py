@@ -12,7 +12,7 @@ from kernel.ext.pool.settings import PoolSettings
 
 @pytest.fixture
 def extend() -> Callable[..., AsyncDBPool]:
-    """Plugs the bounded pool into a pool. platform/tests/fast runs these tests with the driver's sessions, too."""
+    """Plug the bounded pool into a pool. platform/tests/fast runs these tests with the driver's sessions, too."""
 
     def plug(pool: AsyncDBPool, **options: Any) -> AsyncDBPool:
         bounded.install(pool, PoolSettings(**options))

@@ -1,4 +1,4 @@
-"""Readiness asks the database beside a pool that is full: a busy pool is told from a database that is down."""
+"""Readiness asks the database outside a full pool, to distinguish a busy pool from a database that is down."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ async def test_a_busy_pool_does_not_hide_a_database_that_refuses(
         behind = f"postgresql://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
         config = DatabaseConfig(url=behind, pool_size=1, max_overflow=0)  # type: ignore[arg-type]  # pydantic's part
         database = extend(AsyncDBPool(config)).database()
-        with suppress(DatabaseUnavailable):  # the transaction has lost its connection, and ends with that
+        with suppress(DatabaseUnavailable):  # The transaction has lost its connection, and ends with that error.
             async with database.transaction() as session:
                 await session.execute(text("SELECT 1"))
                 await proxy.set("refuse")

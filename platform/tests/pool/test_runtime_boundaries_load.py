@@ -1,4 +1,4 @@
-"""Many requests at once that each need two modules, on a pool with fewer connections than requests."""
+"""Many simultaneous requests that each need two modules, on a pool with fewer connections than requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ POOL_OF_5 = {
     "DATABASE_POOL_SIZE": "5",
     "DATABASE_MAX_OVERFLOW": "0",
     "DATABASE_ROLE_PER_MODULE": "true",
-    # 200 callers in one process wait for the processor; nobody may wait for a connection that is never given back.
+    # 200 callers in one process wait for the processor. None may wait for a connection that is never released.
     "DATABASE_POOL_TIMEOUT_SECONDS": "10",
     "DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "10",
 }
@@ -40,7 +40,7 @@ class Answers(Parts):
     async def known(self, part_id: int) -> bool:
         return await self._parts.exists(part_id)
 """
-# Reads in its own transaction, asks, then writes: by entities or on the driver.
+# Each reads in its own transaction, calls the other module, then writes: by entities or on the driver.
 ROUTER = """
 from typing import Annotated
 from fastapi import APIRouter
@@ -90,7 +90,7 @@ async def orders(tmp_path: Path, url: URL) -> AsyncIterator[tuple[Any, httpx2.As
 
 @pytest.mark.slow
 @pytest.mark.parametrize("orm", ["true", "false"])
-async def test_also_where_each_has_read_in_its_own_transaction_before(
+async def test_200_requests_that_have_read_before_the_call_finish_on_a_pool_of_5(
     tmp_path: Path, new_database: Callable[[str], URL], orm: str
 ) -> None:
     async with orders(tmp_path, new_database("orders")) as (_, client):

@@ -40,7 +40,7 @@ async def quick(session: Session) -> int:
 
 
 async def hold(database: Database, seconds: float, *, directly: bool) -> None:
-    """Keep one connection for a while."""
+    """Use one connection for a while."""
     statement = sa.select(sa.func.pg_sleep(seconds).cast(sa.Text))
     async with database.transaction() as session:
         assert isinstance(session, DatabaseSession)
@@ -71,7 +71,7 @@ def url(new_database: Callable[[str], URL]) -> URL:
 
 @pytest.fixture
 async def pool(url: URL, extend: Extend) -> AsyncIterator[AsyncDBPool]:
-    """3 + 2 connections, of which a module may hold 3."""
+    """Provide a pool of 3 + 2 connections, of which a module may hold 3."""
     config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2)
     pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]), pool_share_timeout_seconds=0.3)
     yield pool
@@ -80,13 +80,13 @@ async def pool(url: URL, extend: Extend) -> AsyncIterator[AsyncDBPool]:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("directly", [True, False])
-async def test_past_its_share_a_module_waits_briefly_and_another_does_not(pool: AsyncDBPool, directly: bool) -> None:
+async def test_above_its_share_a_module_waits_briefly_and_another_does_not(pool: AsyncDBPool, directly: bool) -> None:
     events, images = pool.database("events"), pool.database("images")
     flood = [asyncio.create_task(hold(events, 1, directly=directly)) for _ in range(6)]
     await until_true(lambda: free(events) == 0)
     started = time.monotonic()
     await hold(images, 0, directly=directly)
-    assert time.monotonic() - started < 0.15, "there is always room for another module"
+    assert time.monotonic() - started < 0.15, "a connection is always left for another module"
     results = await asyncio.gather(*flood, return_exceptions=True)
     refused = [result for result in results if result is not None]
     assert results[:3] == [None] * 3
@@ -122,7 +122,7 @@ async def test_waiting_callers_get_connections_in_their_order(url: URL, extend: 
 
 
 @pytest.mark.parametrize("directly", [True, False])
-async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, url: URL, directly: bool) -> None:
+async def test_every_end_of_a_session_frees_its_share(pool: AsyncDBPool, url: URL, directly: bool) -> None:
     events = pool.database("events")
 
     async def fails() -> None:
@@ -132,7 +132,7 @@ async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, 
             await (session.rows(statement) if directly else session.execute(statement))
 
     async def becomes() -> None:
-        async with events.transaction() as session:  # on the driver first, then in SQLAlchemy's hands
+        async with events.transaction() as session:  # On the driver first, then through SQLAlchemy.
             await session.rows(sa.select(sa.literal_column("1")))
             await session.execute(sa.text("SELECT 1"))
 
@@ -156,7 +156,7 @@ async def test_no_end_of_a_session_keeps_a_part_of_the_share(pool: AsyncDBPool, 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("directly", [True, False])
-async def test_a_database_that_is_down_keeps_no_part_of_the_share(directly: bool, extend: Extend) -> None:
+async def test_a_database_that_is_down_frees_the_share(directly: bool, extend: Extend) -> None:
     config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", pool_size=1, max_overflow=1)
     pool = extend(AsyncDBPool(config, {}, Path("/"), ["events", "images"]))
     for _ in range(5):
@@ -166,7 +166,7 @@ async def test_a_database_that_is_down_keeps_no_part_of_the_share(directly: bool
     await pool.close()
 
 
-async def test_alone_in_a_pool_a_module_may_have_all_of_it(url: URL, extend: Extend) -> None:
+async def test_a_module_alone_in_a_pool_may_use_all_of_it(url: URL, extend: Extend) -> None:
     config = DatabaseConfig(url=str(url), pool_size=3, max_overflow=2)
     for with_tables, limit in ((["events"], None), (["events", "images"], 3), ([], None)):
         pool = extend(AsyncDBPool(config, {}, Path("/"), with_tables))
@@ -176,7 +176,7 @@ async def test_alone_in_a_pool_a_module_may_have_all_of_it(url: URL, extend: Ext
 
 
 @pytest.mark.slow
-async def test_a_flooded_module_is_answered_503_and_the_others_as_fast_as_ever(
+async def test_a_flooded_module_gets_503_and_others_stay_fast(
     tmp_path: Path, new_database: Callable[[str], URL]
 ) -> None:
     files = {
@@ -195,7 +195,7 @@ async def test_a_flooded_module_is_answered_503_and_the_others_as_fast_as_ever(
     async with running_project(tmp_path, files, variables) as (app, client):
 
         async def worst() -> float:
-            """The 99th percentile of calm's times, in seconds."""
+            """Return the 99th percentile of calm's durations, in seconds."""
             times = []
             for _ in range(100):
                 started = time.perf_counter()
@@ -214,7 +214,7 @@ async def test_a_flooded_module_is_answered_503_and_the_others_as_fast_as_ever(
         answers = await asyncio.gather(*flood)
     refused = [answer for answer in answers if answer.status_code == 503]
     assert {answer.status_code for answer in answers} == {200, 503}
-    assert 9 <= 60 - len(refused) <= 18, "9 of 15 connections, for as many turns as fit in the wait"
+    assert 9 <= 60 - len(refused) <= 18, "9 of 15 connections, for as many turns as fit into the wait"
     assert all("share" in answer.json()["detail"] and answer.headers["retry-after"] == "1" for answer in refused)
-    # Whoever is not held up by the flood's connections still shares a processor with it.
+    # Requests that do not wait for the flooded module's connections still share a processor with it.
     assert loaded < unloaded + 0.1, f"p99 {unloaded * 1000:.1f} ms unloaded, {loaded * 1000:.1f} ms beside the flood"

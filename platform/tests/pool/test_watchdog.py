@@ -1,4 +1,4 @@
-"""A database that stops answering, told apart from a statement that takes long."""
+"""The watchdog distinguishes a database that stops answering from a slow statement."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ async def proxy(new_database: Callable[[str], URL]) -> AsyncIterator[FaultProxy]
 
 @pytest_asyncio.fixture
 async def pool(proxy: FaultProxy, new_database: Callable[[str], URL], extend: Extend) -> AsyncIterator[AsyncDBPool]:
-    """With the timeouts that are the defaults: 30 s for a statement."""
+    """Provide a pool with the default timeouts: 30 s for a statement."""
     url = new_database("pulse")
     behind = f"postgresql://{url.username}@127.0.0.1:{proxy.port}/{url.database}"
     pool = extend(AsyncDBPool(DatabaseConfig(url=behind), {}, Path(), []))  # type: ignore[arg-type]  # pydantic makes it secret
@@ -37,7 +37,7 @@ async def pool(proxy: FaultProxy, new_database: Callable[[str], URL], extend: Ex
 
 @pytest_asyncio.fixture
 async def near(new_database: Callable[[str], URL], extend: Extend) -> AsyncIterator[AsyncDBPool]:
-    """On the server itself: what this process does not hear is no fault of a proxy in it."""
+    """Return whether the statement runs on the server, so that a delay of a proxy in this process does not count."""
     url = new_database("pulse").render_as_string(hide_password=False)
     config = DatabaseConfig(url=url, connect_timeout_seconds=0.5)  # type: ignore[arg-type]  # as above
     pool = extend(AsyncDBPool(config, {}, Path(), []))
@@ -50,33 +50,33 @@ async def sleep(pool: AsyncDBPool, seconds: float) -> None:
         await session.execute(text(f"SELECT pg_sleep({seconds})"))
 
 
-async def test_a_slow_statement_may_take_its_time(pool: AsyncDBPool) -> None:
+async def test_a_slow_statement_is_not_ended(pool: AsyncDBPool) -> None:
     await asyncio.gather(*(sleep(pool, 3) for _ in range(3)))
 
 
 @pytest.mark.slow
-async def test_a_late_event_loop_is_no_silence(near: AsyncDBPool) -> None:
+async def test_a_late_event_loop_does_not_count_as_a_silent_database(near: AsyncDBPool) -> None:
     under_way = asyncio.create_task(sleep(near, 5))
     await until_running(near.database(None).placement.url, 1)
     began_at = time.monotonic()
     while time.monotonic() - began_at < 4.5:
-        await asyncio.sleep(0)  # too short to connect in
+        await asyncio.sleep(0)  # Too short to connect.
         time.sleep(0.6)  # noqa: ASYNC251  # that is the fault
     await under_way
 
 
-async def test_who_could_not_connect_because_of_us_ends_nobody_else(near: AsyncDBPool) -> None:
+async def test_a_connect_that_this_process_delayed_ends_no_other_use(near: AsyncDBPool) -> None:
     under_way = asyncio.create_task(sleep(near, 2))
     await until_running(near.database(None).placement.url, 1)
     another = asyncio.create_task(sleep(near, 0))
-    await asyncio.sleep(0)  # it has begun to connect
+    await asyncio.sleep(0)  # It has begun to connect.
     time.sleep(0.7)  # noqa: ASYNC251  # longer than it may take to connect
     with pytest.raises(DatabaseUnavailable, match="TimeoutError"):
         await another
     await under_way
 
 
-async def test_all_that_is_under_way_ends_when_nobody_answers(proxy: FaultProxy, pool: AsyncDBPool) -> None:
+async def test_all_statements_end_when_the_database_is_silent(proxy: FaultProxy, pool: AsyncDBPool) -> None:
     under_way = [asyncio.create_task(sleep(pool, 20)) for _ in range(3)]
     await until_running(pool.database(None).placement.url, 3)
     began_at = time.monotonic()
@@ -87,7 +87,7 @@ async def test_all_that_is_under_way_ends_when_nobody_answers(proxy: FaultProxy,
 
 
 @pytest.mark.alone
-async def test_until_somebody_answers_nobody_waits(proxy: FaultProxy, pool: AsyncDBPool) -> None:
+async def test_while_the_database_is_silent_requests_fail_at_once(proxy: FaultProxy, pool: AsyncDBPool) -> None:
     await sleep(pool, 0)
     await proxy.set("swallow")
     with pytest.raises(DatabaseUnavailable):

@@ -19,7 +19,7 @@ LARGE = "x" * 5000
 
 
 async def answers(root: Path, extensions: Sequence[type[Extension]], max_bytes: int = 10_000) -> list[RecordedResponse]:
-    """Ask for a large response with gzip, for its replay and for one without a recorder; return what is recorded."""
+    """Request a large response with gzip, its replay, and one without a recorder; return the recorded responses."""
     app = create_app(settings_for(write_project(root, {}), {"AUTH_ENABLED": "false"}), (), tuple(extensions))
     saved: list[RecordedResponse | None] = []
 

@@ -1,4 +1,4 @@
-"""Schemas with related rows in them: one more statement for each relation, however many rows there are."""
+"""Schemas with related rows: one more statement for each relation, for any number of rows."""
 
 import pytest
 import sqlalchemy as sa
@@ -130,7 +130,7 @@ async def test_a_schema_has_its_related_rows_in_their_order(database: Database, 
         assert [len(order.lines) for order in await orders.get_all(into=OrderOut)] == [2, 0, 1, 0, 0, 0]
 
 
-async def test_pages_of_schemas_with_related_rows_go_on_where_they_ended(database: Database) -> None:
+async def test_pages_of_schemas_with_related_rows_continue_by_cursor(database: Database) -> None:
     async with database.read() as session:
         orders = BaseRepository[Order, int](Order, session)
         order = Sort(Order.title)
@@ -143,10 +143,10 @@ async def test_pages_of_schemas_with_related_rows_go_on_where_they_ended(databas
 async def test_each_relation_is_one_statement_for_all_rows(database: Database, seen_by_the_driver: list[str]) -> None:
     async with database.read() as session:
         await BaseRepository[Order, int](Order, session).page(PageRequest(), OrderOut)
-    assert len(seen_by_the_driver) == 4  # orders, lines, their parts, customers
+    assert len(seen_by_the_driver) == 4  # Orders, lines, their parts, customers.
 
 
-async def test_what_is_written_comes_back_with_its_related_rows(database: Database) -> None:
+async def test_a_written_row_is_returned_with_its_related_rows(database: Database) -> None:
     async with database.transaction() as session:
         orders = BaseRepository[Order, int](Order, session)
         created = await orders.create(into=OrderOut, id=50, title="new", customer_id=7)

@@ -1,4 +1,4 @@
-"""The shop and the mail in two applications, set apart by settings alone, with a socket between that can fail."""
+"""The shop and the mail in two applications, separated by settings alone, connected by a socket that can fail."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,7 +23,7 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 @dataclass
 class Apart:
-    """Both applications, started, a client of the shop, and the socket before the mail."""
+    """Both applications, started; a client of the shop; and the socket in front of the mail."""
 
     shop: Application
     mail: Application
@@ -31,8 +31,8 @@ class Apart:
     wire: HttpServer
 
     async def degraded(self) -> tuple[str, str]:
-        """What both sides say of messages that are not delivered, after they have looked: the shop, the mail."""
-        await self.shop.kernel.get(DeliveryWatch).look()  # what is found here is told to the mail
+        """Return what both sides report about undelivered messages after a check: the shop, the mail."""
+        await self.shop.kernel.get(DeliveryWatch).look()  # The shop reports what it finds to the mail.
         await self.mail.kernel.get(DeliveryWatch).look()
         return await _degraded(self.shop), await _degraded(self.mail)
 
@@ -56,7 +56,7 @@ async def apart(
     mail: Mapping[str, str] = MappingProxyType({}),
     listening: bool = True,
 ) -> AsyncIterator[Apart]:
-    """`shop` and `mail` are further settings of each; one that is empty is left out."""
+    """Run both. `shop` and `mail` are further settings of each; an empty one is omitted."""
     write_shop(root, files)
     common = {
         "INTERNAL_SECRET": SECRET,

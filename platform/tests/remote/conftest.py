@@ -1,4 +1,4 @@
-"""The databases of two processes. Leave out the tests of messages if the extension messaging is not installed."""
+"""The databases of two processes. The tests of messages are skipped if the extension messaging is not installed."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ collect_ignore_glob = [] if find_spec("kernel.ext.messaging") else ["test_messag
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def databases(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
-    """A database of the shop, and one of the mail."""
+    """Return the URL of a database for the shop, and of one for the mail."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'here'}", f"sqlite:///{tmp_path / 'there'}"
     make: Callable[[str], URL] = request.getfixturevalue("new_database")

@@ -1,7 +1,7 @@
-"""One table of what a sender's type and a reader's type make of each other.
+"""The table of the effects of a sender's type on a reader's type.
 
 The lock of the contracts, the comparison between processes and messages in both directions all use it. Each case has a
-value that the sender can send, and a test shows that pydantic reads or refuses it as the table says.
+value that the sender can send, and a test verifies that pydantic reads or refuses it as the table says.
 """
 
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ class Case:
 
     sent: Any
     read: Any
-    # A part of the reason why it can be refused; None if everything that is sent can be read.
+    # A part of the reason for a possible refusal; None if every sent value can be read.
     said: str | None
     # JSON that the sender can send.
     witness: str
-    # The comparison refuses it although pydantic would read this value: it cannot know the meaning.
+    # The comparison refuses it although pydantic would read this value, because it cannot know the meaning.
     is_cautious: bool = False
 
 
@@ -50,7 +50,7 @@ class Price(BaseModel):
 
 
 class PriceAndMore(BaseModel):
-    """A price in other words, and a field that its readers may ignore."""
+    """A price with other descriptions, and a field that its readers may ignore."""
 
     cents: int = Field(description="Not euros.", title="Money")
     words: str = ""
@@ -110,7 +110,7 @@ class Renamed(BaseModel):
 
 
 class Titled(BaseModel):
-    """Its fields have the names of keywords of JSON Schema."""
+    """A class whose fields have the names of keywords of JSON Schema."""
 
     title: str
     description: int
@@ -419,7 +419,7 @@ CASES = [
 
 
 def shown(value: object) -> str:
-    """Name a case in the list of tests."""
+    """Return the name of a case in the list of tests."""
     if isinstance(value, Case):
         return f"{shown(value.sent)} to {shown(value.read)}"
     return getattr(value, "__name__", str(value)).replace("tests.remote.shape_cases.", "")

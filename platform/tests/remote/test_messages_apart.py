@@ -1,4 +1,4 @@
-"""Messages between two processes: settings alone set the modules apart, and no broker is needed."""
+"""Messages between two processes: settings alone separate the modules, without a broker."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str]:
-    """The same on SQLite alone."""
+    """Provide the same on SQLite only."""
     return f"sqlite:///{tmp_path / 'here'}", f"sqlite:///{tmp_path / 'there'}"
 
 
@@ -38,7 +38,7 @@ async def states(app: Application) -> list[str]:
 
 
 async def all_completed(sides: Apart, many: int = 1) -> list[dict[str, Any]]:
-    """The rows of the shop's outbox, once so many of them are completed."""
+    """Return the rows of the shop's outbox, after this number of them is completed."""
 
     async def completed() -> list[dict[str, Any]]:
         found = await rows(sides.shop, "shop", "outbox")
@@ -61,7 +61,7 @@ async def test_a_message_is_handled_in_the_other_process_by_settings_alone(
         found = await all_completed(sides, 10)
         assert {(row["subscriber"], row["attempts"]) for row in found} == {("mail.write_letter", 1)}
         assert await letters(sides) == list(range(10)), "messages of one key keep their order"
-        assert await rows(sides.mail, "mail", "outbox") == [], "the inbox is enough"
+        assert await rows(sides.mail, "mail", "outbox") == [], "the inbox prevents a second effect"
         assert await sides.degraded() == ("", "")
 
 
@@ -72,7 +72,7 @@ async def test_one_database_serves_both_processes(tmp_path: Path, empty_url: str
         assert await letters(sides) == [1]
 
 
-async def test_an_answer_that_is_lost_has_the_message_posted_again_and_handled_once(
+async def test_after_a_lost_answer_the_message_is_posted_again_and_handled_once(
     tmp_path: Path, databases: tuple[str, str]
 ) -> None:
     lost: list[str] = []
@@ -89,7 +89,7 @@ async def test_an_answer_that_is_lost_has_the_message_posted_again_and_handled_o
     async with apart(tmp_path, databases, between=lose_the_first) as sides:
         await sides.client.post(PLACE, json={"number": 1})
         [row] = await all_completed(sides)
-        assert row["attempts"] == 2, "the connection broke, and so may the process have done"
+        assert row["attempts"] == 2, "the connection broke, possibly with the process"
         assert (await letters(sides), len(lost)) == ([1], 1)
 
 
@@ -111,7 +111,9 @@ async def test_an_error_of_the_handler_counts_and_its_reason_is_kept_with_the_me
         assert await letters(sides) == [8]
 
 
-async def test_a_handler_that_takes_too_long_there_counts_as_an_attempt(tmp_path: Path, files: tuple[str, str]) -> None:
+async def test_a_handler_that_takes_too_long_in_the_other_process_counts_as_an_attempt(
+    tmp_path: Path, files: tuple[str, str]
+) -> None:
     limit = {"MESSAGING_MAX_ATTEMPTS": "1", "MESSAGING_HANDLER_TIMEOUT_SECONDS": "0.5"}
     async with apart(tmp_path, files, shop=limit, mail={"MAIL_DELAY_SECONDS": "20"}) as sides:
         await sides.client.post(PLACE, json={"number": 7})
@@ -149,7 +151,7 @@ async def test_a_process_that_is_down_or_busy_delays_and_uses_up_no_attempts(
         assert await sides.degraded() == ("", "")
 
 
-async def test_a_message_that_nobody_has_signed_is_refused(tmp_path: Path, files: tuple[str, str]) -> None:
+async def test_an_unsigned_message_is_refused(tmp_path: Path, files: tuple[str, str]) -> None:
     posted = Posted(envelope=Envelope(id="1", name="shop.order_placed", version=1, key=None, payload="{}"), seconds=1)
     async with apart(tmp_path, files) as sides, talking_to(sides.mail) as stranger:
         for path in ("messages/mail/write_letter", "messages/mail", "subscriptions/shop"):
@@ -168,16 +170,14 @@ async def test_a_message_that_is_newer_than_the_process_waits_for_its_update(
             await sides.mail.kernel.get(MessageBus).inbound.accept("mail", "write_letter", posted)
 
 
-async def test_without_a_way_both_sides_degrade_and_say_what_to_set(tmp_path: Path, files: tuple[str, str]) -> None:
+async def test_without_an_address_both_sides_degrade_with_a_remedy(tmp_path: Path, files: tuple[str, str]) -> None:
     async with apart(tmp_path, files, shop={"MAIL_URL": ""}) as sides:
         for said in await sides.degraded():
             assert "shop.order_placed is not delivered to mail.write_letter: set MAIL_URL" in said
 
 
-async def test_a_relay_without_the_publishers_module_is_no_relay_for_it(
-    tmp_path: Path, databases: tuple[str, str]
-) -> None:
-    """As `kernel relay` where SHOP_URL is set: both processes leave the delivery to a relay that does not do it."""
+async def test_a_relay_without_the_publishers_module_does_not_count(tmp_path: Path, databases: tuple[str, str]) -> None:
+    """As `kernel relay` with SHOP_URL: both processes leave the delivery to a relay that does not serve it."""
     async with apart(tmp_path, databases, shop={"MESSAGING_RELAY": "false"}) as sides:
         await sides.client.post(PLACE, json={"number": 1})
 
@@ -200,7 +200,7 @@ async def test_a_broker_or_its_prefix_on_one_side_only_degrades_both(
             assert "set the same MESSAGING_BROKER_URL and MESSAGING_BROKER_PREFIX in both processes" in said
 
 
-async def test_what_waits_for_a_handler_that_was_renamed_is_reported_and_can_be_moved(
+async def test_messages_for_a_renamed_handler_are_reported_and_can_be_moved(
     tmp_path: Path, files: tuple[str, str]
 ) -> None:
     async with apart(tmp_path, files) as sides:
@@ -224,7 +224,7 @@ DEV = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "INTERNAL_SECRET": SECRET}
 
 @pytest.fixture
 def stripped(tmp_path: Path) -> Path:
-    """The code base of the shop alone: the mail's is elsewhere."""
+    """Return the code base of the shop without that of the mail."""
     write_shop(tmp_path)
     for file in (tmp_path / "modules" / "mail").iterdir():
         file.unlink()
@@ -249,7 +249,7 @@ async def test_a_message_without_a_known_subscriber_stops_the_start(stripped: Pa
         {"MESSAGING_BROKER_URL": "redis://127.0.0.1:9"},
     ],
 )
-async def test_a_message_whose_subscribers_are_said_does_not_stop_the_start(
+async def test_a_message_with_configured_subscribers_does_not_stop_the_start(
     stripped: Path, said: dict[str, str]
 ) -> None:
     with imported_alone():
@@ -264,9 +264,7 @@ def test_a_subscriber_without_an_address_stops_the_start(stripped: Path) -> None
         project_for(stripped, {"MESSAGING_SUBSCRIBERS": "mail"})
 
 
-async def test_a_module_outside_of_the_code_base_gets_what_it_subscribes_to(
-    tmp_path: Path, files: tuple[str, str]
-) -> None:
+async def test_a_module_outside_the_code_base_gets_its_messages(tmp_path: Path, files: tuple[str, str]) -> None:
     async with apart(tmp_path, files) as sides:
         bus = sides.shop.kernel.get(MessageBus)
         outbox = await put(sides.shop.kernel, None, subscriber="mail")
@@ -277,12 +275,12 @@ async def test_a_module_outside_of_the_code_base_gets_what_it_subscribes_to(
             await outbox.add(session, other, ["mail"])
         assert "mail" in bus.targets_of(outbox)
         await all_completed(sides, 2)
-        assert await letters(sides) == [5], "it has no handler of the other, which is fine"
+        assert await letters(sides) == [5], "it has no handler of the other message, which is allowed"
 
 
 @pytest.mark.parametrize("enabled", ["", "shop"])
 async def test_addresses_that_leave_a_process_nothing_to_do_stop_the_start(tmp_path: Path, enabled: str) -> None:
-    """As where all processes share the variables of a ConfigMap, the addresses among them."""
+    """As if all processes share the variables of a ConfigMap, including the addresses."""
     write_shop(tmp_path, {"idle/router.py": "from fastapi import APIRouter\nrouter = APIRouter()\n"})
     both = {"SHOP_URL": "http://shop:8000", "MAIL_URL": "http://mail:8000"}
     with imported_alone():

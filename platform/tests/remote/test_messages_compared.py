@@ -88,7 +88,7 @@ async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishe
 
 
 @pytest.mark.integration
-async def test_a_message_that_cannot_be_described_degrades_and_says_so(tmp_path: Path) -> None:
+async def test_a_message_that_cannot_be_described_degrades_with_the_reason(tmp_path: Path) -> None:
     folder = tmp_path / "migrations" / "post"
     folder.mkdir(parents=True)
     (folder / "0001_first.py").write_text(FROM_MODELS)

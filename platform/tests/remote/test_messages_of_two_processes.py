@@ -42,7 +42,7 @@ KILLS_ITSELF = (
 
 
 class Server:
-    """One process with uvicorn alone, and nothing that would start it again after it was killed."""
+    """One process with uvicorn alone, which nothing restarts after it was killed."""
 
     def __init__(self, root: Path, port: int, name: str, variables: dict[str, str]) -> None:
         self._root, self._port, self._name = root, port, name
@@ -66,8 +66,8 @@ class Server:
             time.sleep(0.05)
 
     def request(self, method: str, path: str, body: Any = None) -> int:
-        """Answer's status; 0 without an answer."""
-        request = urllib.request.Request(  # our own server
+        """Send a request and return the status; 0 without an answer."""
+        request = urllib.request.Request(  # The server of this test.
             f"http://127.0.0.1:{self._port}{path}",
             None if body is None else json.dumps(body).encode(),
             {"Content-Type": "application/json"},
@@ -118,13 +118,15 @@ def test_a_subscriber_that_dies_between_commit_and_answer_handles_the_message_on
     mail.start()
     found = asyncio.run(_completed(tmp_path, of_shop | {"ENABLED_MODULES": "shop"}))
     assert len(found) == 6, shop.log()
-    assert max(row["attempts"] for row in found) >= 2, "one was delivered again"
+    assert max(row["attempts"] for row in found) >= 2, "one message was delivered twice"
     letters = asyncio.run(_rows(tmp_path, of_mail | {"ENABLED_MODULES": "mail"}, "mail", "letters"))
-    assert [row["number"] for row in letters] == [1, 2, 3, 4, 5, 6], "each once, in the order of its key"
+    assert [row["number"] for row in letters] == [1, 2, 3, 4, 5, 6], (
+        "each order has one letter, in the order of its key"
+    )
 
 
 async def _completed(root: Path, variables: dict[str, str]) -> list[dict[str, Any]]:
-    """The rows of the shop's outbox that are completed, once all are."""
+    """Return the completed rows of the shop's outbox, after all are."""
     ends_at = time.monotonic() + 60
     while True:
         found = await _rows(root, variables, "shop", "outbox")

@@ -1,4 +1,4 @@
-"""/internal is for the application's own processes: who cannot sign what is asked, here and now, is refused."""
+"""Only processes of the application can call /internal: every other call is refused."""
 
 import base64
 import hmac
@@ -55,7 +55,7 @@ def signed(
 
 
 def forged(**claims: Any) -> dict[str, str]:
-    """A token with the right secret and these claims; those that are None are left out."""
+    """Return a token with the right secret and these claims; None omits a claim."""
     good = jwt.decode(signed()["Authorization"][7:], SECRET, ["HS256"], audience="prices")
     chosen = {name: value for name, value in (good | claims).items() if value is not None}
     return {"Authorization": f"Bearer {jwt.encode(chosen, SECRET, 'HS256')}"}
@@ -86,9 +86,7 @@ REFUSED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("headers", REFUSED.values(), ids=REFUSED.keys())
-async def test_what_is_not_signed_for_this_very_call_is_refused(
-    sides: Sides, callee: httpx2.AsyncClient, headers: Any
-) -> None:
+async def test_a_token_for_another_call_is_refused(sides: Sides, callee: httpx2.AsyncClient, headers: Any) -> None:
     answer = await callee.post(OF, content=BODY, headers=headers())
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert answer.headers["content-type"] == "application/problem+json"
@@ -96,13 +94,13 @@ async def test_what_is_not_signed_for_this_very_call_is_refused(
     assert sides.done == []
 
 
-async def test_a_token_that_comes_twice_is_refused_the_second_time(sides: Sides, callee: httpx2.AsyncClient) -> None:
+async def test_a_token_is_refused_the_second_time(sides: Sides, callee: httpx2.AsyncClient) -> None:
     headers = signed()
     assert [(await callee.post(OF, content=BODY, headers=headers)).status_code for _ in range(3)] == [200, 401, 401]
     assert len(sides.done) == 1
 
 
-async def test_a_duplicate_on_the_way_does_nothing_and_the_answer_arrives(tmp_path: Path) -> None:
+async def test_a_duplicated_request_has_no_effect_and_the_answer_arrives(tmp_path: Path) -> None:
     duplicates: list[Reply | Drop] = []
 
     async def twice(call: Call, forward: Forward) -> Reply | Drop:
@@ -123,11 +121,13 @@ async def test_a_duplicate_on_the_way_does_nothing_and_the_answer_arrives(tmp_pa
     [("GET", "/internal/"), ("GET", "/internal/contracts"), ("GET", "/internal/openapi.json"), ("POST", "/internal/no"),
      ("POST", "/internal/contracts/prices"), ("POST", "/internal/contracts/prices/nothing"), ("DELETE", OF)],
 )  # fmt: skip
-async def test_nothing_below_internal_answers_strangers(callee: httpx2.AsyncClient, method: str, path: str) -> None:
+async def test_no_path_below_internal_answers_unsigned_calls(
+    callee: httpx2.AsyncClient, method: str, path: str
+) -> None:
     assert (await callee.request(method, path)).status_code == 401
 
 
-async def test_to_those_who_sign_it_says_what_is_missing_and_what_is_wrong(callee: httpx2.AsyncClient) -> None:
+async def test_signed_calls_get_the_reason_of_a_refusal(callee: httpx2.AsyncClient) -> None:
     missing = signed(subject="prices/nothing", body=b"{}")
     answer = await callee.post("/internal/contracts/prices/nothing", content=b"{}", headers=missing)
     assert answer.status_code == 404
@@ -143,7 +143,7 @@ ODD: list[Any] = [None, 7, "x", [], {}, [[]], {"$ref": "#"}, {"$ref": 7}, {"$ref
 
 
 def broken(part: Any, depth: int = 4) -> Iterator[Any]:
-    """Every description that differs from a good one in one place, where something odd is."""
+    """Yield every description that differs from a valid one by an invalid value in one place."""
     yield from ODD
     if isinstance(part, dict) and depth:
         for name, value in part.items():
@@ -166,8 +166,8 @@ async def test_a_malformed_description_that_is_signed_is_refused(callee: httpx2.
 
 
 @pytest.mark.parametrize("headers", [dict, lambda: forged(body=None), lambda: signed(subject="prices/largest")])
-async def test_the_body_of_a_call_is_not_read_before_its_token_holds(sides: Sides, headers: Any) -> None:
-    """A caller without a key could otherwise occupy memory and connections with bodies that arrive slowly."""
+async def test_the_body_of_a_call_is_read_after_its_token_is_verified(sides: Sides, headers: Any) -> None:
+    """A caller without a key could otherwise occupy memory and connections with slow bodies."""
     sent: list[Any] = []
     fields = {"host": "test", "transfer-encoding": "chunked", **headers()}
     scope = {
@@ -187,7 +187,7 @@ async def test_the_body_of_a_call_is_not_read_before_its_token_holds(sides: Side
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
-async def test_a_token_that_came_before_is_refused_without_reading_the_body() -> None:
+async def test_a_used_token_is_refused_without_reading_the_body() -> None:
     callee, token = tokens(), signed()["Authorization"][7:]
     verify(callee, token)
     with pytest.raises(CallRefused, match="used before"):
@@ -195,7 +195,7 @@ async def test_a_token_that_came_before_is_refused_without_reading_the_body() ->
 
 
 async def test_a_token_with_another_body_is_not_used_up() -> None:
-    """Otherwise a caller that saw a token could make the call that it was signed for fail."""
+    """Otherwise a caller that saw a token could invalidate the call for which it was signed."""
     callee, token = tokens(), signed()["Authorization"][7:]
     with pytest.raises(CallRefused, match="not the one that was signed"):
         callee.accept(callee.authenticate(token, "prices", "prices/of"), b"{}")
@@ -230,17 +230,17 @@ async def test_a_call_after_its_deadline_and_the_leeway_is_refused(
 
 
 @pytest.mark.parametrize("deadline", ["soon", "nan", "inf", ""])
-async def test_a_deadline_that_is_no_time_is_refused(callee: httpx2.AsyncClient, deadline: str) -> None:
+async def test_an_invalid_deadline_is_refused(callee: httpx2.AsyncClient, deadline: str) -> None:
     answer = await callee.post(OF, content=BODY, headers=signed() | {"X-Deadline": deadline})
     assert answer.status_code == 400
 
 
-async def test_the_deadline_of_a_stranger_is_not_believed(sides: Sides) -> None:
+async def test_the_deadline_of_an_unsigned_call_is_ignored(sides: Sides) -> None:
     answer = await sides.shop.get("/api/v1/shop/tea", headers={"X-Deadline": "1"})
     assert answer.status_code == 200
 
 
-async def test_without_a_key_nobody_is_let_in(tmp_path: Path) -> None:
+async def test_without_a_key_every_call_is_refused(tmp_path: Path) -> None:
     async with two_sides(tmp_path, callee={"INTERNAL_SECRET": ""}) as sides, talking_to(sides.callee) as callee:
         answer = await callee.post(OF, content=BODY, headers=signed())
         assert answer.status_code == 401
@@ -267,7 +267,7 @@ def test_a_secret_can_be_changed_step_by_step_without_a_refused_call() -> None:
             verify(tokens(secret=callee), token)
 
 
-def test_with_key_pairs_only_those_are_let_in_whose_public_key_is_known() -> None:
+def test_with_key_pairs_only_callers_with_a_known_public_key_are_accepted() -> None:
     (private, public), (_, other), (stranger, _) = key_pair(), key_pair(), key_pair()
     callee = tokens(secret=None, public_keys=f"{other}{public}".replace("\n", "\\n"))
     for key, is_known in ((private, True), (stranger, False)):
@@ -280,7 +280,7 @@ def test_with_key_pairs_only_those_are_let_in_whose_public_key_is_known() -> Non
                 verify(callee, token)
 
 
-def test_a_public_key_is_no_secret_that_somebody_could_sign_with() -> None:
+def test_a_public_key_cannot_be_used_as_a_shared_secret() -> None:
     _, public = key_pair()
     claims = {"aud": "prices", "sub": "prices/of", "iat": 0, "exp": 2**31, "jti": "x", "iss": "x", "body": "x"}
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "HS256"}, claims)]
@@ -291,9 +291,7 @@ def test_a_public_key_is_no_secret_that_somebody_could_sign_with() -> None:
 
 
 @pytest.mark.parametrize("first", [0.0, 0.5, 0.99])
-def test_what_came_is_remembered_for_as_long_as_it_could_come_again(
-    monkeypatch: pytest.MonkeyPatch, first: float
-) -> None:
+def test_used_tokens_are_remembered_as_long_as_they_are_valid(monkeypatch: pytest.MonkeyPatch, first: float) -> None:
     now = 1000.0
     monkeypatch.setattr("kernel.ext.remote.signing.time.monotonic", lambda: now)
     used = UsedTokens(1)
@@ -305,10 +303,10 @@ def test_what_came_is_remembered_for_as_long_as_it_could_come_again(
         assert not used.is_new("a")
         used.is_new("another")
     now += 2
-    assert used.is_new("a"), "and is forgotten some time"
+    assert used.is_new("a"), "used tokens are forgotten after their time"
 
 
-def test_more_than_can_be_remembered_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_calls_than_can_be_remembered_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kernel.ext.remote.signing._MOST_REMEMBERED", 3)
     used = UsedTokens(60)
     assert all(used.is_new(str(number)) for number in range(3))

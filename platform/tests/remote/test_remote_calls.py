@@ -1,4 +1,4 @@
-"""A contract whose module runs in another process: what crosses, and what is asked again."""
+"""Calls of a contract whose module runs in another process: values, errors, retries and deadlines."""
 
 import asyncio
 import uuid
@@ -44,7 +44,7 @@ def everything(contract: Any, **changes: Any) -> Any:
     return contract.Everything(**values | changes)
 
 
-async def test_every_kind_of_value_arrives_as_it_was(sides: Sides) -> None:
+async def test_every_kind_of_value_arrives_unchanged(sides: Sides) -> None:
     inner = everything(sides.contract, choice="a", maybe=None)
     outer = everything(sides.contract, inside=inner)
     assert await sides.prices.echo(outer, also=[inner, 7]) == [outer, inner, 7]
@@ -53,12 +53,12 @@ async def test_every_kind_of_value_arrives_as_it_was(sides: Sides) -> None:
     assert sides.done == [("change", "tea", 5)]
 
 
-async def test_a_default_that_is_left_out_is_the_owners(sides: Sides) -> None:
-    assert (await sides.prices.of("tea")).cents == 6, "the implementation says 2, the contract 1"
+async def test_the_owners_default_applies_to_an_omitted_argument(sides: Sides) -> None:
+    assert (await sides.prices.of("tea")).cents == 6, "the default is 2 in the implementation and 1 in the contract"
     assert (await sides.prices.of("tea", amount=1)).cents == 3
 
 
-async def test_what_the_contract_does_not_take_is_not_even_asked(sides: Sides) -> None:
+async def test_arguments_that_the_contract_refuses_are_not_sent(sides: Sides) -> None:
     for args in ((), (3,), ("tea", 1, 2)):
         with pytest.raises(TypeError):
             await sides.prices.of(*args)
@@ -69,17 +69,19 @@ async def test_a_declared_error_arrives_as_the_same_class_with_its_fields(sides:
     with pytest.raises(sides.contract.TooMany) as caught:
         await sides.prices.fail("too many")
     assert (caught.value.limit, caught.value.of) == (3, sides.contract.Price(cents=1))
-    assert str(caught.value) == "There are not so many (limit=3, of=Price(cents=1, words=()))"
+    assert str(caught.value) == "There are not that many (limit=3, of=Price(cents=1, words=()))"
     with pytest.raises(sides.contract.SoldOut, match="Nothing is left"):
         await sides.prices.fail("sold out")
-    assert sides.done == [("fail", "too many"), ("fail", "sold out")], "an error is an answer: nobody asks again"
+    assert sides.done == [("fail", "too many"), ("fail", "sold out")], (
+        "an error is an answer, and the call is not repeated"
+    )
 
 
 @pytest.mark.parametrize(
     ("status", "is_outage"),
     [(401, False), (404, False), (422, False), (429, True), (500, False), (502, True), (503, True), (504, True)],
 )
-async def test_only_an_answer_that_says_not_now_is_an_outage(tmp_path: Path, status: int, is_outage: bool) -> None:
+async def test_only_a_temporary_status_is_an_outage(tmp_path: Path, status: int, is_outage: bool) -> None:
     async def answered(_call: Call, _forward: Forward) -> Reply | Drop:
         return Reply(status, {"content-type": "application/json"}, b"{}")
 
@@ -90,7 +92,9 @@ async def test_only_an_answer_that_says_not_now_is_an_outage(tmp_path: Path, sta
 
 
 @pytest.mark.parametrize(("how", "said"), [("other", "500"), ("lie", "500")])
-async def test_any_other_failure_is_unavailable_and_says_who_what_and_where(sides: Sides, how: str, said: str) -> None:
+async def test_other_failures_raise_contract_unavailable_with_call_and_address(
+    sides: Sides, how: str, said: str
+) -> None:
     with pytest.raises(ContractUnavailable, match=rf"Prices\.fail .*{said} .*{sides.wire.url}/internal") as caught:
         await sides.prices.fail(how)
     assert "secret of prices" not in str(caught.value)
@@ -110,7 +114,7 @@ async def test_an_answer_of_another_type_is_unavailable(tmp_path: Path, body: by
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-async def test_nobody_listening_is_unavailable_with_its_cause(tmp_path: Path) -> None:
+async def test_a_closed_port_raises_contract_unavailable_with_its_cause(tmp_path: Path) -> None:
     async with two_sides(tmp_path, caller={"PRICES_URL": "http://127.0.0.1:9"}) as sides:
         with pytest.raises(ContractUnavailable, match=r"prices/of does not answer at http://127\.0\.0\.1:9/") as caught:
             await sides.prices.of("tea")
@@ -118,7 +122,7 @@ async def test_nobody_listening_is_unavailable_with_its_cause(tmp_path: Path) ->
 
 
 def losing(method: str) -> Any:
-    """Lets the callee do the work, and loses the first answer."""
+    """Let the other process do the work, and lose the first answer."""
 
     async def lose(call: Call, forward: Forward) -> Reply | Drop:
         answer = await forward(call)
@@ -127,7 +131,7 @@ def losing(method: str) -> Any:
     return lose
 
 
-async def test_a_safe_call_whose_answer_is_lost_is_asked_again_and_signed_anew(tmp_path: Path) -> None:
+async def test_a_safe_call_whose_answer_is_lost_is_repeated_with_a_new_signature(tmp_path: Path) -> None:
     async with two_sides(tmp_path, losing("of")) as sides:
         assert (await sides.prices.of("tea", 1)).cents == 3
         assert sides.done == [("of", "tea", 1)] * 2
@@ -136,21 +140,21 @@ async def test_a_safe_call_whose_answer_is_lost_is_asked_again_and_signed_anew(t
         assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
 
-async def test_an_unsafe_call_whose_answer_is_lost_is_asked_once(tmp_path: Path) -> None:
+async def test_an_unsafe_call_whose_answer_is_lost_is_not_repeated(tmp_path: Path) -> None:
     async with two_sides(tmp_path, losing("change")) as sides:
         with pytest.raises(ContractUnavailable):
             await sides.prices.change("tea", sides.contract.Price(cents=5))
         assert (sides.done, len(sides.wire.calls)) == ([("change", "tea", 5)], 1)
 
 
-async def test_an_unsafe_call_with_an_idempotency_key_is_asked_again(tmp_path: Path) -> None:
+async def test_an_unsafe_call_with_an_idempotency_key_is_repeated(tmp_path: Path) -> None:
     async with two_sides(tmp_path, losing("book")) as sides:
         assert await sides.prices.book("tea", "key ☕\n") == 2
         assert sides.done == [("book", "tea", "key ☕\n")] * 2
         assert {call.headers["idempotency-key"] for call in sides.wire.calls} == {"key%20%E2%98%95%0A"}
 
 
-async def test_the_request_id_and_the_trace_go_along(sides: Sides) -> None:
+async def test_the_request_id_and_the_trace_are_sent(sides: Sides) -> None:
     trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
     await sides.shop.get("/api/v1/shop/tea", headers={"x-request-id": "mine", "traceparent": trace})
     assert sides.service.SEEN[-1].items() >= {"request_id": "mine", "traceparent": trace}.items()
@@ -158,7 +162,7 @@ async def test_the_request_id_and_the_trace_go_along(sides: Sides) -> None:
     assert "traceparent" not in sides.wire.calls[-1].headers
 
 
-async def test_work_ends_at_the_deadline_of_whoever_asked(tmp_path: Path) -> None:
+async def test_work_ends_at_the_deadline_of_the_caller(tmp_path: Path) -> None:
     ended: asyncio.Queue[int] = asyncio.Queue()
 
     async def note(call: Call, forward: Forward) -> Reply | Drop:

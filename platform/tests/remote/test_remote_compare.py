@@ -1,4 +1,4 @@
-"""Which differences between two descriptions of a contract or message can be lived with, and which cannot."""
+"""Which differences between two descriptions of a contract or message are breaking, and which are not."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def differences(contract: str, mine: Any, theirs: Any) -> list[Difference]:
 
 
 def described(argument: Any, result: Any, **more: Any) -> Any:
-    """The description of a contract with one method."""
+    """Return the description of a contract with one method."""
 
     class Prices(Contract, version=more.pop("version", 1)):
         async def of(self, thing: argument) -> result:
@@ -30,7 +30,7 @@ def described(argument: Any, result: Any, **more: Any) -> Any:
 
 
 def message(field: Any, version: int = 1) -> Any:
-    """The description of a message with one field."""
+    """Return the description of a message with one field."""
     return description_of(SharedModel("Told", create_model("Told", thing=(field, ...)), version, version))
 
 
@@ -45,7 +45,7 @@ def judge(found: list[Difference], member: str, said: str | None) -> None:
 
 
 def about_thing(said: str | None) -> str | None:
-    """The reason, about the field or argument `thing` and not about the whole value."""
+    """Return the reason about the field or argument `thing` instead of the whole value."""
     if said is None:
         return None
     said = said.replace("it ", "thing ", 1).replace("it,", "thing,", 1).replace("[", "thing[", 1)
@@ -64,13 +64,13 @@ def test_pydantic_reads_and_refuses_as_the_table_says(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=shown)
-def test_a_result_must_be_what_the_caller_reads(case: Case) -> None:
+def test_a_result_must_be_readable_by_the_caller(case: Case) -> None:
     found = differences("Prices", described(int, case.read), described(int, case.sent))
     judge(found, "Prices.of, result", case.said)
 
 
 @pytest.mark.parametrize("case", CASES, ids=shown)
-def test_an_argument_must_be_what_the_callee_takes(case: Case) -> None:
+def test_an_argument_must_be_readable_by_the_provider(case: Case) -> None:
     found = differences("Prices", described(case.sent, int), described(case.read, int))
     if case.said is None:
         judge(found, "Prices.of, arguments", None)
@@ -79,13 +79,13 @@ def test_an_argument_must_be_what_the_callee_takes(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=shown)
-def test_an_older_subscriber_must_read_what_is_published(case: Case) -> None:
+def test_an_older_subscriber_must_read_published_messages(case: Case) -> None:
     found = list(message_differences("Told", reader=message(case.read), publisher=message(case.sent)))
     assert any(one.is_breaking for one in found) == (case.said is not None), found
 
 
 @pytest.mark.parametrize("case", CASES, ids=shown)
-def test_newer_code_must_read_what_was_stored(case: Case) -> None:
+def test_newer_code_must_read_stored_messages(case: Case) -> None:
     found = list(stored_differences("Told", reader=message(case.read), publisher=message(case.sent)))
     assert any(one.is_breaking for one in found) == (case.said is not None), found
 
@@ -97,14 +97,14 @@ def test_the_same_contract_does_not_differ(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=shown)
 def test_a_type_can_be_read_by_itself_beside_another_difference(case: Case) -> None:
-    """Equal schemas are not looked into, so the other field makes the comparison look at this one."""
+    """Equal schemas are not compared in detail, so the other field makes the comparison examine this one."""
     more = create_model("Both", one=(case.sent, ...), other=(int, 0))
     less = create_model("Both", one=(case.sent, ...))
     found = differences("Prices", described(less, less), described(more, more))
     assert {one.effect for one in found} == {Effect.ADDED}, found
 
 
-def test_words_for_people_are_no_difference() -> None:
+def test_documentation_is_no_difference() -> None:
     said = create_model("Price", __doc__="Other words.", cents=(int, Field(description="Not euros.", title="Money")))
     assert described(int, said) == described(int, Price)
 
@@ -149,7 +149,7 @@ def test_a_value_that_is_no_longer_sent_is_no_loss() -> None:
     assert [one.effect for one in found] == [Effect.ADDED]
 
 
-def test_another_version_another_member_and_another_promise() -> None:
+def test_another_version_another_member_and_another_safety_are_reported() -> None:
     class Prices(Contract):
         async def of(self, thing: int) -> int:
             raise NotImplementedError
@@ -183,7 +183,7 @@ def test_another_version_another_member_and_another_promise() -> None:
     assert [each.is_breaking for each in differences("Prices", one, None)] == [True]
 
 
-def test_places_of_arguments_matter_to_callers_of_the_same_code_only() -> None:
+def test_positions_of_arguments_matter_only_to_callers_in_the_same_code_base() -> None:
     class Prices(Contract):
         async def of(self, first: int, second: int) -> int:
             raise NotImplementedError
@@ -217,7 +217,7 @@ def test_a_version_and_safety() -> None:
     assert not found.is_breaking
 
 
-def test_equal_fingerprints_are_not_looked_into() -> None:
+def test_descriptions_with_equal_fingerprints_are_not_compared() -> None:
     class Prices(Contract):
         async def of(self, thing: int) -> int:
             raise NotImplementedError
@@ -237,7 +237,7 @@ def test_equal_fingerprints_are_not_looked_into() -> None:
         {"fingerprint": "x", "description": {"format": 2, "version": 1, "methods": {"of": 1}, "errors": {}}},
     ],
 )
-def test_what_is_no_description_is_named(theirs: Any) -> None:
+def test_an_invalid_description_is_named_in_the_error(theirs: Any) -> None:
     class Prices(Contract):
         async def of(self, thing: int) -> int:
             raise NotImplementedError
@@ -276,7 +276,7 @@ def test_a_message_and_a_contract_of_one_name_differ() -> None:
 
 
 class Local(BaseModel):
-    """Only here so that the table's classes are not the only ones."""
+    """A second class, so that the table's classes are not the only ones."""
 
     price: Price
 

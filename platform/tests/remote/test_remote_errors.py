@@ -11,9 +11,9 @@ class Price(BaseModel, frozen=True):
 
 
 class TooMany(ContractError):
-    """There are not so many.
+    """There are not that many.
 
-    Whoever asks may ask for less.
+    Ask for fewer.
     """
 
     limit: int
@@ -28,10 +28,10 @@ class SoldOut(ContractError):
     pass
 
 
-def test_its_fields_are_attributes_and_part_of_what_it_says() -> None:
+def test_its_fields_are_attributes_and_part_of_its_text() -> None:
     error = TooMany(limit=3)
     assert (error.limit, error.price.cents) == (3, 3)
-    assert str(error) == "There are not so many (limit=3, price=Price(cents=3))"
+    assert str(error) == "There are not that many (limit=3, price=Price(cents=3))"
     assert str(SoldOut()) == "SoldOut"
     assert issubclass(StillTooMany, TooMany)
     assert StillTooMany(limit=1, why="x").fields.model_dump() == {"limit": 1, "price": {"cents": 3}, "why": "x"}
@@ -44,6 +44,6 @@ def test_fields_of_other_types_are_refused(fields: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("name", ["args", "add_note", "fields"])
-def test_a_field_cannot_hide_what_every_error_has(name: str) -> None:
+def test_a_field_cannot_hide_an_attribute_of_every_error(name: str) -> None:
     with pytest.raises(TypeError, match=f"Hidden cannot have a field {name}"):
         type("Hidden", (ContractError,), {"__annotations__": {name: int}})

@@ -1,4 +1,4 @@
-"""What a process says of the modules that run elsewhere, before the first call goes wrong."""
+"""How a process reports differences and outages of modules in other processes, before the first call fails."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 
 def telling(change: Callable[[dict[str, Any]], object]) -> Between:
-    """The other side means another contract: its description of `Prices` is changed on the way."""
+    """Change the description of `Prices` on the way, as if the other process had another contract."""
 
     def change_all(descriptions: dict[str, Any]) -> None:
         descriptions["Prices"]["fingerprint"] = "another"
@@ -30,12 +30,12 @@ def telling(change: Callable[[dict[str, Any]], object]) -> Between:
 
 
 async def findings(sides: Sides) -> dict[str, tuple[bool, bool, str]]:
-    """What /health/ready would see: by component whether it failed, whether it is only degraded, and why."""
+    """Return the findings of /health/ready: by component, whether it failed or is degraded, and the reason."""
     found = await run_checks(sides.caller.kernel.health_checks(), 1)
     return {one.component: (one.problem is not None, one.is_degraded, one.problem or "") for one in found}
 
 
-async def test_with_the_same_contract_all_is_well(tmp_path: Path) -> None:
+async def test_with_the_same_contract_the_check_succeeds(tmp_path: Path) -> None:
     async with two_sides(tmp_path) as sides:
         assert (await findings(sides))["prices.contract"] == (False, False, "")
         assert "prices.contract" not in sides.callee.kernel.health_checks()
@@ -96,7 +96,7 @@ async def test_a_new_process_stays_unready_while_the_other_side_does_not_answer(
                 await module.check()
 
 
-async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: Path) -> None:
+async def test_a_compatible_difference_is_only_logged_once(tmp_path: Path) -> None:
     more = {"safe": True, "arguments": {}, "result": {}}
     with structlog.testing.capture_logs() as logs:
         async with two_sides(tmp_path, telling(lambda told: told["methods"].update(dearest=more))) as sides:
@@ -107,7 +107,7 @@ async def test_a_compatible_difference_is_logged_once_and_no_problem(tmp_path: P
     assert told == ["Prices.dearest: is provided, but not known to the caller"]
 
 
-async def test_the_callee_logs_what_its_caller_means(tmp_path: Path) -> None:
+async def test_the_provider_logs_the_differences_of_its_caller(tmp_path: Path) -> None:
     async with two_sides(tmp_path) as sides:
         expected = sides.caller.kernel.get(Remote).channel.compared["prices"].expected["Prices"]
         expected["fingerprint"] = "another"
@@ -139,7 +139,7 @@ async def nonsense(call: Call, forward: Forward) -> Reply | Drop:
         (None, {"INTERNAL_SECRET": "x" * 32}, "prices was answered with 401"),
     ],
 )
-async def test_whoever_cannot_be_asked_degrades_the_caller(
+async def test_an_unreachable_module_degrades_its_caller(
     tmp_path: Path, between: Between | None, caller: dict[str, str], said: str
 ) -> None:
     async with two_sides(tmp_path, **({"between": between} if between else {}), caller=caller) as sides:
@@ -177,8 +177,8 @@ async def test_it_recovers_by_itself(tmp_path: Path) -> None:
         await until(is_well, 10)
 
 
-async def test_a_start_does_not_wait_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is it ready before it has looked, once."""
+async def test_a_start_does_not_wait_for_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process is not ready before its first comparison."""
     monkeypatch.setattr("kernel.ext.remote.client._COMPARE_SECONDS", 0.3)
     looked = asyncio.Event()
 
@@ -197,7 +197,7 @@ async def test_a_start_does_not_wait_for_the_others(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 async def described(tmp_path: Path) -> AsyncIterator[dict[str, Any]]:
-    """The OpenAPI document of the callee's contracts."""
+    """Return the OpenAPI document of the other process's contracts."""
     local = {"ENVIRONMENT": "local", "INTERNAL_SECRET": ""}
     async with two_sides(tmp_path, callee=local) as sides, talking_to(sides.callee) as callee:
         public = (await callee.get("/openapi.json")).json()

@@ -1,4 +1,4 @@
-"""Which modules run here and which are asked elsewhere, and what of that refuses to start."""
+"""Which modules run here and which are called in other processes, and which settings stop the start."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def shop(tmp_path: Path) -> Iterator[Path]:
 
 
 def modules(shop: Path, variables: dict[str, str]) -> tuple[list[str], list[str]]:
-    """The modules that run here, and those that are asked elsewhere."""
+    """Return the modules that run here, and those in other processes."""
     kernel = Kernel(*project_for(shop, variables))
     return [module.name for module in kernel.modules], [*kernel.get(Remote).channel.compared]
 
@@ -45,7 +45,7 @@ def modules(shop: Path, variables: dict[str, str]) -> tuple[list[str], list[str]
         (AT | DEV | KEY, ["shop"], ["prices"]),
     ],
 )
-def test_a_module_with_an_address_is_asked_there_unless_it_is_enabled(
+def test_a_module_with_an_address_is_called_there_unless_it_is_enabled(
     shop: Path, variables: dict[str, str], here: list[str], asked: list[str]
 ) -> None:
     assert modules(shop, variables) == (here, asked)
@@ -57,7 +57,7 @@ def test_of_a_module_elsewhere_only_the_contract_is_loaded(shop: Path) -> None:
     assert modules(shop, AT) == (["shop"], ["prices"])
 
 
-def test_without_an_address_the_message_names_both_ways_out(shop: Path) -> None:
+def test_without_an_address_the_error_names_both_remedies(shop: Path) -> None:
     with pytest.raises(DiscoveryError, match=r"add it, or set its address \(PRICES_URL=http://\.\.\.\)"):
         modules(shop, {"ENABLED_MODULES": "shop"})
 
@@ -85,7 +85,7 @@ def test_without_an_address_the_message_names_both_ways_out(shop: Path) -> None:
         ({"INTERNAL_SECRETS": SECRET}, "INTERNAL_SECRETS: (from test) is not a setting. Did you mean INTERNAL_SECRET?"),
     ],
 )
-def test_what_is_wrong_stops_the_start_and_shows_no_secret(shop: Path, variables: dict[str, str], fault: str) -> None:
+def test_invalid_settings_stop_the_start_and_show_no_secret(shop: Path, variables: dict[str, str], fault: str) -> None:
     with pytest.raises(SettingsError) as caught:
         modules(shop, variables)
     assert fault in str(caught.value)
@@ -115,7 +115,7 @@ module = Module(owner="team", provides={A: None, B: None})
         ),
     ],
 )
-def test_what_would_collide_below_internal_is_found_at_the_start(shop: Path, files: dict[str, str], said: str) -> None:
+def test_collisions_below_internal_stop_the_start(shop: Path, files: dict[str, str], said: str) -> None:
     write_project(shop, files)
     with pytest.raises(DiscoveryError) as caught:
         modules(shop, {})
@@ -123,7 +123,7 @@ def test_what_would_collide_below_internal_is_found_at_the_start(shop: Path, fil
 
 
 @pytest.mark.parametrize("environment", ["uat", "prod"])
-def test_an_example_secret_behind_a_good_one_is_refused(tmp_path: Path, environment: str) -> None:
+def test_an_example_secret_after_a_valid_one_is_refused(tmp_path: Path, environment: str) -> None:
     variables = {"ENVIRONMENT": environment, "INTERNAL_SECRET": f"{'9f8e7d6c' * 4}, {'change-me-' * 4}"}
     with pytest.raises(SettingsError, match="- INTERNAL_SECRET: "):
         project_for(write_project(tmp_path, {}), variables)

@@ -1,4 +1,4 @@
-"""A shop that asks for prices in another process: the real applications, and a socket between them that can fail."""
+"""A shop that calls prices in another process: two real applications, connected by a socket that can fail."""
 
 import importlib
 import json
@@ -25,14 +25,14 @@ FILES = modules_of(Path(__file__).with_name("project"))
 
 @dataclass
 class Sides:
-    """Both applications, started. What was asked over the socket is in `wire.calls`, what was done in `done`."""
+    """Both applications, started. `wire.calls` records requests over the socket, `done` the work of the provider."""
 
     caller: Application
     callee: Application
-    # Talks to the caller as its users do.
+    # A client of the caller, as its users have one.
     shop: httpx2.AsyncClient
     wire: HttpServer
-    # The contract as the caller has it, its file, and the file of the answers.
+    # The contract as the caller has it, its file, and the file of the implementation.
     prices: Any
     contract: Any
     service: Any
@@ -52,7 +52,7 @@ async def plainly(call: Call, forward: Forward) -> Reply | Drop:
 
 
 def describing_otherwise(change: Callable[[dict[str, Any]], object]) -> Between:
-    """Change on the way how the other process describes what `prices` provides and publishes."""
+    """Change on the way how the other process describes the contracts and messages of `prices`."""
 
     async def between(call: Call, forward: Forward) -> Reply | Drop:
         answer = await forward(call)
@@ -76,9 +76,10 @@ async def two_sides(
     files: Mapping[str, str] = MappingProxyType({}),
     waits: bool = True,
 ) -> AsyncIterator[Sides]:
-    """Both sides in DEV, with one secret; `callee` and `caller` are further settings of each, `files` further files.
+    """Run both sides in DEV with one secret.
 
-    It `waits` for the caller to have looked at the callee.
+    `callee` and `caller` are further settings of each, `files` further files. With `waits`, return after the caller has
+    compared the contracts.
     """
     write_project(root, {**FILES, **files})
     common = {

@@ -13,7 +13,7 @@ from kernel.ext.roles import extension as roles
 
 @pytest.fixture
 def extend() -> Callable[..., AsyncDBPool]:
-    """Plugs roles and the bounded pool into a pool. platform/tests/fast runs these tests with the driver's sessions."""
+    """Plug roles and the bounded pool into a pool. platform/tests/fast runs these tests with the driver's sessions."""
 
     def plug(pool: AsyncDBPool, role_prefix: str | None = None, **options: Any) -> AsyncDBPool:
         roles.install(pool, role_prefix)

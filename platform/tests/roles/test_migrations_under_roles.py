@@ -1,4 +1,4 @@
-"""Migrations run under the owner role of their module, and reach no other module's tables."""
+"""Migrations run under the owner role of their module, and cannot use another module's tables."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +20,10 @@ TWO_MODULES = {"shop/models.py": MODELS, "till/models.py": MODELS}
     "statement",
     ["DROP TABLE till.things", "ALTER TABLE till.things ADD COLUMN x int", "RESET ROLE; DELETE FROM till.things"],
 )
-async def test_a_migration_reaches_no_other_modules_tables_however_it_names_them(
+async def test_a_migration_cannot_use_tables_of_another_module_by_any_name(
     tmp_path: Path, new_database: Callable[[str], URL], statement: str
 ) -> None:
-    """Also where the migrations' text gives nothing away, and the login may migrate every module."""
+    """Even if the text of the migrations does not name the table, and the login may migrate every module."""
     url = new_database("reaching")
     query(url, f"ALTER DATABASE {url.database} OWNER TO {MIGRATING}")
     reaching = """
@@ -64,9 +64,7 @@ async def test_a_module_without_its_roles_is_not_migrated(root: Path, new_databa
         await history.upgrade()
 
 
-async def test_a_serving_login_that_finds_a_migration_missing_says_so(
-    root: Path, new_database: Callable[[str], URL]
-) -> None:
+async def test_a_serving_login_reports_a_missing_migration(root: Path, new_database: Callable[[str], URL]) -> None:
     url = new_database("behind")
     query(url, f"ALTER DATABASE {url.database} OWNER TO {MIGRATING}")
     variables = {"DATABASE_ROLE_PER_MODULE": "true", "ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}

@@ -1,4 +1,4 @@
-"""On PostgreSQL each module's sessions run under a role of its own, which has rights in its own schema only."""
+"""On PostgreSQL the sessions of each module run under a role of its own, with rights in its own schema only."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ class ThingOut(BaseModel):
 
 
 class Elsewhere(Base):
-    """What a module would write to reach into another's schema."""
+    """The names that a module would write to use another module's schema."""
 
     __tablename__ = "secrets"
     __table_args__ = {"schema": "images"}  # noqa: RUF012  # as SQLAlchemy wants it
@@ -64,14 +64,14 @@ def roles_of(pool: AsyncDBPool, *modules: str, prefix: str | None = None) -> lis
 
 
 async def opened(url: URL, extend: Extend, **options: Any) -> AsyncDBPool:
-    """A pool for two modules with a table `things` each, and images.secrets; the roles are there."""
+    """Provide a pool for two modules with a table `things` each, and images.secrets; the roles exist."""
     config = DatabaseConfig(url=str(url), **options)
     pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
     for name in MODULES:
         query(url, f"CREATE SCHEMA {name}; CREATE SEQUENCE {name}.serials")
         query(url, f"CREATE TABLE {name}.things (id serial PRIMARY KEY, serial bigint DEFAULT 0, name text)")
     await roles.apply_roles(roles_of(pool, *MODULES), config)
-    # As a later migration would, which the module's owner runs.
+    # As a later migration would, which the module's owner role runs.
     owner = f'SET ROLE "{url.database}.images_owner"'
     query(url, f"{owner}; CREATE TABLE images.secrets (id int GENERATED ALWAYS AS IDENTITY, words text)")
     return pool
@@ -94,12 +94,12 @@ WHO = sa.select(sa.literal_column("current_user").cast(sa.Text))
 
 
 async def whom(session: AsyncSession, *, directly: bool) -> str:
-    """Under which role the session's statements run."""
+    """Return the role under which the session's statements run."""
     if not directly:
         return str(await session.scalar(WHO))
     assert isinstance(session, DatabaseSession)
     rows = await session.rows(WHO)
-    assert rows, "it went through SQLAlchemy"
+    assert rows, "the statement went through SQLAlchemy"
     return str(rows[0][0])
 
 
@@ -108,9 +108,7 @@ def expected(database: Database, name: str) -> str:
 
 
 @pytest.mark.parametrize("directly", [True, False])
-async def test_modules_that_take_turns_on_one_connection_each_have_their_role(
-    pool: AsyncDBPool, directly: bool
-) -> None:
+async def test_modules_in_turn_on_one_connection_each_have_their_role(pool: AsyncDBPool, directly: bool) -> None:
     for _ in range(3):
         for name in MODULES:
             database = pool.database(name)
@@ -119,7 +117,7 @@ async def test_modules_that_take_turns_on_one_connection_each_have_their_role(
             async with database.transaction() as session:
                 assert await whom(session, directly=directly) == expected(database, name)
     async with pool.database().read() as session:
-        assert "." not in await whom(session, directly=directly), "the shared database as it is has none"
+        assert "." not in await whom(session, directly=directly), "the shared database itself has no role"
 
 
 @pytest.mark.parametrize("directly", [True, False])
@@ -133,7 +131,7 @@ async def test_a_module_can_use_its_own_tables_and_sequences(pool: AsyncDBPool, 
             assert await things.update(created.id, into=ThingOut, name="two")
             assert await things.get_by_id(created.id, into=ThingOut) == ThingOut(id=created.id, name="two")
             assert await things.delete(created.id)
-    # A table that was made after the roles, with an identity.
+    # A table that was created after the roles, with an identity.
     async with pool.database("images").transaction() as session:
         await session.execute(sa.text("INSERT INTO images.secrets (words) VALUES ('hush')"))
 
@@ -159,7 +157,9 @@ async def test_sql_that_no_check_can_read_is_refused_by_the_role(pool: AsyncDBPo
     ],
 )
 @pytest.mark.parametrize("directly", [True, False])
-async def test_a_module_can_neither_read_nor_write_anothers(pool: AsyncDBPool, statement: Any, directly: bool) -> None:
+async def test_a_module_can_neither_read_nor_write_tables_of_another(
+    pool: AsyncDBPool, statement: Any, directly: bool
+) -> None:
     async def reach() -> None:
         async with pool.database("events").transaction() as session:
             assert isinstance(session, DatabaseSession)
@@ -171,7 +171,7 @@ async def test_a_module_can_neither_read_nor_write_anothers(pool: AsyncDBPool, s
         await session.execute(sa.select(Elsewhere.id))
 
 
-async def test_a_module_may_read_which_migrations_are_applied_and_not_change_it(
+async def test_a_module_may_read_but_not_change_its_list_of_applied_migrations(
     new_database: Callable[[str], URL], extend: Extend
 ) -> None:
     url = new_database("versions")
@@ -187,7 +187,7 @@ async def test_a_module_may_read_which_migrations_are_applied_and_not_change_it(
 
 
 @pytest.mark.parametrize("directly", [True, False])
-async def test_what_is_rolled_back_or_lost_leaves_no_wrong_role(pool: AsyncDBPool, directly: bool) -> None:
+async def test_a_rollback_or_a_lost_connection_leaves_no_wrong_role(pool: AsyncDBPool, directly: bool) -> None:
     events, images = (pool.database(name) for name in MODULES)
 
     async def fails() -> None:
@@ -216,7 +216,7 @@ async def test_a_transaction_that_the_orm_takes_over_keeps_its_connection_and_it
     events = pool.database("events")
     async with events.transaction() as session:
         created = await BaseRepository[Thing, int](Thing, session).create(into=ThingOut, name="kept")
-        # Somebody else has met a dead connection: all others of its age are to be replaced, once they are given back.
+        # Another caller has found a dead connection: all others of its age are replaced when they are returned.
         engine_pool: Any = events.writer.sync_engine.pool
         engine_pool._invalidate_time = time.time()
         assert await whom(session, directly=False) == expected(events, "events")
@@ -238,15 +238,13 @@ async def test_an_idle_connection_that_has_the_role_is_preferred(
             return rows[0][0]
 
     first = {name: await backend(name) for name in (*MODULES, None)}
-    assert len(set(first.values())) == 3, "the pool grows to its size before anybody changes a role"
+    assert len(set(first.values())) == 3, "the pool grows to its size before it changes a role"
     for name in ("events", None, "images", "images", None, "events"):
         assert await backend(name) == first[name]
     await pool.close()
 
 
-async def test_a_role_that_is_missing_is_named_with_what_to_do(
-    new_database: Callable[[str], URL], extend: Extend
-) -> None:
+async def test_a_missing_role_is_named_with_the_remedy(new_database: Callable[[str], URL], extend: Extend) -> None:
     url = new_database("missing")
     query(url, "CREATE SCHEMA events")
     config = DatabaseConfig(url=str(url))
@@ -262,7 +260,7 @@ async def test_a_role_that_is_missing_is_named_with_what_to_do(
     await pool.close()
 
 
-async def test_a_start_without_the_roles_fails_and_says_so_and_local_makes_them(
+async def test_a_start_without_the_roles_fails_and_local_creates_them(
     root: Path, new_database: Callable[[str], URL], tmp_path: Path
 ) -> None:
     variables = {
@@ -293,7 +291,7 @@ async def test_roles_may_be_applied_from_many_processes_at_once(new_database: Ca
     forget_roles(url, *role.names)
 
 
-async def test_a_schema_that_is_not_there_yet_is_made_and_belongs_to_the_modules_owner(
+async def test_a_missing_schema_is_created_and_belongs_to_the_modules_owner(
     new_database: Callable[[str], URL],
 ) -> None:
     url = new_database("early")
@@ -306,7 +304,7 @@ async def test_a_schema_that_is_not_there_yet_is_made_and_belongs_to_the_modules
 
 @pytest.fixture
 def logins(new_database: Callable[[str], URL]) -> Iterator[tuple[URL, URL]]:
-    """A database as its migrating login sees it, and as its serving login does: ordinary users, both."""
+    """Return the URLs of a database for its migrating login and its serving login; both are ordinary users."""
     url = new_database("ordinary")
     migrating, serving = f"{url.database}_migrating", f"{url.database}_serving"
     query(url, f"CREATE ROLE {migrating} LOGIN CREATEROLE; CREATE ROLE {serving} LOGIN")
@@ -318,7 +316,7 @@ def logins(new_database: Callable[[str], URL]) -> Iterator[tuple[URL, URL]]:
 
 
 def roles_at(url: URL) -> list[Role]:
-    """The roles of both modules."""
+    """Return the roles of both modules."""
     return [Role(f"{url.database}.{name}", name, url, name, url) for name in MODULES]
 
 
@@ -337,7 +335,7 @@ async def test_an_ordinary_user_who_may_create_roles_can_apply_and_take_them(
         await pool.close()
 
 
-async def test_the_login_that_serves_can_change_rows_and_no_table_whatever_role_it_takes(
+async def test_the_login_that_serves_can_change_rows_but_no_table_with_every_role(
     logins: tuple[URL, URL],
 ) -> None:
     migrating, serving = logins
@@ -347,7 +345,7 @@ async def test_the_login_that_serves_can_change_rows_and_no_table_whatever_role_
     query(serving, f"SET ROLE {role}; INSERT INTO events.things VALUES (1)")
     for hostile in (
         f"SET ROLE {role}; RESET ROLE; DROP TABLE events.things",
-        f"SET ROLE {role}; RESET ROLE; SELECT * FROM events.things",  # it has no module's rights by itself
+        f"SET ROLE {role}; RESET ROLE; SELECT * FROM events.things",  # By itself it has no rights of a module.
         f"SET ROLE {role}; TRUNCATE events.things",
         f"SET ROLE {role}; CREATE TABLE events.others (id int)",
         f"SET ROLE {owner}",
@@ -376,7 +374,7 @@ async def test_tables_that_were_there_before_the_roles_pass_to_the_owner(logins:
     query(serving, f"SET ROLE \"{migrating.database}.events\"; INSERT INTO events.things (colour) VALUES ('red')")
 
 
-async def test_applying_says_what_the_user_may_not_do_and_changes_nothing(logins: tuple[URL, URL]) -> None:
+async def test_applying_without_rights_reports_the_reason_and_changes_nothing(logins: tuple[URL, URL]) -> None:
     migrating, serving = logins
     query(migrating.set(username="postgres"), "CREATE SCHEMA events; CREATE TABLE events.things (id int)")
     with pytest.raises(RoleError, match=r"events cannot be applied: permission denied for schema events\..*CREATEROLE"):
@@ -439,14 +437,14 @@ def test_the_command_prints_the_roles_and_applies_them(
     assert (code, "nothing to do" in said) == (0, True)
 
 
-def test_a_name_that_postgresql_would_cut_is_refused(extend: Extend) -> None:
+def test_a_name_that_postgresql_would_truncate_is_refused(extend: Extend) -> None:
     config = DatabaseConfig(url="postgresql://u:p@h/shop")
     with pytest.raises(RoleError, match="DATABASE_ROLE_PREFIX"):
         extend(AsyncDBPool(config, {}, Path("/"), ["events"]), role_prefix="x" * 60).database("events")
 
 
 @pytest.mark.integration
-async def test_a_pool_that_is_refused_while_it_connects_keeps_no_turn(extend: Extend) -> None:
+async def test_a_refused_connection_attempt_frees_its_place(extend: Extend) -> None:
     config = DatabaseConfig(url="postgresql://u:p@127.0.0.1:1/none", pool_size=1, max_overflow=1)
     pool = extend(AsyncDBPool(config, {}, Path("/"), MODULES))
     for directly in (True, False) * 4:

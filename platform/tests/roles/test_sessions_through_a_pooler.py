@@ -1,4 +1,4 @@
-"""Sessions where a PgBouncer in transaction mode stands in between: one server connection, several modules."""
+"""Sessions behind a PgBouncer in transaction mode: several modules share one server connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -50,7 +50,7 @@ class Fruits(BaseRepository[Fruit, int]):
 
 @pytest.fixture
 def server(new_database: Callable[[str], URL]) -> URL:
-    """A database with a table and a role of the same rights for each module."""
+    """Provide a database with a table and a role for each module."""
     url = new_database("pooled")
     for name in MODULES:
         role = f"{url.database}.{name}"
@@ -66,7 +66,7 @@ def server(new_database: Callable[[str], URL]) -> URL:
 
 @pytest.fixture
 def bouncer(server: URL, tmp_path: Path) -> Iterator[PgBouncer]:
-    """A pooler with a single server connection."""
+    """Provide a pooler with a single server connection."""
     with pgbouncer(server, tmp_path, default_pool_size=1, server_round_robin=1) as started:
         yield started
 

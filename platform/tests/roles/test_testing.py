@@ -1,4 +1,4 @@
-"""The fixtures of roles take the place of the core's."""
+"""The fixtures of roles replace those of the core."""
 
 from kernel.testing.postgresql import SERVING, DatabaseAccess
 

@@ -1,4 +1,4 @@
-"""A project that is served, with a module that does not start, does not end, or does not let go."""
+"""A served project with a module that does not start, does not end, or does not release its resources."""
 
 from pathlib import Path
 
@@ -89,7 +89,7 @@ async def pid() -> int:
 
 
 def stubborn_project(folder: Path, **variables: str) -> Served:
-    """With short budgets for its stop."""
+    """Write the project, with short time limits for its stop."""
     short = {
         "SERVER_DRAIN_SECONDS": "0",
         "SERVER_GRACEFUL_SHUTDOWN_TIMEOUT_SECONDS": "0.3",

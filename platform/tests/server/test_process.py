@@ -1,4 +1,4 @@
-"""How one process stops: within its budgets, whatever the application does."""
+"""One process stops within its time limits, whatever the application does."""
 
 import asyncio
 import signal
@@ -20,7 +20,7 @@ _LEFT = "the process ends without it"
 
 
 async def _ends(process: subprocess.Popen[bytes]) -> tuple[int, float]:
-    """The exit code of one that is told to stop, and after how many seconds."""
+    """Stop the process; return its exit code, and the seconds that it took."""
     began_at = time.monotonic()
     process.terminate()
     code = await asyncio.to_thread(process.wait, 20)
@@ -38,7 +38,7 @@ def _ignores_hangups(process: subprocess.Popen[bytes]) -> bool:
 
 @pytest.fixture(autouse=True)
 def _not_under_nohup() -> Iterator[None]:
-    """What we start inherits what we ignore."""
+    """Reset the signal handling, because child processes inherit ignored signals."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -46,7 +46,7 @@ def _not_under_nohup() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["sync", "thread", "stubborn"])
-async def test_a_request_that_cannot_be_cancelled_does_not_keep_the_process(tmp_path: Path, what: str) -> None:
+async def test_a_request_that_cannot_be_cancelled_does_not_delay_the_exit(tmp_path: Path, what: str) -> None:
     here = stubborn_project(tmp_path)
     with here.process() as process:
         await until_serving(here.port)
@@ -57,13 +57,13 @@ async def test_a_request_that_cannot_be_cancelled_does_not_keep_the_process(tmp_
             assert (await asked).status_code == 503
     assert (code, took < 5) == (0, True), took
     assert _LEFT in here.said
-    if what != "stubborn":  # which ends never, and so leaves no line
+    if what != "stubborn":  # It never ends, and so writes no log line.
         assert '"status": 503' in here.said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["thread", "stubborn", "block"])
-async def test_an_end_that_does_not_end_does_not_keep_the_process(tmp_path: Path, end: str) -> None:
+async def test_a_lifespan_that_does_not_end_does_not_delay_the_exit(tmp_path: Path, end: str) -> None:
     here = stubborn_project(tmp_path, BAD_END=end)
     with here.process() as process:
         await until_serving(here.port)
@@ -80,14 +80,14 @@ async def test_a_start_that_hangs_in_a_thread_can_be_stopped(tmp_path: Path) -> 
     assert (code, took < 5) == (0, True), took
 
 
-async def test_a_start_that_fails_fails_whatever_it_leaves_behind(tmp_path: Path) -> None:
+async def test_a_failed_start_ends_the_process_with_open_resources(tmp_path: Path) -> None:
     here = stubborn_project(tmp_path, BAD_START="fail")
     with here.process() as process:
         assert await asyncio.to_thread(process.wait, 20) == 3
     assert "the bucket is gone" in here.said
 
 
-async def test_a_hangup_takes_nothing_from_one_process(tmp_path: Path) -> None:
+async def test_sighup_does_not_disturb_a_single_process(tmp_path: Path) -> None:
     here = stubborn_project(tmp_path)
     with here.process() as process:
         await until_serving(here.port)
@@ -101,7 +101,7 @@ async def test_a_hangup_takes_nothing_from_one_process(tmp_path: Path) -> None:
     assert _LEFT not in here.said
 
 
-async def test_a_hangup_in_the_first_moments_does_not_end_the_start(tmp_path: Path) -> None:
+async def test_an_early_sighup_does_not_end_the_start(tmp_path: Path) -> None:
     here = stubborn_project(tmp_path)
     with here.process("--workers", "2") as process:
         await until(lambda: asyncio.to_thread(_ignores_hangups, process))
@@ -112,7 +112,7 @@ async def test_a_hangup_in_the_first_moments_does_not_end_the_start(tmp_path: Pa
 
 
 @pytest.mark.slow
-async def test_with_auto_reload_it_ends_with_its_terminal(tmp_path: Path) -> None:
+async def test_with_auto_reload_sighup_is_not_ignored(tmp_path: Path) -> None:
     here = stubborn_project(tmp_path, SERVER_RELOAD="true")
     with here.process() as process:
         await until_serving(here.port)

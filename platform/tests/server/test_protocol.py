@@ -1,4 +1,4 @@
-"""What a served process answers to HTTP that is not as it should be, byte by byte."""
+"""The responses of a served process to invalid HTTP, byte by byte."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def exchange(here: Served, *parts: bytes) -> bytes:
-    """All that the server says until it closes."""
+    """Send bytes, and return everything that the server sends until it closes."""
     said = b""
     with here.connect() as sock:
         sock.settimeout(10)
@@ -54,9 +54,7 @@ def exchange(here: Served, *parts: bytes) -> bytes:
         (b"GET / HTTP/1.1\r\nHo", 408),
     ],
 )
-def test_what_is_not_taken_is_answered_with_problem_details_and_closed(
-    served: Served, sent: bytes, status: int
-) -> None:
+def test_a_refused_request_gets_problem_details_and_is_closed(served: Served, sent: bytes, status: int) -> None:
     said = exchange(served, sent)
     assert said.startswith(b"HTTP/1.1 %d " % status)
     assert b"connection: close" in said
@@ -66,18 +64,18 @@ def test_what_is_not_taken_is_answered_with_problem_details_and_closed(
     assert said.count(b"HTTP/1.1") == 1
 
 
-def test_the_answer_to_an_earlier_request_is_not_mistaken_for_a_refusal(served: Served) -> None:
+def test_the_response_to_an_earlier_request_is_not_replaced_by_a_refusal(served: Served) -> None:
     said = exchange(served, b"GET /api/v1/work/waited?seconds=5 HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n")
     assert said == b""
 
 
-def test_a_request_in_a_coding_that_is_not_known_is_refused_and_not_done(served: Served) -> None:
-    """The parser alone refuses some of these only after the request has begun, and takes others for plain chunks."""
+def test_a_request_in_an_unknown_coding_is_refused_without_effect(served: Served) -> None:
+    """The parser refuses some of these only after the request has begun, and reads others as plain chunks."""
     codings = [b"identity", b"gzip", b'"chunked"', b"chunked;q=1", b"gzip, chunked", b"a\r\nTransfer-Encoding: chunked"]
     here = b" /api/v1/work%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
     add = b"POST" + here % b"?number=%d" + b"Transfer-Encoding: %b\r\n\r\n0\r\n\r\n"
     answers = [exchange(served, add % (number, coding)) for number, coding in enumerate(codings)]
-    # SQLite writes one after the other: what began before this is kept before this.
+    # SQLite writes in order: a write that began before this one is committed before it.
     assert exchange(served, add % (99, b"chunked")).startswith(b"HTTP/1.1 201 ")
     numbers = exchange(served, b"GET" + here % b"/all" + b"\r\n").rpartition(b"\r\n\r\n")[2]
     assert json.loads(numbers) == [99]
@@ -101,7 +99,7 @@ def test_requests_sent_ahead_are_answered_in_order(served: Served) -> None:
     assert bodies == [b"0.3", b"0.2", b"0.1"]
 
 
-def test_another_protocol_is_not_spoken_after_an_upgrade_that_was_not_taken(served: Served) -> None:
+def test_a_refused_upgrade_does_not_change_the_protocol(served: Served) -> None:
     said = exchange(
         served,
         b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"

@@ -73,7 +73,7 @@ async def test_a_stream_of_events_ends_when_the_drain_ends(tmp_path: Path, kind:
             assert "tick" in await anext(lines)
             began_at = time.monotonic()
             process.terminate()
-            async for _ in lines:  # raises if the stream is torn
+            async for _ in lines:  # Raises if the stream is incomplete.
                 pass
         assert await asyncio.to_thread(process.wait, 25) == 0
     assert time.monotonic() - began_at < 8

@@ -24,13 +24,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """One whose path leaves room for the name of a socket."""
+    """Return a folder whose path leaves room for the name of a socket."""
     with tempfile.TemporaryDirectory(prefix="w") as folder:
         yield Path(folder)
 
 
 async def _serving(here: Served) -> set[int]:
-    """Who answers, of two."""
+    """Return the pid of the worker that answers, of two."""
     async with httpx2.AsyncClient(timeout=5) as client:
         first = asyncio.create_task(client.get(f"{here.url}/api/v1/bad/pid"))
         await asyncio.sleep(0.1)
@@ -39,7 +39,7 @@ async def _serving(here: Served) -> set[int]:
 
 
 async def _two_serve(here: Served, process: subprocess.Popen[bytes]) -> list[int]:
-    """The pids of both, once they do."""
+    """Return the pids of both workers, after both answer."""
 
     async def both() -> list[int] | None:
         found = children(process.pid)
@@ -64,7 +64,7 @@ def _lives(pid: int) -> bool:
 
 
 def _within(folder: Path) -> list[Path]:
-    """What is in it and in its folders."""
+    """Return the content of a folder and its subfolders."""
     return list(folder.rglob("*"))
 
 
@@ -73,7 +73,7 @@ def _listens(here: Served) -> bool:
         return probe.connect_ex(("127.0.0.1", here.port)) == 0
 
 
-async def test_a_supervisor_that_cannot_start_a_worker_tries_again_and_hears_signals(tmp_path: Path) -> None:
+async def test_a_supervisor_that_cannot_start_a_worker_retries_and_handles_signals(tmp_path: Path) -> None:
     here = stubborn_project(tmp_path)
     with here.process("--workers", "2") as process:
         [first, _] = await _two_serve(here, process)
@@ -88,7 +88,7 @@ async def test_a_supervisor_that_cannot_start_a_worker_tries_again_and_hears_sig
         assert await _ends(process) == 0
 
 
-def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_cannot_be_started_leaves_no_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_worker: Worker) -> None:
         raise BlockingIOError
 
@@ -98,7 +98,7 @@ def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest
         with pytest.raises(BlockingIOError) as caught:
             Worker(sock, is_first=False)
         assert open_files(os.getpid()) == before
-        assert caught.value.__traceback__ is not None  # keeps the worker, which would close its files otherwise
+        assert caught.value.__traceback__ is not None  # keeps the worker, whose files would be closed
 
 
 async def test_workers_that_hang_in_their_start_are_replaced(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_workers_that_hang_in_their_start_are_replaced(tmp_path: Path) -> 
         assert await _ends(process) == 0
 
 
-async def test_one_that_is_killed_is_said_to_be_so_once(tmp_path: Path) -> None:
+async def test_a_killed_worker_is_reported_once(tmp_path: Path) -> None:
     here = stubborn_project(tmp_path, SERVER_WORKER_TIMEOUT_SECONDS="3")
     with here.process("--workers", "2") as process:
         [first, second] = await _two_serve(here, process)
@@ -131,7 +131,7 @@ async def test_one_that_is_killed_is_said_to_be_so_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
-async def test_one_that_dies_young_is_replaced_after_a_pause_and_none_leaves_its_socket(
+async def test_a_worker_that_dies_early_is_replaced_after_a_pause_and_leaves_no_socket(
     tmp_path: Path, short_folder: Path
 ) -> None:
     here = stubborn_project(tmp_path, TMPDIR=str(short_folder))
@@ -139,7 +139,7 @@ async def test_one_that_dies_young_is_replaced_after_a_pause_and_none_leaves_its
         [first, second] = await _two_serve(here, process)
         served_at = time.monotonic()
         assert await _replaced_after(process, second) > 0.9
-        await asyncio.sleep(max(0, served_at + 5.2 - time.monotonic()))  # a worker is young for 5 s
+        await asyncio.sleep(max(0, served_at + 5.2 - time.monotonic()))  # A worker counts as young for 5 s.
         assert await _replaced_after(process, first) < 0.9
         pids = await _two_serve(here, process)
         assert sorted(int(path.stem) for path in _within(short_folder) if path.suffix) == sorted(pids)
@@ -148,7 +148,7 @@ async def test_one_that_dies_young_is_replaced_after_a_pause_and_none_leaves_its
 
 
 async def _replaced_after(process: subprocess.Popen[bytes], pid: int) -> float:
-    """Kill a worker: how many seconds until there is another."""
+    """Kill a worker, and return the seconds until there is another."""
     known = set(children(process.pid))
 
     async def another() -> bool:
@@ -160,7 +160,7 @@ async def _replaced_after(process: subprocess.Popen[bytes], pid: int) -> float:
     return time.monotonic() - killed_at
 
 
-async def test_workers_without_a_supervisor_free_the_port_and_tidy_up_while_they_finish(
+async def test_workers_without_a_supervisor_free_the_port_and_remove_their_folder(
     tmp_path: Path, short_folder: Path
 ) -> None:
     here = stubborn_project(tmp_path, TMPDIR=str(short_folder), SERVER_DRAIN_SECONDS="4")
@@ -185,7 +185,7 @@ async def test_workers_without_a_supervisor_free_the_port_and_tidy_up_while_they
         await until(are_gone, 15)
 
 
-async def test_a_folder_in_which_no_socket_can_be_is_said_and_served_without(tmp_path: Path) -> None:
+async def test_a_folder_with_a_path_too_long_for_sockets_is_reported_and_not_used(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()
     here = stubborn_project(tmp_path, TMPDIR=str(long))

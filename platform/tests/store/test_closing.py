@@ -29,7 +29,7 @@ module = Module(owner="team", lifespan=fail)
 
 
 class UsesTheStore(Extension):
-    """Connects before the modules start."""
+    """An extension that connects before the modules start."""
 
     name = "uses_the_store"
 

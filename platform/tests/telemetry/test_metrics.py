@@ -1,4 +1,4 @@
-"""/metrics: counted where requests pass, told to whoever may ask, of all workers together."""
+"""/metrics: it counts where requests pass, serves allowed callers, and combines all workers."""
 
 import asyncio
 import socket
@@ -52,7 +52,7 @@ Series = dict[tuple[tuple[str, str], ...], float]
 async def _served(
     root: Path, files: Mapping[str, str] = _FILES, **variables: str
 ) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
-    """The application as `kernel serve` assembles it, in this process."""
+    """Run the application as `kernel serve` assembles it, in this process."""
     with imported_alone():
         settings = settings_for(
             write_project(root, files),
@@ -64,11 +64,11 @@ async def _served(
 
 
 def _series(text: str, name: str) -> Series:
-    """The values of one series by its labels, without the worker's; those of several workers are added up."""
+    """Return the values of one series by its labels, without the worker's; values of several workers are added."""
     found: Series = {}
     families = list(text_string_to_metric_families(text))
     rows = [(one.name, *sorted(one.labels.items())) for family in families for one in family.samples]
-    assert len(rows) == len(set(rows)), "Prometheus takes no scrape with a series twice"
+    assert len(rows) == len(set(rows)), "Prometheus refuses a scrape that contains a series twice"
     for sample in (one for family in families for one in family.samples):
         if sample.name == name:
             labels = tuple((key, value) for key, value in sorted(sample.labels.items()) if key != "worker")
@@ -77,7 +77,7 @@ def _series(text: str, name: str) -> Series:
 
 
 async def _scraped(client: httpx2.AsyncClient, *names: str) -> dict[str, dict[str, float]]:
-    """The values of these series at one moment, by their labels' values."""
+    """Return the values of these series in one scrape, by their labels' values."""
     text = (await client.get("/metrics")).text
     return {
         name: {" ".join(value for _, value in labels): number for labels, number in _series(text, name).items()}
@@ -86,14 +86,14 @@ async def _scraped(client: httpx2.AsyncClient, *names: str) -> dict[str, dict[st
 
 
 async def _hold(database: Database, until_then: asyncio.Event) -> None:
-    """Keep a connection."""
+    """Use a connection."""
     async with database.transaction() as session:
         await session.execute(sql("SELECT 1"))
         await until_then.wait()
 
 
 def _of_tea(text: str) -> dict[tuple[str, str, str], float]:
-    """How many requests of the module, by method, route and status."""
+    """Return the numbers of requests to the module, by method, route and status."""
     counted = [(dict(labels), number) for labels, number in _series(text, _DURATION).items()]
     return {(one["method"], one["route"], one["status"]): number for one, number in counted if one["module"] == "tea"}
 
@@ -118,7 +118,7 @@ def _until(look: Callable[[], bool], log: Path) -> None:
         time.sleep(0.05)
 
 
-async def test_requests_are_counted_by_template_and_paths_that_nobody_has_make_one_row(tmp_path: Path) -> None:
+async def test_requests_are_counted_by_template_and_unknown_paths_share_a_row(tmp_path: Path) -> None:
     async with _served(tmp_path) as (_, client):
         for path in ("1", "2", "13", "a", "b/c", "b/d", "b/" + "e" * 500):
             await client.get(f"/api/v1/tea/{path}")
@@ -136,7 +136,7 @@ async def test_requests_are_counted_by_template_and_paths_that_nobody_has_make_o
     }
 
 
-async def test_outside_local_only_who_has_the_token_sees_anything(tmp_path: Path) -> None:
+async def test_outside_local_metrics_require_the_token(tmp_path: Path) -> None:
     async with _served(tmp_path, ENVIRONMENT="dev") as (_, client):
         assert (await client.get("/metrics")).status_code == 404
     async with _served(tmp_path, ENVIRONMENT="dev", TELEMETRY_METRICS_TOKEN="sesame") as (_, client):
@@ -145,7 +145,7 @@ async def test_outside_local_only_who_has_the_token_sees_anything(tmp_path: Path
         assert (await client.get("/metrics", headers={"Authorization": "Bearer sesame"})).status_code == 200
 
 
-async def test_pools_messages_and_the_process_are_told(tmp_path: Path, empty_url: str) -> None:
+async def test_pools_messages_and_the_process_have_metrics(tmp_path: Path, empty_url: str) -> None:
     async with _served(tmp_path, write_shop(tmp_path), DATABASE_URL=empty_url) as (_, client):
         text = (await client.get("/metrics")).text
     assert sum(_series(text, "database_pool_limit").values()) > 0
@@ -156,10 +156,10 @@ async def test_pools_messages_and_the_process_are_told(tmp_path: Path, empty_url
 
 
 @pytest.mark.slow
-async def test_a_connection_is_told_to_be_in_use_idle_or_above_the_size_and_a_caller_to_wait(
+async def test_connections_in_use_idle_and_above_the_size_and_waiting_callers_are_counted(
     tmp_path: Path, new_database: Callable[[str], URL]
 ) -> None:
-    """One in the pool and three above it, of which each of the two modules may hold two."""
+    """One connection in the pool and three above it, of which each of the two modules may hold two."""
     variables = {"DATABASE_POOL_SIZE": "1", "DATABASE_MAX_OVERFLOW": "3", "DATABASE_POOL_SHARE_PERCENT": "60"}
     variables |= {"DATABASE_POOL_SHARE_TIMEOUT_SECONDS": "10", "MESSAGING_RELAY": "false"}
     variables["DATABASE_URL"] = new_database("gauges").render_as_string(hide_password=False)
@@ -209,7 +209,7 @@ async def test_a_connection_is_told_to_be_in_use_idle_or_above_the_size_and_a_ca
 
 
 @pytest.mark.integration
-async def test_a_connection_to_others_is_told_and_who_is_not_asked_any_more(tmp_path: Path) -> None:
+async def test_connections_to_upstreams_and_open_circuits_are_counted(tmp_path: Path) -> None:
     is_asked, ended = asyncio.Event(), asyncio.Event()
     closed: asyncio.Queue[None] = asyncio.Queue()
 
@@ -278,7 +278,7 @@ async def test_an_extension_contributes_gauges_and_its_failure_costs_no_others(
     assert len(_series(text, "application_info")) == 1
 
 
-async def test_an_event_loop_that_was_late_is_told_once(tmp_path: Path) -> None:
+async def test_a_delay_of_the_event_loop_is_reported_once(tmp_path: Path) -> None:
     async with _served(tmp_path) as (_, client):
         await asyncio.sleep(0.01)
         time.sleep(0.7)  # noqa: ASYNC251  # it is looked at every half second: so 0.2 s late at least
@@ -288,12 +288,12 @@ async def test_an_event_loop_that_was_late_is_told_once(tmp_path: Path) -> None:
     assert told[1] < told[0]
 
 
-async def test_a_message_that_waits_is_told_with_its_age(tmp_path: Path, empty_url: str) -> None:
+async def test_the_age_of_a_waiting_message_is_reported(tmp_path: Path, empty_url: str) -> None:
     files = write_shop(tmp_path)
     async with _served(tmp_path, files, DATABASE_URL=empty_url, MESSAGING_RELAY="false") as (_, client):
         for number in range(2):
             assert (await client.post("/api/v1/shop", json={"number": number})).status_code == 201
-        await asyncio.sleep(0.1)  # the least age that the metric may have
+        await asyncio.sleep(0.1)  # The smallest age that the metric may have.
         told = await _scraped(client, "messages", "messages_oldest_seconds")
     assert told["messages"] == {"shop pending": 2}
     assert 0.1 <= told["messages_oldest_seconds"].pop("shop") < 10
@@ -315,7 +315,7 @@ def test_one_scrape_counts_every_request_of_four_workers(tmp_path: Path) -> None
     _until(lambda: workers() == 4, log)
     for number in range(200):
         assert _get(f"{url}/api/v1/tea/{number + 100}")[0] == 200
-    # A request is counted when its answer is out: the last may be a moment late.
+    # A request is counted after its response was sent, so the last one may be late.
     _until(lambda: _of_tea(_get(f"{url}/metrics")[1]) == {("GET", "/api/v1/tea/{number}", "200"): 200}, log)
     assert _of_tea(_get(f"{url}/metrics")[1]) == {("GET", "/api/v1/tea/{number}", "200"): 200}
     server.stop()
@@ -337,7 +337,7 @@ def test_a_relay_answers_probes_and_metrics_on_a_port_of_its_own(tmp_path: Path,
 
 
 @pytest.mark.integration
-def test_a_relay_whose_port_is_taken_says_so(tmp_path: Path) -> None:
+def test_a_relay_with_a_taken_port_reports_it(tmp_path: Path) -> None:
     write_shop(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -351,7 +351,7 @@ def test_a_relay_whose_port_is_taken_says_so(tmp_path: Path) -> None:
     assert "choose another MESSAGING_RELAY_PORT" in ended.stderr
 
 
-async def test_nothing_is_counted_where_it_is_switched_off(tmp_path: Path) -> None:
+async def test_nothing_is_counted_if_metrics_are_off(tmp_path: Path) -> None:
     async with _served(tmp_path, TELEMETRY_METRICS="false") as (app, client):
         assert (await client.get("/metrics")).status_code == 404
         assert app.kernel.find(Meter) is None

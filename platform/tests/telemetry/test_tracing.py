@@ -1,4 +1,4 @@
-"""One request is followed through two processes, and where the spans go to costs nothing when it fails."""
+"""One request is traced through two processes; a failing collector costs requests nothing."""
 
 import json
 import socket
@@ -72,7 +72,7 @@ async def order(number: int, shop: Annotated[Shop, use(Shop)]) -> int:
 
 @dataclass
 class Collector:
-    """Takes spans as an OpenTelemetry collector would, or does not answer."""
+    """A receiver of spans like an OpenTelemetry collector, which may also not answer."""
 
     hangs: bool = False
     spans: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Collector:
                 }
 
     def way_to(self, name: str) -> list[str]:
-        """The names of the span and of those above it, from the outermost."""
+        """Return the names of the span and of those above it, from the outermost."""
         way: list[str] = []
         found = next((one for one in self.spans.values() if one["name"] == name), None)
         while found is not None:
@@ -103,7 +103,7 @@ class Collector:
 
 @contextmanager
 def collector(*, hangs: bool = False) -> Iterator[Collector]:
-    """A real receiver of OTLP over HTTP on the loopback interface."""
+    """Provide a real receiver of OTLP over HTTP on the loopback interface."""
     took, over = Collector(hangs), Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -143,7 +143,7 @@ def _until_ready(port: int, log: Path) -> None:
 
 
 def _post(url: str, **headers: str) -> float:
-    """How long it took, in seconds."""
+    """Send a request, and return its duration in seconds."""
     began_at = time.monotonic()
     request = urllib.request.Request(url, method="POST", headers=headers)  # noqa: S310  # our own server
     with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
@@ -185,7 +185,7 @@ def test_one_request_is_followed_through_a_contract_call_and_a_message_in_two_pr
             assert time.monotonic() < ends_at, logs[1].read_text()
             time.sleep(0.05)
         front.stop()
-        shop.stop()  # what is left is sent at the end
+        shop.stop()  # The remaining spans are sent at the end.
 
     request = ["front: POST /api/v1/front/orders/{number}", "front: POST", "shop: POST /internal/{path}"]
     handled = "process shop.order_placed"
@@ -208,9 +208,7 @@ def test_one_request_is_followed_through_a_contract_call_and_a_message_in_two_pr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_collector_that_hangs_or_is_gone_costs_requests_nothing_and_the_stop_two_seconds(
-    tmp_path: Path, *, is_there: bool
-) -> None:
+def test_a_failing_collector_delays_no_request_and_the_stop_by_two_seconds(tmp_path: Path, *, is_there: bool) -> None:
     files = {"tea/router.py": "from fastapi import APIRouter\nrouter = APIRouter()\n\n"
              '@router.post("", status_code=201)\nasync def make() -> int:\n    return 1\n'}  # fmt: skip
     write_project(tmp_path, files)
@@ -229,11 +227,11 @@ def test_a_collector_that_hangs_or_is_gone_costs_requests_nothing_and_the_stop_t
         server.stop()
         took_seconds = time.monotonic() - began_at
     assert slowest < 1, log.read_text()
-    assert took_seconds < 4, log.read_text()  # of which Python's own end takes some
+    assert took_seconds < 4, log.read_text()  # Python's own end takes a part of this.
 
 
 @pytest.mark.integration
-def test_without_an_endpoint_nothing_of_the_sdk_is_imported() -> None:
+def test_without_an_endpoint_the_sdk_is_not_imported() -> None:
     code = "import sys, kernel.serving; kernel.serving.application(); print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "fastapi" in found

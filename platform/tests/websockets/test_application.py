@@ -62,7 +62,7 @@ THINGS = "/api/v1/things"
 
 
 class Socket:
-    """One end of a WebSocket of the application, as a server would drive it."""
+    """One end of a WebSocket of the application, driven as a server would."""
 
     def __init__(self, app: FastAPI, path: str) -> None:
         self.received: asyncio.Queue[Any] = asyncio.Queue()
@@ -106,7 +106,7 @@ class Socket:
 async def running(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
-    """An application with a pool of 3 + 2 connections, and a client."""
+    """Provide an application with a pool of 3 + 2 connections, and a client."""
     files = {"things/models.py": MODELS, "things/router.py": ROUTER}
     variables = {"DATABASE_POOL_SIZE": "3", "DATABASE_MAX_OVERFLOW": "2", "DATABASE_POOL_TIMEOUT_SECONDS": "2"}
     if request.param == "postgresql":

@@ -1,4 +1,4 @@
-"""WebSockets of a real process: policies, hosts, origins, bounds, metrics, and how they end."""
+"""WebSockets of a real process: policies, hosts, origins, limits, metrics, and how they end."""
 
 import asyncio
 import json
@@ -104,13 +104,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def connecting(here: Served, path: str, **headers: str) -> connect:
-    """A WebSocket of the module `talk`, opened by `async with`; `origin` for `Origin`."""
+    """Connect to a WebSocket of the module `talk`, to use with `async with`; `origin` is the `Origin`."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     return connect(f"ws://127.0.0.1:{here.port}{path}", additional_headers=sent, proxy=None)
 
 
 async def refused(here: Served, path: str, **headers: str) -> dict[str, Any]:
-    """The problem details with which a handshake is answered."""
+    """Return the problem details with which a handshake is refused."""
     with pytest.raises(InvalidStatus) as caught:
         await connecting(here, path, **headers)
     answer = caught.value.response
@@ -124,7 +124,7 @@ async def refused(here: Served, path: str, **headers: str) -> dict[str, Any]:
 
 
 async def asked(here: Served, path: str, more: str = "", host: str = HOST) -> bytes:
-    """Everything that the server says to a handshake, up to the end of the connection."""
+    """Return everything that the server sends after a handshake, up to the end of the connection."""
     sent = (
         f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{more}"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -140,7 +140,7 @@ async def asked(here: Served, path: str, more: str = "", host: str = HOST) -> by
 
 
 async def closed(socket: ClientConnection) -> tuple[int, str]:
-    """The code and the reason with which the server closes."""
+    """Return the code and the reason with which the server closes."""
     with pytest.raises(ConnectionClosed) as caught:
         await socket.recv()
     assert caught.value.rcvd is not None
@@ -164,13 +164,13 @@ async def test_a_websocket_echoes(served: Served) -> None:
         assert len(socket.response.headers["x-request-id"]) == 32
 
 
-async def test_a_handler_reaches_its_module_and_its_return_closes_in_order(served: Served) -> None:
+async def test_a_handler_uses_its_module_and_its_return_closes_normally(served: Served) -> None:
     async with connecting(served, f"{TALK}/module") as socket:
         assert await socket.recv() == "talk"
         assert await closed(socket) == (1000, "")
 
 
-async def test_a_policy_holds_for_a_websocket(served: Served) -> None:
+async def test_a_policy_applies_to_a_websocket(served: Served) -> None:
     assert (await refused(served, f"{TALK}/mine"))["status"] == 401
     assert (await refused(served, f"{TALK}/mine", authorization=bearer(served, "other")))["status"] == 403
     async with connecting(served, f"{TALK}/mine", authorization=bearer(served, "talk:read")) as socket:
@@ -200,12 +200,12 @@ async def test_a_page_of_an_allowed_origin_or_our_own_host_may_connect(served: S
     ("path", "status"),
     [("/api/v1/nowhere", 404), (f"{TALK}/nowhere", 404), ("/health/live", 404), (f"{TALK}/number/x", 422)],
 )
-async def test_a_handshake_that_finds_no_handler_says_why(served: Served, path: str, status: int) -> None:
+async def test_a_handshake_without_a_handler_gets_problem_details(served: Served, path: str, status: int) -> None:
     assert (await refused(served, path))["status"] == status
 
 
 @pytest.mark.parametrize("status", [409, 503])
-async def test_an_error_before_the_accept_is_an_http_answer(served: Served, status: int) -> None:
+async def test_an_error_before_accept_is_an_http_response(served: Served, status: int) -> None:
     problem = await refused(served, f"{TALK}/early/{status}")
     assert (problem["status"], problem["detail"]) == (status, "Not now.")
 
@@ -214,14 +214,12 @@ async def test_an_error_before_the_accept_is_an_http_answer(served: Served, stat
     ("kind", "code", "reason"),
     [("conflict", 1008, "Somebody else was first."), ("busy", 1013, "Try later."), ("bug", 1011, "")],
 )
-async def test_an_error_after_the_accept_closes_with_its_code(
-    served: Served, kind: str, code: int, reason: str
-) -> None:
+async def test_an_error_after_accept_closes_with_its_code(served: Served, kind: str, code: int, reason: str) -> None:
     async with connecting(served, f"{TALK}/late/{kind}") as socket:
         assert await closed(socket) == (code, reason)
 
 
-async def test_a_rate_limit_holds_for_a_websocket(served: Served) -> None:
+async def test_a_rate_limit_applies_to_a_websocket(served: Served) -> None:
     async with connecting(served, f"{TALK}/limited") as socket:
         assert await closed(socket) == (1000, "")
     assert (await refused(served, f"{TALK}/limited"))["status"] == 429
@@ -233,7 +231,7 @@ async def test_a_handler_that_does_nothing_refuses(served: Served) -> None:
     assert caught.value.response.status_code == 403
 
 
-async def test_a_message_is_bounded_like_a_body(served: Served) -> None:
+async def test_a_message_is_limited_like_a_body(served: Served) -> None:
     async with connecting(served, f"{TALK}/echo") as socket:
         await socket.send("x" * 1000)
         assert len(await socket.recv()) == 1000
@@ -241,12 +239,12 @@ async def test_a_message_is_bounded_like_a_body(served: Served) -> None:
         assert await closed(socket) == (1009, "The message is too large: at most 1,000 bytes.")
 
 
-async def test_open_websockets_have_a_bound_of_their_own(served: Served) -> None:
+async def test_open_websockets_have_a_limit_of_their_own(served: Served) -> None:
     async with connecting(served, f"{TALK}/echo"), connecting(served, f"{TALK}/echo"):
         with pytest.raises(InvalidStatus) as caught:
             await connecting(served, f"{TALK}/echo")
         assert caught.value.response.status_code == 503
-        async with httpx2.AsyncClient() as client:  # two requests at a time may be in work
+        async with httpx2.AsyncClient() as client:  # At most two requests may be in progress at a time.
             assert (await client.get(f"{served.url}/health")).status_code in {401, 200}
 
 
@@ -263,7 +261,7 @@ async def test_a_caller_has_a_share_of_the_open_websockets(tmp_path: Path) -> No
                 await socket.send("hello")
                 assert await socket.recv() == "hello"
         async with connecting(here, f"{TALK}/module", **first) as socket:
-            assert await socket.recv() == "talk", "a closed WebSocket holds no share"
+            assert await socket.recv() == "talk", "a closed WebSocket frees its place"
 
 
 async def test_websockets_are_counted_and_logged(served: Served) -> None:
@@ -290,7 +288,7 @@ async def test_a_post_that_asks_for_a_websocket_is_answered_as_a_post(served: Se
     assert answer.status_code == 405
 
 
-async def test_a_stop_closes_websockets_at_once_and_tells_the_client(tmp_path: Path) -> None:
+async def test_a_stop_closes_websockets_at_once_with_a_code(tmp_path: Path) -> None:
     here = project(tmp_path, f"sqlite:///{tmp_path / 'data'}", FILES, **SETTINGS, SERVER_DRAIN_SECONDS="0")
     with here.process() as process:
         await until_serving(here.port)

@@ -46,7 +46,7 @@ class Everything(BaseModel, frozen=True):
 
 
 class TooMany(ContractError):
-    """There are not so many."""
+    """There are not that many."""
 
     limit: int
     of: Price
