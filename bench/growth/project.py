@@ -116,8 +116,9 @@ ItemId = Annotated[Id, Path()]
 
 _WITH_TABLE = {
     "more_fastapi": ", Query",
-    "kernel_imports": "from kernel import ExpectedVersions, or_404, problems, with_session\n"
-    "from kernel.database import Page, PageRequest\n",
+    "kernel_imports": "from kernel import or_404, problems, with_session\n"
+    "from kernel.database import Page, PageRequest\n"
+    "from kernel.ext.conditional import ExpectedVersions\n",
     "schemas": "Fact, ItemIn, ItemOut, ItemPatch",
     "dependency": "Items = Annotated[ItemRepository, with_session(ItemRepository)]\n",
 }

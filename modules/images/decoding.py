@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
+from fastapi import HTTPException
 
-from kernel import Unavailable, Unprocessable, UnsupportedMediaType
+from kernel import Unavailable, Unprocessable
 from modules.images.settings import ImagesSettings
 
 _log = structlog.get_logger("modules.images")
@@ -70,7 +71,7 @@ class Decoder:
         else:
             self._idle.append(process)
         if "unsupported" in answer:
-            raise UnsupportedMediaType("Send a PNG, JPEG, WebP or GIF.")
+            raise HTTPException(415, "Send a PNG, JPEG, WebP or GIF.")
         if "broken" in answer:
             raise Unprocessable("file", f"The image {answer['broken']}")
         return Decoded(thumbnail=thumbnail, **answer)

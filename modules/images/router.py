@@ -2,13 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Form, Header, HTTPException, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from kernel import (
-    Conditional,
-    ExpectedVersions,
-    RangeNotSatisfiable,
     for_caller,
     from_module,
     or_404,
@@ -16,9 +13,9 @@ from kernel import (
     requires,
 )
 from kernel.database import Page
+from kernel.ext.conditional import Conditional, ExpectedVersions, matches
 from kernel.ext.idempotency import idempotent
 from kernel.fields import Id
-from kernel.web.conditional import matches
 from modules.images.ranges import Unsatisfiable, requested
 from modules.images.repository import ImageRepository
 from modules.images.schemas import FORM_TYPES, THUMBNAIL_TYPE, ImageIn, ImageOut, ImagePatch, ImageQuery, StoredImage
@@ -123,7 +120,7 @@ async def read_content(
         span = requested(range_, image.size_bytes) if if_range in {None, tag} else None
     except Unsatisfiable:
         whole = {"Content-Range": f"bytes */{image.size_bytes}"}
-        raise RangeNotSatisfiable("The range begins after the end of the image.", headers=whole) from None
+        raise HTTPException(416, "The range begins after the end of the image.", whole) from None
     start, end = (span.start, span.end) if span else (0, image.size_bytes)
     headers["Content-Length"] = str(end - start)
     if span:

@@ -14,8 +14,9 @@ import obstore
 import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
+from starlette.exceptions import HTTPException
 
-from kernel import InsufficientStorage, NotFound, Unavailable
+from kernel import NotFound, Unavailable
 from modules.images.settings import ImagesSettings
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ async def _nothing_before(_call: str) -> None:
 
 
 class ImageStorage:
-    """Bytes by key. Raises Unavailable if the store does not answer, and InsufficientStorage if it is full."""
+    """Bytes by key. Raises Unavailable if the store does not answer, and HTTPException (507) if it is full."""
 
     def __init__(self, store: ObjectStore, before: Before | None = None) -> None:
         """Call `before` ahead of each call: the store may be remote, and no transaction should wait for it."""
@@ -159,8 +160,8 @@ def _owner_key(identity: str, place: str) -> str:
     return f"{_OWNERS}{identity}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
 
-def _unavailable(operation: str, error: Exception) -> Unavailable | InsufficientStorage:
+def _unavailable(operation: str, error: Exception) -> HTTPException:
     _log.error("image storage unavailable", operation=operation, reason=type(error).__name__, exc_info=error)
     if (found := _OS_ERROR.search(str(error))) is not None and int(found[1]) in _FULL:
-        return InsufficientStorage("The storage of images is full.")
+        return HTTPException(507, "The storage of images is full.")
     return Unavailable("The storage of images is not available. Try again shortly.")

@@ -23,19 +23,14 @@ if TYPE_CHECKING:
     from kernel.runtime import Kernel as Kernel
     from kernel.runtime import TheKernel as TheKernel
     from kernel.settings import ModuleSettings as ModuleSettings
-    from kernel.web.conditional import Conditional as Conditional
-    from kernel.web.conditional import ExpectedVersions as ExpectedVersions
     from kernel.web.context import Session as Session
     from kernel.web.context import get_db as get_db
     from kernel.web.context import with_session as with_session
     from kernel.web.problems import Conflict as Conflict
     from kernel.web.problems import ContentTooLarge as ContentTooLarge
-    from kernel.web.problems import InsufficientStorage as InsufficientStorage
     from kernel.web.problems import NotFound as NotFound
-    from kernel.web.problems import RangeNotSatisfiable as RangeNotSatisfiable
     from kernel.web.problems import Unavailable as Unavailable
     from kernel.web.problems import Unprocessable as Unprocessable
-    from kernel.web.problems import UnsupportedMediaType as UnsupportedMediaType
     from kernel.web.problems import or_404 as or_404
     from kernel.web.problems import problems as problems
 
@@ -49,10 +44,8 @@ _HOMES = {
     "Principal": "auth.principal",
     "for_caller": "auth.policy", "public": "auth.policy", "requires": "auth.policy",
     "ModuleSettings": "settings",
-    "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",
     "Conflict": "web.problems", "ContentTooLarge": "web.problems", "NotFound": "web.problems",
-    "InsufficientStorage": "web.problems", "RangeNotSatisfiable": "web.problems",
-    "Unavailable": "web.problems", "Unprocessable": "web.problems", "UnsupportedMediaType": "web.problems",
+    "Unavailable": "web.problems", "Unprocessable": "web.problems",
     "or_404": "web.problems", "problems": "web.problems",
     "Session": "web.context", "get_db": "web.context", "with_session": "web.context",
 }  # fmt: skip

@@ -14,7 +14,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from kernel.settings import Environment
 from kernel.web.context import RequestContext
-from kernel.web.problems import answer
+from kernel.web.problems import answer, shortened
 
 if TYPE_CHECKING:
     from kernel.runtime import Kernel
@@ -24,10 +24,6 @@ _errors = structlog.get_logger("kernel.errors")
 
 AccessLog = Callable[[Scope, int, float, "str | None"], None]
 """Writes the line of a request, given its scope, status, duration in seconds and `traceparent`."""
-
-# Longer paths are cut. The system writes at most 4,096 bytes to a pipe atomically, and a character takes up to twelve:
-# so the lines of several workers do not mix.
-_MAX_PATH = 256
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -179,11 +175,6 @@ def log_request(scope: Scope, status: int, seconds: float, traceparent: str | No
     _access.info(
         "request", method=scope["method"], path=path, status=status, duration_ms=duration_ms, client=client_of(scope)
     )
-
-
-def shortened(text: str) -> str:
-    """Return the beginning of a text of the caller, short enough for a log line."""
-    return text if len(text) <= _MAX_PATH else f"{text[:_MAX_PATH]}..."
 
 
 def client_of(scope: Scope) -> str:

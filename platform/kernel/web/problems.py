@@ -63,7 +63,7 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(HTTPException):
-    """Base of the errors that a handler raises to end a request. Raise a subclass."""
+    """Base of the errors that a handler raises to end a request. Raise a subclass, or an HTTPException of FastAPI."""
 
     status: ClassVar[int] = 500
 
@@ -72,12 +72,6 @@ class Problem(HTTPException):
     ) -> None:
         super().__init__(self.status, detail, dict(headers or {}))
         self.errors = list(errors)
-
-
-class BadRequest(Problem):
-    """400."""
-
-    status = 400
 
 
 class Unauthorized(Problem):
@@ -110,24 +104,6 @@ class ContentTooLarge(Problem):
     status = 413
 
 
-class UnsupportedMediaType(Problem):
-    """415."""
-
-    status = 415
-
-
-class RangeNotSatisfiable(Problem):
-    """416."""
-
-    status = 416
-
-
-class TooManyRequests(Problem):
-    """429."""
-
-    status = 429
-
-
 class Unprocessable(Problem):
     """422 for one field of the body: `raise Unprocessable("image_id", "no image has this id")`."""
 
@@ -136,12 +112,6 @@ class Unprocessable(Problem):
     def __init__(self, field: str, message: str, *, code: str = "invalid", part: str = "body") -> None:
         error = FieldProblem(field=f"{part}.{field}", message=message, code=code)
         super().__init__(INVALID, errors=[error])
-
-
-class InsufficientStorage(Problem):
-    """507: there is no space to store the request (RFC 4918)."""
-
-    status = 507
 
 
 class Unavailable(Problem):
@@ -164,6 +134,9 @@ def or_404(thing: Thing | None, what: str) -> Thing:
 
 
 _MAX_FIELD = 100
+# The system writes at most 4,096 bytes to a pipe atomically, and a character in a log line takes up to twelve: so the
+# lines of several workers do not mix.
+_MAX_LOGGED = 256
 MOST_ERRORS = 100
 TOO_MANY = "too_many_errors"
 INVALID = "The request is not valid: see errors."
@@ -265,7 +238,7 @@ def _expected_media_type(request: Request) -> str | None:
 
 def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:
     """Convert an error of pydantic, without the input. The name of an unknown field is input, too."""
-    where = [_cut(str(part)) for part in detail["loc"]]
+    where = [shortened(str(part), _MAX_FIELD) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
         return FieldProblem(field=".".join(where[:-1]), message="An unknown field", code=detail["type"])
     if detail["type"] == "json_invalid":
@@ -276,9 +249,9 @@ def _field_problem(detail: Mapping[str, Any]) -> FieldProblem:
     return FieldProblem(field=".".join(where), message=detail["msg"], code=detail["type"])
 
 
-def _cut(field: str) -> str:
-    """Shorten a field name. The caller chooses the keys of a dictionary, and they may be as long as the body."""
-    return field if len(field) <= _MAX_FIELD else f"{field[:_MAX_FIELD]}..."
+def shortened(text: str, most: int = _MAX_LOGGED) -> str:
+    """Return the beginning of a text of the caller, which may be as long as the body."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 async def on_database_error(request: Request, error: DBAPIError) -> Response:
@@ -334,15 +307,11 @@ async def on_unexpected(request: Request, error: Exception) -> Response:
 
 HANDLERS: dict[Any, Any] = {
     HTTPException: on_http_exception,
-    RequestValidationError: on_invalid_request,
-    WebSocketRequestValidationError: on_invalid_request,
+    **dict.fromkeys((RequestValidationError, WebSocketRequestValidationError), on_invalid_request),
     DBAPIError: on_database_error,
-    DatabaseUnavailable: on_unavailable,
-    ContractUnavailable: on_unavailable,
-    UpstreamFailed: on_unavailable,
+    **dict.fromkeys((DatabaseUnavailable, ContractUnavailable, UpstreamFailed), on_unavailable),
     NotAllowed: on_not_allowed,
-    StaleVersion: on_stale_version,
-    StaleDataError: on_stale_version,
+    **dict.fromkeys((StaleVersion, StaleDataError), on_stale_version),
     InvalidCursor: on_invalid_cursor,
     ClientDisconnect: on_disconnect,
     Exception: on_unexpected,

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from fastapi import HTTPException
 from PIL import Image
 from structlog.testing import capture_logs
 
-from kernel import Unavailable, Unprocessable, UnsupportedMediaType
+from kernel import Unavailable, Unprocessable
 from modules.images.decoding import Decoder
 from modules.images.settings import ImagesSettings
 from tests.modules.images.pictures import flat_png, flat_webp, picture, swelling_webp
@@ -139,7 +140,7 @@ async def test_a_picture_that_takes_too_long_is_refused_and_its_child_ends() -> 
 async def test_one_child_decodes_one_picture_after_the_other(decoder: Decoder) -> None:
     for name in ("PNG", "JPEG", "WEBP", "GIF"):
         assert (await decoder.decode(picture(name))).width == 64
-    with pytest.raises(UnsupportedMediaType):
+    with pytest.raises(HTTPException, match="415"):
         await decoder.decode(b"hello")
     assert "cannot be decoded" in await refusal(decoder, picture()[:100])
     assert len(children()) == 1

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from fastapi import HTTPException
 from pydantic import SecretStr
 
-from kernel import InsufficientStorage, NotFound, Unavailable
+from kernel import NotFound, Unavailable
 from modules.images.settings import ImagesSettings
 from modules.images.storage import ImageStorage
 
@@ -114,7 +115,7 @@ async def test_a_full_disk_keeps_no_part_of_a_file(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(InsufficientStorage):
+        with pytest.raises(HTTPException, match="507"):
             await storage.put("aa/bb/large", bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

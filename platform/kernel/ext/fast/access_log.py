@@ -8,7 +8,8 @@ from starlette.types import Scope
 
 from kernel.settings import LogSettings
 from kernel.web.context import find_context
-from kernel.web.middleware import AccessLog, client_of, shortened
+from kernel.web.middleware import AccessLog, client_of
+from kernel.web.problems import shortened
 
 
 def access_log_for(settings: LogSettings) -> AccessLog | None:

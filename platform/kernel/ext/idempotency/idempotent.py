@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
+from starlette.exceptions import HTTPException
 
 from kernel.auth.policy import Requires, calls_of, dependant_of, name_of
 from kernel.ext.idempotency.keys import IdempotencyKeys
 from kernel.modules.manifest import module_context
 from kernel.web.context import Session
-from kernel.web.problems import BadRequest
 from kernel.web.routes import routes_of
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -35,7 +35,7 @@ async def _idempotent(
     if key is None or request.method in _SAFE_METHODS:
         return
     if len(request.headers.getlist("idempotency-key")) > 1 or not _KEY.fullmatch(key):
-        raise BadRequest("Idempotency-Key must be one name of 1 to 200 printable characters without spaces.")
+        raise HTTPException(400, "Idempotency-Key must be one name of 1 to 200 printable characters without spaces.")
     await module_context(request).get(IdempotencyKeys).claim(request, session, key.strip('"'))
 
 

@@ -28,7 +28,7 @@ class Limited:
         self._items = parse_many(check_limit(limit))
 
     async def __call__(self, connection: HTTPConnection) -> None:
-        """Count the request. Raises TooManyRequests."""
+        """Count the request. Raises HTTPException."""
         module, route = module_context(connection).name, connection.scope["route"]
         handler = getattr(route.endpoint, "__qualname__", "")  # two routers may contain the same path
         limiter = request_context(connection).kernel.get(RateLimiter)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kernel.ext.rate_limit.rate_limiter import RateLimiter
 from kernel.web.context import route_path
 from kernel.web.dispatch import WITHOUT_BODY, close_unread
-from kernel.web.problems import RETRY_AFTER_SECONDS, TooManyRequests
+from kernel.web.problems import RETRY_AFTER_SECONDS
 
 
 class GlobalRateLimit:
@@ -79,7 +79,7 @@ class CallerShares:
             return
         share, detail = self._shares[kind]
         if self._taken[kind, caller] >= share:
-            raise TooManyRequests(detail, headers={"Retry-After": RETRY_AFTER_SECONDS} | close_unread(scope))
+            raise HTTPException(429, detail, {"Retry-After": RETRY_AFTER_SECONDS} | close_unread(scope))
         self._taken[kind, caller] += 1
         try:
             await self._app(scope, receive, send)

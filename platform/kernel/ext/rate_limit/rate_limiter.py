@@ -11,13 +11,14 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from math import floor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from kernel.auth.principal import principal_of
 from kernel.ext.rate_limit.settings import RateLimitSettings
 from kernel.ext.store.store import SharedStore, StoreUnavailable
 from kernel.web.context import request_context
-from kernel.web.problems import Problem, TooManyRequests
+from kernel.web.problems import Problem
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
@@ -47,7 +48,7 @@ class RateLimiter:
         self._exempt = [ip_network(name, strict=False) for name in settings.exempt]
 
     async def check(self, connection: HTTPConnection, kind: str, name: str, items: "Sequence[RateLimitItem]") -> None:
-        """Count a request, and add its caller's status to the response headers. Raises TooManyRequests."""
+        """Count a request, and add its caller's status to the response headers. Raises HTTPException."""
         caller = await self.caller(connection)
         if caller is None:
             return
@@ -64,7 +65,7 @@ class RateLimiter:
             headers.append((b"ratelimit", f"{policy};r={status.remaining};t={status.seconds}".encode()))
             if status.is_over:
                 detail = f"At most {item.amount} requests in {window} seconds. Try again in {status.seconds} seconds."
-                raise TooManyRequests(detail, headers={"Retry-After": str(status.seconds)})
+                raise HTTPException(429, detail, {"Retry-After": str(status.seconds)})
 
     async def caller(self, connection: HTTPConnection) -> str | None:
         """Return the key of the caller: its principal, or else its address; None for an exempt address."""

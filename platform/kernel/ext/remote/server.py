@@ -25,8 +25,7 @@ from kernel.modules.contracts import Contract, ContractError
 from kernel.settings import Settings
 from kernel.web.context import route_path
 from kernel.web.dispatch import close_unread
-from kernel.web.middleware import shortened
-from kernel.web.problems import MEDIA_TYPE, BadRequest, NotFound, answer
+from kernel.web.problems import MEDIA_TYPE, NotFound, answer, shortened
 
 PREFIX = "/internal"
 
@@ -82,7 +81,11 @@ class ContractServer:
             body = await request.body()
             self._signer.accept(claims, body)
         except CallRefused as refused:
-            _log.warning("internal call refused", path=shortened(request.scope["path"]), reason=shortened(str(refused)))
+            _log.warning(
+                "internal call refused",
+                path=shortened(request.scope["path"]),
+                reason=shortened(str(refused)),
+            )
             detail = "Only calls signed by a process of this application are accepted."
             raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"} | close_unread(request.scope)) from None
         match request.method, parts:
@@ -146,7 +149,7 @@ class ContractServer:
         except ValidationError as error:
             raise _invalid(error) from None
         except ValueError as error:
-            raise BadRequest(str(error)) from None
+            raise HTTPException(400, str(error)) from None
         for one in found:
             if str(one) not in self._logged:
                 self._logged.add(str(one))
@@ -162,7 +165,7 @@ class ContractServer:
         except ValueError:
             deadline = math.nan
         if not math.isfinite(deadline):
-            raise BadRequest(f"{HEADER} must be a Unix time in seconds.")
+            raise HTTPException(400, f"{HEADER} must be a Unix time in seconds.")
         if deadline <= time.time():
             raise HTTPException(504, "The call arrived after its deadline.")
         return deadline

@@ -4,11 +4,13 @@ from fastapi import APIRouter
 
 from kernel import public
 from kernel.ext.cache import cached
+from kernel.ext.conditional import Conditional
 
 router = APIRouter()
 
 
 @router.get("", dependencies=[public, cached(60, shared=True)])
-async def read_rates() -> dict[str, float]:
+async def read_rates(etag: Conditional) -> dict[str, float]:
     """Return what one euro costs."""
+    etag.set("2026-01-01")
     return {"CHF": 0.93}
