@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from fastapi import HTTPException
 from pydantic import SecretStr
+from starlette.exceptions import HTTPException
 
 from kernel import NotFound, Unavailable
 from modules.images.settings import ImagesSettings
