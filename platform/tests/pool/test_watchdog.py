@@ -11,11 +11,18 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from kernel.database import AsyncDBPool, DatabaseUnavailable
+from kernel.ext.pool import watchdog
 from kernel.settings import DatabaseConfig
 from tests.core.waiting import until_running
 from tests.faults.proxy import FaultProxy
 
 Extend = Callable[..., AsyncDBPool]
+
+
+@pytest.fixture(autouse=True)
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the watchdog ask sooner. The time for an answer is that of production."""
+    monkeypatch.setattr(watchdog, "_LATE_SECONDS", 0.2)
 
 
 @pytest_asyncio.fixture
@@ -37,7 +44,7 @@ async def pool(proxy: FaultProxy, new_database: Callable[[str], URL], extend: Ex
 
 @pytest_asyncio.fixture
 async def near(new_database: Callable[[str], URL], extend: Extend) -> AsyncIterator[AsyncDBPool]:
-    """Return whether the statement runs on the server, so that a delay of a proxy in this process does not count."""
+    """Return a pool that connects to the server itself: a proxy in this process would be late with it."""
     url = new_database("pulse").render_as_string(hide_password=False)
     config = DatabaseConfig(url=url, connect_timeout_seconds=0.5)  # type: ignore[arg-type]  # as above
     pool = extend(AsyncDBPool(config, {}, Path(), []))
@@ -51,7 +58,7 @@ async def sleep(pool: AsyncDBPool, seconds: float) -> None:
 
 
 async def test_a_slow_statement_is_not_ended(pool: AsyncDBPool) -> None:
-    await asyncio.gather(*(sleep(pool, 3) for _ in range(3)))
+    await asyncio.gather(*(sleep(pool, 1.5) for _ in range(3)))
 
 
 @pytest.mark.slow
@@ -66,7 +73,7 @@ async def test_a_late_event_loop_does_not_count_as_a_silent_database(near: Async
 
 
 async def test_a_connect_that_this_process_delayed_ends_no_other_use(near: AsyncDBPool) -> None:
-    under_way = asyncio.create_task(sleep(near, 2))
+    under_way = asyncio.create_task(sleep(near, 1.5))
     await until_running(near.database(None).placement.url, 1)
     another = asyncio.create_task(sleep(near, 0))
     await asyncio.sleep(0)  # It has begun to connect.

@@ -101,6 +101,7 @@ async def test_sighup_does_not_disturb_a_single_process(tmp_path: Path) -> None:
     assert _LEFT not in here.said
 
 
+@pytest.mark.slow
 async def test_an_early_sighup_does_not_end_the_start(tmp_path: Path) -> None:
     here = stubborn_project(tmp_path)
     with here.process("--workers", "2") as process:

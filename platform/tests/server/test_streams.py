@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -55,51 +57,65 @@ async def download() -> StreamingResponse:
 LIVE = "/api/v1/live"
 
 
-def served(folder: Path) -> Served:
-    return project(folder, f"sqlite:///{folder / 'data'}", FILES, SERVER_DRAIN_SECONDS="0")
+class Streams(NamedTuple):
+    """Three streams of a process that is told to stop, to their ends."""
+
+    first_lines: set[str]
+    downloaded: int
+    code: int
+    seconds: float
+    log: str
 
 
-async def _said(here: Served, words: str) -> bool:
-    return words in here.said
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Streams:
+    """Open the streams, stop the process, and read them. Raises httpx2's error if one is torn."""
+    folder = tmp_path_factory.mktemp("streams")
+    return asyncio.run(_end(project(folder, f"sqlite:///{folder / 'data'}", FILES, SERVER_DRAIN_SECONDS="0")))
 
 
-@pytest.mark.parametrize("kind", ["plain", "sse"])
-async def test_a_stream_of_events_ends_when_the_drain_ends(tmp_path: Path, kind: str) -> None:
-    here = served(tmp_path)
-    with here.process() as process:
+async def _end(here: Served) -> Streams:
+    async with AsyncExitStack() as stack:
+        process = stack.enter_context(here.process())
         await until_serving(here.port)
-        async with httpx2.AsyncClient(timeout=30) as client, client.stream("GET", f"{here.url}{LIVE}/{kind}") as answer:
-            lines = answer.aiter_lines()
-            assert "tick" in await anext(lines)
-            began_at = time.monotonic()
-            process.terminate()
-            async for _ in lines:  # Raises if the stream is incomplete.
+        client = await stack.enter_async_context(httpx2.AsyncClient(timeout=30))
+        events = [
+            (await stack.enter_async_context(client.stream("GET", f"{here.url}{LIVE}/{kind}"))).aiter_lines()
+            for kind in ("plain", "sse")
+        ]
+        first_lines = {await anext(lines) for lines in events}
+        download = await stack.enter_async_context(client.stream("GET", f"{here.url}{LIVE}/download"))
+        parts = download.aiter_bytes()
+        downloaded = len(await anext(parts))
+        began_at = time.monotonic()
+        process.terminate()
+        downloaded += sum([len(part) async for part in parts])
+        for lines in events:
+            async for _ in lines:
                 pass
-        assert await asyncio.to_thread(process.wait, 25) == 0
-    assert time.monotonic() - began_at < 8
-    assert await _said(here, "the stream has ended")
-    assert "request(s) cancelled" not in here.said
-    assert "Traceback" not in here.said
+        code = await asyncio.to_thread(process.wait, 25)
+        return Streams(first_lines, downloaded, code, time.monotonic() - began_at, here.said)
 
 
-async def test_a_download_that_has_begun_is_sent_to_its_end(tmp_path: Path) -> None:
-    here = served(tmp_path)
-    with here.process() as process:
-        await until_serving(here.port)
-        async with (
-            httpx2.AsyncClient(timeout=30) as client,
-            client.stream("GET", f"{here.url}{LIVE}/download") as answer,
-        ):
-            parts = answer.aiter_bytes()
-            received = len(await anext(parts))
-            process.terminate()
-            received += sum([len(part) async for part in parts])
-        assert await asyncio.to_thread(process.wait, 25) == 0
-    assert received == 10_000
+def test_streams_of_events_end_when_the_drain_ends(ended: Streams) -> None:
+    assert len(ended.first_lines) == 2
+    assert all("tick" in line for line in ended.first_lines)
+    assert (ended.code, ended.seconds < 8) == (0, True), ended.seconds
+    assert ended.log.count("the stream has ended") == 2
+    assert "request(s) cancelled" not in ended.log
+    assert "Traceback" not in ended.log
+
+
+def test_a_download_that_has_begun_is_sent_to_its_end(ended: Streams) -> None:
+    assert ended.downloaded == 10_000
 
 
 async def test_a_head_of_a_stream_leaves_its_connection_free(tmp_path: Path) -> None:
-    here = served(tmp_path)
+    here = project(tmp_path, f"sqlite:///{tmp_path / 'data'}", FILES, SERVER_DRAIN_SECONDS="0")
+
+    async def have_ended() -> bool:
+        return here.said.count("the stream has ended") == 2
+
     with here.process():
         await until_serving(here.port)
         async with httpx2.AsyncClient(timeout=5, limits=httpx2.Limits(max_connections=1)) as client:
@@ -107,4 +123,4 @@ async def test_a_head_of_a_stream_leaves_its_connection_free(tmp_path: Path) -> 
                 answer = await client.head(f"{here.url}{LIVE}/{kind}")
                 assert answer.headers["content-type"].startswith("text/event-stream")
             assert (await client.get(f"{here.url}/health/live")).status_code == 200
-        await until(lambda: _said(here, "the stream has ended"))
+        await until(have_ended)
