@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from kernel.modules.manifest import Module as Module
     from kernel.modules.manifest import ModuleContext as ModuleContext
     from kernel.modules.manifest import from_module as from_module
-    from kernel.modules.manifest import module_settings as module_settings
-    from kernel.modules.manifest import module_state as module_state
     from kernel.project import load_settings as load_settings
     from kernel.runtime import Kernel as Kernel
     from kernel.runtime import TheKernel as TheKernel
@@ -40,7 +38,6 @@ _HOMES = {
     "Contract": "modules.contracts", "ContractError": "modules.contracts",
     "safe": "modules.contracts", "use": "modules.contracts",
     "Module": "modules.manifest", "ModuleContext": "modules.manifest", "from_module": "modules.manifest",
-    "module_settings": "modules.manifest", "module_state": "modules.manifest",
     "Principal": "auth.principal",
     "for_caller": "auth.policy", "public": "auth.policy", "requires": "auth.policy",
     "ModuleSettings": "settings",

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from kernel.gauges import GaugeSource
     from kernel.health import Check
     from kernel.http_client import HttpxRestClientPool
-    from kernel.modules.channel import InternalChannel
     from kernel.modules.contracts import CallRule, Contract
     from kernel.modules.discovery import DiscoveredModule, ModuleFiles
     from kernel.modules.manifest import ModuleContext
@@ -99,8 +98,6 @@ class ApplicationBuilder:
     rule: "CallRule"
     # Implementations of the contracts of modules that do not run here.
     contracts: "dict[type[Contract], Contract]" = field(default_factory=dict)
-    # Calls to modules in other processes; None without an extension that makes them.
-    channel: "InternalChannel | None" = None
     health_checks: "dict[str, Check]" = field(default_factory=dict)
     observers: list[RequestObserver] = field(default_factory=list)
     gauges: "list[GaugeSource]" = field(default_factory=list)

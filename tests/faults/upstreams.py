@@ -226,12 +226,12 @@ async def _open(context):
 module = Module(owner="team", lifespan=_open)
 """,
     "asks/router.py": """
-from typing import Annotated, Any
-from fastapi import APIRouter, Depends
-from kernel import module_state
+from typing import Annotated
+from fastapi import APIRouter
+from kernel import ModuleContext, from_module
 
 router = APIRouter()
-Context = Annotated[Any, Depends(module_state)]
+Context = Annotated[ModuleContext, from_module(ModuleContext)]
 
 @router.get("/own")
 async def own() -> int:

@@ -160,31 +160,20 @@ def local_client(
     contract: type[Contract], database: Database, implementation: Callable[[AsyncSession], Contract], rule: CallRule
 ) -> Contract:
     """Return a client of a contract in this process. Each call runs in a session of the owning module."""
-    calls = {
-        name: _local_call(f"{contract.__name__}.{name}", method, database, implementation, rule)
-        for name, method in methods_of(contract).items()
-    }
+
+    def calling(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        opened = database.read if getattr(method, "__kernel_safe__", False) else database.transaction
+
+        async def call(_self: Contract, *args: Any, **kwargs: Any) -> Any:
+            await rule.before(f"{contract.__name__}.{name}")
+            async with opened() as session:
+                return await getattr(implementation(session), name)(*args, **kwargs)
+
+        return call
+
+    calls = {name: calling(name, method) for name, method in methods_of(contract).items()}
     client: Contract = type(f"Local{contract.__name__}", (contract,), calls)()
     return client
-
-
-def _local_call(
-    call_name: str,
-    method: Callable[..., Any],
-    database: Database,
-    implementation: Callable[[AsyncSession], Contract],
-    rule: CallRule,
-) -> Callable[..., Any]:
-    name = method.__name__
-    opened = database.read if getattr(method, "__kernel_safe__", False) else database.transaction
-
-    async def call(_self: Contract, *args: Any, **kwargs: Any) -> Any:
-        await rule.before(call_name)
-        async with opened() as session:
-            return await getattr(implementation(session), name)(*args, **kwargs)
-
-    call.__name__ = name
-    return call
 
 
 def home_of(contract: type[Contract]) -> str:

@@ -5,7 +5,7 @@ import importlib
 import pkgutil
 import re
 import sys
-from collections import Counter
+import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -19,13 +19,15 @@ from sqlalchemy.orm import DeclarativeBase
 
 from kernel.errors import ProjectError
 from kernel.extension import Extension, load_extensions
-from kernel.modules.contracts import Contract, methods_of
+from kernel.modules.contracts import Contract
 from kernel.modules.manifest import Module
-from kernel.settings import ModuleSettings, Sources, is_reserved
+from kernel.settings import ModuleSettings, is_reserved
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _IMPORTS_EXTENSION = re.compile(r"^\s*(?:from|import) kernel\.ext\.(\w+)", re.MULTILINE)
 _ROUTER_CONFIG_KEYS = frozenset({"prefix", "tags"})
+# What a file of a module defines under its own name: the type, and an example for messages.
+_OBJECTS = {"module": (Module, 'Module(owner="your-team")'), "router": (APIRouter, "APIRouter()")}
 
 
 class DiscoveryError(ProjectError):
@@ -105,17 +107,6 @@ def discover(
     return tuple(by_name[name] for name in TopologicalSorter(graph).static_order())
 
 
-def has_code(root: Path, name: str) -> bool:
-    """Return whether the project contains this module. One that it does not contain can only run elsewhere."""
-    return (root / "modules" / name / "module.py").is_file()
-
-
-def with_address(sources: Sources, enabled: Collection[str] | None) -> set[str]:
-    """Return the modules of the project whose address is set (`IMAGES_URL`) and that ENABLED_MODULES does not name."""
-    names = {folder.name for folder in (sources.root / "modules").glob("*")}
-    return {name for name in names if sources.origin(f"{name.upper()}_URL") and name not in (enabled or ())}
-
-
 def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:
     """Return the contracts that a module declares, without loading its other files. Raises DiscoveryError."""
     return tuple(value for value in declared(root, name) if Contract in value.__bases__)
@@ -174,18 +165,19 @@ def _load(root: Path, name: str, extensions: Sequence[type[Extension]], problems
     files = {part: _import(root, name, part, problems) for part in read}
     before = len(problems)
     problems += _of_absent_extensions(root / "modules" / name, extensions)
-    manifest = getattr(files["module"], "module", None)
-    if files["module"] is not None and not isinstance(manifest, Module):
-        problems.append(f'modules/{name}/module.py must define `module = Module(owner="your-team")`.')
-    router = getattr(files["router"], "router", None)
-    if files["router"] is not None and not isinstance(router, APIRouter):
+    manifest, router = (_object(name, part, files[part], problems) for part in _OBJECTS)
+    bases = [one for one in _classes(files["models"]) if DeclarativeBase in one.__bases__]
+    if files["models"] is not None and len(bases) != 1:
         problems.append(
-            f"modules/{name}/router.py must define `router = APIRouter()`; its `router` is {_kind(router)}."
+            f"modules/{name}/models.py must define one declarative base of its own; it defines {len(bases)}. "
+            "Add `class Base(DeclarativeBase): metadata = new_metadata()`."
         )
-        router = None
+    types = [one for one in _classes(files["settings"]) if issubclass(one, ModuleSettings)]
+    if files["settings"] is not None and len(types) != 1:
+        problems.append(
+            f"modules/{name}/settings.py must define one class derived from ModuleSettings; it has {len(types)}."
+        )
     prefix, tags = _routing(name, files["router"], router, problems)
-    metadata = _metadata(name, files["models"], problems)
-    settings_type = _settings_type(name, files["settings"], problems)
     known = ModuleFiles(name, root, {part: file for part, file in files.items() if file is not None})
     for extension in extensions:
         problems += extension().check_module(known)
@@ -198,8 +190,8 @@ def _load(root: Path, name: str, extensions: Sequence[type[Extension]], problems
         router=router,
         prefix=prefix,
         tags=tags,
-        settings_type=settings_type,
-        metadata=metadata,
+        settings_type=types[0] if types else ModuleSettings,
+        metadata=bases[0].metadata if bases else None,  # type: ignore[attr-defined]  # a DeclarativeBase
         migrations=root / "migrations" / name,
         files=known,
     )
@@ -239,16 +231,8 @@ def _import(root: Path, name: str, part: str, problems: list[str]) -> ModuleType
 
 def _origin(error: BaseException) -> str:
     """Return the last place in the traceback that is in a file of a module."""
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        if "/modules/" in trace.tb_frame.f_code.co_filename:
-            place = f" (at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return place
-
-
-def _kind(value: object) -> str:
-    return "missing" if value is None else f"of type {type(value).__name__}"
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if "/modules/" in one.filename]
+    return f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _routing(
@@ -266,36 +250,20 @@ def _routing(
     return prefix, tuple(str(tag) for tag in tags)
 
 
-def _metadata(name: str, file: ModuleType | None, problems: list[str]) -> MetaData | None:
-    if file is None:
-        return None
-    bases = [
-        value
-        for value in vars(file).values()
-        if isinstance(value, type) and DeclarativeBase in value.__bases__ and value.__module__ == file.__name__
-    ]
-    if len(bases) != 1:
-        problems.append(
-            f"modules/{name}/models.py must define one declarative base of its own; it defines {len(bases)}. "
-            "Add `class Base(DeclarativeBase): metadata = new_metadata()`."
-        )
-        return None
-    base: type[DeclarativeBase] = bases[0]
-    return base.metadata
+def _object(name: str, part: str, file: ModuleType | None, problems: list[str]) -> Any:
+    kind, example = _OBJECTS[part]
+    value = getattr(file, part, None)
+    if file is None or isinstance(value, kind):
+        return value
+    what = "missing" if value is None else f"of type {type(value).__name__}"
+    problems.append(f"modules/{name}/{part}.py must define `{part} = {example}`; its `{part}` is {what}.")
+    return None
 
 
-def _settings_type(name: str, file: ModuleType | None, problems: list[str]) -> type[ModuleSettings]:
-    if file is None:
-        return ModuleSettings
-    own = [
-        value
-        for value in vars(file).values()
-        if isinstance(value, type) and issubclass(value, ModuleSettings) and value.__module__ == file.__name__
-    ]
-    if len(own) == 1:
-        return own[0]
-    problems.append(f"modules/{name}/settings.py must define one class derived from ModuleSettings; it has {len(own)}.")
-    return ModuleSettings
+def _classes(file: ModuleType | None) -> list[type]:
+    """Return the classes that a file defines, and not those that it imports."""
+    values = vars(file).values() if file is not None else ()
+    return [value for value in values if isinstance(value, type) and value.__module__ == getattr(file, "__name__", "")]
 
 
 def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: list[str]) -> Iterator[str]:
@@ -309,16 +277,6 @@ def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: li
                     "Change one of them in its router or ROUTER_CONFIG."
                 )
             owners[module.prefix] = module.name
-            if f"{module.prefix}/".startswith("/internal/"):
-                yield (
-                    f"modules/{module.name} has the prefix {module.prefix}, but /internal is reserved for calls "
-                    "between processes. Choose another prefix."
-                )
-        provided_methods = Counter(name for contract in module.manifest.provides for name in methods_of(contract))
-        for name in [name for name, times in provided_methods.items() if times > 1]:
-            address = f"/internal/contracts/{module.name}/{name}"
-            problem = f"modules/{module.name} provides {name} in two contracts with the same address, {address}."
-            yield f"{problem} Rename one of these methods."
         for other in sorted(module.manifest.depends_on - provided):
             where = f"which is not in ENABLED_MODULES: add it, or set its address ({other.upper()}_URL=http://...)"
             what = where if other in names else "but there is no such module"

@@ -86,13 +86,3 @@ def from_module(kind: type[Thing]) -> Thing:
 
     dependency: Any = Depends(found)
     return cast(Thing, dependency)
-
-
-async def module_state(context: CurrentContext) -> Any:
-    """Return the object that the module's lifespan yielded."""
-    return context.require_module().state
-
-
-async def module_settings(context: CurrentContext) -> Any:
-    """Return the module's settings."""
-    return context.require_module().settings

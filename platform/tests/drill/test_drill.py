@@ -15,6 +15,7 @@ WITHOUT_A_MODULE = {
     "autogenerate",
     "boundaries",
     "compression",
+    "channel",
     "example_secrets",
     "fast",
     "http2",

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
+from kernel.ext.channel.channel import SharedModel
 from kernel.ext.remote import compatibility as comparing
 from kernel.ext.remote.compatibility import Difference, Effect, compare, message_differences, stored_differences
 from kernel.ext.remote.wire import WireContract, description_of, with_fingerprint
-from kernel.modules.channel import SharedModel
 from kernel.modules.contracts import Contract, safe
 from tests.remote.shape_cases import CASES, Case, DefaultPrice, Price, PriceAndMore, Red, RedOrBlue, shown
 

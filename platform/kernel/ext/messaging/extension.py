@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import structlog
 
+from kernel.ext.channel.channel import ChannelSlot, InternalChannel
+from kernel.ext.channel.elsewhere import has_code, with_address
 from kernel.ext.messaging import inbound
 from kernel.ext.messaging import watch as watching
 from kernel.ext.messaging.bus import WITHOUT_CHANNEL, WITHOUT_SUBSCRIBERS, Elsewhere, MessageBus
@@ -17,8 +19,7 @@ from kernel.ext.messaging.outbound import Outbound
 from kernel.ext.messaging.settings import MessagingSettings
 from kernel.ext.messaging.watch import DeliveryWatch
 from kernel.extension import Extension
-from kernel.modules.channel import InternalChannel
-from kernel.modules.discovery import DiscoveredModule, ModuleFiles, has_code, with_address
+from kernel.modules.discovery import DiscoveredModule, ModuleFiles
 from kernel.modules.manifest import ModuleContext
 from kernel.runtime import Kernel
 from kernel.settings import Fault, SettingsError, SettingsGroup, Sources, read_group
@@ -30,6 +31,7 @@ class Messaging(Extension):
     """Messages between modules: published in a transaction, delivered at least once, effective once."""
 
     name = "messaging"
+    requires = ("channel",)
     settings = (MessagingSettings,)
     fixtures = "kernel.ext.messaging.testing"
     module_files: ClassVar[Mapping[str, str]] = {"handlers": "router"}
@@ -64,7 +66,7 @@ class Messaging(Extension):
         self.declared[module.name] = Declared.of(module.files)
 
     def assemble(self, kernel: Kernel) -> None:
-        settings, channel = kernel.settings.group(MessagingSettings), kernel.builder.channel
+        settings, channel = kernel.settings.group(MessagingSettings), kernel.get(ChannelSlot).channel
         elsewhere = self._elsewhere(kernel)
         bus = MessageBus(
             [self._endpoint(kernel, name) for name in kernel.contexts],

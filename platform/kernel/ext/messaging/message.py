@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
-from kernel.modules.channel import SharedModel
+from kernel.ext.channel.channel import SharedModel
 
 Payload = dict[str, Any]
 Upcast = Callable[[Payload], Payload]

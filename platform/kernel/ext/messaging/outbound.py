@@ -1,10 +1,10 @@
 """Deliver messages to modules in other processes over the internal channel."""
 
+from kernel.ext.channel.channel import ChannelError, InternalChannel, ModuleUnreachable
 from kernel.ext.messaging.inbound import NOT_YET, SERVICE, Posted
 from kernel.ext.messaging.outages import Failed, Outage
 from kernel.ext.messaging.outbox import Delivery
 from kernel.http_client import OUTAGES
-from kernel.modules.channel import ChannelError, InternalChannel, ModuleUnreachable
 
 
 class Outbound:

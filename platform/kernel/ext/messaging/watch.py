@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 from pydantic import BaseModel, TypeAdapter
 
+from kernel.ext.channel.channel import ChannelError, InternalChannel
 from kernel.ext.messaging.bus import MessageBus
 from kernel.ext.messaging.operations import Waiting, waiting
 from kernel.ext.messaging.outbox import BROKER
 from kernel.ext.messaging.settings import MessagingSettings
 from kernel.health import Degraded
-from kernel.modules.channel import ChannelError, InternalChannel
 
 _log = structlog.get_logger("kernel.ext.messaging")
 

@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from kernel.ext.channel.channel import Answer, Reply, SharedModel
 from kernel.ext.remote.client import RemoteModule
 from kernel.health import Check
-from kernel.modules.channel import Answer, Reply, SharedModel
 
 
 class HttpChannel:

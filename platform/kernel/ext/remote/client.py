@@ -14,13 +14,13 @@ import structlog
 from pydantic import ValidationError
 from structlog.contextvars import get_contextvars
 
+from kernel.ext.channel.channel import ChannelError, ModuleUnreachable, Reply, SharedModel
 from kernel.ext.remote import deadline
 from kernel.ext.remote.compatibility import compare
 from kernel.ext.remote.signing import CallSigner
 from kernel.ext.remote.wire import DESCRIBED, Described, WireContract, WireMethod, describe
 from kernel.health import Degraded
 from kernel.http_client import OUTAGES, CircuitOpen, HttpxRestClientPool
-from kernel.modules.channel import ChannelError, ModuleUnreachable, Reply, SharedModel
 from kernel.modules.contracts import CallRule, Contract, ContractBroken, ContractError, ContractUnavailable
 from kernel.settings import HttpClientSettings
 

@@ -1,15 +1,19 @@
 """The extension `remote`."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from kernel.ext.channel.channel import ChannelSlot
+from kernel.ext.channel.elsewhere import has_code, with_address
 from kernel.ext.remote.channel import HttpChannel
 from kernel.ext.remote.client import RemoteModule, SigningTransport
 from kernel.ext.remote.server import PREFIX, ContractServer
 from kernel.ext.remote.settings import InternalSettings
 from kernel.ext.remote.signing import CallSigner
 from kernel.extension import ApplicationBuilder, Extension, Mounted
-from kernel.modules.discovery import contracts_of, has_code, with_address
+from kernel.modules.contracts import methods_of
+from kernel.modules.discovery import DiscoveredModule, DiscoveryError, contracts_of
 from kernel.runtime import Kernel
 from kernel.settings import Fault, SettingsGroup, Sources
 
@@ -18,7 +22,7 @@ class Remote(Extension):
     """Contracts of modules that run in other processes, and the internal channel, over HTTP."""
 
     name = "remote"
-    requires = ("openapi",)
+    requires = ("channel", "openapi")
     settings = (InternalSettings,)
 
     def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:
@@ -35,6 +39,8 @@ class Remote(Extension):
                 yield Fault(variable, "needs INTERNAL_SECRET (or INTERNAL_PRIVATE_KEY), to sign the calls to it")
 
     def configure(self, app: ApplicationBuilder) -> None:
+        if problems := [one for module in app.modules for one in _collisions(module)]:
+            raise DiscoveryError(problems)
         settings = app.settings
         self._signer = CallSigner(settings.group(InternalSettings))
         app.http.transports.insert(0, SigningTransport)
@@ -50,7 +56,7 @@ class Remote(Extension):
             )
             for name, url in settings.elsewhere.items()
         }
-        app.channel = self.channel = HttpChannel(modules, app.health_checks)
+        app.get(ChannelSlot).channel = self.channel = HttpChannel(modules, app.health_checks)
         for name in sorted(used):
             app.contracts.update(modules[name].clients(app.rule))
             self.channel.compare(name)
@@ -86,3 +92,17 @@ class Remote(Extension):
                 f"ENABLED_MODULES={','.join(here)}"
             )
             yield Fault("ENABLED_MODULES", problem)
+
+
+def _collisions(module: DiscoveredModule) -> Iterator[str]:
+    """Yield the paths of a module that calls between processes use."""
+    if module.router is not None and f"{module.prefix}/".startswith("/internal/"):
+        yield (
+            f"modules/{module.name} has the prefix {module.prefix}, but /internal is reserved for calls "
+            "between processes. Choose another prefix."
+        )
+    provided = Counter(name for contract in module.manifest.provides for name in methods_of(contract))
+    for name in [name for name, times in provided.items() if times > 1]:
+        address = f"/internal/contracts/{module.name}/{name}"
+        problem = f"modules/{module.name} provides {name} in two contracts with the same address, {address}."
+        yield f"{problem} Rename one of these methods."

@@ -13,8 +13,8 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 from typing_extensions import TypedDict  # pydantic needs it below Python 3.12
 
+from kernel.ext.channel.channel import SharedModel
 from kernel.ext.remote.schema import Schema, both_ways
-from kernel.modules.channel import SharedModel
 from kernel.modules.contracts import Contract, ContractError, home_of, is_declared, methods_of
 
 # Raised when descriptions change in a way that older versions of the kernel would misread.

@@ -3,9 +3,7 @@ import os
 import signal
 from typing import Annotated
 
-from fastapi import Depends
-
-from kernel import module_settings, with_session
+from kernel import from_module, with_session
 from kernel.database import BaseRepository
 from kernel.ext.messaging import subscribe
 from modules.mail.models import Letter
@@ -22,7 +20,7 @@ class Letters(BaseRepository[Letter, int]):
 async def write_letter(
     message: OrderPlaced,
     letters: Annotated[Letters, with_session(Letters)],
-    settings: Annotated[MailSettings, Depends(module_settings)],
+    settings: Annotated[MailSettings, from_module(MailSettings)],
 ) -> None:
     await letters.create(number=message.number, customer=message.customer)
     if str(message.number) in settings.fatal:

@@ -1,8 +1,7 @@
 """Signed calls between the processes of one application, for extensions that exchange data with modules elsewhere.
 
-`kernel.builder.channel` is the channel, or None if no extension provides one. The extension `remote` does, over HTTP
-below /internal. A call has the path `<service>/<module>` or `<service>/<module>/<name>`. A service belongs to the
-extension that registers it by `serve`, in its hook `assemble`.
+A call has the path `<service>/<module>` or `<service>/<module>/<name>`. A service belongs to the extension that
+registers it by `serve`, in its hook `assemble`.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -60,3 +59,9 @@ class InternalChannel(Protocol):
 
     async def post(self, service: str, module: str, name: str, body: bytes, seconds: float) -> Reply:
         """Post a call to a module in another process. Raises ChannelError."""
+
+
+class ChannelSlot:
+    """Holds the channel of an application, `kernel.get(ChannelSlot).channel`: None if no extension provides one."""
+
+    channel: InternalChannel | None = None

@@ -1,0 +1,1 @@
+"""Calls between the processes of one application: what extensions that make them and that use them share."""
