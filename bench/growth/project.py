@@ -89,11 +89,11 @@ _REPOSITORY = '''"""Every query that {name} asks of the database."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel.database import BaseRepository
+from kernel.ext.paging import PagedRepository
 from modules.{name}.models import Item
 
 
-class ItemRepository(BaseRepository[Item, int]):
+class ItemRepository(PagedRepository[Item, int]):
     """The table of items."""
 
     def __init__(self, session: AsyncSession) -> None:
@@ -117,8 +117,8 @@ ItemId = Annotated[Id, Path()]
 _WITH_TABLE = {
     "more_fastapi": ", Query",
     "kernel_imports": "from kernel import or_404, problems, with_session\n"
-    "from kernel.database import Page, PageRequest\n"
-    "from kernel.ext.conditional import ExpectedVersions\n",
+    "from kernel.ext.conditional import ExpectedVersions\n"
+    "from kernel.ext.paging import Page, PageRequest\n",
     "schemas": "Fact, ItemIn, ItemOut, ItemPatch",
     "dependency": "Items = Annotated[ItemRepository, with_session(ItemRepository)]\n",
 }

@@ -6,7 +6,8 @@ from sqlalchemy import ColumnElement, bindparam, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
-from kernel.database import BaseRepository, Page, Sort, utc_now
+from kernel.database import utc_now
+from kernel.ext.paging import Page, PagedRepository, Sort
 from kernel.ext.search import has_words
 from modules.events.models import SEARCHED_TEXT, Event
 from modules.events.schemas import EventIn, EventOut, EventQuery, EventSort
@@ -15,7 +16,7 @@ _OWN = Event.owner == bindparam("caller", type_=Event.owner.type)
 _READABLE = or_(Event.is_draft.is_(False), _OWN)
 
 
-class EventRepository(BaseRepository[Event, int]):
+class EventRepository(PagedRepository[Event, int]):
     """The events that a caller can read and change: only the owner reads a draft or changes an event.
 
     Callers with the scope `events:admin` can read and change every event.

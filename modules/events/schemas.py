@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from kernel.database import PageRequest
+from kernel.ext.paging import PageRequest
 from kernel.fields import Day, Id, IsLocalTime, LocalTime, NoNul, Omittable, RequestBody
 
 Title = Annotated[

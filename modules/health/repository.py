@@ -2,12 +2,12 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel.database import BaseRepository, Page, Sort
+from kernel.ext.paging import Page, PagedRepository, Sort
 from modules.health.models import Incident
 from modules.health.schemas import IncidentOut, IncidentQuery
 
 
-class IncidentRepository(BaseRepository[Incident, int]):
+class IncidentRepository(PagedRepository[Incident, int]):
     """The table of incidents."""
 
     def __init__(self, session: AsyncSession) -> None:

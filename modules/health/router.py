@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from kernel import TheKernel, Unavailable, from_module, problems, public, requires, with_session
-from kernel.database import Page
+from kernel.ext.paging import Page
 from kernel.health import Finding
 from kernel.settings import Environment
 from kernel.web.problems import FieldProblem

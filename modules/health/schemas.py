@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from kernel.database import PageRequest
+from kernel.ext.paging import PageRequest
 from kernel.fields import NoNul
 
 

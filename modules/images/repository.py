@@ -8,7 +8,8 @@ from sqlalchemy import bindparam, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
-from kernel.database import BaseRepository, Page, Sort, any_of
+from kernel.database import any_of
+from kernel.ext.paging import Page, PagedRepository, Sort
 from modules.images.models import Image, StorageIdentity
 from modules.images.schemas import ImageOut, ImageQuery, ImageSort
 
@@ -28,7 +29,7 @@ class NewImage(TypedDict):
     thumbnail_key: str
 
 
-class ImageRepository(BaseRepository[Image, int]):
+class ImageRepository(PagedRepository[Image, int]):
     """The images that a caller can read and change: every caller reads all images, and only the owner changes one.
 
     Callers with the scope `images:admin` can change every image.
@@ -60,7 +61,7 @@ class ImageRepository(BaseRepository[Image, int]):
         return {key for row in rows for key in row}.intersection(keys)
 
 
-class StorageIdentityRepository(BaseRepository[StorageIdentity, int]):
+class StorageIdentityRepository(PagedRepository[StorageIdentity, int]):
     """The row that names this database in the object store."""
 
     def __init__(self, session: AsyncSession) -> None:

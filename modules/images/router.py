@@ -12,9 +12,9 @@ from kernel import (
     problems,
     requires,
 )
-from kernel.database import Page
 from kernel.ext.conditional import Conditional, ExpectedVersions, matches
 from kernel.ext.idempotency import idempotent
+from kernel.ext.paging import Page
 from kernel.fields import Id
 from modules.images.ranges import Unsatisfiable, requested
 from modules.images.repository import ImageRepository

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import UploadFile
 from pydantic import BaseModel, Field, StringConstraints
 
-from kernel.database import PageRequest
+from kernel.ext.paging import PageRequest
 from kernel.fields import NoNul, Omittable, RequestBody
 
 THUMBNAIL_TYPE = "image/webp"

@@ -1,9 +1,8 @@
-"""Databases: engines and sessions, repositories, pages, and the columns that many tables share."""
+"""Databases: engines and sessions, repositories, and the columns that many tables share."""
 
 from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVersion
 from kernel.database.membership import any_of
 from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
-from kernel.database.paging import InvalidCursor, Page, PageRequest, Sort
 from kernel.database.pool import AsyncDBPool, Database, Placement, Usage, after_commit
 from kernel.database.repository import BaseRepository
 from kernel.database.server_session import place_of
@@ -14,12 +13,8 @@ __all__ = [
     "BigId",
     "Database",
     "DatabaseUnavailable",
-    "InvalidCursor",
-    "Page",
-    "PageRequest",
     "Placement",
     "ReadOnlySession",
-    "Sort",
     "StaleVersion",
     "Timestamps",
     "Usage",

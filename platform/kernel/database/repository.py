@@ -1,7 +1,6 @@
 """The queries that every table needs. A module's repository derives from this and adds its own."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast, overload
 
 from pydantic import BaseModel
@@ -14,7 +13,6 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from kernel.database import statements
 from kernel.database.errors import NotAllowed, ReadOnlySession, StaleVersion
 from kernel.database.membership import any_of
-from kernel.database.paging import Page, PageRequest, Sort
 from kernel.database.runner import Rows, StatementRunner
 from kernel.database.session import ReadSession
 
@@ -23,6 +21,7 @@ IDType = TypeVar("IDType")
 Schema = TypeVar("Schema", bound=BaseModel)
 Expected = int | Collection[int] | None
 """The version, or one of the versions, that a row must still have; None: any."""
+Order = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 
 class BaseRepository(Generic[ModelType, IDType]):
@@ -78,17 +77,14 @@ class BaseRepository(Generic[ModelType, IDType]):
         return await (self.all(statement) if into is None else self.all(statement, into=into))
 
     @overload
-    async def get_all(self, limit: int = ..., offset: int = ..., order: Sort | None = ...) -> list[ModelType]: ...
+    async def get_all(self, limit: int = ..., offset: int = ..., *order: Order) -> list[ModelType]: ...
     @overload
+    async def get_all(self, limit: int = ..., offset: int = ..., *order: Order, into: type[Schema]) -> list[Schema]: ...
     async def get_all(
-        self, limit: int = ..., offset: int = ..., order: Sort | None = ..., *, into: type[Schema]
-    ) -> list[Schema]: ...
-    async def get_all(
-        self, limit: int = 100, offset: int = 0, order: Sort | None = None, *, into: type[Schema] | None = None
+        self, limit: int = 100, offset: int = 0, *order: Order, into: type[Schema] | None = None
     ) -> list[ModelType] | list[Schema]:
-        """Rows in `order` (by primary key without one)."""
-        sort = (order or Sort()).then(self._id)
-        statement = self.select().order_by(None).order_by(*sort.order_by()).limit(limit).offset(offset)
+        """Return rows in this order, ties and all of them without one by primary key: `Event.date.desc()`."""
+        statement = self.select().order_by(None).order_by(*order, self._id).limit(limit).offset(offset)
         return await (self.all(statement) if into is None else self.all(statement, into=into))
 
     async def count(self, *where: ColumnElement[bool]) -> int:
@@ -100,50 +96,6 @@ class BaseRepository(Generic[ModelType, IDType]):
         one: ColumnElement[int] = literal_column("1")
         found = self.select().where(self._id == id_).order_by(None)
         return bool(await self.rows(found.with_only_columns(one, maintain_column_froms=True)))
-
-    async def page(
-        self, request: PageRequest, into: type[Schema], *where: ColumnElement[bool], order: Sort | None = None
-    ) -> Page[Schema]:
-        """A page of the rows that fulfil all of `where`. Raises InvalidCursor.
-
-        By offset the total comes in the same statement; only behind the last row it takes a second one.
-        """
-        sort = (order or Sort()).then(self._id)
-        columns_of_schema = statements.columns_of(self.model, into)
-        hidden, places = _places(sort, columns_of_schema)
-        selected: list[Any] = [*columns_of_schema, *hidden]
-        counts, continues = request.cursor is None, bool(request.cursor)
-        place = {statements.LIMIT.key: request.limit + 1, **self.known}
-        if request.cursor:
-            place |= sort.position(request.cursor, on_sqlite=self.session.get_bind().dialect.name == "sqlite")
-        if counts:
-            place[statements.OFFSET.key] = request.offset
-
-        def build() -> Select[Any]:
-            # Without the caller's values: others of this shape have their own.
-            everything = self.select() if self._refines_select else _of(self.model, self._seen)
-            found = everything.where(*where)
-            columns = [*selected, self._counting(found, selected).scalar_subquery()] if counts else selected
-            if continues:
-                found = found.where(sort.after())
-            statement = found.with_only_columns(*columns).order_by(None).order_by(*sort.order_by())
-            statement = statement.limit(statements.LIMIT)
-            return statement.offset(statements.OFFSET) if counts else statement
-
-        shape = (self.model, into, self._seen, sort.signature, counts, continues)
-        rows: Rows | None = None
-        if sort.is_all_own and not self._refines_select:  # an alias has no name that tells it from others
-            rows = None if (runner := self._runner) is None else await runner.fetch_shape(shape, where, build, place)
-        if rows is None:
-            rows = await self.rows(build(), place)
-        shown = rows[: request.limit]
-        count: int | None = None
-        if counts:
-            count = rows[0][-1] if rows else await self._count(where, selected) if request.offset else 0
-        next_cursor = None
-        if len(rows) > len(shown):
-            next_cursor = sort.encode([shown[-1][index] for index in places])
-        return Page(items=await self.schemas(into, shown), total=count, next_cursor=next_cursor)
 
     # Writing
 
@@ -229,7 +181,13 @@ class BaseRepository(Generic[ModelType, IDType]):
 
         A repository may override it, say to pass over what is archived.
         """
-        return _of(self.model, None if self._seen is None else statements.with_values(self._seen, self.known))
+        if self._seen is None:
+            return self._everything()
+        return select(self.model).where(statements.with_values(self._seen, self.known))
+
+    def _everything(self) -> Select[ModelType]:
+        """The rows that the caller sees, with parameters in place of the values of `restrict`."""
+        return select(self.model) if self._seen is None else select(self.model).where(self._seen)
 
     @overload
     async def one(self, statement: Select[ModelType]) -> ModelType | None: ...
@@ -329,22 +287,3 @@ class BaseRepository(Generic[ModelType, IDType]):
 
 def _to_schema(schema: type[Schema], names: tuple[str, ...], row: Sequence[Any]) -> Schema:
     return schema.model_validate(dict(zip(names, row, strict=False)), by_name=True)
-
-
-def _of(model: type[ModelType], only: statements.Condition) -> Select[ModelType]:
-    return select(model) if only is None else select(model).where(only)
-
-
-@lru_cache(1000)
-def _places(sort: Sort, columns: tuple[InstrumentedAttribute[Any], ...]) -> tuple[list[ColumnElement[Any]], list[int]]:
-    """Return the columns to select beside `columns` for the keys of the order, and the position of each key."""
-    own = {column.key: place for place, column in enumerate(columns)}
-    hidden: list[ColumnElement[Any]] = []
-    places: list[int] = []
-    for key in sort.keys:
-        if key.is_exact and sort.is_own(key.column) and key.column.key in own:
-            places.append(own[key.column.key])
-        else:
-            places.append(len(columns) + len(hidden))
-            hidden.append(key.selected)
-    return hidden, places

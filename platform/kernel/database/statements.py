@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
-    Integer,
     Select,
     bindparam,
     inspect,
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 # Parameters, by names that no column has.
 ID = "kernel__id"
-LIMIT = bindparam("kernel__limit", type_=Integer)
-OFFSET = bindparam("kernel__offset", type_=Integer)
 
 Model = type[DeclarativeBase]
 Condition = ColumnElement[bool] | None

@@ -25,7 +25,6 @@ from kernel.database.errors import (
     Violation,
     violation_of,
 )
-from kernel.database.paging import InvalidCursor
 from kernel.http_client import UpstreamFailed
 from kernel.modules.contracts import ContractUnavailable
 from kernel.web.context import find_context
@@ -287,13 +286,6 @@ async def on_not_allowed(request: Request, _error: NotAllowed) -> Response:
     return answer(request, 403, "Only the owner can change this.")
 
 
-async def on_invalid_cursor(request: Request, _error: InvalidCursor) -> Response:
-    """Answer 422."""
-    message = "The cursor does not belong to this list and sort order. Start again without a cursor."
-    problem = FieldProblem(field="query.cursor", message=message, code="invalid")
-    return answer(request, 422, INVALID, errors=[problem])
-
-
 async def on_disconnect(request: Request, _error: ClientDisconnect) -> Response:
     """Answer 499 for the access log: the client disconnected before it had sent the whole body."""
     return answer(request, 499)
@@ -312,7 +304,6 @@ HANDLERS: dict[Any, Any] = {
     **dict.fromkeys((DatabaseUnavailable, ContractUnavailable, UpstreamFailed), on_unavailable),
     NotAllowed: on_not_allowed,
     **dict.fromkeys((StaleVersion, StaleDataError), on_stale_version),
-    InvalidCursor: on_invalid_cursor,
     ClientDisconnect: on_disconnect,
     Exception: on_unexpected,
 }

@@ -26,7 +26,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncSession
 from kernel import Contract, ContractError, safe
 from kernel.ext.messaging import Message
-from kernel.database import Page
+from kernel.ext.paging import Page
 from kernel.fields import Id
 from modules.other.contract import Colour
 from modules.other.models import Entity

@@ -1,3 +1,3 @@
 """The core's tests of the same name, with the bounded pool and the driver's sessions (conftest.py)."""
 
-from tests.core.test_paging import *  # noqa: F403
+from tests.paging.test_paging import *  # noqa: F403

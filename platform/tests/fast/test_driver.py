@@ -24,21 +24,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel.database import (
-    AsyncDBPool,
-    BaseRepository,
-    Database,
-    DatabaseUnavailable,
-    PageRequest,
-    Timestamps,
-    UtcDateTime,
-    Versioned,
-    new_metadata,
-)
+from kernel.database import AsyncDBPool, Database, DatabaseUnavailable, Timestamps, UtcDateTime, Versioned, new_metadata
 from kernel.database.errors import ConcurrentUse, TransactionAborted, violation_of
 from kernel.database.runner import Rows
 from kernel.ext.fast import extension as fast
 from kernel.ext.fast.session import FastSession
+from kernel.ext.paging import PagedRepository, PageRequest
 from kernel.ext.pool import bounded_pool
 from kernel.ext.pool import install as bounded
 from kernel.ext.pool.settings import PoolSettings
@@ -248,7 +239,7 @@ class ReminderOut(BaseModel):
     version: int
 
 
-class Reminders(BaseRepository[Reminder, int]):
+class Reminders(PagedRepository[Reminder, int]):
     pass
 
 
@@ -371,19 +362,19 @@ async def test_statements_that_need_sqlalchemy_go_through_it(database: Database)
         length: int
 
     async with database.transaction() as session:
-        notes = BaseRepository[Note, int](Note, session)
+        notes = PagedRepository[Note, int](Note, session)
         # A default that depends on other values needs SQLAlchemy's context.
         assert (await notes.create(into=NoteOut, words="four")).length == 4
         assert woken(session)
     async with database.transaction() as session:
         # An expression is not a parameter.
-        changed = await BaseRepository[Note, int](Note, session).update(1, into=NoteOut, words=sa.func.upper("five!"))
+        changed = await PagedRepository[Note, int](Note, session).update(1, into=NoteOut, words=sa.func.upper("five!"))
         assert changed is not None
         assert changed.words == "FIVE!"
         assert woken(session)
     async with database.read() as session:
         # IN has as many parameters as values.
-        notes = BaseRepository[Note, int](Note, session)
+        notes = PagedRepository[Note, int](Note, session)
         assert len(await notes.all(notes.select().where(Note.id.in_([1, 2, 3])), into=NoteOut)) == 1
         assert woken(session)
 

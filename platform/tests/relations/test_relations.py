@@ -5,7 +5,8 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from kernel.database import BaseRepository, Database, PageRequest, Sort, new_metadata
+from kernel.database import Database, new_metadata
+from kernel.ext.paging import PagedRepository, PageRequest, Sort
 from kernel.ext.relations import RelatedSchema
 from tests.core.databases import NewTables
 
@@ -121,7 +122,7 @@ async def test_a_schema_has_its_related_rows_in_their_order(database: Database, 
     async with database.read() as session:
         if uses_orm:
             await session.connection()
-        orders = BaseRepository[Order, int](Order, session)
+        orders = PagedRepository[Order, int](Order, session)
         assert await orders.get_by_id(1, into=OrderOut) == _FIRST
         assert await orders.get_by_id(6, into=OrderOut) == OrderOut(
             title="order 6", customer=CustomerOut(name="Ada"), lines=[]
@@ -132,7 +133,7 @@ async def test_a_schema_has_its_related_rows_in_their_order(database: Database, 
 
 async def test_pages_of_schemas_with_related_rows_continue_by_cursor(database: Database) -> None:
     async with database.read() as session:
-        orders = BaseRepository[Order, int](Order, session)
+        orders = PagedRepository[Order, int](Order, session)
         order = Sort(Order.title)
         page = await orders.page(PageRequest(limit=2), OrderOut, order=order)
         assert (page.items[0], page.total) == (_FIRST, 6)
@@ -142,13 +143,13 @@ async def test_pages_of_schemas_with_related_rows_continue_by_cursor(database: D
 
 async def test_each_relation_is_one_statement_for_all_rows(database: Database, seen_by_the_driver: list[str]) -> None:
     async with database.read() as session:
-        await BaseRepository[Order, int](Order, session).page(PageRequest(), OrderOut)
+        await PagedRepository[Order, int](Order, session).page(PageRequest(), OrderOut)
     assert len(seen_by_the_driver) == 4  # Orders, lines, their parts, customers.
 
 
 async def test_a_written_row_is_returned_with_its_related_rows(database: Database) -> None:
     async with database.transaction() as session:
-        orders = BaseRepository[Order, int](Order, session)
+        orders = PagedRepository[Order, int](Order, session)
         created = await orders.create(into=OrderOut, id=50, title="new", customer_id=7)
         assert created == OrderOut(title="new", customer=CustomerOut(name="Ada"), lines=[])
         changed = await orders.update(1, into=OrderOut, title="changed")
@@ -190,4 +191,4 @@ async def test_a_relation_that_cannot_be_read_is_refused_with_its_name(
 ) -> None:
     async with database.read() as session:
         with pytest.raises(TypeError, match=reason):
-            await BaseRepository[Order, int](Order, session).get_all(into=schema)
+            await PagedRepository[Order, int](Order, session).get_all(into=schema)

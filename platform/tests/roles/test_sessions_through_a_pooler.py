@@ -12,8 +12,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel.database import AsyncDBPool, BaseRepository, Database, PageRequest, new_metadata
+from kernel.database import AsyncDBPool, Database, new_metadata
 from kernel.database.errors import TransactionAborted
+from kernel.ext.paging import PagedRepository, PageRequest
 from kernel.ext.pool.errors import RoleError
 from kernel.runtime import Kernel
 from kernel.settings import DatabaseConfig
@@ -43,7 +44,7 @@ class FruitOut(BaseModel):
     weights: list[int]
 
 
-class Fruits(BaseRepository[Fruit, int]):
+class Fruits(PagedRepository[Fruit, int]):
     def __init__(self, session: AsyncSession) -> None:
         super().__init__(Fruit, session)
 

@@ -10,7 +10,8 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 
 from kernel.application import Application
-from kernel.database import AsyncDBPool, PageRequest
+from kernel.database import AsyncDBPool
+from kernel.ext.paging import PageRequest
 from kernel.ext.search import has_words
 from kernel.settings import DatabaseConfig
 from modules.events.repository import EventRepository

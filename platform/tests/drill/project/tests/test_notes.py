@@ -20,15 +20,15 @@ async def test_notes_are_listed_by_title_a_page_at_a_time(client: httpx2.AsyncCl
     for title in ("c", "a", "b"):
         await client.post(NOTES, json={"title": title})
     first = (await client.get(NOTES, params={"limit": 2})).json()
-    assert [note["title"] for note in first["items"]] == ["a", "b"]
+    assert [note["title"] for note in first] == ["a", "b"]
     second = (await client.get(NOTES, params={"limit": 2, "offset": 2})).json()
-    assert [note["title"] for note in second["items"]] == ["c"]
+    assert [note["title"] for note in second] == ["c"]
 
 
 async def test_notes_are_filtered_by_title(client: httpx2.AsyncClient) -> None:
     for title in ("a", "b"):
         await client.post(NOTES, json={"title": title})
-    assert [note["title"] for note in (await client.get(NOTES, params={"title": "b"})).json()["items"]] == ["b"]
+    assert [note["title"] for note in (await client.get(NOTES, params={"title": "b"})).json()] == ["b"]
 
 
 async def test_a_patch_changes_only_the_given_fields(client: httpx2.AsyncClient) -> None:

@@ -3,13 +3,13 @@
 from sqlalchemy import true
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel.database import BaseRepository, Page, PageRequest
+from kernel.ext.paging import Page, PagedRepository, PageRequest
 from kernel.ext.search import has_words
 from modules.articles.models import Article
 from modules.articles.schemas import ArticleOut
 
 
-class ArticleRepository(BaseRepository[Article, int]):
+class ArticleRepository(PagedRepository[Article, int]):
     """The table of articles."""
 
     def __init__(self, session: AsyncSession) -> None:

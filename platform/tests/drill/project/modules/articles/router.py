@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from kernel import public, with_session
-from kernel.database import Page
+from kernel.ext.paging import Page
 from modules.articles.repository import ArticleRepository
 from modules.articles.schemas import ArticleOut
 

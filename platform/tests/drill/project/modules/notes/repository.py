@@ -2,7 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from kernel.database import BaseRepository, Page, Sort
+from kernel.database import BaseRepository
 from modules.notes.models import Note
 from modules.notes.schemas import NoteOut, NoteQuery
 
@@ -13,7 +13,8 @@ class NoteRepository(BaseRepository[Note, int]):
     def __init__(self, session: AsyncSession) -> None:
         super().__init__(Note, session)
 
-    async def find(self, query: NoteQuery) -> Page[NoteOut]:
-        """Return a page of notes, ordered by title. Raises InvalidCursor."""
-        where = [] if query.title is None else [Note.title == query.title]
-        return await self.page(query, NoteOut, *where, order=Sort(Note.title))
+    async def find(self, query: NoteQuery) -> list[NoteOut]:
+        """Return some notes, ordered by title."""
+        statement = self.select() if query.title is None else self.select().where(Note.title == query.title)
+        statement = statement.order_by(Note.title, Note.id).limit(query.limit).offset(query.offset)
+        return await self.all(statement, into=NoteOut)

@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from kernel import or_404, problems, public, requires, with_session
-from kernel.database import Page
 from kernel.fields import Id
 from modules.notes.repository import NoteRepository
 from modules.notes.schemas import NoteIn, NoteOut, NotePatch, NoteQuery
@@ -18,7 +17,7 @@ Notes = Annotated[NoteRepository, with_session(NoteRepository)]
 
 
 @router.get("", dependencies=[public])
-async def list_notes(query: Annotated[NoteQuery, Query()], notes: Notes) -> Page[NoteOut]:
+async def list_notes(query: Annotated[NoteQuery, Query()], notes: Notes) -> list[NoteOut]:
     """List notes by title."""
     return await notes.find(query)
 

@@ -2,9 +2,8 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
-from kernel.database import PageRequest
 from kernel.fields import NoNul, Omittable, RequestBody
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), NoNul]
@@ -34,7 +33,9 @@ class NoteOut(BaseModel):
     version: int
 
 
-class NoteQuery(PageRequest):
-    """Which page of notes, and of which title."""
+class NoteQuery(BaseModel):
+    """Which notes are listed."""
 
     title: Title | None = None
+    limit: int = Field(20, ge=1, le=100)
+    offset: int = Field(0, ge=0, le=1_000_000)

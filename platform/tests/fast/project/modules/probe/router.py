@@ -25,7 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Session, get_db, with_session
-from kernel.database import BaseRepository, PageRequest
+from kernel.database import BaseRepository
+from kernel.ext.paging import PageRequest
 from modules.probe.models import Thing
 
 router = APIRouter(responses={418: {"description": "Short and stout"}})

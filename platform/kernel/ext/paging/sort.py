@@ -1,4 +1,4 @@
-"""Pages of a list: by offset with a total, or by cursor without one."""
+"""Orders of a list, and the cursors that stand behind one of its rows."""
 
 import base64
 import binascii
@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property, lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 from sqlalchemy import (
     Boolean,
@@ -33,48 +33,11 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.types import NullType
 
-from kernel.database.models import UtcDateTime
-
-Item = TypeVar("Item", bound=BaseModel)
+from kernel.database import UtcDateTime
 
 
 class InvalidCursor(Exception):
     """A cursor that was not made by this list, or was made by it in another order."""
-
-
-def _opaque(schema: dict[str, Any]) -> None:
-    """Not any text is a cursor: OpenAPI names the format, which only our own answers have."""
-    for kind in schema.get("anyOf", [schema]):
-        if kind["type"] == "string":
-            kind["format"] = "cursor"
-
-
-class PageRequest(BaseModel):
-    """Which part of a list is wanted. Use as `Annotated[PageRequest, Query()]`; derive from it to add filters."""
-
-    limit: int = Field(20, ge=1, le=100, description="At most so many items.")
-    offset: int = Field(0, ge=0, le=1_000_000, description="Skip so many items; the answer has a total.")
-    cursor: str | None = Field(
-        None,
-        max_length=4000,
-        json_schema_extra=_opaque,
-        description="Continue after the page that gave this `next_cursor`; empty starts. Without a total, and as "
-        "fast on the last page as on the first.",
-    )
-
-    @model_validator(mode="after")
-    def _offset_or_cursor(self) -> "PageRequest":
-        if self.cursor is not None and self.offset:
-            raise ValueError("offset and cursor exclude each other")
-        return self
-
-
-class Page(BaseModel, Generic[Item]):
-    """A part of a list."""
-
-    items: list[Item]
-    total: int | None = Field(description="How many items the whole list has; null when paging by cursor.")
-    next_cursor: str | None = Field(description="Where the next page starts; null on the last page.")
 
 
 class _SortKey:

@@ -17,17 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
-from kernel.database import (
-    BaseRepository,
-    Database,
-    InvalidCursor,
-    Page,
-    PageRequest,
-    Sort,
-    UtcDateTime,
-    new_metadata,
-)
+from kernel.database import Database, UtcDateTime, new_metadata
 from kernel.database.errors import violation_of
+from kernel.ext.paging import InvalidCursor, Page, PagedRepository, PageRequest, Sort
 from tests.core.databases import NewTables
 
 
@@ -145,20 +137,20 @@ class SampleOut(BaseModel):
     id: int
 
 
-class BooksWithLines(BaseRepository[Book, int]):
+class BooksWithLines(PagedRepository[Book, int]):
     """The books that have lines, found by a join that repeats a book for each of its lines."""
 
     def select(self) -> sa.Select[Book]:
         return super().select().join(Line, Line.book_id == Book.id).distinct().order_by(Book.name)
 
 
-class LongBooks(BaseRepository[Book, int]):
+class LongBooks(PagedRepository[Book, int]):
     def select(self) -> sa.Select[Book]:
         joined = super().select().join(Line, Line.book_id == Book.id).group_by(Book.id)
         return joined.having(sa.func.count(Line.id) > 1).order_by(Book.name.desc())
 
 
-class BooksOfAuthors(BaseRepository[Book, int]):
+class BooksOfAuthors(PagedRepository[Book, int]):
     def select(self) -> sa.Select[Book]:
         return super().select().join(Author, Author.id == Book.author_id)
 
@@ -206,7 +198,7 @@ async def _fill(session: AsyncSession) -> None:
         )
 
 
-async def walked(repository: BaseRepository[Any, int], into: type[Any], order: Sort | None, *where: Any) -> list[int]:
+async def walked(repository: PagedRepository[Any, int], into: type[Any], order: Sort | None, *where: Any) -> list[int]:
     """The ids that the pages of a list give one after the other."""
     ids: list[int] = []
     cursor: str | None = ""
@@ -224,7 +216,7 @@ async def walked(repository: BaseRepository[Any, int], into: type[Any], order: S
 @pytest.mark.parametrize("repository", [BooksWithLines, LongBooks])
 @pytest.mark.parametrize("offset", [0, 2, 10])
 async def test_the_total_counts_the_rows_of_a_select_with_distinct_or_group_by(
-    database: Database, repository: type[BaseRepository[Book, int]], offset: int
+    database: Database, repository: type[PagedRepository[Book, int]], offset: int
 ) -> None:
     async with database.read() as session:
         books = repository(Book, session)
@@ -237,7 +229,7 @@ async def test_the_total_counts_the_rows_of_a_select_with_distinct_or_group_by(
 @pytest.mark.parametrize("repository", [BooksWithLines, LongBooks])
 @pytest.mark.parametrize("uses_orm", [False, True])
 async def test_the_order_of_a_select_of_ones_own_gives_way_to_the_order_that_was_asked_for(
-    database: Database, repository: type[BaseRepository[Book, int]], *, uses_orm: bool
+    database: Database, repository: type[PagedRepository[Book, int]], *, uses_orm: bool
 ) -> None:
     async with database.read() as session:
         if uses_orm:
@@ -271,7 +263,7 @@ async def test_orders_by_columns_of_one_name_are_not_taken_for_one_another(datab
     joined = Book.author_id == Author.id
     other = aliased(Author)
     async with database.read() as session:
-        books = BaseRepository[Book, int](Book, session)
+        books = PagedRepository[Book, int](Book, session)
         for _ in range(2):
             assert await walked(books, Named, Sort(Author.name), joined) == _BY_AUTHOR
             assert await walked(books, Named, Sort(Book.name), joined) == [6, 5, 4, 3, 2, 1]
@@ -301,8 +293,10 @@ async def test_pages_sorted_by_a_column_of_any_type_give_each_row_once(
 ) -> None:
     order = Sort(getattr(Sample, name), descending=descending)
     async with database.read() as session:
-        samples = BaseRepository[Sample, int](Sample, session)
-        expected = [sample.id for sample in await samples.get_all(order=order, into=SampleOut)]
+        samples = PagedRepository[Sample, int](Sample, session)
+        expected = [
+            sample.id for sample in await samples.get_all(100, 0, *order.then(Sample.id).order_by(), into=SampleOut)
+        ]
         assert await walked(samples, SampleOut, order) == expected
         assert sorted(expected) == list(range(9))
 
@@ -320,7 +314,7 @@ async def test_a_number_with_more_places_than_its_column_does_not_give_the_same_
                 {"exact": 1.23456 + number / 1e6 if database.placement.schema is None else Decimal(1), "id": number},
             )
     async with database.read() as session:
-        assert await walked(BaseRepository(Sample, session), SampleOut, Sort(Sample.exact)) == list(range(9))
+        assert await walked(PagedRepository(Sample, session), SampleOut, Sort(Sample.exact)) == list(range(9))
 
 
 @pytest.mark.parametrize("column", [Document.content], ids=["JSON"])
@@ -350,7 +344,7 @@ async def test_a_cursor_with_a_value_of_another_type_is_never_an_unexpected_erro
     for value in _FORGED:
         request = PageRequest(cursor=_encoded([signature, value, 1]))
         async with database.read() as session:
-            page = BaseRepository[Sample, int](Sample, session).page(request, SampleOut, order=order)
+            page = PagedRepository[Sample, int](Sample, session).page(request, SampleOut, order=order)
             [result] = await asyncio.gather(page, return_exceptions=True)
         is_refused = isinstance(result, InvalidCursor) or (
             isinstance(result, DBAPIError) and violation_of(result) == "value"
