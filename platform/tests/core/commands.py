@@ -41,7 +41,7 @@ def invoke(root: Path, *arguments: str, **variables: str) -> subprocess.Complete
         except SystemExit as ended:
             code = ended.code or 0
         finally:
-            gc.enable()  # some commands disable it, for their process ends soon
+            gc.enable()  # Some commands disable it, because their process ends soon.
     assert isinstance(code, int)
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 

@@ -1,4 +1,4 @@
-"""What tests of the kernel share."""
+"""Fixtures of the tests of the kernel."""
 
 from collections.abc import Callable, Iterator
 
@@ -19,13 +19,13 @@ def own_logging() -> Iterator[None]:
 
 @pytest.fixture
 def extend() -> Callable[..., AsyncDBPool]:
-    """Plugs extensions into a pool: none. platform/tests/fast runs the tests of kernel.database with its own."""
+    """Plug extensions into a pool: none. platform/tests/fast runs the tests of kernel.database with its own."""
     return lambda pool: pool
 
 
 @pytest.fixture
 def seen_by_the_driver() -> Iterator[list[str]]:
-    """The text of every statement of a session."""
+    """Record the text of every statement of a session."""
     seen: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:

@@ -14,7 +14,7 @@ NewTables = Callable[[sa.MetaData], Awaitable[Database]]
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def module_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database for the tests of one file."""
+    """Provide a database for the tests of one file."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path_factory.mktemp('module')}"
     new_database: Callable[[str], URL] = request.getfixturevalue("new_database")
@@ -23,7 +23,7 @@ def module_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 async def new_tables(module_url: str, extend: Callable[[AsyncDBPool], AsyncDBPool]) -> AsyncIterator[NewTables]:
-    """Makes a database with the tables of a metadata, which are empty."""
+    """Make a database with the tables of a metadata, which are empty."""
     pool = extend(AsyncDBPool(DatabaseConfig(url=module_url)))
 
     async def new(metadata: sa.MetaData) -> Database:

@@ -19,7 +19,7 @@ import trustme
 
 _READ_BYTES = 65_536
 _FRAME_BYTES = 16_384
-# The client has left; there is nobody to tell. SSLError: it left in the middle of a handshake or a record.
+# The client has disconnected. SSLError: during a handshake or a record.
 _GONE = (ConnectionError, ssl.SSLError, h11.RemoteProtocolError, h2.exceptions.ProtocolError)
 
 
@@ -38,7 +38,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. With `drip_seconds` its body goes out in single bytes with that pause before each."""
+    """A response. With `drip_seconds` its body is sent in single bytes with that pause before each."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ Handler = Callable[[Call], Awaitable[Reply | Drop | Hang]]
 
 
 def tls_context(authority: trustme.CA, *protocols: str) -> ssl.SSLContext:
-    """A certificate for 127.0.0.1, and the protocols to offer, the preferred first."""
+    """Return a certificate for 127.0.0.1, with the protocols to offer, the preferred first."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(list(protocols))
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -66,14 +66,14 @@ def tls_context(authority: trustme.CA, *protocols: str) -> ssl.SSLContext:
 
 
 class HttpServer:
-    """Answers as `handler` says and remembers what it saw. Open inside `async with`.
+    """Answers as `handler` says and records the requests. Open it with `async with`.
 
     Until `listen()`, which opening calls unless `listening` is false, its port refuses connections.
     """
 
     def __init__(self, handler: Handler, tls: ssl.SSLContext | None = None, *, listening: bool = True) -> None:
         self.calls: list[Call] = []
-        self.connections = 0  # accepted, whether or not their TLS handshake succeeds
+        self.connections = 0  # Accepted connections, with or without a successful TLS handshake.
         self.most_at_once = 0
         self._open = 0
         self._handler = handler
@@ -86,7 +86,7 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Scheme, host and port."""
+        """Return scheme, host and port."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._socket.getsockname()[1]}"
 
     async def __aenter__(self) -> Self:
@@ -99,7 +99,7 @@ class HttpServer:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End all connections. Raises what went wrong in the handler or the server, unless the test failed anyway."""
+        """End all connections. Raises errors of the handler or the server, unless the test failed anyway."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -208,7 +208,7 @@ async def _read_http1(connection: h11.Connection, reader: asyncio.StreamReader) 
 
 
 class _Http2:
-    """One HTTP/2 connection; its requests are answered side by side."""
+    """One HTTP/2 connection; its requests are answered in parallel."""
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 KERNEL = Path(__file__).parents[2] / "kernel"
-# Not part of what serves a request.
+# Not part of a process that serves requests.
 APART = ("ext", "testing")
 
 

@@ -13,7 +13,7 @@ from tests.brokers.servers import Server, path_of, require
 class PgBouncer(Server):
     """A pooler on a port of its own, in transaction mode unless `settings` say otherwise.
 
-    It connects to the database as the URL's user, whichever user connects to it.
+    It connects to the database as the user of the URL, whichever user connects to the pooler.
     """
 
     package = binary = "pgbouncer"
@@ -39,14 +39,17 @@ class PgBouncer(Server):
         return through.render_as_string(hide_password=False)
 
     def command(self) -> list[str]:
-        """It refuses to run as root: the user of the database's own socket may open it."""
+        """Return the command.
+
+        The pooler refuses to run as root, and the user of the database's own socket may open it.
+        """
         user = ["-u", Path(str(self._database.query["host"])).owner()] if os.getuid() == 0 else []
         return [path_of(self.binary), *user, str(self.folder / "pgbouncer.ini")]
 
 
 @contextmanager
 def pgbouncer(database: URL, folder: Path, **settings: str | int) -> Iterator[PgBouncer]:
-    """A running PgBouncer; skips the test where it is not installed, and fails it in CI."""
+    """Run a PgBouncer; skip the test if it is not installed, and fail it in CI."""
     require(PgBouncer)
     server = PgBouncer(folder, database, **settings)
     server.start()

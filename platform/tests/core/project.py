@@ -15,9 +15,9 @@ from kernel.testing.booting import talking_to
 _TEMPLATES = Path(__file__).with_name("templates")
 MANIFEST = (_TEMPLATES / "module.py").read_text()
 MODELS = (_TEMPLATES / "models.py").read_text()
-# What makes the table of MODELS.
+# The migration that creates the table of MODELS.
 MIGRATION = (_TEMPLATES / "migration.py").read_text()
-# What makes the tables of any models.
+# The migration that creates the tables of any models.
 FROM_MODELS = (_TEMPLATES / "migration_from_models.py").read_text()
 
 
@@ -29,7 +29,7 @@ def modules_of(project: Path) -> dict[str, str]:
 
 
 def write_migration(root: Path, module: str) -> Path:
-    """A project at `root` whose module with MODELS has its migration."""
+    """Write a project to `root` whose module with MODELS has its migration."""
     folder = root / "migrations" / module
     folder.mkdir(parents=True)
     (folder / "0001_first.py").write_text(MIGRATION)
@@ -37,7 +37,10 @@ def write_migration(root: Path, module: str) -> Path:
 
 
 def write_project(root: Path, files: Mapping[str, str]) -> Path:
-    """A project at `root`: paths below modules/ and their text. Each module gets an __init__.py and a manifest."""
+    """Write a project to `root`: paths below modules/ and their text.
+
+    Each module gets an __init__.py and a manifest.
+    """
     (root / "modules").mkdir(parents=True, exist_ok=True)
     (root / "modules" / "__init__.py").touch()
     for path, content in files.items():
@@ -73,7 +76,7 @@ async def running_project(
     variables: Mapping[str, str] | None = None,
     extensions: tuple[type[Extension], ...] | None = None,
 ) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
-    """The application of a small project, started, and a client that talks to it; by default with all extensions."""
+    """Run the application of a small project with a client, by default with all extensions."""
     with imported_alone():
         settings = settings_for(
             write_project(root, files), {"DATABASE_URL": f"sqlite:///{root / 'data'}"} | (dict(variables or {}))

@@ -171,14 +171,14 @@ async def test_a_body_that_grows_over_the_limit_is_refused_without_a_declared_le
         f'"{SENTINEL}"',
     ],
 )
-async def test_a_refusal_never_repeats_what_was_sent(root: Path, body: str) -> None:
+async def test_a_refusal_never_repeats_the_input(root: Path, body: str) -> None:
     answer = await ask(root, "POST", f"{BASE}/things", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert SENTINEL not in answer.text
     assert answer.json()["errors"]
 
 
-async def test_outside_debugging_an_unexpected_error_shows_nothing_of_itself(root: Path) -> None:
+async def test_without_debugging_an_unexpected_error_shows_no_details(root: Path) -> None:
     quiet = {"APPLICATION_DEBUG": "false"}
     answer = await ask(root, "GET", f"{BASE}/crash", variables=quiet, headers={"origin": "http://page"})
     assert SENTINEL not in answer.text
@@ -186,12 +186,12 @@ async def test_outside_debugging_an_unexpected_error_shows_nothing_of_itself(roo
     assert answer.headers["access-control-allow-origin"] == "*", "a page of another origin must be able to read the 500"
 
 
-async def test_while_debugging_an_unexpected_error_shows_its_traceback(root: Path) -> None:
+async def test_with_debugging_an_unexpected_error_shows_its_traceback(root: Path) -> None:
     answer = await ask(root, "GET", f"{BASE}/crash")
     assert SENTINEL in "".join(answer.json()["traceback"])
 
 
-async def test_the_openapi_document_tells_the_truth_about_errors(root: Path) -> None:
+async def test_the_openapi_document_describes_the_errors_as_they_are(root: Path) -> None:
     document = (await ask(root, "GET", "/openapi.json")).json()
     assert "HTTPValidationError" not in json.dumps(document)
     create = document["paths"][f"{BASE}/things"]["post"]["responses"]
@@ -299,13 +299,13 @@ async def test_a_failed_commit_is_never_a_success(root: Path) -> None:
         assert "created" not in answer.text
 
 
-async def test_what_a_handler_wrote_before_it_failed_is_undone(root: Path) -> None:
+async def test_the_writes_of_a_failed_handler_are_rolled_back(root: Path) -> None:
     async with running_project(root, FILES) as (_, client):
         assert (await client.post(f"{BASE}/fails-after-writing")).status_code == 409
         assert (await client.get(f"{BASE}/count")).json() == 0
 
 
-async def test_the_same_thing_twice_is_a_conflict(root: Path) -> None:
+async def test_a_duplicate_row_is_a_conflict(root: Path) -> None:
     async with running_project(root, FILES) as (_, client):
         assert (await client.post(f"{BASE}/things", json={"name": "a"})).status_code == 200
         again = await client.post(f"{BASE}/things", json={"name": "a"})
@@ -313,13 +313,13 @@ async def test_the_same_thing_twice_is_a_conflict(root: Path) -> None:
         assert (await client.get(f"{BASE}/count")).json() == 1
 
 
-async def test_a_write_in_a_get_is_our_own_fault(root: Path) -> None:
+async def test_a_write_in_a_get_is_a_server_error(root: Path) -> None:
     answer = await ask(root, "GET", f"{BASE}/writes")
     assert answer.status_code == 500
     assert "ReadOnlySession" in "".join(answer.json()["traceback"])
 
 
-async def test_concurrent_read_modify_writes_lose_nothing_on_sqlite(root: Path) -> None:
+async def test_concurrent_read_modify_writes_lose_no_update_on_sqlite(root: Path) -> None:
     async with running_project(root, FILES) as (app, client):
         await client.post(f"{BASE}/things", json={"name": "0"})
         database = app.kernel.pool.database("probe")
@@ -382,7 +382,7 @@ async def test_resources_open_in_order_and_close_in_reverse(tmp_path: Path, seen
     assert not app.kernel.is_started
 
 
-async def test_a_start_that_fails_half_way_closes_what_was_opened(tmp_path: Path, seen: list[str]) -> None:
+async def test_a_start_that_fails_half_way_closes_opened_resources(tmp_path: Path, seen: list[str]) -> None:
     with pytest.raises(RuntimeError, match="cannot open"):
         async with running_project(tmp_path, resources(fails="a")):
             pass
@@ -390,7 +390,7 @@ async def test_a_start_that_fails_half_way_closes_what_was_opened(tmp_path: Path
 
 
 @pytest.mark.parametrize("fails", ["none", "a"])
-async def test_no_connection_outlives_the_application_however_far_it_came(
+async def test_no_connection_outlives_the_application_after_any_failure(
     tmp_path: Path, seen: list[str], new_database: Callable[[str], URL], fails: str
 ) -> None:
     """The database and an upstream count their connections."""
@@ -462,7 +462,7 @@ async def test_two_applications_live_in_one_process(root: Path, tmp_path_factory
     assert counts == [1, 2]
 
 
-async def test_making_an_application_opens_nothing_and_leaves_the_process_alone(root: Path) -> None:
+async def test_creating_an_application_opens_nothing_and_does_not_change_the_process(root: Path) -> None:
     handlers = list(logging.getLogger().handlers)
     with imported_alone():
         create_app(settings_for(write_project(root, FILES), {"DATABASE_URL": f"sqlite:///{root / 'fresh'}"}))

@@ -1,4 +1,4 @@
-"""The command `kernel`: what it prints, how it exits, and the server it runs, on real sockets."""
+"""The command `kernel`: its output, its exit codes, and the server that it runs, on real sockets."""
 
 import json
 import os
@@ -22,7 +22,7 @@ KERNEL = Path(sys.executable).parent / "kernel"
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """The process's environment without anybody's settings."""
+    """Return the environment of this process without settings."""
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     secrets = folder / "secrets"
     secrets.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(root: Path, folder: Path, *arguments: str, **variables: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server of its own on a free port; its base URL and its process."""
+    """Run a server on a free port; yield its base URL and its process."""
     port = free_port()
     process = subprocess.Popen(
         [KERNEL, "serve", "--port", str(port), *arguments],
@@ -82,7 +82,7 @@ def test_help_names_the_commands(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [("serve",), ("migrate",)])
-def test_wrong_settings_end_every_command_with_all_faults_in_one_message(
+def test_invalid_settings_end_every_command_with_all_errors_in_one_message(
     root: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     done = run(root, tmp_path, *command, ENVIRONMENT="prod", DATABASE_POOLSIZE="hunter2", CORS_ALLOW_ORIGINS="*")
@@ -94,7 +94,7 @@ def test_wrong_settings_end_every_command_with_all_faults_in_one_message(
 
 
 @pytest.mark.slow
-def test_migrating_brings_the_tables_and_check_finds_those_that_are_missing(root: Path, tmp_path: Path) -> None:
+def test_migrate_creates_the_tables_and_check_reports_missing_ones(root: Path, tmp_path: Path) -> None:
     before = run(root, tmp_path, "migrate", "--check")
     assert before.returncode == 1
     assert "health lacks migration 0001" in before.stderr
@@ -105,12 +105,12 @@ def test_migrating_brings_the_tables_and_check_finds_those_that_are_missing(root
     assert run(root, tmp_path, "migrate", "--check").returncode == 1
 
 
-def test_a_module_that_is_not_there_is_said_not_to_be(root: Path, tmp_path: Path) -> None:
+def test_an_unknown_module_is_reported(root: Path, tmp_path: Path) -> None:
     done = invoke(root, "migrate", "ghost", **environment(tmp_path))
     assert (done.returncode, "There is no module ghost" in done.stderr) == (1, True)
 
 
-def test_a_taken_port_is_one_clear_sentence(root: Path, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_in_one_sentence(root: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run(root, tmp_path, "serve", "--port", str(port))
@@ -120,7 +120,7 @@ def test_a_taken_port_is_one_clear_sentence(root: Path, tmp_path: Path) -> None:
     assert "make run PORT=" in done.stderr
 
 
-def test_a_server_says_where_it_is_serves_and_stops_at_a_signal(root: Path, tmp_path: Path) -> None:
+def test_a_server_prints_its_address_serves_and_stops_at_a_signal(root: Path, tmp_path: Path) -> None:
     with serving(root, tmp_path, "--no-reload", LOG_FORMAT="json") as (base, process):
         answer = httpx2.get(f"{base}/health/ready", headers={"x-request-id": "seen-in-the-log"}, trust_env=False)
         assert answer.json() == {"status": "ready"}
@@ -140,9 +140,7 @@ def test_a_server_with_auto_reload_serves_too(root: Path, tmp_path: Path) -> Non
         assert httpx2.get(f"{base}/health/live", trust_env=False).status_code == 200
 
 
-def test_a_database_that_is_not_at_its_newest_migration_stops_the_start_with_one_sentence(
-    root: Path, tmp_path: Path
-) -> None:
+def test_a_database_without_the_newest_migration_stops_the_start_with_one_sentence(root: Path, tmp_path: Path) -> None:
     started_at = time.monotonic()
     done = run(root, tmp_path, "serve", "--port", str(free_port()), ENVIRONMENT="dev", AUTH_ENABLED="false")
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""Where modules live, which sessions they get, and what happens when the database does not answer."""
+"""The database of each module, its sessions, and a database that does not answer."""
 
 import asyncio
 import socket
@@ -78,7 +78,7 @@ async def test_a_module_cannot_name_another_modules_table(application: Applicati
 
 
 @needs_events
-async def test_moving_one_module_by_a_variable_needs_nothing_else(
+async def test_one_variable_moves_a_module_to_another_database(
     root: Path, tmp_path: Path, migrated_sqlite: Path, new_database: Callable[[str], URL]
 ) -> None:
     variables = {
@@ -109,7 +109,7 @@ async def test_gets_read_from_the_replica_and_writes_go_to_the_primary(
     variables = {"ENVIRONMENT": "local", "IMAGES_STORAGE_URL": str(tmp_path / "images")}
     first = create_app(settings_for(root, variables | {"DATABASE_URL": replica}))
     async with first.router.lifespan_context(first):
-        pass  # the "replica" has the tables and stays empty: nothing replicates here
+        pass  # The "replica" has the tables and stays empty, because nothing replicates here.
     primary = migrated_postgresql.render_as_string(hide_password=False)
     app = create_app(settings_for(root, variables | {"DATABASE_URL": primary, "DATABASE_READ_URL": replica}))
     async with (
@@ -125,7 +125,7 @@ async def test_gets_read_from_the_replica_and_writes_go_to_the_primary(
 async def test_a_read_takes_no_transaction_and_a_write_takes_one(migrated_postgresql: URL) -> None:
     pool = pool_of(migrated_postgresql.render_as_string(hide_password=False))
     database = pool.database("events")
-    clock = text("SELECT now(), pg_sleep(0.01)")  # the time at which the transaction began
+    clock = text("SELECT now(), pg_sleep(0.01)")  # The time at which the transaction began.
     async with database.read() as session:
         assert await session.scalar(clock) != await session.scalar(clock)
     async with database.transaction() as session:
@@ -140,7 +140,7 @@ async def test_a_session_that_is_not_used_takes_no_connection(migrated_postgresq
     await pool.close()
 
 
-async def test_what_runs_after_commit_runs_only_then(application: Application) -> None:
+async def test_after_commit_actions_run_only_after_a_commit(application: Application) -> None:
     ran: list[str] = []
 
     async def note() -> None:
@@ -225,8 +225,8 @@ async def test_a_database_that_does_not_exist_is_unavailable(postgresql: URL) ->
     await pool.close()
 
 
-async def test_a_database_that_accepts_and_says_nothing_is_unavailable_in_time() -> None:
-    listening = socket.create_server(("127.0.0.1", 0))  # the kernel of the system accepts, and nobody answers
+async def test_a_database_that_accepts_and_does_not_answer_is_unavailable_in_time() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))  # the system accepts, nothing answers
     port = listening.getsockname()[1]
     pool = pool_of(f"postgresql://u:p@127.0.0.1:{port}/d", connect_timeout_seconds=0.3)
     started_at = time.monotonic()
@@ -256,7 +256,7 @@ async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_not_u
     await pool.close()
 
 
-async def test_who_waits_too_long_for_a_connection_is_told_so(migrated_postgresql: URL) -> None:
+async def test_waiting_too_long_for_a_connection_raises_an_error(migrated_postgresql: URL) -> None:
     url = migrated_postgresql.render_as_string(hide_password=False)
     pool = pool_of(url, pool_size=1, max_overflow=0, pool_timeout_seconds=0.2)
     async with pool.get_session("events") as session:
@@ -269,7 +269,7 @@ async def test_who_waits_too_long_for_a_connection_is_told_so(migrated_postgresq
 
 @asynccontextmanager
 async def in_use(database: Database) -> AsyncIterator[None]:
-    """A connection of its pool is, or the only one."""
+    """Return whether a connection of its pool is in use."""
     async with database.transaction() as session:
         await session.execute(text("SELECT 1"))
         yield
@@ -280,7 +280,7 @@ async def sleep(database: Database, seconds: float) -> None:
         await session.execute(text(f"SELECT pg_sleep({seconds})"))
 
 
-async def test_a_busy_pool_is_told_from_a_database_that_is_down(empty_url: str) -> None:
+async def test_a_busy_pool_is_distinguished_from_a_database_that_is_down(empty_url: str) -> None:
     pool = pool_of(empty_url, pool_size=1, max_overflow=0)
     database = pool.database("events")
     async with in_use(database):
@@ -290,22 +290,22 @@ async def test_a_busy_pool_is_told_from_a_database_that_is_down(empty_url: str) 
     await pool.close()
 
 
-async def test_a_check_that_waits_for_a_connection_and_gets_it_is_well(empty_url: str) -> None:
+async def test_a_check_that_gets_a_connection_after_waiting_succeeds(empty_url: str) -> None:
     pool = pool_of(empty_url, pool_size=1, max_overflow=0)
     database = pool.database("events")
     async with in_use(database):
         check = asyncio.create_task(database.check())
-        await asyncio.sleep(0.1)  # nothing may happen in this time
+        await asyncio.sleep(0.1)  # Nothing may happen in this time.
         assert not check.done()
     await check
     async with in_use(database):
-        pass  # it has given back what it got
+        pass  # It has returned its connection.
     await pool.close()
 
 
 @pytest.fixture
 def with_one_connection(new_database: Callable[[str], URL]) -> Iterator[str]:
-    """The URL of a role that may have no more."""
+    """Provide the URL of a role that may have one connection only."""
     url = new_database("roomless")
     role = str(url.database)
     query(url, f'DROP ROLE IF EXISTS "{role}"')
@@ -314,7 +314,7 @@ def with_one_connection(new_database: Callable[[str], URL]) -> Iterator[str]:
     query(url, f'DROP ROLE "{role}"')
 
 
-async def test_that_there_is_no_room_for_one_connection_more_is_an_answer(with_one_connection: str) -> None:
+async def test_a_refusal_of_one_more_connection_counts_as_an_answer(with_one_connection: str) -> None:
     pool = pool_of(with_one_connection, pool_size=1, max_overflow=0)
     database = pool.database()
     async with in_use(database):
@@ -323,7 +323,7 @@ async def test_that_there_is_no_room_for_one_connection_more_is_an_answer(with_o
     await pool.close()
 
 
-async def test_a_server_without_room_is_unavailable(with_one_connection: str) -> None:
+async def test_a_server_without_free_connections_is_unavailable(with_one_connection: str) -> None:
     first, second = pool_of(with_one_connection), pool_of(with_one_connection)
     async with in_use(first.database()):
         for ask in (second.database().check, lambda: second.database().run(select(1))):
@@ -363,15 +363,15 @@ async def test_a_connection_that_was_killed_while_idle_is_never_seen(migrated_po
     await killer.close()
 
 
-async def test_a_sqlite_file_that_others_change_now_is_waited_for(tmp_path: Path) -> None:
-    # SQLite itself does not: who changes the journal's mode has read the file, and waiting could be for each other.
+async def test_opening_waits_for_a_sqlite_file_that_another_process_changes(tmp_path: Path) -> None:
+    # SQLite itself does not wait for a change of the journal mode, because both may have read the file.
     pool = pool_of(f"sqlite:///{tmp_path}", busy_timeout_seconds=0.5)
     with closing(sqlite3.connect(tmp_path / "probe.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseUnavailable):
             await pool.database("probe").check()
         checks = asyncio.gather(*(pool.database("probe").check() for _ in range(8)))
-        await asyncio.sleep(0.1)  # nothing may happen in this time
+        await asyncio.sleep(0.1)  # Nothing may happen in this time.
         assert not checks.done()
         other.execute("CREATE TABLE things (id INTEGER)")
         other.execute("COMMIT")
@@ -381,10 +381,10 @@ async def test_a_sqlite_file_that_others_change_now_is_waited_for(tmp_path: Path
     await pool.close()
 
 
-async def test_two_processes_that_read_and_then_write_one_sqlite_file_lose_nothing(
+async def test_two_processes_that_read_and_then_write_one_sqlite_file_lose_no_update(
     tmp_path: Path, migrated_sqlite: Path
 ) -> None:
-    """Each pool is as much as a process of its own: they know of each other only through the file."""
+    """Two pools are like two processes: they share only the file."""
     (tmp_path / "health.db").write_bytes((migrated_sqlite / "health.db").read_bytes())
     pools = [pool_of(f"sqlite:///{tmp_path}") for _ in range(2)]
     async with pools[0].get_session("health") as session:
@@ -437,7 +437,7 @@ async def test_a_locked_sqlite_file_is_unavailable(root: Path, tmp_path: Path, m
 
 
 async def test_a_sqlite_connection_that_was_stopped_keeps_no_task_waiting(tmp_path: Path) -> None:
-    """SQLAlchemy resets the isolation level when a task gives a connection back that its session's end has closed."""
+    """SQLAlchemy resets the isolation level when a task returns a connection that the end of its session has closed."""
     pool = AsyncDBPool(DatabaseConfig(url=f"sqlite:///{tmp_path}"))
     async with pool.database("things").reader.connect() as connection:
         raw = await connection.get_raw_connection()

@@ -1,4 +1,4 @@
-"""Database URLs as libpq's users write them: what is translated, what is refused, and TLS to a real PostgreSQL."""
+"""Database URLs in the form of libpq: translated parameters, refused ones, and TLS to a real PostgreSQL."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def certificate(authority: trustme.CA) -> trustme.LeafCert:
 
 @pytest.fixture(scope="module")
 def files(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the authority's certificate, another authority's, and a client's with its key."""
+    """Provide a folder with the authority's certificate, another authority's, and a client's with its key."""
     folder = tmp_path_factory.mktemp("certificates")
     authority.cert_pem.write_to_path(folder / "ca.pem")
     trustme.CA().cert_pem.write_to_path(folder / "other.pem")
@@ -69,7 +69,7 @@ def url_through(proxy: TlsProxy, database: URL, parameters: str, host: str = "lo
 
 
 async def answered(url: str, statement: str = "SELECT 'yes'", **options: Any) -> str:
-    """What the database answers a session of the kernel's."""
+    """Return the database's result in a session of the kernel."""
     pool = AsyncDBPool(DatabaseConfig(url=url, **options))
     try:
         async with pool.database("events").read() as session:
@@ -78,17 +78,17 @@ async def answered(url: str, statement: str = "SELECT 'yes'", **options: Any) ->
         await pool.close()
 
 
-# What reaches the server
+# The parameters of the connection
 
 
 @pytest.mark.parametrize("mode", ["prefer", "require", "verify-ca", "verify-full"])
-async def test_every_ssl_mode_that_wants_tls_gets_it(proxy: TlsProxy, database: URL, files: Path, mode: str) -> None:
+async def test_every_ssl_mode_that_requests_tls_gets_it(proxy: TlsProxy, database: URL, files: Path, mode: str) -> None:
     root = f"&sslrootcert={files}/ca.pem" if mode.startswith("verify") else ""
     assert await answered(url_through(proxy, database, f"sslmode={mode}{root}")) == "yes"
     assert (len(proxy.encrypted), proxy.plain) == (1, 0)
 
 
-async def test_a_server_that_insists_on_tls_refuses_sslmode_disable(proxy: TlsProxy, database: URL) -> None:
+async def test_a_server_that_requires_tls_refuses_sslmode_disable(proxy: TlsProxy, database: URL) -> None:
     with pytest.raises(DatabaseUnavailable):
         await answered(url_through(proxy, database, "sslmode=disable"))
     assert proxy.encrypted == []
@@ -119,7 +119,7 @@ async def test_only_verify_full_refuses_a_certificate_of_another_host(
         await answered(url_through(proxy, database, f"sslmode=verify-full&{root}", "127.0.0.1"))
 
 
-async def test_a_client_certificate_is_shown_to_the_server(
+async def test_a_client_certificate_is_sent_to_the_server(
     database: URL, authority: trustme.CA, certificate: trustme.LeafCert, files: Path
 ) -> None:
     async with tls_proxy(database, server_context(certificate, clients=authority)) as proxy:
@@ -130,7 +130,7 @@ async def test_a_client_certificate_is_shown_to_the_server(
             await answered(url_through(proxy, database, "sslmode=require"))
 
 
-async def test_the_environment_of_libpq_says_how_to_connect_where_the_url_does_not(
+async def test_the_environment_of_libpq_completes_the_url(
     proxy: TlsProxy, database: URL, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGSSLMODE", "verify-full")
@@ -165,10 +165,10 @@ async def test_several_hosts_are_tried_in_turn(database: URL) -> None:
         assert await answered(url) == "yes"
 
 
-# What the settings make of it
+# The settings
 
 
-def test_the_timeout_in_the_url_is_that_of_all_connections(tmp_path: Path) -> None:
+def test_the_timeout_in_the_url_applies_to_all_connections(tmp_path: Path) -> None:
     assert load(tmp_path, DATABASE_URL=f"{_BASE}?connect_timeout=7").database.connect_timeout_seconds == 7
     assert load(tmp_path, DATABASE_URL=_BASE).database.connect_timeout_seconds == 2
     both = load(tmp_path, DATABASE_URL=f"{_BASE}?connect_timeout=7", DATABASE_CONNECT_TIMEOUT_SECONDS="3")
@@ -181,7 +181,7 @@ def test_the_system_authorities_verify_the_host_as_well(tmp_path: Path) -> None:
     assert "system" not in str(url.query["dsn"])
 
 
-def test_a_password_file_is_a_password_in_production(tmp_path: Path) -> None:
+def test_a_password_file_counts_as_a_password_in_production(tmp_path: Path) -> None:
     config = DatabaseConfig(environment="prod", url="postgresql://app@db/app?passfile=/run/pgpass")
     assert "passfile" in str(config.get_url().query["dsn"])
 
@@ -207,7 +207,7 @@ def test_a_password_file_is_a_password_in_production(tmp_path: Path) -> None:
         ("sslmode=verify-full", "sslmode=verify-full but no sslrootcert"),
     ],
 )
-def test_what_cannot_be_done_is_a_settings_error(
+def test_an_unsupported_parameter_is_a_settings_error(
     tmp_path: Path, variable: str, parameters: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -217,7 +217,7 @@ def test_what_cannot_be_done_is_a_settings_error(
     assert "correct-horse" not in message
 
 
-def test_a_file_that_holds_no_certificate_is_a_settings_error(tmp_path: Path, files: Path) -> None:
+def test_a_file_without_a_certificate_is_a_settings_error(tmp_path: Path, files: Path) -> None:
     message = fault(tmp_path, DATABASE_URL=f"{_BASE}?sslmode=verify-ca&sslrootcert={files}/broken.pem")
     assert f"{files}/broken.pem (" in message
 
@@ -228,7 +228,7 @@ def test_a_module_has_no_connect_timeout_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["postgresql://app:correct?horse=b@db/app", "postgresql://app:p@db:correct/app"])
-def test_a_password_that_was_not_escaped_is_not_shown(tmp_path: Path, url: str) -> None:
+def test_an_unescaped_password_is_not_shown(tmp_path: Path, url: str) -> None:
     message = fault(tmp_path, DATABASE_URL=url)
     assert "correct" not in message
     assert "horse" not in message

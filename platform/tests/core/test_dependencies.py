@@ -72,7 +72,7 @@ def with_requirements(declared: Iterable[str]) -> set[str]:
         found.add(normalized(requirement.name))
         try:
             lines = requires(requirement.name) or []
-        except PackageNotFoundError:  # of another platform
+        except PackageNotFoundError:  # For another platform.
             continue
         for line in map(Requirement, lines):
             extras = requirement.extras or {""}
@@ -113,7 +113,7 @@ def test_the_core_depends_on_nothing_that_it_does_not_import() -> None:
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_an_extension_imports_only_dependencies_of_the_core_and_of_its_extra(name: str) -> None:
     declared = [*PROJECT["dependencies"], *extra_of(name), *(EXTRAS["testing"] if name in DEVELOPMENT else ())]
-    # An extension may use packages of those that it requires: rate_limit counts in the Redis of store.
+    # An extension may use packages of the extensions that it requires: rate_limit counts in the Redis of store.
     for other in required_by(name):
         declared += extra_of(other)
     assert {*imported(files_of(f"ext/{name}"))} <= with_requirements(declared)
@@ -126,11 +126,11 @@ def test_an_extra_declares_nothing_that_its_extension_does_not_import(name: str)
 
 def test_test_support_imports_only_dependencies_of_the_core_and_of_its_extra() -> None:
     files = [*files_of("testing"), *(KERNEL / "ext").glob("*/testing.py")]
-    found = {*imported(files)} - {"mypy"}  # mypy imports its plugin itself
+    found = {*imported(files)} - {"mypy"}  # mypy imports its plugin itself.
     assert found <= with_requirements([*PROJECT["dependencies"], *EXTRAS["testing"]])
 
 
-def test_all_is_every_extra_that_is_needed_to_serve() -> None:
+def test_the_extra_all_contains_every_extra_that_is_needed_to_serve() -> None:
     [everything] = map(Requirement, EXTRAS["all"])
     assert everything.extras == EXTRAS.keys() - DEVELOPMENT - {"all"}
 

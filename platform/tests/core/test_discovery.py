@@ -1,4 +1,4 @@
-"""Discovery fails loudly: each fault with the file, the reason and what to do."""
+"""Discovery reports each problem with its file, the reason and the remedy."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +41,8 @@ def test_modules_come_after_those_they_depend_on(tmp_path: Path) -> None:
     assert [module.name for module in found(tmp_path, files)] == ["c", "a", "b"]
 
 
-def test_of_modules_elsewhere_nothing_is_needed(tmp_path: Path) -> None:
-    """What a service keeps of another module is its contract."""
+def test_only_the_contract_of_a_module_elsewhere_is_needed(tmp_path: Path) -> None:
+    """A service keeps only the contract of another module."""
     write_project(tmp_path, {"a/module.py": manifest(depends_on={"b"}), "b/contract.py": "raise OSError\n"})
     (tmp_path / "modules/b/module.py").unlink()
     for enabled in (None, {"a"}, {"a", "b"}):
@@ -72,7 +72,7 @@ def test_only_enabled_modules_are_found(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_routers_own_prefix_wins_over_the_config_and_that_over_the_name(
+def test_the_prefix_comes_from_the_router_then_the_config_then_the_name(
     tmp_path: Path, router: str, prefix: str, tags: tuple[str, ...]
 ) -> None:
     [module] = found(tmp_path, {"shop/router.py": router})
@@ -99,15 +99,15 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path, part: str) -> None:
     assert f"a/{part}.py:1" in message
 
 
-def test_a_manifest_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_manifest(tmp_path: Path) -> None:
     assert "must define `module = Module(" in fault(tmp_path, {"a/module.py": "module = 1"})
 
 
-def test_a_router_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_router(tmp_path: Path) -> None:
     assert "its `router` is of type int" in fault(tmp_path, {"a/router.py": "router = 1"})
 
 
-def test_a_prefix_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_prefix(tmp_path: Path) -> None:
     assert "must begin with" in fault(tmp_path, {"a/router.py": ROUTER + 'ROUTER_CONFIG = {"prefix": "shop/"}'})
 
 
@@ -141,11 +141,11 @@ def test_an_enabled_module_that_does_not_exist(tmp_path: Path) -> None:
     assert "Did you mean events?" in fault(tmp_path, {"events/module.py": MANIFEST}, ["event"])
 
 
-def test_a_name_that_the_kernels_settings_have_taken(tmp_path: Path) -> None:
+def test_a_name_that_settings_of_the_kernel_use(tmp_path: Path) -> None:
     assert "kernel's settings use the name database" in fault(tmp_path, {"database/module.py": MANIFEST})
 
 
-def test_a_name_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_name(tmp_path: Path) -> None:
     assert "e.g. my_shop" in fault(tmp_path, {"My-Shop/module.py": MANIFEST})
 
 
@@ -157,7 +157,7 @@ def test_settings_without_a_class(tmp_path: Path) -> None:
     assert "one class derived from ModuleSettings" in fault(tmp_path, {"a/settings.py": ""})
 
 
-def test_all_faults_come_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     message = fault(tmp_path, {"a/router.py": "router = 1", "b/module.py": "module = 1", "c/models.py": ""})
     assert "3 problem(s)" in message
 

@@ -1,4 +1,4 @@
-"""The seam: which extensions are in use, what stops the start, and in which order hooks are called."""
+"""The interface for extensions: which are in use, what stops the start, and the order of the hooks."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def configure(project: Path, **options: list[str]) -> None:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
-    """Adds a distribution with these entry points to this process."""
+    """Add a distribution with these entry points to this process."""
 
     def add(points: dict[str, str]) -> None:
         monkeypatch.syspath_prepend(SAMPLES)
@@ -46,7 +46,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 def refusal(project: Path, **variables: str) -> str:
-    """What stops the start."""
+    """Return the error that stops the start."""
     with imported_alone(), pytest.raises(ProjectError) as caught:
         project_for(project, {"DATABASE_URL": "sqlite:///data", **variables})
     return str(caught.value)
@@ -83,7 +83,7 @@ def test_an_extension_that_lacks_its_extra_and_is_not_listed_is_not_in_use(proje
     assert "sample" not in {kind.name for kind in load_extensions(project)}
 
 
-def test_an_entry_point_that_leads_nowhere_stops_the_start_with_a_remedy(project: Path, install: Install) -> None:
+def test_an_entry_point_to_a_missing_module_stops_the_start_with_a_remedy(project: Path, install: Install) -> None:
     install({"gone": "sample_extensions.gone.extension:Gone"})
     message = refusal(project)
     assert "gone is declared by sample-extensions, but sample_extensions.gone.extension does not exist" in message
@@ -118,7 +118,7 @@ def test_extensions_that_require_each_other_stop_the_start(project: Path, instal
     assert "hen -> egg" in message
 
 
-# What would silently have no effect
+# Parts that would silently have no effect
 
 
 def test_a_module_that_imports_an_extension_that_is_off_stops_the_start(project: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_table_of_variables_names_the_extension_of_each() -> None:
 # Hooks
 
 
-async def test_hooks_are_called_once_each_and_after_those_of_required_extensions(
+async def test_each_hook_is_called_once_after_those_of_required_extensions(
     tmp_path: Path, project: Path, install: Install
 ) -> None:
     install(BOTH_RECORDING)
@@ -180,7 +180,7 @@ def test_extensions_are_loaded_in_the_order_of_their_requirements(project: Path,
 
 
 @pytest.mark.integration
-def test_a_command_that_cannot_start_says_why_without_a_traceback(tmp_path: Path, project: Path) -> None:
+def test_a_command_that_cannot_start_prints_the_reason_without_a_traceback(tmp_path: Path, project: Path) -> None:
     done = run_with(declare(tmp_path / "packages", REQUIRES_ABSENT), project, KERNEL, "migrate")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("The extension sample requires absent")

@@ -1,4 +1,4 @@
-"""What arrives over the wire is what OpenAPI says, to the type."""
+"""The types of request fields are exactly those in the OpenAPI document."""
 
 import datetime as dt
 import json
@@ -41,7 +41,7 @@ class Body(RequestBody):
         ("thing", 2**53),
     ],
 )
-def test_a_field_takes_no_other_type(field: str, value: object) -> None:
+def test_a_field_refuses_other_types(field: str, value: object) -> None:
     with pytest.raises(ValidationError):
         Body.model_validate({field: value})
 
@@ -59,7 +59,7 @@ def test_a_field_takes_no_other_type(field: str, value: object) -> None:
         ("several", [1]),
     ],
 )
-def test_a_field_takes_its_own(field: str, value: object) -> None:
+def test_a_field_accepts_its_own_type(field: str, value: object) -> None:
     assert Body.model_validate({field: value}).model_fields_set == {field}
 
 
@@ -76,7 +76,7 @@ def test_a_local_time_is_written_in_one_way(value: str) -> None:
         local.validate_python(value)
 
 
-def test_openapi_says_which_text_is_refused() -> None:
+def test_openapi_describes_the_refused_texts() -> None:
     class Text(BaseModel):
         any: Annotated[str, StringConstraints(strip_whitespace=True), NoNul] | None
         some: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), NoNul]

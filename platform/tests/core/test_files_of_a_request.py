@@ -1,4 +1,4 @@
-"""A reader of the core has to know few files to follow a request: docs/architecture.md lists them."""
+"""The files that a request enters are few, and docs/architecture.md lists them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The pool of outgoing connections against a real server: what is reused, refused and given up, and when."""
+"""The pool of outgoing connections against a real server: reuse, limits, deadlines and redirects."""
 
 import asyncio
 import gc
@@ -64,12 +64,12 @@ async def test_waiting_for_a_free_connection_ends_after_the_pool_timeout(
         started = time.monotonic()
         with pytest.raises(httpx2.PoolTimeout):
             await opened.get_client().get(server.url)
-        assert 0.49 < time.monotonic() - started < 1.2  # once: two retries would take 1.5 s
+        assert 0.49 < time.monotonic() - started < 1.2  # One wait: two retries would take 1.5 s.
         holder.cancel()
         await asyncio.wait([holder])
 
 
-async def test_two_pools_live_side_by_side(pool: Callable[..., HttpxRestClientPool]) -> None:
+async def test_two_pools_work_in_one_process(pool: Callable[..., HttpxRestClientPool]) -> None:
     async with HttpServer(always(Reply())) as server, pool() as one:
         async with pool() as other:
             assert one.get_client() is not other.get_client()
@@ -80,7 +80,7 @@ async def test_two_pools_live_side_by_side(pool: Callable[..., HttpxRestClientPo
         assert server.connections == 2
 
 
-async def test_the_pool_says_so_when_it_is_not_open(pool: Callable[..., HttpxRestClientPool]) -> None:
+async def test_a_pool_that_is_not_open_raises_an_error(pool: Callable[..., HttpxRestClientPool]) -> None:
     not_open = r"not open: use it while the application runs"
     closed = pool()
     with pytest.raises(RuntimeError, match=not_open):
@@ -157,7 +157,7 @@ async def test_a_cookie_of_one_call_is_not_sent_with_the_next(pool: Callable[...
 
 
 @pytest.mark.alone
-async def test_a_dripping_answer_ends_at_the_deadline(
+async def test_a_slow_response_ends_at_the_deadline(
     pool: Callable[..., HttpxRestClientPool],
     tls_server: Callable[[Handler], HttpServer],
 ) -> None:
@@ -207,7 +207,7 @@ async def test_all_redirects_share_one_deadline(pool: Callable[..., HttpxRestCli
     assert len(server.calls) in {2, 3}
 
 
-async def test_a_call_that_met_its_deadline_leaves_its_connection_free(
+async def test_a_call_that_ended_at_its_deadline_frees_its_connection(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
     async def handler(call: Call) -> Reply:
@@ -221,7 +221,7 @@ async def test_a_call_that_met_its_deadline_leaves_its_connection_free(
         assert (await client.get(server.url)).status_code == 200
 
 
-async def test_an_answer_read_in_part_leaves_its_connection_free(
+async def test_a_response_read_in_part_frees_its_connection(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
     async with tls_server(always(DRIP)) as server, pool(max_connections=1, pool_timeout_seconds=1) as opened:
@@ -233,7 +233,7 @@ async def test_an_answer_read_in_part_leaves_its_connection_free(
     assert len(server.calls) == 3
 
 
-async def test_a_call_that_timed_out_leaves_its_connection_free(
+async def test_a_call_that_timed_out_frees_its_connection(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
     """httpcore2 2.16 keeps the unusable HTTP/2 connection in the pool until it expires."""
@@ -244,13 +244,13 @@ async def test_a_call_that_timed_out_leaves_its_connection_free(
         assert (await client.get(server.url)).status_code == 200
 
 
-# The server's ends of the connections that were cut are left to the garbage collector.
+# The garbage collector closes the server's ends of the interrupted connections.
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
 async def test_ten_thousand_cancelled_calls_do_not_use_up_the_pool(
     pool: Callable[..., HttpxRestClientPool], tls_server: Callable[[Handler], HttpServer]
 ) -> None:
-    """httpx 0.28.1 was stuck for good after this."""
+    """httpx 0.28.1 was blocked for ever after this."""
     chance = random.Random(1)
     cancelled = 0
 
@@ -285,7 +285,7 @@ async def test_ten_thousand_cancelled_calls_do_not_use_up_the_pool(
 
 
 class TokenFirst(httpx2.Auth):
-    """Asks for a token before the call itself, as OAuth 2 does."""
+    """Requests a token before the call itself, as OAuth 2 does."""
 
     requires_response_body = True
 
@@ -298,7 +298,7 @@ class TokenFirst(httpx2.Auth):
         yield request
 
 
-async def test_an_auth_may_make_a_request_of_its_own(pool: Callable[..., HttpxRestClientPool]) -> None:
+async def test_an_auth_may_send_a_request_of_its_own(pool: Callable[..., HttpxRestClientPool]) -> None:
     async def handler(call: Call) -> Reply:
         return Reply(body=b"key") if call.path == "/token" else Reply(body=call.headers["authorization"].encode())
 
@@ -316,7 +316,9 @@ async def test_the_request_of_an_auth_shares_the_deadline_of_the_call(pool: Call
     assert time.monotonic() - began_at < 5
 
 
-async def test_a_request_that_was_made_without_the_client_is_bounded(pool: Callable[..., HttpxRestClientPool]) -> None:
+async def test_a_request_that_was_created_without_the_client_has_a_deadline(
+    pool: Callable[..., HttpxRestClientPool],
+) -> None:
     async with HttpServer(always(Hang())) as server, pool(read_timeout_seconds=0.3) as open_pool:
         with pytest.raises(httpx2.ReadTimeout):
             await open_pool.get_client().send(httpx2.Request("GET", server.url))

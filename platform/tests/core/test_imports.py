@@ -1,4 +1,4 @@
-"""Every extension can be imported first, whatever the process has imported before: no import is circular."""
+"""Every extension can be the first import of a process: no import is circular."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import kernel
 
 _EXTENSIONS = Path(kernel.__file__).parent / "ext"
-# Each import in a process of its own. The libraries are imported before, once, because they take most of the time.
+# Each import runs in a process of its own. The libraries are imported once before, because they take most of the time.
 _SCRIPT = """
 import importlib, os, sys
 import fastapi, sqlalchemy.ext.asyncio, structlog, pydantic_settings, typer

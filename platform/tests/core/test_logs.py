@@ -1,4 +1,4 @@
-"""A log line says to which request, trace and module it belongs."""
+"""Each log line names its request, trace and module."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ async def test_every_line_of_a_request_has_its_id_its_trace_and_its_module(
     assert "sesame" not in str(lines)
 
 
-async def test_what_belongs_to_no_module_names_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_line_outside_modules_names_no_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(LogSettings(format="json", level="INFO"))
     async with running_project(tmp_path, {"tea/router.py": _ROUTER}) as (_, client):
         capsys.readouterr()
@@ -84,7 +84,7 @@ assert "to a file" in text.getvalue()
 
 @pytest.mark.integration
 def test_a_warning_of_a_library_is_one_line_of_json_for_each_place_in_the_code() -> None:
-    """One file made a library of images write 116,398 lines that were no JSON."""
+    """One file made a library of images write 116,398 lines that were not JSON."""
     done = subprocess.run([sys.executable, "-c", _WARNING], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     first, second = [json.loads(line) for line in done.stdout.splitlines()]

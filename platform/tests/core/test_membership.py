@@ -1,4 +1,4 @@
-"""`any_of` finds what `in_` finds, with one parameter, for columns of every type that a key may have."""
+"""`any_of` finds the same rows as `in_`, with one parameter, for columns of every type that a key may have."""
 
 import datetime as dt
 import enum
@@ -83,7 +83,7 @@ async def database(new_tables: NewTables) -> Database:
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-async def test_a_row_is_found_by_a_list_that_holds_its_value_and_by_no_other(database: Database, name: str) -> None:
+async def test_a_row_is_found_only_by_a_list_that_contains_its_value(database: Database, name: str) -> None:
     _, stored, other = COLUMNS[name]
     column = _table.c[name]
     async with database.read() as session:

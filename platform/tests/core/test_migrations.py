@@ -1,4 +1,4 @@
-"""One history per module: many processes at once, downgrade, and databases that are not at head."""
+"""One history per module: many processes at once, downgrades, and databases that are not at head."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from kernel.runtime import Kernel
 from kernel.testing import query, settings_for
 from tests.core.project import MIGRATION, MODELS, imported_alone, write_migration, write_project
 
-# Comes after project.MIGRATION.
+# The migration after project.MIGRATION.
 SECOND = """
 import sqlalchemy as sa
 from alembic import op
@@ -38,7 +38,7 @@ def histories(root: Path, empty_url: str) -> dict[str, History]:
 
 
 def written(history: History) -> list[str]:
-    """The numbers of a module's migrations, in their order."""
+    """Return the numbers of a module's migrations, in their order."""
     return sorted(path.name[:4] for path in history.folder.glob("[0-9]*.py"))
 
 
@@ -53,7 +53,7 @@ async def test_after_an_upgrade_nothing_is_pending(histories: dict[str, History]
         assert await history.pending() == []
 
 
-async def test_a_downgrade_leaves_nothing_and_an_upgrade_brings_it_back(histories: dict[str, History]) -> None:
+async def test_a_downgrade_drops_everything_and_an_upgrade_restores_it(histories: dict[str, History]) -> None:
     health = histories["health"]
     await health.upgrade()
     await health.downgrade("base")
@@ -92,11 +92,11 @@ def test_eight_processes_may_migrate_at_once(root: Path, empty_url: str) -> None
         assert asyncio.run(history.pending()) == []
 
 
-async def test_one_that_cannot_wait_longer_says_so(root: Path, empty_url: str) -> None:
+async def test_a_migration_that_waits_too_long_reports_it(root: Path, empty_url: str) -> None:
     patient = settings_for(root, {"DATABASE_URL": empty_url})
     impatient = settings_for(root, {"DATABASE_URL": empty_url, "DATABASE_MIGRATION_WAIT_SECONDS": "0.3"})
     first, second = (next(iter(Kernel(settings).histories())) for settings in (patient, impatient))
-    async with first.alone():  # what another process would hold
+    async with first.alone():  # The lock that another process would hold.
         with pytest.raises(MigrationError, match=r"more than 0\.3 s"):
             await second.upgrade()
 
@@ -108,9 +108,7 @@ async def test_an_application_outside_local_refuses_to_start_before_its_migratio
             pass
 
 
-async def test_a_database_that_is_one_migration_behind_is_told_so_and_catches_up(
-    tmp_path: Path, empty_url: str
-) -> None:
+async def test_a_database_that_is_one_migration_behind_is_reported_and_migrated(tmp_path: Path, empty_url: str) -> None:
     outside = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", "DATABASE_URL": empty_url}
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
@@ -149,7 +147,7 @@ async def test_a_database_that_is_ahead_of_the_code_lets_the_old_code_start(hist
     assert await health.pending() == []
 
 
-async def test_a_migration_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, empty_url: str) -> None:
+async def test_a_migration_that_fails_half_way_changes_nothing(tmp_path: Path, empty_url: str) -> None:
     failing = """
 import sqlalchemy as sa
 from alembic import op
@@ -174,7 +172,7 @@ def upgrade() -> None:
         assert "things" not in tables
 
 
-async def test_tables_without_a_history_say_how_to_begin_one(tmp_path: Path) -> None:
+async def test_tables_without_a_history_are_reported_with_the_remedy(tmp_path: Path) -> None:
     with imported_alone():
         root = write_project(tmp_path, {"shop/models.py": MODELS})
         [history] = Kernel(settings_for(root, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"})).histories()
@@ -191,7 +189,7 @@ async def test_tables_without_a_history_say_how_to_begin_one(tmp_path: Path) -> 
         ({"host": "absent.invalid", "query": {}}, "absent.invalid:5432/"),
     ],
 )
-async def test_a_database_that_cannot_be_reached_is_said_to_be_with_the_drivers_reason(
+async def test_an_unreachable_database_is_reported_with_the_drivers_reason(
     root: Path, postgresql: URL, change: dict[str, Any], reason: str
 ) -> None:
     url = postgresql.set(**change).render_as_string(hide_password=False)
@@ -201,7 +199,7 @@ async def test_a_database_that_cannot_be_reached_is_said_to_be_with_the_drivers_
             await action
 
 
-async def test_a_user_who_may_not_make_the_schema_is_told_so(root: Path, new_database: Callable[[str], URL]) -> None:
+async def test_a_missing_right_to_create_the_schema_is_reported(root: Path, new_database: Callable[[str], URL]) -> None:
     url = new_database("unentitled")
     user = f"{url.database}_user"
     query(url, f"CREATE ROLE {user} LOGIN")
@@ -215,7 +213,7 @@ async def test_a_user_who_may_not_make_the_schema_is_told_so(root: Path, new_dat
     with pytest.raises(MigrationError, match=f"permission denied for schema {history.module}"):
         await history.upgrade()
     query(url, f"GRANT ALL ON SCHEMA {history.module} TO {user}")
-    await history.upgrade()  # CREATE on the database is not needed any more
+    await history.upgrade()  # CREATE on the database is no longer needed.
     query(url, f"DROP OWNED BY {user} CASCADE; DROP ROLE {user}")
 
 
@@ -242,7 +240,7 @@ def upgrade() -> None:
 """
 
 
-async def test_an_index_is_made_concurrently_while_others_wait_for_the_lock(
+async def test_an_index_is_created_concurrently_while_others_wait_for_the_lock(
     tmp_path: Path, new_database: Callable[[str], URL]
 ) -> None:
     url = str(new_database("concurrently"))
@@ -254,7 +252,7 @@ async def test_an_index_is_made_concurrently_while_others_wait_for_the_lock(
         assert await history.pending() == []
 
 
-async def test_tables_that_were_there_before_are_adopted_by_a_stamp(tmp_path: Path, empty_url: str) -> None:
+async def test_existing_tables_are_adopted_by_a_stamp(tmp_path: Path, empty_url: str) -> None:
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
         [history] = Kernel(settings_for(root, {"DATABASE_URL": empty_url})).histories()
@@ -271,7 +269,7 @@ async def test_tables_that_were_there_before_are_adopted_by_a_stamp(tmp_path: Pa
         assert await history.pending() == []
 
 
-async def test_two_files_of_one_number_are_refused_by_name_and_never_at_head(tmp_path: Path, empty_url: str) -> None:
+async def test_two_files_of_one_number_are_refused_and_never_at_head(tmp_path: Path, empty_url: str) -> None:
     dev = {"DATABASE_URL": empty_url, "ENVIRONMENT": "dev", "AUTH_ENABLED": "false"}
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})

@@ -1,4 +1,4 @@
-"""Migrations where a PgBouncer stands in between: they have a session of their own, or refuse."""
+"""Migrations with a PgBouncer in front of PostgreSQL: they get a session of their own, or are refused."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from kernel.testing import query, settings_for
 from tests.core.pgbouncer import PgBouncer, pgbouncer
 
 IGNORED = "search_path,lock_timeout,statement_timeout,role,extra_float_digits"
-# Of this database: pg_locks lists the whole server, where other tests migrate at the same time.
+# Of this database only: pg_locks lists the whole server, where other tests migrate at the same time.
 LOCKS = (
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -31,7 +31,7 @@ def database(new_database: Callable[[str], URL]) -> URL:
 
 @pytest.fixture(params=[{}, {"ignore_startup_parameters": IGNORED}, {"server_round_robin": 1}])
 def transactions(request: pytest.FixtureRequest, database: URL, tmp_path: Path) -> Iterator[PgBouncer]:
-    """A pooler in transaction mode: as it is, passing over what comes with a connection's start, taking turns."""
+    """Poolers in transaction mode: by default, ignoring startup parameters, and alternating connections."""
     with pgbouncer(database, tmp_path, **request.param) as pooler:
         yield pooler
 
@@ -40,7 +40,7 @@ def histories(root: Path, **variables: str) -> list[History]:
     return list(Kernel(settings_for(root, variables)).histories())
 
 
-async def test_a_migration_through_a_pooler_of_transactions_is_refused_and_leaves_nothing(
+async def test_a_migration_through_a_pooler_of_transactions_is_refused_without_effect(
     root: Path, database: URL, transactions: PgBouncer
 ) -> None:
     history = histories(root, DATABASE_URL=transactions.url)[0]
@@ -50,11 +50,11 @@ async def test_a_migration_through_a_pooler_of_transactions_is_refused_and_leave
     assert query(database, LOCKS) == "0"
     assert query(database, TABLES) == "0"
     assert query(database, "SELECT count(*) FROM pg_namespace WHERE nspname = 'health'") == "0"
-    # And so a direct one is not kept waiting.
+    # No lock is left behind that would block a direct migration.
     await histories(root, DATABASE_URL=str(database), DATABASE_MIGRATION_WAIT_SECONDS="1")[0].upgrade()
 
 
-async def test_with_a_direct_url_migrations_go_past_the_pooler(
+async def test_with_a_direct_url_migrations_bypass_the_pooler(
     root: Path, database: URL, transactions: PgBouncer
 ) -> None:
     for history in histories(root, DATABASE_URL=transactions.url, DATABASE_DIRECT_URL=str(database)):
@@ -64,7 +64,7 @@ async def test_with_a_direct_url_migrations_go_past_the_pooler(
     assert query(database, LOCKS) == "0"
 
 
-async def test_a_pooler_of_sessions_is_good_enough_and_the_tables_are_where_they_belong(
+async def test_a_migration_through_a_pooler_of_sessions_creates_the_tables_in_their_schema(
     root: Path, database: URL, tmp_path: Path
 ) -> None:
     with pgbouncer(database, tmp_path, pool_mode="session", server_reset_query="DISCARD ALL") as pooler:
@@ -74,7 +74,7 @@ async def test_a_pooler_of_sessions_is_good_enough_and_the_tables_are_where_they
     assert query(database, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == "0"
 
 
-async def test_a_session_is_told_from_a_pooler_while_others_use_it(transactions: PgBouncer) -> None:
+async def test_a_session_is_distinguished_from_a_pooler_under_load(transactions: PgBouncer) -> None:
     config = DatabaseConfig(url=transactions.url)
     url = config.get_url()
 

@@ -35,7 +35,7 @@ class UserRepository(BaseRepository[User, int]):
 
 @pytest.fixture
 async def application(tmp_path: Path) -> AsyncIterator[Application]:
-    """An application without modules, started, on SQLite."""
+    """Provide a started application without modules, on SQLite."""
     app = empty_application(tmp_path / "one")
     async with app.router.lifespan_context(app):
         yield app
@@ -45,7 +45,7 @@ def empty_application(folder: Path) -> Application:
     return create_app(settings_for(write_project(folder, {}), {"DATABASE_URL": f"sqlite:///{folder}/data/all.db"}))
 
 
-async def test_a_session_of_the_pools_class_is_of_the_running_application(application: Application) -> None:
+async def test_a_session_of_the_pools_class_belongs_to_the_running_application(application: Application) -> None:
     (Path(str(application.kernel.pool.placement(None).url.database)).parent).mkdir(parents=True, exist_ok=True)
     async with application.kernel.pool.database().writer.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
@@ -63,7 +63,7 @@ async def test_a_session_of_the_pools_class_is_of_the_running_application(applic
 
 
 @pytest.mark.integration
-async def test_a_client_of_the_pools_class_is_of_the_running_application_and_stays_open(
+async def test_a_client_of_the_pools_class_belongs_to_the_running_application_and_stays_open(
     application: Application,
 ) -> None:
     for _ in range(2):
@@ -89,13 +89,13 @@ async def test_the_check_of_the_original_health_endpoint_runs(application: Appli
             assert (await client.get(f"http://{address[0]}:{address[1]}/")).status_code == 200
 
 
-def test_without_a_running_application_the_class_says_what_to_do() -> None:
+def test_without_a_running_application_the_class_raises_an_error_with_the_remedy() -> None:
     for use in (lambda: AsyncDBPool.get_session(), lambda: HttpxRestClientPool.get_client()):  # noqa: PLW0108
         with pytest.raises(NoSingleApplication, match="0 run in this process"):
             use()
 
 
-async def test_with_two_running_applications_the_class_says_what_to_do(
+async def test_with_two_running_applications_the_class_raises_an_error_with_the_remedy(
     application: Application, tmp_path: Path
 ) -> None:
     other = empty_application(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""Problem details carry what a handler says, and never more than a few errors."""
+"""Problem details contain the handler's detail, and only a few errors."""
 
 import json
 from pathlib import Path
@@ -96,7 +96,7 @@ def project(tmp_path: Path) -> Any:
     return running_project(tmp_path, {"probe/router.py": ROUTER})
 
 
-async def test_the_detail_of_an_http_exception_is_carried_with_its_status(project: Any) -> None:
+async def test_the_response_has_the_detail_and_status_of_an_http_exception(project: Any) -> None:
     async with project as (_, client):
         answers = {name: await client.get(f"{BASE}/raised/{name}") for name in [*EXPECTED, "loop"]}
     assert {answer.status_code for answer in answers.values()} == {409}
@@ -136,7 +136,7 @@ async def test_a_few_errors_are_all_reported(project: Any, path: str) -> None:
     assert [one["field"] for one in answer.json()["errors"]] == [f"body.numbers.{n}" for n in range(MOST_ERRORS)]
 
 
-async def test_an_error_of_a_validator_reads_alike_among_few_and_among_many(project: Any) -> None:
+async def test_an_error_of_a_validator_has_the_same_text_among_few_and_many(project: Any) -> None:
     async with project as (_, client):
         answers = [
             await client.post(f"{BASE}/compiled", json={"checked": [{"name": ""}] * count})
@@ -146,7 +146,7 @@ async def test_an_error_of_a_validator_reads_alike_among_few_and_among_many(proj
     assert few == many == {"field": "body.checked.0.name", "message": "no {name} is good", "code": "invalid"}
 
 
-async def test_errors_of_several_values_are_bounded_together(project: Any) -> None:
+async def test_errors_of_several_values_are_limited_together(project: Any) -> None:
     body = {name: {"numbers": ["x"] * 1000} for name in ("one", "other")}
     async with project as (_, client):
         assert len((await client.post(f"{BASE}/two", json=body)).json()["errors"]) == MOST_ERRORS + 1
@@ -161,14 +161,14 @@ async def test_the_errors_of_several_values_are_counted_together(tmp_path: Path)
     assert errors[-1] == {"field": "body", "message": message, "code": "too_many_errors"}
 
 
-async def test_errors_of_a_query_are_bounded(project: Any) -> None:
+async def test_errors_of_a_query_are_limited(project: Any) -> None:
     async with project as (_, client):
         answer = await client.get(f"{BASE}/query?{'&'.join(['number=x'] * 1000)}")
     assert len(answer.json()["errors"]) == MOST_ERRORS + 1
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_a_name_that_the_caller_chose_is_cut(project: Any, path: str) -> None:
+async def test_a_long_name_of_the_caller_is_shortened(project: Any, path: str) -> None:
     async with project as (_, client):
         answer = await client.post(f"{BASE}{path}", json={"named": {"x" * 100_000: "no"}})
     [error] = answer.json()["errors"]

@@ -1,4 +1,4 @@
-"""BaseRepository on both databases: one statement an operation, stable order, projections, optimistic locking."""
+"""BaseRepository on both databases: one statement per operation, stable order, projections, optimistic locking."""
 
 import inspect
 from collections.abc import AsyncIterator, Callable
@@ -94,7 +94,7 @@ def users(session: AsyncSession) -> UserRepository:
 
 @pytest.fixture
 def statements(database: Database) -> list[str]:
-    """Every statement that reaches the driver from here on, but for BEGIN."""
+    """Record every statement that reaches the driver from here on, except BEGIN."""
     seen: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -106,7 +106,7 @@ def statements(database: Database) -> list[str]:
     return seen
 
 
-async def test_what_is_created_can_be_found_by_the_repositorys_own_query(users: UserRepository) -> None:
+async def test_a_created_row_is_found_by_a_query_of_the_repository(users: UserRepository) -> None:
     created = await users.create(email="ada@example.org")
     assert created.id is not None
     assert await users.find_by_email("ada@example.org") is created
@@ -135,7 +135,7 @@ async def test_each_operation_is_one_statement(
     await counted(users.update(created.id, name="x"))
     await counted(users.update(created.id, into=UserName, expected_version=2, name="y"))
     await counted(users.delete(created.id))
-    inserts = 1 if database.placement.schema else 2  # SQLite cannot return many keys in a known order
+    inserts = 1 if database.placement.schema else 2  # SQLite cannot return many keys in a known order.
     assert counts == [1, 1, inserts] + [1] * (len(counts) - 3)
 
 
@@ -149,7 +149,7 @@ async def test_a_projection_selects_the_columns_of_its_schema_and_no_others(
     assert "created_at" not in statements[-1]
 
 
-async def test_a_schema_with_a_field_that_is_no_column_is_refused(users: UserRepository) -> None:
+async def test_a_schema_with_a_field_without_a_column_is_refused(users: UserRepository) -> None:
     class Wrong(BaseModel):
         id: int
         shoe_size: int
@@ -158,7 +158,7 @@ async def test_a_schema_with_a_field_that_is_no_column_is_refused(users: UserRep
         await users.get_all(into=Wrong)
 
 
-async def test_moments_come_back_in_utc(users: UserRepository, session: AsyncSession) -> None:
+async def test_datetimes_are_returned_in_utc(users: UserRepository, session: AsyncSession) -> None:
     created = await users.create(email="a")
     await session.flush()
     session.expunge_all()
@@ -193,7 +193,7 @@ async def test_an_update_raises_the_version_and_the_time_of_the_change(users: Us
     assert changed.updated_at > made_at
 
 
-async def test_a_change_of_what_somebody_else_changed_is_refused(users: UserRepository) -> None:
+async def test_a_change_of_an_outdated_version_is_refused(users: UserRepository) -> None:
     created = await users.create(email="a")
     await users.update(created.id, expected_version=1, name="first")
     with pytest.raises(StaleVersion):
@@ -204,7 +204,7 @@ async def test_a_change_of_what_somebody_else_changed_is_refused(users: UserRepo
         await users.update(created.id, expected_version=[], name="third")
 
 
-async def test_what_is_not_there_is_neither_updated_nor_deleted(users: UserRepository) -> None:
+async def test_a_missing_row_is_neither_updated_nor_deleted(users: UserRepository) -> None:
     assert await users.update(99, name="x") is None
     assert await users.update(99, expected_version=1, name="x", into=UserName) is None
     assert await users.delete(99) is False
@@ -216,7 +216,7 @@ async def test_a_version_cannot_be_expected_of_a_model_without_one(session: Asyn
         await BaseRepository(Tag, session).delete(1, expected_version=1)
 
 
-async def test_an_entity_that_somebody_else_changed_is_not_overwritten(database: Database) -> None:
+async def test_an_entity_that_another_caller_changed_is_not_overwritten(database: Database) -> None:
     async with database.transaction() as session:
         await UserRepository(User, session).create(email="a")
     async with database.read() as session:
@@ -329,10 +329,8 @@ async def test_the_pool_gives_sessions_of_a_database_in_memory() -> None:
 
 
 @pytest.mark.parametrize("use", ["flush", "commit", "info", "in_transaction"])
-async def test_what_was_deleted_stays_deleted_whatever_the_session_is_used_for_then(
-    database: Database, use: str
-) -> None:
-    """A session that was used as one, and ran no statement as one, rolled back what had been written on the driver."""
+async def test_a_deleted_row_stays_deleted_after_any_use_of_the_session(database: Database, use: str) -> None:
+    """A session that became an ORM session without an ORM statement rolled back earlier writes on the driver."""
     async with database.transaction() as session:
         user = await UserRepository(User, session).create(into=UserName, email="a@example.com")
     async with database.transaction() as session:

@@ -1,4 +1,4 @@
-"""Whether a database is at its newest migration, as the start asks it."""
+"""Whether a database is at its newest migration, as the start checks it."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ def upgrade() -> None:
 """
 
 
-async def test_the_newest_revision_must_be_the_one_that_is_applied(tmp_path: Path, empty_url: str) -> None:
+async def test_the_newest_revision_must_be_applied(tmp_path: Path, empty_url: str) -> None:
     with imported_alone():
         root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
         kernel = Kernel(settings_for(root, {"DATABASE_URL": empty_url}))
         database, folder = kernel.pool.database("shop"), root / "migrations" / "shop"
-        assert not await is_at_head(database, folder), "nothing is applied yet"
+        assert not await is_at_head(database, folder), "no migration is applied yet"
         [history] = kernel.histories()
         await history.upgrade()
         assert await is_at_head(database, folder)
@@ -33,7 +33,7 @@ async def test_the_newest_revision_must_be_the_one_that_is_applied(tmp_path: Pat
         assert not await is_at_head(database, folder)
         await history.upgrade()
         assert await is_at_head(database, folder)
-        # What only Python understands is left to Alembic, and so is a folder that is not there.
+        # Alembic handles files that only Python can read, and a missing folder.
         (folder / "0002_next.py").write_text(NEXT.replace('"0002"', '"00" + "02"'))
         assert not await is_at_head(database, folder)
         assert not await is_at_head(database, tmp_path / "nowhere")
@@ -41,7 +41,7 @@ async def test_the_newest_revision_must_be_the_one_that_is_applied(tmp_path: Pat
 
 
 @pytest.mark.integration
-async def test_a_database_that_cannot_be_reached_is_no_answer(root: Path) -> None:
+async def test_an_unreachable_database_raises_an_error(root: Path) -> None:
     kernel = Kernel(settings_for(root, {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}))
     with pytest.raises(DatabaseUnavailable):
         await is_at_head(kernel.pool.database("health"), root / "migrations" / "health")

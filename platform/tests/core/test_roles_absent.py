@@ -1,4 +1,4 @@
-"""Roles that the settings ask for and no extension gives stop the start."""
+"""Settings that require roles stop the start without an extension that provides them."""
 
 from pathlib import Path
 

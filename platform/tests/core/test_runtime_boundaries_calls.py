@@ -1,4 +1,4 @@
-"""A contract call is treated as a remote one: not after a write, and not while a connection is held."""
+"""A contract call counts as a remote call: it is refused after a write, and holds no connection."""
 
 import asyncio
 import gc
@@ -46,14 +46,14 @@ class EventRepository(BaseRepository[Event, int]):
 
 
 class Images(Contract):
-    """What another module may be asked."""
+    """The contract of the other module."""
 
     @safe
     async def get(self, image_id: int) -> int | None:
-        """The number of those with this id, or None."""
+        """Return the number of rows with this id, or None."""
 
     async def hang(self, *, first: bool) -> None:
-        """Ask before (first) or after it has written."""
+        """Call before (first) or after a write."""
 
 
 class Answers(Images):
@@ -80,7 +80,7 @@ VALUES: dict[str, Any] = {"title": "Concert"}
 async def pool(
     request: pytest.FixtureRequest, tmp_path: Path, extend: Callable[[AsyncDBPool], AsyncDBPool]
 ) -> AsyncIterator[AsyncDBPool]:
-    """Two modules with a table each, under roles of their own where there are roles."""
+    """Provide two modules with a table each, under roles of their own if there are roles."""
     url = f"sqlite:///{tmp_path}"
     if request.param == "postgresql":
         make: Callable[[str], URL] = request.getfixturevalue("new_database")
@@ -178,11 +178,11 @@ async def test_a_call_after_a_write_names_the_call_the_line_and_the_write(
     ):
         await asks_too_late()
     async with events.read() as session:
-        assert await EventRepository(session).count() == 0, "it was rolled back"
+        assert await EventRepository(session).count() == 0, "the transaction was rolled back"
     assert in_use(events) == 0
 
 
-@pytest.mark.parametrize("pool", ["postgresql"], indirect=True)  # SQLite has no such lock
+@pytest.mark.parametrize("pool", ["postgresql"], indirect=True)  # SQLite has no such lock.
 @pytest.mark.parametrize("lock", [_lock, _lock_directly])
 async def test_a_locking_read_counts_as_written(events: Database, images: Images, lock: Any) -> None:
     async def asks_too_late() -> None:
@@ -213,7 +213,7 @@ async def _read_nothing(session: AsyncSession) -> None:
 
 @pytest.mark.parametrize("read", [_read_directly, _read_by_the_orm, _read_both_ways, _read_nothing])
 @pytest.mark.parametrize("writes", [True, False])
-async def test_what_has_only_read_gives_its_connection_back_and_goes_on(
+async def test_a_session_that_has_only_read_releases_its_connection_and_continues(
     events: Database, images: Images, read: Any, writes: bool
 ) -> None:
     async with events.transaction() if writes else events.read() as session:
@@ -230,7 +230,7 @@ async def test_what_has_only_read_gives_its_connection_back_and_goes_on(
     assert in_use(events) == 0
 
 
-async def test_what_was_loaded_before_the_call_can_be_changed_after_it(events: Database, images: Images) -> None:
+async def test_an_entity_loaded_before_the_call_can_be_changed_after_it(events: Database, images: Images) -> None:
     async with events.transaction() as session:
         made = await EventRepository(session).create(into=EventOut, **VALUES)
     async with events.transaction() as session:
@@ -244,7 +244,7 @@ async def test_what_was_loaded_before_the_call_can_be_changed_after_it(events: D
         assert (changed.title, changed.version) == ("Gig", made.version + 1)
 
 
-async def test_after_the_transaction_and_after_commit_all_may_be_asked(events: Database, images: Images) -> None:
+async def test_calls_are_allowed_after_the_transaction_and_after_commit(events: Database, images: Images) -> None:
     async def ask() -> None:
         assert await images.get(1) is None
 
@@ -255,7 +255,7 @@ async def test_after_the_transaction_and_after_commit_all_may_be_asked(events: D
     assert not list(open_sessions())
 
 
-async def test_a_session_that_is_over_is_kept_by_nobody(events: Database) -> None:
+async def test_an_ended_session_is_not_referenced(events: Database) -> None:
     async with events.read() as session:
         kept = weakref.ref(session)
     del session
@@ -263,7 +263,7 @@ async def test_a_session_that_is_over_is_kept_by_nobody(events: Database) -> Non
     assert kept() is None
 
 
-async def test_a_session_inside_another_does_not_hide_what_that_has_written(events: Database, images: Images) -> None:
+async def test_an_inner_session_does_not_hide_writes_of_the_outer_one(events: Database, images: Images) -> None:
     async def asks_too_late() -> None:
         async with events.transaction() as outer:
             if events.writer.dialect.name == "sqlite":
@@ -277,7 +277,7 @@ async def test_a_session_inside_another_does_not_hide_what_that_has_written(even
         await asks_too_late()
 
 
-async def test_tasks_begin_inside_the_sessions_of_their_starter_and_end_nobodys(
+async def test_a_task_inherits_the_sessions_of_its_starter_and_does_not_end_them(
     events: Database, images: Images
 ) -> None:
     async def ask() -> None:
@@ -298,11 +298,11 @@ async def test_tasks_begin_inside_the_sessions_of_their_starter_and_end_nobodys(
 
         task = asyncio.create_task(later())
     asked.set()
-    await task  # by now the transaction is over
+    await task  # The transaction is over by now.
     assert not list(open_sessions())
 
 
-async def test_a_contracts_answer_is_a_unit_of_work_of_its_own(events: Database, images: Images) -> None:
+async def test_a_contract_call_is_a_unit_of_work_of_its_own(events: Database, images: Images) -> None:
     async with events.transaction() as session:
         assert await images.get(1) is None
         await images.hang(first=True)
@@ -313,7 +313,7 @@ async def test_a_contracts_answer_is_a_unit_of_work_of_its_own(events: Database,
         await _insert_directly(session)
 
 
-async def test_where_it_is_not_strict_it_warns_once_for_each_place(pool: AsyncDBPool, events: Database) -> None:
+async def test_without_the_strict_setting_it_warns_once_for_each_place(pool: AsyncDBPool, events: Database) -> None:
     images = port(pool, is_strict=False)
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
@@ -326,7 +326,7 @@ async def test_where_it_is_not_strict_it_warns_once_for_each_place(pool: AsyncDB
         assert await EventRepository(session).count() == 3
 
 
-def test_local_is_strict_and_the_others_are_told() -> None:
+def test_local_raises_and_other_environments_warn() -> None:
     strict = [ApplicationSettings(environment=one).strict_contract_calls for one in Environment]
     assert strict == [True, False, False, False]
 
@@ -348,5 +348,5 @@ def test_local_is_strict_and_the_others_are_told() -> None:
         ("PRAGMA foreign_keys", None),
     ],
 )
-def test_what_a_statement_writes_is_told_from_its_text(statement: str, writes: str | None) -> None:
+def test_the_text_of_a_statement_shows_whether_it_writes(statement: str, writes: str | None) -> None:
     assert what_it_writes(statement) == writes

@@ -43,7 +43,7 @@ module = Module(owner="team", lifespan=_fail)
 
 
 def _project(folder: Path, files: dict[str, str]) -> Path:
-    """A project that uses no extension."""
+    """Write a project that uses no extension."""
     names = ", ".join(f'"{point.name}"' for point in entry_points(group=GROUP))
     write_project(folder, files)
     (folder / "pyproject.toml").write_text(f"[tool.kernel]\nwithout-extensions = [{names}]\n")
@@ -52,7 +52,7 @@ def _project(folder: Path, files: dict[str, str]) -> Path:
 
 @contextmanager
 def _served(root: Path, *arguments: str, **variables: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server on a port that the system chooses: its address, read from what it prints, and its process."""
+    """Run a server on a port that the system chooses: its address, from its output, and its process."""
     process = subprocess.Popen(
         [KERNEL, "serve", "--port", "0", *arguments],
         cwd=root,

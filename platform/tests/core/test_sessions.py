@@ -1,4 +1,4 @@
-"""A session that is used late, twice or after an error: a clear error, a true answer, and no connection kept."""
+"""A session that is used late, twice or after an error raises a clear error and keeps no connection."""
 
 import asyncio
 import gc
@@ -52,7 +52,7 @@ class Words(BaseRepository[Word, int]):
 async def pool(
     request: pytest.FixtureRequest, tmp_path: Path, extend: Callable[[AsyncDBPool], AsyncDBPool]
 ) -> AsyncIterator[AsyncDBPool]:
-    """3 + 2 connections to an empty table of words."""
+    """Provide 3 + 2 connections to an empty table of words."""
     url = f"sqlite:///{tmp_path}"
     if request.param == "postgresql":
         make: Callable[[str], URL] = request.getfixturevalue("new_database")
@@ -81,14 +81,14 @@ def in_use(database: Database) -> int:
 
 
 async def drained(database: Database) -> int:
-    """Return how many connections stay in use once the tasks that were given up have ended."""
+    """Return how many connections stay in use after the abandoned tasks have ended."""
     with suppress(TimeoutError):
         await until_true(lambda: not in_use(database), 5)
     return in_use(database)
 
 
 async def until_under_way(database: Database) -> None:
-    """Wait until the only statement of a test runs. Only PostgreSQL tells."""
+    """Wait until the only statement of a test runs, which only PostgreSQL shows."""
     if database.writer.dialect.name == "postgresql":
         await until_running(database.placement.url, 1)
     else:
@@ -130,7 +130,7 @@ Write = Callable[[AsyncSession], Awaitable[None]]
 @pytest.mark.parametrize("first", [_driver, _core, _orm])
 @pytest.mark.parametrize("last", [_driver, _core, _orm, _text])
 async def test_a_failed_commit_is_never_a_success(words: Database, first: Write, last: Write) -> None:
-    """The caller catches the error of the last statement and goes on as if nothing had happened."""
+    """The caller catches the error of the last statement and continues."""
     noted: list[str] = []
 
     async def note() -> None:
@@ -151,7 +151,7 @@ async def test_a_failed_commit_is_never_a_success(words: Database, first: Write,
 
 
 @pytest.mark.parametrize("last", [_driver, _core, _text])
-async def test_a_statement_that_may_fail_belongs_into_a_savepoint(words: Database, last: Write) -> None:
+async def test_a_failed_statement_in_a_savepoint_leaves_the_transaction_usable(words: Database, last: Write) -> None:
     async with words.transaction() as session:
         await _driver(session)
         for _ in range(2):
@@ -165,7 +165,7 @@ async def test_a_statement_that_may_fail_belongs_into_a_savepoint(words: Databas
 
 @only_postgresql
 async def test_a_commit_that_the_server_answers_with_rollback_is_an_error(words: Database) -> None:
-    """The statement fails on the driver's connection itself, where only the server knows of it."""
+    """The statement fails on the driver's connection itself, so that only the server knows of the failure."""
 
     async def behind_our_back() -> None:
         async with words.transaction() as session:
@@ -185,7 +185,7 @@ async def test_a_commit_that_the_server_answers_with_rollback_is_an_error(words:
 
 @pytest.mark.parametrize("writes", [False, True])
 @pytest.mark.parametrize("before", ["nothing", "driver", "orm"])
-async def test_a_session_that_has_ended_says_so(words: Database, writes: bool, before: str) -> None:
+async def test_an_ended_session_raises_session_closed(words: Database, writes: bool, before: str) -> None:
     async with words.transaction() if writes else words.read() as session:
         if before == "driver":
             await Words(session).count()
@@ -210,7 +210,7 @@ async def test_a_session_that_has_ended_says_so(words: Database, writes: bool, b
 @pytest.mark.parametrize("writes", [False, True])
 @pytest.mark.parametrize("orm", [False, True])
 async def test_a_task_that_outlives_its_session_keeps_no_connection(words: Database, writes: bool, orm: bool) -> None:
-    seconds = 0.3 if words.writer.dialect.name == "sqlite" else 30.0  # SQLite's statements cannot be interrupted
+    seconds = 0.3 if words.writer.dialect.name == "sqlite" else 30.0  # SQLite's statements cannot be interrupted.
     tasks = []
     for _ in range(6):
         with suppress(ZeroDivisionError):
@@ -227,9 +227,7 @@ async def test_a_task_that_outlives_its_session_keeps_no_connection(words: Datab
 
 
 @pytest.mark.parametrize("writes", [False, True])
-async def test_a_session_that_is_used_by_several_tasks_at_once_gives_everything_back(
-    words: Database, writes: bool
-) -> None:
+async def test_a_session_that_several_tasks_use_at_once_returns_every_connection(words: Database, writes: bool) -> None:
     async def at_once() -> None:
         async with words.transaction() if writes else words.read() as session:
             await asyncio.gather(*(session.execute(sa.select(Word)) for _ in range(3)))
@@ -244,7 +242,7 @@ async def test_a_session_that_is_used_by_several_tasks_at_once_gives_everything_
         assert await Words(session).count() == 1
 
 
-async def test_a_second_task_cannot_meet_the_answer_of_the_first(words: Database) -> None:
+async def test_a_second_task_cannot_read_the_answer_of_the_first(words: Database) -> None:
     async with words.read() as session:
         await session.execute(sa.select(Word))
         first = asyncio.create_task(session.execute(slow(words, 0.7)))
@@ -336,7 +334,7 @@ async def test_a_cancelled_statement_is_cancelled(words: Database) -> None:
 async def test_a_first_connection_that_is_cancelled_is_cancelled(
     words: Database, extend: Callable[[AsyncDBPool], AsyncDBPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLAlchemy first asks for the server's version, and takes a NotImplementedError for an answer."""
+    """SQLAlchemy first requests the server's version, and treats a NotImplementedError as an answer."""
 
     def ask_slowly(_dialect: sa.Dialect, connection: sa.Connection) -> None:
         connection.exec_driver_sql("SELECT pg_sleep(30)")
@@ -360,8 +358,8 @@ async def count_words(database: Database) -> int:
 
 
 @pytest.mark.parametrize("pool", ["sqlite"], indirect=True)
-async def test_a_cancelled_statement_of_sqlite_is_broken_off(pool: AsyncDBPool, words: Database) -> None:
-    """The statement would take minutes, and its thread would keep the file and a processor."""
+async def test_a_cancelled_statement_of_sqlite_is_interrupted(pool: AsyncDBPool, words: Database) -> None:
+    """The statement would take minutes, and its thread would hold the file and a processor."""
     with pytest.raises(TimeoutError):
         async with words.read() as session, asyncio.timeout(0.2):
             await session.execute(slow(words, 600))
@@ -369,7 +367,7 @@ async def test_a_cancelled_statement_of_sqlite_is_broken_off(pool: AsyncDBPool, 
         await pool.close()
 
 
-async def test_a_read_session_goes_on_after_a_timeout(words: Database) -> None:
+async def test_a_read_session_can_be_used_after_a_timeout(words: Database) -> None:
     async with words.read() as session:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
@@ -525,7 +523,7 @@ async def count(session: Session) -> int:
 async def running(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Application, httpx2.AsyncClient]]:
-    """An application with a pool of 3 + 2 connections, and a client."""
+    """Provide an application with a pool of 3 + 2 connections, and a client."""
     variables = {"DATABASE_POOL_SIZE": "3", "DATABASE_MAX_OVERFLOW": "2", "DATABASE_POOL_TIMEOUT_SECONDS": "2"}
     table, statement = "things", slow_on_sqlite()
     if request.param == "postgresql":
@@ -568,10 +566,10 @@ async def test_an_error_that_a_handler_swallows_is_not_created(
         ("GET", "stream"),
     ],
 )
-async def test_no_use_of_a_requests_session_takes_a_connection_for_good(
+async def test_no_use_of_a_requests_session_keeps_a_connection(
     running: tuple[Application, httpx2.AsyncClient], method: str, path: str
 ) -> None:
-    """20 times with a pool of 5: whatever was kept would leave nothing for the last request."""
+    """20 times with a pool of 5: a kept connection would be missing for the last request."""
     app, client = running
     for _ in range(20):
         with suppress(httpx2.HTTPError), structlog.testing.capture_logs():
@@ -581,7 +579,9 @@ async def test_no_use_of_a_requests_session_takes_a_connection_for_good(
     assert (await client.post(f"{THINGS}/swallowed")).status_code == 500
 
 
-async def test_a_timeout_of_a_handler_is_no_outage(running: tuple[Application, httpx2.AsyncClient]) -> None:
+async def test_a_timeout_of_a_handler_does_not_count_as_an_outage(
+    running: tuple[Application, httpx2.AsyncClient],
+) -> None:
     _, client = running
     answer = await client.get(f"{THINGS}/timeout")
     assert (answer.status_code, answer.json()) == (200, "too slow")
@@ -590,7 +590,7 @@ async def test_a_timeout_of_a_handler_is_no_outage(running: tuple[Application, h
 async def test_a_timeout_during_the_first_connection_is_a_timeout(
     new_database: Callable[[str], URL], extend: Callable[[AsyncDBPool], AsyncDBPool]
 ) -> None:
-    """The timeout expires at each of the steps of a connection."""
+    """The timeout expires at each step of connecting."""
     url = new_database("first")
     for step in range(30):
         pool = extend(AsyncDBPool(DatabaseConfig(url=url.render_as_string(hide_password=False))))
@@ -611,7 +611,7 @@ async def test_a_pool_that_was_closed_can_be_used_and_closed_again(pool: AsyncDB
             assert await Words(session).count() == number + 1
         used = pool.database("words").writer.sync_engine.pool
         await pool.close()
-        assert used.checkedin() == 0, "the connections of the database are the pool's, and closed with it"  # type: ignore[attr-defined]  # of queue pools
+        assert used.checkedin() == 0, "the connections of the database are the pool's, and closed with it"  # type: ignore[attr-defined]
         assert words is pool.database("words")
 
 
@@ -619,7 +619,7 @@ async def test_a_pool_that_was_closed_can_be_used_and_closed_again(pool: AsyncDB
 
 
 class Provider:
-    """An HTTP server that counts its calls, and answers them once it may."""
+    """An HTTP server that counts its calls, and answers them after it is released."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -648,7 +648,7 @@ async def provider() -> AsyncIterator[Provider]:
 async def test_a_slow_provider_holds_no_connection_of_the_database(
     running: tuple[Application, httpx2.AsyncClient], provider: Provider, method: str
 ) -> None:
-    """12 callers wait for the provider with a pool of 3 + 2; reads of the module go on."""
+    """12 callers wait for the provider with a pool of 3 + 2; reads of the module continue."""
     app, client = running
     asking = [
         asyncio.create_task(client.request(method, f"{THINGS}/provider", params={"url": provider.url}))

@@ -1,4 +1,4 @@
-"""Layers, faults, secrets, and the table of what differs between LOCAL, DEV, UAT and PROD."""
+"""Layers, errors, secrets, and the table of differences between LOCAL, DEV, UAT and PROD."""
 
 import shutil
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_the_environment_may_be_named_in_the_shared_file(tmp_path: Path) -> None
     assert load(tmp_path).application.environment == "dev"
 
 
-def test_a_file_that_contradicts_the_environment_it_belongs_to_is_a_fault(tmp_path: Path) -> None:
+def test_a_file_that_contradicts_its_environment_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "env_files/.env.local", "ENVIRONMENT=prod")
     assert "env_files/.env.local" in faults(tmp_path, {})
 
@@ -74,21 +74,21 @@ def test_the_version_is_that_of_the_project_unless_it_is_set(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["[project", "\udcff", "project = 1"])
-def test_a_project_file_that_cannot_be_read_is_a_fault(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_project_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "pyproject.toml").write_bytes(text.encode(errors="surrogateescape"))
     assert "pyproject.toml: cannot be read" in faults(tmp_path, {})
 
 
 @pytest.mark.parametrize("environment", ["local", "dev", "uat", "prod"])
-def test_without_a_word_a_server_listens_on_loopback_in_every_environment(tmp_path: Path, environment: str) -> None:
-    """Also with the environment files of this project: where it serves others, the deployment says so."""
+def test_by_default_a_server_listens_on_loopback_in_every_environment(tmp_path: Path, environment: str) -> None:
+    """Also with the environment files of this project: a deployment sets the host explicitly."""
     shutil.copytree(Path(__file__).parents[3] / "env_files", tmp_path / "env_files", ignore=lambda *_: [".env.local"])
     settings = load(tmp_path, PRODUCTION | {"ENVIRONMENT": environment})
     assert settings.server.host == "127.0.0.1"
     assert load(tmp_path, PRODUCTION | {"SERVER_HOST": "0.0.0.0"}).server.host == "0.0.0.0"  # noqa: S104
 
 
-def test_an_empty_variable_counts_as_not_given(tmp_path: Path) -> None:
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path) -> None:
     write(tmp_path, "env_files/.env", "DATABASE_POOL_SIZE=7")
     assert load(tmp_path, {"DATABASE_POOL_SIZE": ""}).database.pool_size == 7
 
@@ -120,14 +120,14 @@ def test_spaces_belong_to_a_secret(tmp_path: Path) -> None:
     assert password.get_secret_value() == " s3cret "
 
 
-def test_a_secret_that_is_no_text_is_a_fault_that_names_the_file(tmp_path: Path) -> None:
+def test_a_binary_secret_is_refused_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "DATABASE_PASSWORD").write_bytes(b"\xff\xfe\x00")
     assert "secrets/DATABASE_PASSWORD" in faults(tmp_path, {})
 
 
-def test_links_between_secret_folders_that_lead_back_are_faults(tmp_path: Path) -> None:
-    """Followed, two of them in each folder make 2**40 folders."""
+def test_links_to_a_parent_of_a_secret_folder_are_refused(tmp_path: Path) -> None:
+    """Followed, two of them in each folder would make 2**40 folders."""
     for name in ("one", "two"):
         (tmp_path / "secrets" / name).mkdir(parents=True)
     for folder in ("", "one", "two"):
@@ -139,14 +139,14 @@ def test_links_between_secret_folders_that_lead_back_are_faults(tmp_path: Path) 
     assert "secrets/link_one/link_two/link_one is a link to a folder that contains it" in message
 
 
-def test_a_secrets_folder_that_was_named_must_exist(tmp_path: Path) -> None:
+def test_a_configured_secrets_folder_must_exist(tmp_path: Path) -> None:
     assert "SECRETS_DIR" in faults(tmp_path, {"SECRETS_DIR": str(tmp_path / "nowhere")})
 
 
-# Faults
+# Errors
 
 
-def test_all_faults_are_reported_at_once_and_no_value_is_shown(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_without_values(tmp_path: Path) -> None:
     message = faults(
         tmp_path,
         {
@@ -180,9 +180,7 @@ def test_all_faults_are_reported_at_once_and_no_value_is_shown(tmp_path: Path) -
         ("ENABLED_MODULE", "ENABLED_MODULES"),
     ],
 )
-def test_a_misspelled_variable_is_a_fault_that_suggests_the_right_name(
-    tmp_path: Path, misspelled: str, meant: str
-) -> None:
+def test_a_misspelled_variable_is_refused_with_a_suggestion(tmp_path: Path, misspelled: str, meant: str) -> None:
     assert f"Did you mean {meant}?" in faults(tmp_path, {misspelled: "1"})
     write(tmp_path, "env_files/.env", f"{misspelled}=1")
     assert f"Did you mean {meant}?" in faults(tmp_path, {})
@@ -199,7 +197,7 @@ def test_a_misspelled_variable_is_a_fault_that_suggests_the_right_name(
         ("PATH", "/bin"),
     ],
 )
-def test_what_kubernetes_and_others_put_into_the_environment_is_not_ours(tmp_path: Path, name: str, value: str) -> None:
+def test_variables_that_kubernetes_and_others_inject_are_ignored(tmp_path: Path, name: str, value: str) -> None:
     assert load(tmp_path, {name: value}).database.port == 5432
 
 
@@ -207,7 +205,7 @@ def test_a_url_and_parts_exclude_each_other(tmp_path: Path) -> None:
     assert "DATABASE_HOST" in faults(tmp_path, {"DATABASE_URL": "sqlite:///x", "DATABASE_HOST": "db"})
 
 
-def test_parts_make_a_url_whatever_characters_they_hold(tmp_path: Path) -> None:
+def test_parts_with_special_characters_make_a_valid_url(tmp_path: Path) -> None:
     variables = {
         "DATABASE_HOST": "db",
         "DATABASE_USER": "a@b",
@@ -219,7 +217,7 @@ def test_parts_make_a_url_whatever_characters_they_hold(tmp_path: Path) -> None:
     assert config.get_url().password == "p:/@#?%&"
 
 
-def test_a_config_can_be_made_from_keywords() -> None:
+def test_a_config_can_be_created_from_keywords() -> None:
     assert DatabaseConfig(url="postgres://u:p@h/d").get_database_url() == "postgresql+asyncpg://u:p@h/d"
 
 
@@ -254,12 +252,12 @@ ENVIRONMENTS = ("local", "dev", "uat", "prod")
 
 @pytest.mark.parametrize("cell", TABLE)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_each_environment_behaves_as_the_table_says(tmp_path: Path, cell: str, environment: str) -> None:
+def test_each_environment_behaves_as_in_the_table(tmp_path: Path, cell: str, environment: str) -> None:
     settings = load(tmp_path, {"ENVIRONMENT": environment, "DATABASE_URL": POSTGRESQL, **ISSUER})
     assert CELLS[cell](settings) == TABLE[cell][ENVIRONMENTS.index(environment)]
 
 
-# What each environment refuses: nothing (""), or with a fault that names the variable.
+# The result in each environment: accepted (""), or an error that names the variable.
 REFUSALS = [
     ("no database", {}, ("", "DATABASE_URL", "DATABASE_URL", "DATABASE_URL")),
     ("SQLite", {"DATABASE_URL": "sqlite:///data"}, ("", "", "", "DATABASE_URL")),
@@ -285,7 +283,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize(("what", "variables", "faulty"), REFUSALS, ids=[row[0] for row in REFUSALS])
-def test_each_environment_refuses_what_is_unsafe_in_it(
+def test_each_environment_refuses_unsafe_settings(
     tmp_path: Path, environment: str, what: str, variables: dict[str, str], faulty: tuple[str, ...]
 ) -> None:
     base = {"ENVIRONMENT": environment, **ISSUER} | ({} if what == "no database" else {"DATABASE_URL": POSTGRESQL})

@@ -1,4 +1,4 @@
-"""The core stays small enough that one person reads it in an evening."""
+"""The core stays small enough to be read in an evening."""
 
 from tests.core.lines import core
 

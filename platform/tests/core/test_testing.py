@@ -1,4 +1,4 @@
-"""What a team's own tests stand on: modules that boot alone, and fakes that cannot lie about their contract."""
+"""The support for the tests of a module: modules that run alone, and fakes that obey their contract."""
 
 import importlib
 import subprocess
@@ -17,14 +17,17 @@ from tests.core.project import MANIFEST, imported_alone, write_project
 
 
 class Price(BaseModel):
-    """What a thing costs. In cents."""
+    """The price of a thing, in cents."""
 
     cents: int
     words: list[str] = []
 
 
 class Unknown(ContractError):
-    """There is no such thing. Stands beside the contract, so that whoever asks may know it."""
+    """There is no such thing.
+
+    It is defined beside the contract, so that callers can catch it.
+    """
 
     thing: str
 
@@ -43,7 +46,7 @@ class Prices(Contract):
 
 
 class Both:
-    """A fake, and what a module has of it."""
+    """A fake, and the client that a module gets of it."""
 
     def __init__(self) -> None:
         self.fakes = Fakes([Prices])
@@ -58,7 +61,7 @@ def prices() -> Both:
     return Both()
 
 
-async def test_a_fake_answers_what_it_was_told_and_says_how_it_was_asked(prices: Both) -> None:
+async def test_a_fake_gives_the_defined_answer_and_records_calls(prices: Both) -> None:
     prices.fake.of.answers(Price(cents=3))
     assert await prices.port.of("tea") == Price(cents=3)
     assert await prices.port.of(thing="tea", amount=2) == Price(cents=3)
@@ -66,7 +69,7 @@ async def test_a_fake_answers_what_it_was_told_and_says_how_it_was_asked(prices:
     prices.fakes.verify()
 
 
-async def test_a_function_may_answer(prices: Both) -> None:
+async def test_a_function_can_compute_the_answer(prices: Both) -> None:
     async def later(price: Price) -> None:
         assert price.cents == 2
 
@@ -80,7 +83,7 @@ async def test_a_function_may_answer(prices: Both) -> None:
         prices.fake.of.does(lambda thing: Price(cents=1))
 
 
-async def test_values_cross_as_copies(prices: Both) -> None:
+async def test_values_are_passed_as_copies(prices: Both) -> None:
     answer, asked = Price(cents=1), Price(cents=2)
     prices.fake.of.answers(answer)
     first = await prices.port.of("tea")
@@ -101,13 +104,13 @@ async def test_values_cross_as_copies(prices: Both) -> None:
         (("tea",), {"colour": "green"}, "unexpected keyword argument 'colour'"),
     ],
 )
-async def test_who_asks_wrongly_fails_here_as_over_a_network(
+async def test_an_invalid_call_fails_as_over_a_network(
     prices: Both, arguments: tuple[object, ...], names: dict[str, object], message: str
 ) -> None:
     prices.fake.of.answers(Price(cents=3))
     with pytest.raises((FakeMisused, TypeError), match=message):
         await prices.port.of(*arguments, **names)  # type: ignore[arg-type]  # what a type checker would refuse
-    with pytest.raises(FakeMisused, match=message):  # also where the application made an answer of it
+    with pytest.raises(FakeMisused, match=message):  # Even if the application turned it into a response.
         prices.fakes.verify()
 
 
@@ -115,7 +118,7 @@ BROKEN = Price.model_construct(cents=None)  # type: ignore[arg-type]  # a lie
 
 
 @pytest.mark.parametrize("lie", [None, {"cents": 3}, BROKEN, 3], ids=["None", "a dict", "broken", "an int"])
-async def test_a_fake_cannot_answer_what_its_contract_does_not_allow(prices: Both, lie: object) -> None:
+async def test_a_fake_refuses_answers_that_its_contract_does_not_allow(prices: Both, lie: object) -> None:
     with pytest.raises(FakeMisused, match=r"Prices.of: its answer is"):
         prices.fake.of.answers(lie)
     prices.fake.of.does(lambda thing, amount: lie)
@@ -123,7 +126,7 @@ async def test_a_fake_cannot_answer_what_its_contract_does_not_allow(prices: Bot
         await prices.port.of("tea")
 
 
-async def test_without_an_answer_it_says_none_or_what_to_write(prices: Both) -> None:
+async def test_without_a_defined_answer_it_returns_none_or_fails_with_the_remedy(prices: Both) -> None:
     assert await prices.port.largest() is None
     await prices.port.change(Price(cents=1))
     with pytest.raises(FakeMisused) as caught:
@@ -132,7 +135,7 @@ async def test_without_an_answer_it_says_none_or_what_to_write(prices: Both) -> 
     assert "fakes[Prices].of.answers(<" in str(caught.value)
 
 
-async def test_it_raises_only_what_reaches_whoever_asks(prices: Both) -> None:
+async def test_a_fake_raises_only_errors_that_reach_the_caller(prices: Both) -> None:
     for error in (ContractUnavailable("down"), Unknown(thing="tea")):
         prices.fake.of.raises(error)
         with pytest.raises(type(error)):
@@ -142,14 +145,14 @@ async def test_it_raises_only_what_reaches_whoever_asks(prices: Both) -> None:
         prices.fake.of.raises(KeyError("tea"))
 
 
-def test_what_is_not_there_is_named_with_what_is(prices: Both) -> None:
+def test_an_unknown_name_is_reported_with_the_known_ones(prices: Both) -> None:
     with pytest.raises(AttributeError, match=r"Prices has no method off\. It has: change, largest, of\."):
         _ = prices.fake.off
     with pytest.raises(LookupError, match=r"Contract is no fake here.*Fakes: Prices"):
         _ = prices.fakes[Contract]
 
 
-# A shop asks prices, prices ask the weather; nobody asks the tower, which cannot even be imported.
+# The shop calls prices, and prices call the weather. No module calls the tower, which cannot be imported.
 WEATHER = "from kernel import Contract\nclass Weather(Contract):\n    async def is_fine(self) -> bool: ...\n"
 PRICES = "from kernel import Contract\nclass Prices(Contract):\n    async def of(self, thing: str) -> int: ...\n"
 PRICES_MODULE = """
@@ -208,7 +211,7 @@ def shop(tmp_path: Path) -> Iterator[Path]:
         ("all", ["weather", "prices", "shop"], [], 5),
     ],
 )
-async def test_a_module_boots_with_as_many_others_as_are_wanted(
+async def test_a_module_boots_with_the_chosen_dependencies(
     shop: Path, dependencies: Dependencies, running: list[str], faked: list[str], price: int
 ) -> None:
     if dependencies == "all":
@@ -225,13 +228,13 @@ async def test_a_module_boots_with_as_many_others_as_are_wanted(
         assert (await client.get("/api/v1/shop/tea")).json() == price
 
 
-async def test_a_fake_that_was_asked_in_vain_fails_the_test_though_the_answer_was_a_500(shop: Path) -> None:
+async def test_a_call_without_a_defined_answer_fails_the_test_despite_a_500(shop: Path) -> None:
     with pytest.raises(FakeMisused, match=r"Prices.of\(thing='tea'\) has no answer"):
         async with booted(shop, "shop", {"DATABASE_URL": f"sqlite:///{shop / 'data'}"}) as (_, client, _fakes):
             assert (await client.get("/api/v1/shop/tea")).status_code == 500
 
 
-async def test_a_module_that_does_not_exist_is_named_with_the_one_that_was_meant(shop: Path) -> None:
+async def test_an_unknown_module_is_reported_with_a_suggestion(shop: Path) -> None:
     with pytest.raises(DiscoveryError, match=r"there is no modules/shopp\. Did you mean shop\?"):
         async with booted(shop, "shopp", {"DATABASE_URL": f"sqlite:///{shop / 'data'}"}):
             pass
@@ -247,7 +250,7 @@ def test_contracts_are_found_in_a_package_too(shop: Path) -> None:
         "from kernel import Contract, ContractError\nfrom .forecast import Weather\nclass Storm(ContractError): ...\n"
     )
     (folder / "contract/storms.py").write_text(storms)
-    sys.path.insert(0, str(shop))  # undone with the imports
+    sys.path.insert(0, str(shop))  # Reverted together with the imports.
     [weather] = contracts_of(shop, "weather")
     assert weather.__name__ == "Weather"
     Fakes([weather])[weather].is_fine.raises(importlib.import_module("modules.weather.contract.storms").Storm())
@@ -276,8 +279,8 @@ async def test_in_vain(client):
 
 
 @pytest.mark.slow
-def test_a_stranger_has_it_by_one_line(shop: Path) -> None:
-    """In a process of its own: a project that has nothing of this repository but the kernel."""
+def test_another_project_gets_the_fixtures_by_one_line(shop: Path) -> None:
+    """In a process of its own: the project has only the kernel of this repository."""
     (shop / "tests").mkdir()
     (shop / "tests/conftest.py").write_text(CONFTEST)
     (shop / "tests/test_shop.py").write_text(STRANGER)

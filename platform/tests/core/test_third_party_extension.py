@@ -1,4 +1,4 @@
-"""An extension of another distribution is added by installing it: no line of the platform is edited.
+"""An extension of another distribution is added by installing it, without a change to the platform.
 
 docs/extensions.md shows the files of audit_log/.
 """
@@ -39,7 +39,7 @@ async def create() -> int:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the extension is installed from its pyproject.toml."""
+    """Provide a folder in which the extension is installed from its pyproject.toml."""
     folder = tmp_path_factory.mktemp("packages")
     command = [find_uv_bin(), "pip", "install", "--quiet", "--offline", "--no-deps", "--target", folder, AUDIT_LOG]
     subprocess.run(command, check=True)

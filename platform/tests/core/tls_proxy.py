@@ -1,4 +1,4 @@
-"""TLS in front of a real PostgreSQL, as a provider's proxy terminates it: the PostgreSQL of the tests has none."""
+"""TLS in front of a real PostgreSQL, as in a provider's proxy, because the PostgreSQL of the tests has none."""
 
 import asyncio
 import ssl
@@ -10,13 +10,13 @@ from pathlib import Path
 import trustme
 from sqlalchemy.engine import URL
 
-# The length of the message, and the code that asks for TLS (PostgreSQL's documentation, "Message Formats").
+# The length of the message, and the code that requests TLS (PostgreSQL's documentation, "Message Formats").
 _SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
 
 
 @dataclass
 class TlsProxy:
-    """Where it listens, and for each connection that was encrypted the subject of the client's certificate, if any."""
+    """The address, and for each encrypted connection the subject of the client's certificate, if any."""
 
     port: int = 0
     encrypted: list[str | None] = field(default_factory=list)
@@ -27,7 +27,7 @@ class TlsProxy:
 async def tls_proxy(
     server: URL, context: ssl.SSLContext | None, *, refuses_plain: bool = False
 ) -> AsyncIterator[TlsProxy]:
-    """Listen on the loopback interface, and pass on to `server`. Without a context it has no TLS."""
+    """Listen on the loopback interface, and forward to `server`. Without a context it has no TLS."""
     proxy = TlsProxy()
     socket = Path(str(server.query["host"])) / ".s.PGSQL.5432"
 
@@ -77,7 +77,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 def server_context(certificate: trustme.LeafCert, clients: trustme.CA | None = None) -> ssl.SSLContext:
-    """The server's side of TLS; with `clients`, it refuses clients without a certificate of that authority."""
+    """Return the server's side of TLS; with `clients`, it refuses clients without a certificate of that authority."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     certificate.configure_cert(context)
     if clients is not None:

@@ -13,7 +13,7 @@ from tests.core.https_server import Call, Drop, Handler, Hang, HttpServer, Reply
 
 RETRIED_FAILURES = [Reply(429), Reply(502), Reply(503), Reply(504), Drop()]
 KEY = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
-DRIP = Reply(body=b"." * 200, drip_seconds=0.05)  # ten seconds, if one lets it
+DRIP = Reply(body=b"." * 200, drip_seconds=0.05)  # Ten seconds without a deadline.
 
 
 def always(todo: Reply | Drop | Hang) -> Handler:
@@ -41,13 +41,13 @@ def after(seconds: float, reply: Reply) -> Handler:
 
 
 def gap(server: HttpServer) -> float:
-    """The seconds between the only two calls."""
+    """Return the seconds between the only two calls."""
     one, two = server.calls
     return two.at - one.at
 
 
 def shown(value: object) -> str:
-    """The name of a parameter in the test's id."""
+    """Return the name of a parameter in the test's id."""
     match value:
         case Reply(status=status):
             return str(status)
@@ -59,7 +59,7 @@ def shown(value: object) -> str:
 
 
 class Connects:
-    """Counts the attempts to connect, as httpx2 itself reports them, and may act before one."""
+    """Counts the attempts to connect, as httpx2 itself reports them, and may run code before one."""
 
     def __init__(self, before: Callable[[int], None] = lambda attempt: None) -> None:
         self.count = 0

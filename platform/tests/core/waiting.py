@@ -1,4 +1,4 @@
-"""Waiting for an event that no object in this process announces."""
+"""Wait for an event that no object in this process announces."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ async def until_true(condition: Callable[[], object], seconds: float = 30) -> No
 
 
 async def until_running(url: URL, count: int, part: str = "pg_sleep") -> None:
-    """Wait until so many statements with this text run in a PostgreSQL database. Raises TimeoutError."""
+    """Wait until this number of statements with this text run in a PostgreSQL database. Raises TimeoutError."""
     statement = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
         f"AND pid <> pg_backend_pid() AND query LIKE '%{part}%'"
@@ -38,9 +38,9 @@ async def until_running(url: URL, count: int, part: str = "pg_sleep") -> None:
 
 
 def end_connections(url: URL) -> int:
-    """End all other connections to a PostgreSQL database, wait until they have ended, and return how many there were.
+    """End all other connections to a PostgreSQL database, wait until they have ended, and return their number.
 
-    A process of its own does it, so that the event loop of the test learns nothing meanwhile.
+    A separate process does it, so that the event loop of the test gets no information meanwhile.
     """
     others = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     ended = query(

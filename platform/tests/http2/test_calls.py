@@ -12,10 +12,10 @@ from kernel.http_client import HttpxRestClientPool
 from kernel.settings import HttpClientSettings
 from tests.core.https_server import Call, Handler, Hang, HttpServer, Reply, tls_context
 from tests.core.test_http_client import (  # noqa: F401  # pytest runs them here with the fixtures below
-    test_a_call_that_met_its_deadline_leaves_its_connection_free,
-    test_a_call_that_timed_out_leaves_its_connection_free,
-    test_a_dripping_answer_ends_at_the_deadline,
-    test_an_answer_read_in_part_leaves_its_connection_free,
+    test_a_call_that_ended_at_its_deadline_frees_its_connection,
+    test_a_call_that_timed_out_frees_its_connection,
+    test_a_response_read_in_part_frees_its_connection,
+    test_a_slow_response_ends_at_the_deadline,
     test_an_answer_that_never_starts_ends_at_the_deadline,
     test_an_unknown_authority_is_refused_at_once,
     test_ten_thousand_cancelled_calls_do_not_use_up_the_pool,

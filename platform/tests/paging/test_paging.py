@@ -1,4 +1,4 @@
-"""Pages with a select() of the repository's own, with orders by joined tables, and with columns of any type."""
+"""Pages with a select() of the repository, with orders by joined tables, and with columns of any type."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ class Colour(enum.Enum):
 
 
 class Celsius:
-    """A value that is an object of its own."""
+    """A value whose type is a class."""
 
     def __init__(self, degrees: int) -> None:
         self.degrees = degrees
@@ -57,7 +57,7 @@ class Temperature(sa.TypeDecorator[Celsius]):
 
 
 class Identifier(sa.TypeDecorator[uuid.UUID]):
-    """A type of its own on each database, as SQLAlchemy's documentation shows it."""
+    """A type that differs between databases, from SQLAlchemy's documentation."""
 
     impl = sa.CHAR(32)
     cache_ok = True
@@ -171,7 +171,7 @@ async def _fill(session: AsyncSession) -> None:
     # Three of six books have lines: two, two and three.
     session.add_all([Line(book_id=book, text=str(n)) for n, book in enumerate((1, 1, 2, 2, 3, 3, 3))])
     for number in range(9):
-        # Two of each value: the key breaks the tie.
+        # Two of each value: the key decides between them.
         step = number // 2
         session.add(
             Sample(
@@ -206,11 +206,11 @@ async def walked(repository: PagedRepository[Any, int], into: type[Any], order: 
         page = await repository.page(PageRequest(limit=2, cursor=cursor), into, *where, order=order)
         ids += [item.id for item in page.items]
         cursor = page.next_cursor
-        assert len(ids) < 20, "it goes in a circle"
+        assert len(ids) < 20, "the pages repeat"
     return ids
 
 
-# select() of one's own
+# An overridden select()
 
 
 @pytest.mark.parametrize("repository", [BooksWithLines, LongBooks])
@@ -247,7 +247,7 @@ async def test_the_order_of_a_select_of_ones_own_gives_way_to_the_order_that_was
 # Orders by another table
 
 
-_BY_AUTHOR = [1, 4, 2, 5, 3, 6]  # Ada has 1 and 4, Mia 2 and 5, Zoe 3 and 6
+_BY_AUTHOR = [1, 4, 2, 5, 3, 6]  # Ada has 1 and 4, Mia 2 and 5, Zoe 3 and 6.
 
 
 async def test_pages_are_sorted_by_a_column_of_a_joined_table_that_has_the_name_of_an_own_column(
@@ -259,7 +259,7 @@ async def test_pages_are_sorted_by_a_column_of_a_joined_table_that_has_the_name_
         assert ([book.id for book in page.items], page.total) == (_BY_AUTHOR[:4], 6)
 
 
-async def test_orders_by_columns_of_one_name_are_not_taken_for_one_another(database: Database) -> None:
+async def test_orders_by_columns_of_one_name_are_distinguished(database: Database) -> None:
     joined = Book.author_id == Author.id
     other = aliased(Author)
     async with database.read() as session:
@@ -301,10 +301,10 @@ async def test_pages_sorted_by_a_column_of_any_type_give_each_row_once(
         assert sorted(expected) == list(range(9))
 
 
-async def test_a_number_with_more_places_than_its_column_does_not_give_the_same_page_for_ever(
+async def test_a_number_with_more_digits_than_its_column_does_not_repeat_a_page(
     database: Database,
 ) -> None:
-    """SQLite stores what it is given; SQLAlchemy rounds what it reads."""
+    """SQLite stores the value unchanged; SQLAlchemy rounds what it reads."""
     async with database.transaction() as session:
         for number in range(9):
             await session.execute(
@@ -318,7 +318,7 @@ async def test_a_number_with_more_places_than_its_column_does_not_give_the_same_
 
 
 @pytest.mark.parametrize("column", [Document.content], ids=["JSON"])
-async def test_an_order_by_a_column_without_an_order_is_refused_when_it_is_made(column: Any) -> None:
+async def test_an_order_by_a_column_without_an_order_is_refused_at_its_creation(column: Any) -> None:
     with pytest.raises(TypeError, match="cannot be sorted"):
         Sort(column)
 

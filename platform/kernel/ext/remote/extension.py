@@ -81,7 +81,7 @@ class Remote(Extension):
 
     def check_start(self, kernel: Kernel) -> Iterator[Fault]:
         settings = kernel.settings
-        names = [name for name in settings.elsewhere if has_code(settings.root, name)]
+        names = sorted(name for name in settings.elsewhere if has_code(settings.root, name))
         if names and settings.application.enabled_modules is None and not self.channel.connected:
             variables = ", ".join(f"{name.upper()}_URL" for name in names)
             here = [module.name for module in kernel.modules]

@@ -1,4 +1,4 @@
-"""A first migration that makes whatever the module's models say."""
+"""A first migration that creates the tables of the module's models."""
 
 from importlib import import_module
 from pathlib import Path

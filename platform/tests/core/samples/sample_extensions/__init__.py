@@ -1,1 +1,1 @@
-"""Extensions with faults, and two that record the calls of their hooks."""
+"""Extensions with errors, and two that record the calls of their hooks."""

@@ -6,7 +6,7 @@ from kernel.extension import Extension
 
 
 class LacksItsExtra(Extension):
-    """Would use the package."""
+    """Needs the missing package."""
 
     name = "sample"
     package = a_package_that_is_not_installed

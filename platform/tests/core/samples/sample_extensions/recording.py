@@ -11,12 +11,12 @@ from kernel.settings import Fault, SettingsGroup, Sources
 
 
 class Recording(Extension):
-    """Adds each call to `calls`, which the test empties."""
+    """Records each call in `calls`, which the test empties."""
 
     calls: list[str] = []  # noqa: RUF012  # shared by both classes, so that their calls have one order
 
     def record(self, hook: str) -> None:
-        """Add one call."""
+        """Record one call."""
         self.calls.append(f"{self.name}.{hook}")
 
     def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:
@@ -60,13 +60,13 @@ class Recording(Extension):
 
 
 class Second(Recording):
-    """Comes first in the alphabet, and requires the other one."""
+    """The first in the alphabet; requires the other one."""
 
     name = "a_second"
     requires = ("b_first",)
 
 
 class First(Recording):
-    """Is required by the other one."""
+    """The other one requires it."""
 
     name = "b_first"
