@@ -611,7 +611,7 @@ async def test_a_pool_that_was_closed_can_be_used_and_closed_again(pool: AsyncDB
             assert await Words(session).count() == number + 1
         used = pool.database("words").writer.sync_engine.pool
         await pool.close()
-        assert used.checkedin() == 0, "the connections of the database are the pool's, and closed with it"  # type: ignore[attr-defined]
+        assert used.checkedin() == 0, "the pool must close its connections"  # type: ignore[attr-defined]  # of queue pools
         assert words is pool.database("words")
 
 
