@@ -45,7 +45,7 @@ async def test_pages_by_offset_have_a_total(users: UserRepository) -> None:
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("column", [User.name, User.created_at])
-async def test_walking_by_cursor_meets_every_row_once_in_order(
+async def test_cursors_return_every_row_once_in_order(
     users: UserRepository, *, column: object, descending: bool
 ) -> None:
     await users.create_many([{"email": str(number), "name": f"n{number % 3}"} for number in range(11)])
@@ -62,7 +62,7 @@ async def test_walking_by_cursor_meets_every_row_once_in_order(
 
 
 @pytest.mark.parametrize("cursor", ["!", "AAAA", "W10", "WyJpZCIsICJ4Il0", "é", "WzEsMl0"])
-async def test_a_cursor_that_is_none_is_refused(users: UserRepository, cursor: str) -> None:
+async def test_an_invalid_cursor_is_refused(users: UserRepository, cursor: str) -> None:
     with pytest.raises(InvalidCursor):
         await users.page(PageRequest(cursor=cursor), UserName)
 

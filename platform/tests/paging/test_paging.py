@@ -228,7 +228,7 @@ async def test_the_total_counts_the_rows_of_a_select_with_distinct_or_group_by(
 
 @pytest.mark.parametrize("repository", [BooksWithLines, LongBooks])
 @pytest.mark.parametrize("uses_orm", [False, True])
-async def test_the_order_of_a_select_of_ones_own_gives_way_to_the_order_that_was_asked_for(
+async def test_the_order_of_a_page_replaces_that_of_an_overridden_select(
     database: Database, repository: type[PagedRepository[Book, int]], *, uses_orm: bool
 ) -> None:
     async with database.read() as session:
