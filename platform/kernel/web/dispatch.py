@@ -6,7 +6,7 @@ the routes of that module. The application keeps its routes as well, for OpenAPI
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
-from fastapi.telemetry._api import _route_selected
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.routing import WebSocketRoute
@@ -34,8 +33,8 @@ PROBES = frozenset({"/health/live", "/health/ready", "/health/startup"})
 class CompiledEndpoint(Protocol):
     """The handler of a route, compiled by an extension."""
 
-    def takes(self, scope: Scope) -> bool:
-        """Return whether this handler can answer the request; if not, FastAPI answers it."""
+    def takes(self, scope: Scope, path_values: Mapping[str, str]) -> bool:
+        """Return whether this handler can answer the request, and write the route into its scope; else FastAPI does."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
@@ -45,8 +44,8 @@ Compile = Callable[[Any], CompiledEndpoint | None]
 
 # For these methods no policy need be checked ahead of FastAPI, because no body is read.
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
-# A path's pattern, FastAPI's route, its compiled handler, and the policies to check before the body is read.
-_Route = tuple[re.Pattern[str], Any, CompiledEndpoint | None, Sequence[Requires]]
+# A path's pattern, its compiled handler, and the policies to check before the body is read.
+_Route = tuple[re.Pattern[str], CompiledEndpoint | None, Sequence[Requires]]
 _TOO_LARGE = "The body is too large: at most {limit:,} bytes."
 
 
@@ -126,20 +125,10 @@ class ModuleRoutes:
 
     def match(self, scope: Scope, path: str) -> tuple[ASGIApp | None, Sequence[Requires]]:
         """Return the compiled handler, or None if FastAPI has to handle the request; and the guards of the route."""
-        for pattern, route, endpoint, guards in self._by_method.get(scope["method"], ()):
-            found = pattern.match(path)
-            if found is None:
-                continue
-            if endpoint is None or not endpoint.takes(scope):
-                return None, guards
-            convert = route.param_convertors
-            values = {name: convert[name].convert(value) for name, value in found.groupdict().items()}
-            scope["path_params"] = {**scope.get("path_params", {}), **values}
-            scope["endpoint"] = route.endpoint
-            scope["route"] = route.original_route
-            if "fastapi.telemetry" in scope:
-                _route_selected(scope=scope, path=route.path_format)
-            return endpoint, guards
+        for pattern, endpoint, guards in self._by_method.get(scope["method"], ()):
+            if (found := pattern.match(path)) is not None:
+                takes = endpoint is not None and endpoint.takes(scope, found.groupdict())
+                return endpoint if takes else None, guards
         return None, ()
 
     def _methods(self, path: str) -> set[str]:
@@ -169,7 +158,7 @@ class ModuleRoutes:
                 break
             guards = guards_of(route)
             for method in route.methods or ():
-                found.setdefault(method, []).append((route.path_regex, route, endpoint, guards))
+                found.setdefault(method, []).append((route.path_regex, endpoint, guards))
         return found
 
 

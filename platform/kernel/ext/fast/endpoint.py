@@ -9,7 +9,7 @@ Names with a leading underscore belong to FastAPI. Its version is locked, and th
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -24,6 +24,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import FastAPIError, RequestValidationError
 from fastapi.params import Form, Param, ParamTypes, Query
 from fastapi.routing import APIRoute, serialize_response
+from fastapi.telemetry._api import _route_selected
 from fastapi.utils import is_body_allowed_for_status_code
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -59,6 +60,7 @@ class Endpoint:
 
     def __init__(self, route: Any) -> None:
         """Compile `route`, FastAPI's own description after inclusion. Raises NotCompiled."""
+        self._route = route
         self._reads_body = route.body_field is not None
         is_form = self._reads_body and isinstance(route.body_field.field_info, Form)
         if is_form or route.is_sse_stream or route.is_json_stream or route.max_body_size is not None:
@@ -81,9 +83,21 @@ class Endpoint:
             for name in ("include", "exclude", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
         } | {"field": route.response_field, "dump_json": self._dumps_json}
 
-    def takes(self, scope: Scope) -> bool:
-        """Return whether the body, if one is read, has the media type of JSON; FastAPI handles other types."""
-        return not self._reads_body or _JSON in scope["headers"]
+    def takes(self, scope: Scope, path_values: Mapping[str, str]) -> bool:
+        """Return whether the body, if one is read, has the media type of JSON; FastAPI handles other types.
+
+        Write into the scope what FastAPI would write.
+        """
+        if self._reads_body and _JSON not in scope["headers"]:
+            return False
+        route, convert = self._route, self._route.param_convertors
+        values = {name: convert[name].convert(value) for name, value in path_values.items()}
+        scope["path_params"] = {**scope.get("path_params", {}), **values}
+        scope["endpoint"] = route.endpoint
+        scope["route"] = route.original_route
+        if "fastapi.telemetry" in scope:
+            _route_selected(scope=scope, path=route.path_format)
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
