@@ -73,6 +73,30 @@ def references(part: Any) -> set[str]:
     return set().union(*(references(one) for one in part)) if isinstance(part, list) else set()
 
 
+async def test_the_document_describes_the_errors_of_a_route_with_a_body(tmp_path: Path) -> None:
+    router = """
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+router = APIRouter()
+
+class Thing(BaseModel):
+    name: str
+
+@router.post("")
+async def create(thing: Thing) -> int:
+    return 1
+"""
+    async with running_project(tmp_path, {"probe/router.py": router}) as (_, client):
+        answer = await client.get("/openapi.json")
+    assert "HTTPValidationError" not in answer.text
+    responses = answer.json()["paths"][BASE]["post"]["responses"]
+    assert {"413", "415", "422", "default"} <= responses.keys()
+    for status, response in responses.items():
+        if status != "200":
+            assert response["content"].keys() == {"application/problem+json"}
+
+
 async def test_declared_statuses_keep_their_description_and_get_problem_details(tmp_path: Path) -> None:
     responses = (await document(tmp_path))["paths"][f"{BASE}/statuses"]["get"]["responses"]
     problem = "application/problem+json"
