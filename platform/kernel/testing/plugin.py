@@ -25,7 +25,14 @@ from kernel.settings import Settings, find_root
 from kernel.testing.booting import Choice, talking_to
 from kernel.testing.callers import Callers
 from kernel.testing.fakes import Fakes
-from kernel.testing.postgresql import MIGRATING, DatabaseAccess, create_database, postgresql_server, query
+from kernel.testing.postgresql import (
+    MIGRATING,
+    DatabaseAccess,
+    create_database,
+    empty_database,
+    postgresql_server,
+    query,
+)
 
 Migrated = Callable[[Choice, str], str]
 
@@ -63,7 +70,16 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> It
 @pytest.fixture(scope="session")
 def new_database(postgresql: URL, worker_id: str) -> Callable[[str], URL]:
     """Makes an empty PostgreSQL database whose name no other test process uses."""
-    return lambda name: create_database(postgresql, f"{name}_{worker_id}")
+    made: set[str] = set()
+
+    def new(name: str) -> URL:
+        own = f"{name}_{worker_id}"
+        if own in made and empty_database(url := postgresql.set(database=own)):
+            return url
+        made.add(own)
+        return create_database(postgresql, own)
+
+    return new
 
 
 @pytest.fixture(scope="session")
