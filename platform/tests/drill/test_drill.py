@@ -16,6 +16,7 @@ WITHOUT_A_MODULE = {
     "boundaries",
     "compression",
     "channel",
+    "database_urls",
     "example_secrets",
     "fast",
     "http2",
