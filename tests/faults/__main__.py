@@ -43,7 +43,7 @@ _BEGIN, _END = "<!-- make faults -->", "<!-- end -->"
 def main() -> int:
     """Run the scenarios. Return 0 if every bound holds and every fault occurred."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few of each: whether it works, not how well")
+    parser.add_argument("--quick", action="store_true", help="run a few cases of each scenario")
     parser.add_argument("--only", default="", help="part of a file's or a scenario's name")
     parser.add_argument("--on", choices=["sqlite", "postgresql"], help="only this database")
     parser.add_argument("--write", type=Path, help="also put the table between the marks of this file")

@@ -236,7 +236,7 @@ async def read_your_writes(folder: Path, database_url: str, quick: bool) -> list
         await asyncio.gather(*(caller() for _ in range(_CALLERS)))
     took = time.monotonic() - began_at
     return [
-        Result("read what was just written", here.kind, f"{times:,} times, {_CALLERS} callers, 2 processes",
+        Result("read a row that was just written", here.kind, f"{times:,} times, {_CALLERS} callers, 2 processes",
                f"read {took / times * 1000:.1f} ms later", f"{misses} misses", "0", holds=misses == 0)
     ]  # fmt: skip
 

@@ -246,7 +246,7 @@ async def frozen(folder: Path, database_url: str, quick: bool) -> list[Result]:
         letters = Counter(row[0] for row in await here.rows("mail", "SELECT number FROM {s}letters"))
         doubled = sum(count > 1 for count in letters.values())
         return [
-            Result("SIGSTOP past the lease, then woken", here.kind, str(times), f"{stopped} stopped",
+            Result("SIGSTOP past the lease, then resumed", here.kind, str(times), f"{stopped} stopped",
                    f"{accepted} stale completions, {doubled} doubled", "0, 0",
                    holds=accepted == doubled == 0 and stopped == times == len(letters))
         ]  # fmt: skip
@@ -389,7 +389,7 @@ async def a_million_done(folder: Path, database_url: str, quick: bool) -> list[R
         reads = re.findall(r"(?:Index|Seq|Bitmap)[ \w]* Scan.*", plan)
         by = sorted({word for line in reads for word in re.findall(r"ix_\w+|pk_\w+", line)})
         return [
-            Result("a poll beside what is completed", here.kind, f"{finished:,} completed", "5 open",
+            Result("a poll with many completed rows", here.kind, f"{finished:,} completed", "5 open",
                    f"{after:.2f} ms a poll ({before:.2f} before), {buffers} buffers to claim 5, by {', '.join(by)}",
                    "100 buffers, by index",
                    holds=buffers <= 100 and "Seq Scan on outbox" not in plan)

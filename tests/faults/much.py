@@ -129,7 +129,7 @@ async def upgrades(folder: Path, database_url: str, quick: bool) -> list[Result]
                     right += answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer
             writer.close()
     return [
-        Result("WebSocket where there is none", "", str(times), f"{times} upgrades asked for",
+        Result("WebSocket handshake on another route", "", str(times), f"{times} upgrades asked for",
                f"{right} answered and closed", "all", holds=right == times)
     ]  # fmt: skip
 

@@ -29,7 +29,7 @@ async def slow_callers(folder: Path, database_url: str, quick: bool) -> list[Res
         before = resident_mib(process.pid)
         healthy = asyncio.create_task(_healthy(here))
         ways = {
-            "says nothing": _silent,
+            "sends nothing": _silent,
             "sends a header a second": _drips_head,
             "sends empty lines": _drips_lines,
             "sends half a head": _half_head,
@@ -48,12 +48,12 @@ async def slow_callers(folder: Path, database_url: str, quick: bool) -> list[Res
     for way, closed_after in zip(ways, took, strict=True):
         slowest = max(closed_after)
         results.append(
-            Result(f"a caller {way}", "", f"{each} at once", f"all open for {min(closed_after):.1f} s",
+            Result(f"a client {way}", "", f"{each} at once", f"all open for {min(closed_after):.1f} s",
                    f"closed after at most {slowest:.1f} s", f"{CLOSED_WITHIN_SECONDS} s",
                    holds=slowest <= CLOSED_WITHIN_SECONDS and min(closed_after) > 1)
         )  # fmt: skip
     results.append(
-        Result("healthy callers beside them", "", f"{answered:,} requests", f"{each * len(ways)} slow callers",
+        Result("healthy clients beside them", "", f"{answered:,} requests", f"{each * len(ways)} slow callers",
                f"{failed} failed; p50 {median:.0f}, p99 {p99:.0f} ms; {grown:+.0f} MiB", "0 failed, p99 500 ms",
                holds=failed == 0 and answered > 50 and p99 < 500)
     )  # fmt: skip
@@ -170,7 +170,7 @@ async def slow_and_fair(folder: Path, database_url: str, quick: bool) -> list[Re
         downloads = [_download(here, seconds) for _ in range(10)]
         whole = sum(await asyncio.gather(*uploads, *downloads))
     return [
-        Result("callers at 50 KiB a second", "", "10 uploads, 10 downloads", f"each of {seconds} s or longer",
+        Result("clients at 50 KiB a second", "", "10 uploads, 10 downloads", f"each of {seconds} s or longer",
                f"{20 - whole} cut off", "0", holds=whole == 20)
     ]  # fmt: skip
 

@@ -201,7 +201,7 @@ async def half_well(_folder: Path, _database_url: str, quick: bool) -> list[Resu
         asked = ends[200] + ends[503]
         ratio = (len(server.calls) - 10) / asked  # The first ten are free.
     return [
-        Result("upstream fails in three of ten", "none", f"{times:,} calls", f"{ends[503]} failed in the end",
+        Result("upstream fails three of ten calls", "none", f"{times:,} calls", f"{ends[503]} failed in the end",
                f"{ratio:.2f} tries a call, and 10; {ends[200]:,} well; {ends[0]} not asked", "1.2 and 10",
                holds=1 < ratio <= 1.2 and ends[503] > 0)
     ]  # fmt: skip
@@ -283,7 +283,7 @@ async def others_go_on(folder: Path, database_url: str, quick: bool) -> list[Res
             )
             is_alike = all(percentiles(during[one])[1] < percentiles(before[one])[1] * 2 + grace for one in before)
             results.append(
-                Result(f"one upstream {name}, another is well", here.kind, f"{many} callers of the one",
+                Result(f"one upstream {name}, another is fast", here.kind, f"{many} callers of the one",
                        f"{bad_one.most_at_once} connections to it; ends {dict(ends)}", shown, f"twice and {grace} ms",
                        holds=is_alike and 20 < bad_one.most_at_once < 90)
             )  # fmt: skip

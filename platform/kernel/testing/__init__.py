@@ -1,6 +1,6 @@
-"""For tests and measurements: real databases, and applications of one module or of all.
+"""Support for tests and measurements: real databases, and applications of one module or of all.
 
-`pytest_plugins = ["kernel.testing"]` in a project's tests/conftest.py brings the fixtures: see docs/testing.md.
+`pytest_plugins = ["kernel.testing"]` in a project's tests/conftest.py loads the fixtures: see docs/testing.md.
 """
 
 from kernel.testing.booting import Booted, booted, project_for, settings_for
@@ -24,5 +24,5 @@ __all__ = [
     "settings_for",
 ]
 
-# Apart, so that a benchmark can have a database without having pytest.
+# In a module of its own, so that a benchmark can use a database without pytest.
 pytest_plugins = ["kernel.testing.plugin"]

@@ -1,4 +1,4 @@
-"""Fakes of other modules, made from their contracts: they take and give only what would cross a network."""
+"""Fakes of other modules, made from their contracts. Arguments and answers are passed as over a network."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -8,16 +8,16 @@ from pydantic import TypeAdapter
 
 from kernel.modules.contracts import CallRule, Contract, ContractUnavailable, home_of, is_declared, methods_of
 
-# A fake is asked as late or as early as the module would be.
+# A fake applies the same rule about calls in transactions as a real module.
 _RULE = CallRule(is_strict=True)
 
 
 class FakeMisused(AssertionError):
-    """A fake was asked, or told to answer, what its contract does not allow."""
+    """A fake was called, or given an answer, in a way that its contract does not allow."""
 
 
 class FakeMethod:
-    """One method of a fake: what it answers and how it was asked."""
+    """One method of a fake: its answer and its calls."""
 
     def __init__(self, contract: type[Contract], name: str, faults: list[Exception]) -> None:
         method = methods_of(contract)[name]
@@ -30,20 +30,23 @@ class FakeMethod:
         self._signature = inspect.signature(method)
         self._faults = faults
         self._answer: Callable[..., Any] = self._nothing
-        # The arguments of each call so far, by name, defaults included.
+        # The arguments of each call so far, by name, including defaults.
         self.calls: list[dict[str, Any]] = []
 
     def answers(self, value: object) -> None:
-        """Answer this from now on. Raises FakeMisused if the contract does not allow it."""
+        """Return a copy of this value from now on. Raises FakeMisused if the contract does not allow it."""
         copy = self._crossed("its answer", self._result, value)
         self._answer = lambda **_: copy
 
     def raises(self, error: Exception) -> None:
-        """Raise this from now on. Raises FakeMisused if it is neither ContractUnavailable nor of the contract's own."""
+        """Raise this error from now on.
+
+        Raises FakeMisused unless it is ContractUnavailable or declared by the contract.
+        """
         if not self._is_declared(error):
             raise FakeMisused(
                 f"{self._name} cannot raise {type(error).__name__}: only ContractUnavailable and the "
-                f"ContractErrors that stand in {home_of(self._contract)} reach whoever asks."
+                f"ContractErrors that {home_of(self._contract)} defines reach the caller."
             )
 
         def fail(**_: object) -> NoReturn:
@@ -52,12 +55,12 @@ class FakeMethod:
         self._answer = fail
 
     def does(self, function: Callable[..., Any]) -> None:
-        """Answer by calling this with the arguments by name; it may be `async`. Raises TypeError if it takes others."""
+        """Call this function, which may be `async`, with the arguments by name. Raises TypeError if it takes others."""
         inspect.signature(function).bind(**self._arguments)
         self._answer = function
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What a module gets that asks: copies in, copies out, and nothing that the contract does not say."""
+        """Answer a module with copies of values. Raises FakeMisused for a call that the contract does not allow."""
         await _RULE.before(self._name)
         try:
             bound = self._signature.bind(None, *args, **kwargs)
@@ -80,14 +83,14 @@ class FakeMethod:
             asked = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
             contract, _, name = self._name.partition(".")
             raise FakeMisused(
-                f"{self._name}({asked}) has no answer. Say one: fakes[{contract}].{name}.answers(<{self._result_name}>)"
+                f"{self._name}({asked}) has no answer. Set one: fakes[{contract}].{name}.answers(<{self._result_name}>)"
             ) from None
 
     def _crossed(self, what: str, type_: TypeAdapter[Any], value: object) -> Any:
-        """The value as it would arrive over a network: a copy that is of the annotated type."""
+        """Return the value as it would arrive over a network: a copy of the annotated type."""
         try:
             return type_.validate_json(type_.dump_json(value, by_alias=True, warnings="error"))
-        except ValueError as error:  # pydantic's, for what it refuses and for what it cannot serialise
+        except ValueError as error:  # pydantic's errors, for values that it refuses or cannot serialise.
             raise FakeMisused(
                 f"{self._name}: {what} is {value!r}, which its contract does not allow. {error}"
             ) from None
@@ -97,7 +100,7 @@ class FakeMethod:
 
 
 class Fake:
-    """What stands in for the module that provides a contract; its attributes are the contract's methods."""
+    """The fake of a contract; its attributes are the contract's methods."""
 
     def __init__(self, contract: type[Contract], faults: list[Exception]) -> None:
         self._contract = contract
@@ -119,17 +122,17 @@ class Fakes(dict[type[Contract], Fake]):
     def __missing__(self, contract: type[Contract]) -> NoReturn:
         there = ", ".join(one.__name__ for one in self) or "none"
         raise LookupError(
-            f"{contract.__name__} is no fake here. Either its module runs, or nobody depends on it. Fakes: {there}."
+            f"{contract.__name__} is no fake here: its module runs, or no module depends on it. Fakes: {there}."
         )
 
     def clients(self) -> dict[type[Contract], Contract]:
-        """What `use(...)` gives instead of the modules."""
+        """Return the clients that `use(...)` returns in place of the real ones."""
         return {
             contract: type(f"Fake{contract.__name__}", (contract,), dict(fake._methods))()
             for contract, fake in self.items()
         }
 
     def verify(self) -> None:
-        """Raises FakeMisused if a fake was asked what it could not be: the application may have made a 500 of that."""
+        """Raise FakeMisused if a fake was called wrongly, even if the application turned the error into a 500."""
         if self._faults:
             raise FakeMisused("\n".join(map(str, self._faults))) from self._faults[0]

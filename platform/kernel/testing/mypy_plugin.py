@@ -1,7 +1,7 @@
-"""For mypy: the columns that `BaseRepository.create` and `update` take, from the repository's model.
+"""A mypy plugin that types the columns of `BaseRepository.create` and `update` by the repository's model.
 
-`plugins = ["pydantic.mypy", "platform/kernel/testing/mypy_plugin.py"]` in pyproject.toml. Then a column that the model
-does not have, or a value of another type, is an error of the type checker instead of one at run time.
+`plugins = ["pydantic.mypy", "platform/kernel/testing/mypy_plugin.py"]` in pyproject.toml. Then the type checker reports
+a column that the model does not have, and a value of another type.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from mypy.types import AnyType, FunctionLike, Instance, Type, TypeOfAny, UnionTy
 _REPOSITORY = "kernel.database.repository.BaseRepository"
 _METHODS = ("create", "update")
 _MAPPED = "sqlalchemy.orm.base.Mapped"
-# What every SQL expression is, `Model.count + 1` included.
+# The base class of every SQL expression, such as `Model.count + 1`.
 _EXPRESSION = ".SQLCoreOperations"
 
 
@@ -23,23 +23,23 @@ class KernelPlugin(Plugin):
     """Types the keywords of a repository's methods."""
 
     def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:
-        """Asked by mypy for every call of a method, with the name of the object's own class."""
+        """Return a hook for each call of a method, given with the name of the object's own class."""
         name = fullname.rpartition(".")[2]
         return partial(_with_columns, name) if name in _METHODS else None
 
 
 def _with_columns(name: str, context: MethodSigContext) -> FunctionLike:
-    """The signature with a keyword for each column in the place of `**values`."""
+    """Return the signature with a keyword for each column in place of `**values`."""
     signature = context.default_signature
     repository = get_proper_type(context.type)
     if ARG_STAR2 not in signature.arg_kinds or not isinstance(repository, Instance):
         return signature
     base = repository.type.get_containing_type_info(name)
     if base is None or base.fullname != _REPOSITORY:
-        return signature  # a method of another class, or one that a repository overrides
+        return signature  # A method of another class, or one that a repository overrides.
     model = get_proper_type(map_instance_to_supertype(repository, base).args[0])
     if not isinstance(model, Instance):
-        return signature  # inside of a class that is generic itself
+        return signature  # Inside of a generic class.
     last = signature.arg_kinds.index(ARG_STAR2)
     own = set(signature.arg_names)
     columns = {name: kind for name, kind in _columns(model.type) if name not in own}
@@ -60,6 +60,6 @@ def _columns(model: TypeInfo) -> Iterator[tuple[str, Type]]:
                 yield name, UnionType([kind.args[0], *wild])
 
 
-def plugin(version: str) -> type[Plugin]:  # mypy calls it with its version
-    """Found by mypy."""
+def plugin(version: str) -> type[Plugin]:  # mypy calls it with its version.
+    """Return the plugin class, which mypy creates."""
     return KernelPlugin

@@ -1,6 +1,6 @@
-"""The fixtures: applications on real databases, each test's own, on SQLite and on PostgreSQL.
+"""Fixtures: applications on real databases, on SQLite and on PostgreSQL.
 
-A test without a mark gets the whole application; `@pytest.mark.boots("events")` gives it that module alone.
+A test without a mark gets the whole application; one with `@pytest.mark.boots("events")` gets that module alone.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ Migrated = Callable[[Choice, str], str]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the mark, log to the captured output, and load the fixtures of the extensions."""
+    """Register the mark, log to the captured output, and load the fixtures of the extensions."""
     config.addinivalue_line(
         "markers",
         'boots(module, dependencies="fakes"): the application is this module, and what it depends on is '
@@ -53,23 +53,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def root(pytestconfig: pytest.Config) -> Path:
-    """The project's folder."""
+    """Return the project's folder."""
     return find_root(pytestconfig.rootpath)
 
 
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Iterator[URL]:
-    """The PostgreSQL server of this run; all of its processes share it."""
+    """Provide the PostgreSQL server of this run, which all of its processes share."""
     folder = Path(tmp_path_factory.getbasetemp().anchor) / "tmp" / f"kernel-tests-{testrun_uid[:12]}"
     with postgresql_server(folder) as url:
         yield url
-    if not (folder / "postmaster.pid").exists():  # no other process uses it any more
+    if not (folder / "postmaster.pid").exists():  # No other process uses it any more.
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def new_database(postgresql: URL, worker_id: str) -> Callable[[str], URL]:
-    """Makes an empty PostgreSQL database whose name no other test process uses."""
+    """Provide a function that returns an empty PostgreSQL database, which no other test process uses."""
     made: set[str] = set()
 
     def new(name: str) -> URL:
@@ -84,7 +84,10 @@ def new_database(postgresql: URL, worker_id: str) -> Callable[[str], URL]:
 
 @pytest.fixture(scope="session")
 def database_access() -> DatabaseAccess:
-    """How applications under test reach PostgreSQL: by the login that also migrates. An extension may override it."""
+    """Return how applications under test reach PostgreSQL: by the login that also migrates.
+
+    An extension may override it.
+    """
     return DatabaseAccess(MIGRATING, {})
 
 
@@ -92,7 +95,7 @@ def database_access() -> DatabaseAccess:
 def migrated(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, database_access: DatabaseAccess
 ) -> Migrated:
-    """Gives a database with the tables of the chosen modules and no others, made when it is first asked for."""
+    """Provide a function that returns a database with the tables of the chosen modules, created at its first use."""
     made: dict[tuple[Choice, str], str] = {}
 
     def url_of(choice: Choice, kind: str) -> str:
@@ -121,7 +124,7 @@ async def _migrate(project: Project, access: DatabaseAccess) -> None:
 
 
 def _as_login(url: str, login: str) -> str:
-    """The same database for another user; SQLite has none."""
+    """Return the same database for another user; SQLite has none."""
     parts = make_url(url)
     is_server = parts.get_backend_name() == "postgresql"
     return (parts.set(username=login) if is_server else parts).render_as_string(hide_password=False)
@@ -129,28 +132,28 @@ def _as_login(url: str, login: str) -> str:
 
 @pytest.fixture(scope="session")
 def migrated_postgresql(root: Path, migrated: Migrated) -> URL:
-    """A PostgreSQL database with the tables of all modules."""
+    """Provide a PostgreSQL database with the tables of all modules."""
     return make_url(migrated(Choice(root), "postgresql"))
 
 
 @pytest.fixture(scope="session")
 def migrated_sqlite(root: Path, migrated: Migrated) -> Path:
-    """A folder of SQLite files with the tables of all modules, to be copied."""
+    """Provide a folder of SQLite files with the tables of all modules, to be copied."""
     return Path(migrated(Choice(root), "sqlite").removeprefix("sqlite:///"))
 
 
 @pytest.fixture
 def choice(request: pytest.FixtureRequest, root: Path) -> Choice:
-    """The modules that the test wants: all, or what its mark says."""
+    """Return the modules that run: those of the test's mark, or all."""
     mark = request.node.get_closest_marker("boots")
     return Choice(root) if mark is None else Choice.of(root, *mark.args, **{"dependencies": "fakes", **mark.kwargs})
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, choice: Choice, migrated: Migrated, tmp_path: Path) -> str:
-    """A database with empty tables, of both kinds in turn."""
+    """Provide a database with empty tables, of both kinds in turn."""
     url = migrated(choice, request.param)
-    if request.param == "postgresql":  # the tests of one process empty it in turn
+    if request.param == "postgresql":  # The tests of one process empty it in turn.
         asyncio.run(_empty(url))
         return url
     shutil.copytree(url.removeprefix("sqlite:///"), tmp_path / "data")
@@ -172,7 +175,7 @@ async def _empty(url: str) -> None:
 
 @pytest.fixture
 def variables() -> Mapping[str, str]:
-    """Settings that the modules need in tests; a project's conftest.py overrides this."""
+    """Return settings that the modules need in tests; a project's conftest.py overrides this."""
     return {}
 
 
@@ -180,14 +183,14 @@ def variables() -> Mapping[str, str]:
 def project(
     choice: Choice, database_url: str, database_access: DatabaseAccess, variables: Mapping[str, str]
 ) -> Project:
-    """The modules and the settings under test: those of DEV, which verifies the tables and changes nothing."""
+    """Return the modules and the settings under test, those of DEV, which verifies the tables and changes nothing."""
     defaults = {"ENVIRONMENT": "dev", "AUTH_ENABLED": "false", **database_access.variables}
     return choice.project({**defaults, "DATABASE_URL": _as_login(database_url, database_access.login), **variables})
 
 
 @pytest.fixture
 def settings(project: Project) -> Settings:
-    """The settings of the application under test."""
+    """Return the settings of the application under test."""
     return project.settings
 
 
@@ -201,7 +204,7 @@ def fakes(choice: Choice, project: Project) -> Iterator[Fakes]:
 
 @pytest_asyncio.fixture
 async def application(project: Project, fakes: Fakes) -> AsyncIterator[Application]:
-    """The application under test, started."""
+    """Provide the application under test, started."""
     app = create_app(project.settings, project.modules, contracts=fakes.clients())
     async with app.router.lifespan_context(app):
         yield app
@@ -215,6 +218,6 @@ def callers(application: Application) -> Callers:
 
 @pytest_asyncio.fixture
 async def client(application: Application) -> AsyncIterator[httpx2.AsyncClient]:
-    """Talks to the application as HTTP would, in this process."""
+    """Provide a client that sends HTTP requests to the application in this process."""
     async with talking_to(application) as client:
         yield client

