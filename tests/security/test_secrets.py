@@ -35,7 +35,7 @@ SECRETS = {
 PARTS = {"DATABASE_HOST": "127.0.0.1", "DATABASE_PORT": "9", "DATABASE_USER": "app", "DATABASE_NAME": "app"}
 FAILING: dict[str, Mapping[str, str]] = {
     "no database": {},
-    "a name that nobody knows": {"DATABASE_HOST": "db.invalid"},
+    "an unknown host name": {"DATABASE_HOST": "db.invalid"},
     "a socket that is not there": {"DATABASE_HOST": "/nowhere"},
     "a port of letters": {"SERVER_PORT": SECRET},
     "a URL that is none": {"EVENTS_DATABASE_URL": SECRET},

@@ -342,6 +342,6 @@ def test_the_self_test_refuses_a_copy_with_findings(copy: Path) -> None:
 
 
 def test_a_case_that_replaces_missing_text_is_an_error(copy: Path) -> None:
-    missing = edit("x", "modules/left/service.py", ("what is not there", "y"))
+    missing = edit("x", "modules/left/service.py", ("text that is not in the file", "y"))
     with pytest.raises(SelfTestError, match="which is not in"), applied(copy, missing):
         pass

@@ -107,7 +107,7 @@ def report(results: list[Result]) -> bool:
 
 def main() -> None:
     """Run the drill for the extensions named, by default for each one and for all together."""
-    parser = argparse.ArgumentParser(prog="make drill", description="Remove extensions, and test what is left.")
+    parser = argparse.ArgumentParser(prog="make drill", description="Remove extensions, and test the rest.")
     parser.add_argument("names", nargs="*", metavar="EXTENSION", help="an extension, or all")
     parser.add_argument(
         "--quick",

@@ -15,7 +15,7 @@ _COMMANDS = """
 import typer
 from kernel.ext.module_commands import in_module
 
-app = typer.Typer(help="What is done to things.")
+app = typer.Typer(help="Commands for things.")
 
 @app.command()
 def tell(loudly: bool = False) -> None:
@@ -57,7 +57,7 @@ def test_help_lists_the_modules_without_loading_them(root: Path) -> None:
 
 
 def test_the_help_of_a_module_is_its_own(root: Path) -> None:
-    assert "What is done to things." in kernel(root, "things", "--help").stdout
+    assert "Commands for things." in kernel(root, "things", "--help").stdout
 
 
 def test_a_module_cannot_take_a_command_of_the_kernel(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is recorded of a response, and where: inside compression, whichever extension is configured first."""
+"""Responses are recorded before compression, whichever extension is configured first."""
 
 from collections.abc import Sequence
 from pathlib import Path

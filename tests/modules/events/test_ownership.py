@@ -18,7 +18,11 @@ from modules.images.contract import ImageInfo, Images
 URL = "/api/v1/events"
 PLAY = {"title": "Play", "date": "2030-05-01", "time": "20:00:00", "location": "Berlin"}
 CHANGES: dict[str, dict[str, Any]] = {"PUT": {"json": PLAY}, "PATCH": {"json": {"title": "Mine"}}, "DELETE": {}}
-PRECONDITIONS = {"whatever it is": {}, "if it is the first": {"if-match": '"1"'}, "if it is": {"if-match": "*"}}
+PRECONDITIONS = {
+    "without a condition": {},
+    "if it has version 1": {"if-match": '"1"'},
+    "if it exists": {"if-match": "*"},
+}
 
 
 class Stage:

@@ -23,7 +23,7 @@ DATA = picture()
 READS = {"GET": ("", "/content", "/thumbnail"), "HEAD": ("/content",)}
 CHANGES: dict[str, dict[str, Any]] = {"PATCH": {"json": {"caption": "Mine"}}, "DELETE": {}}
 PRECONDITIONS = {
-    "whatever it is": {},
+    "without a condition": {},
     "if it is the first": {"if-match": '"1"'},
     "if it is": {"if-match": "*"},
     "if it is another": {"if-match": '"7"'},

@@ -15,7 +15,7 @@ def add_to(cli: typer.Typer) -> None:
 
 def migration(
     module: Annotated[str, typer.Argument(help="The module whose models changed.")],
-    message: Annotated[str, typer.Option("-m", "--message", help="What it changes, in a few words.")],
+    message: Annotated[str, typer.Option("-m", "--message", help="A short description of the change.")],
 ) -> None:
     """Write the migration that turns a module's tables into its models."""
     from kernel.ext.autogenerate.comparison import write  # noqa: PLC0415

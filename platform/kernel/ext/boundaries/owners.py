@@ -10,7 +10,7 @@ from kernel.ext.boundaries.project import FOLDERS, Project
 RULE = "owned"
 # The places where GitHub and GitLab look for it. The first that exists is updated.
 _PLACES = (".github/CODEOWNERS", "CODEOWNERS", "docs/CODEOWNERS", ".gitlab/CODEOWNERS")
-_BEGIN = "# Written by `kernel owners --write` from the modules' manifests. What is outside these two lines is yours."
+_BEGIN = "# Written by `kernel owners --write` from the modules' manifests. Edit only the lines outside this block."
 _END = "# The end of what `kernel owners --write` wrote."
 
 

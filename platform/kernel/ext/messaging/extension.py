@@ -135,7 +135,7 @@ class Messaging(Extension):
             yield Fault(name, WITHOUT_SUBSCRIBERS)
 
     def _elsewhere(self, kernel: Kernel) -> Elsewhere:
-        """Return what is known of the modules in other processes that could subscribe to messages of this one."""
+        """Return the modules in other processes that could subscribe to messages of this one."""
         root = kernel.settings.root
         publishers = [name for name, one in self.declared.items() if one.outbox is not None]
         subscribers = {

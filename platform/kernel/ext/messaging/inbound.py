@@ -94,7 +94,7 @@ class Inbound:
     ) -> None:
         """Handle a message within the time limit, or `seconds` if that is less.
 
-        Raises Outage, Failed at the end of the time, and whatever else the handler raises.
+        Raises Outage, Failed at the end of the time, and the errors of the handler.
         """
         allowed = self._seconds if seconds is None else min(seconds, self._seconds)
         limit = asyncio.timeout(allowed)

@@ -31,7 +31,7 @@ class MemoryCounters(MemoryStorage):
         return self.storage[key]
 
     async def decr(self, key: str, amount: int = 1) -> int:
-        """Subtract what was counted beyond the limit."""
+        """Subtract the hits beyond the limit."""
         self.storage[key] = max(await self.get(key) - amount, 0)
         return self.storage[key]
 

@@ -177,7 +177,7 @@ class RemoteModule:
             answer = await self.call("", DESCRIBED.dump_json(self.expected), key="compare", at_most=_COMPARE_SECONDS)
             _must_be_200(answer, self.name)
             found = compare(self.expected, DESCRIBED.validate_json(answer.content))
-        except Exception as error:  # noqa: BLE001  # whatever fails, an unreachable module does not stop this process
+        except Exception as error:  # noqa: BLE001  # an unreachable module must not stop this process
             # A difference stays a difference while the module does not answer.
             if not isinstance(self._finding, ContractsDiffer):
                 self._set_finding(Degraded(str(error)), str(error))

@@ -1,4 +1,4 @@
-"""What articles look like over HTTP."""
+"""The responses of articles."""
 
 from pydantic import BaseModel
 

@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""Request and response bodies of notes."""
 
 from typing import Annotated
 

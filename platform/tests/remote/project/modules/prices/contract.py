@@ -57,7 +57,7 @@ class SoldOut(ContractError):
 
 
 class Prices(Contract):
-    """What things cost."""
+    """The prices of things."""
 
     @safe
     async def of(self, thing: str, amount: int = 1) -> Price:
