@@ -1,6 +1,6 @@
-"""What the extensions of a project add to the boundary checks: files of modules, and rules.
+"""Collect the files of modules and the rules that extensions add to the boundary checks.
 
-Runs in the process of `kernel.ext.boundaries.imported`: to load the extensions takes longer than most checks.
+Runs in the process of `kernel.ext.boundaries.imported`: loading the extensions takes longer than most checks.
 """
 
 import ast

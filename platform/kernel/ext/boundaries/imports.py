@@ -59,7 +59,7 @@ class Use(NamedTuple):
 
     @property
     def is_of_module(self) -> bool:
-        """Whether the module itself contains the use, not its tests or migrations."""
+        """Return whether the module itself contains the use, not its tests or migrations."""
         return self.source.path.startswith("modules/")
 
 

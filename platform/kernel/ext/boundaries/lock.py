@@ -39,7 +39,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """How a contract or message differs from its lock."""
+    """The differences between a contract or message and its lock."""
 
     listed: list[Change]
     # Whether the version was raised, which allows breaking changes.

@@ -7,7 +7,7 @@ from kernel.settings import SettingsGroup
 
 
 class CacheSettings(SettingsGroup):
-    """How the cache takes account of replicas."""
+    """Settings of the cache for databases with replicas."""
 
     model_config = SettingsConfigDict(env_prefix="DATABASE_")
 

@@ -9,11 +9,11 @@ from kernel.settings import SettingsGroup
 
 
 class CompressionSettings(SettingsGroup):
-    """Which responses are compressed. The core and the extension `server` have more settings with this prefix."""
+    """The sizes of responses to compress. The core and the extension `server` have more settings with this prefix."""
 
     model_config = SettingsConfigDict(env_prefix="SERVER_")
 
-    # Smaller responses fit in a packet or two, and are not worth compressing.
+    # Smaller responses fit into one or two packets, so compression has little effect.
     gzip_minimum_bytes: int = Field(1000, ge=0)
 
 

@@ -55,7 +55,7 @@ class Compression:
         responder = (
             GZipResponder(self._app, self._minimum_bytes, _LEVEL)
             if accepts_gzip(",".join(Headers(scope=scope).getlist("accept-encoding")))
-            else IdentityResponder(self._app, self._minimum_bytes)  # adds `Vary: Accept-Encoding`
+            else IdentityResponder(self._app, self._minimum_bytes)  # Adds `Vary: Accept-Encoding`.
         )
         responder.send = send
         return responder

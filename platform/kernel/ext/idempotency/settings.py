@@ -1,4 +1,4 @@
-"""How long idempotency keys are kept."""
+"""The settings of idempotency keys."""
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict

@@ -1,1 +1,1 @@
-"""What runs, and with which settings: `kernel modules` and `kernel settings`."""
+"""The commands `kernel modules` and `kernel settings`, which list the modules and the settings in use."""

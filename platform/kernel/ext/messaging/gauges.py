@@ -10,7 +10,7 @@ from kernel.gauges import Gauge
 
 
 class BacklogGauges:
-    """How many messages wait in the outboxes of this process, and for how long."""
+    """The number and age of the messages that wait in the outboxes of this process."""
 
     def __init__(self, outboxes: Collection[Outbox]) -> None:
         self._outboxes = outboxes

@@ -58,7 +58,7 @@ class Posted(BaseModel):
 
     @property
     def answered_within_seconds(self) -> float:
-        """How long the publisher waits for the answer."""
+        """Return how long the publisher waits for the answer."""
         return self.seconds * _ANSWER_FACTOR
 
 

@@ -89,7 +89,7 @@ class Message(BaseModel):
 
     @classmethod
     def missing_upcast(cls) -> str | None:
-        """Say which upcast is missing; None if rows of every older version can be read."""
+        """Return which upcast is missing; None if rows of every older version can be read."""
         oldest = cls.oldest_readable_version()
         if oldest == 1:
             return None

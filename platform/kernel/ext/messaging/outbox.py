@@ -45,7 +45,7 @@ class Wanted(NamedTuple):
 
 
 class AttemptLimits(NamedTuple):
-    """How long an attempt holds a message, and how many attempts there are."""
+    """The lease of an attempt, and the number of attempts."""
 
     lease_seconds: float
     max_attempts: int

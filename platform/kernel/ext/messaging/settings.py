@@ -1,4 +1,4 @@
-"""How messages between modules are delivered."""
+"""The settings of messages between modules."""
 
 from importlib.util import find_spec
 
@@ -17,7 +17,7 @@ _CLIENTS = {
 
 
 class MessagingSettings(SettingsGroup):
-    """How messages between modules are delivered. Times are in seconds."""
+    """Delivery of messages between modules. Times are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix="MESSAGING_")
 
@@ -80,5 +80,5 @@ class MessagingSettings(SettingsGroup):
 
     @property
     def lease_seconds(self) -> float:
-        """How long an attempt holds a message; then its process counts as dead."""
+        """Return how long an attempt holds a message; after that its process counts as dead."""
         return self.handler_timeout_seconds * 1.5

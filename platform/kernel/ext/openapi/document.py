@@ -33,7 +33,7 @@ def document_problems(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _document(method: str, operation: dict[str, Any], content: Mapping[str, Any]) -> None:
     responses: dict[str, Any] = operation.setdefault("responses", {})
-    named = [one.get("name", "") for one in operation.get("parameters", ())]  # a $ref has no name
+    named = [one.get("name", "") for one in operation.get("parameters", ())]  # A $ref has no name.
     expected = ["304"] if method == "get" and "if-none-match" in named else []
     expected += ["401", "403"] if "security" in operation else []
     expected += ["413", "415"] if "requestBody" in operation else []
@@ -56,7 +56,7 @@ def _add_problem_details(components: dict[str, Any]) -> str:
         if all(components.get(name, one) == one for name, one in models.items()):
             components |= models
             return f"{_SCHEMAS}{prefix}ProblemDetails"
-    raise AssertionError  # count() never ends
+    raise AssertionError  # count() never ends.
 
 
 def document_scopes(schema: dict[str, Any], prefix: str, router: APIRouter) -> None:

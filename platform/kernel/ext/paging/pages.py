@@ -14,20 +14,20 @@ from kernel.ext.paging.sort import Sort
 
 Item = TypeVar("Item", bound=BaseModel)
 
-# Parameters, by names that no column has.
+# Parameters with names that no column has.
 _LIMIT = bindparam("kernel__limit", type_=Integer)
 _OFFSET = bindparam("kernel__offset", type_=Integer)
 
 
 def _opaque(schema: dict[str, Any]) -> None:
-    """Give the cursor a format of its own in OpenAPI: only a value of an earlier answer is valid."""
+    """Give the cursor a format of its own in OpenAPI, because only a value from an earlier response is valid."""
     for kind in schema.get("anyOf", [schema]):
         if kind["type"] == "string":
             kind["format"] = "cursor"
 
 
 class PageRequest(BaseModel):
-    """The wanted part of a list. Use as `Annotated[PageRequest, Query()]`; derive from it to add filters."""
+    """The requested part of a list. Use as `Annotated[PageRequest, Query()]`; derive from it to add filters."""
 
     limit: int = Field(20, ge=1, le=100, description="At most so many items.")
     offset: int = Field(0, ge=0, le=1_000_000, description="Skip so many items; the answer has a total.")
@@ -55,14 +55,14 @@ class Page(BaseModel, Generic[Item]):
 
 
 class PagedRepository(BaseRepository[ModelType, IDType]):
-    """A repository whose lists come in pages."""
+    """A repository whose lists are paged."""
 
     async def page(
         self, request: PageRequest, into: type[Schema], *where: ColumnElement[bool], order: Sort | None = None
     ) -> Page[Schema]:
         """Return a page of the rows that fulfil all of `where`. Raises InvalidCursor.
 
-        By offset the total comes in the same statement; only behind the last row it takes a second one.
+        A page by offset has the total, from the same statement; only behind the last row it takes a second statement.
         """
         sort = (order or Sort()).then(self._id)
         columns_of_schema = columns_of(self.model, into)
@@ -76,7 +76,7 @@ class PagedRepository(BaseRepository[ModelType, IDType]):
             place[_OFFSET.key] = request.offset
 
         def build() -> Select[Any]:
-            # Without the caller's values: others of this shape have their own.
+            # Without the caller's values, because other orders of this shape have their own.
             found = (self.select() if self._refines_select else self._everything()).where(*where)
             columns = [*selected, self._counting(found, selected).scalar_subquery()] if counts else selected
             if continues:
@@ -87,7 +87,7 @@ class PagedRepository(BaseRepository[ModelType, IDType]):
 
         shape = (self.model, into, self._seen, sort.signature, counts, continues)
         rows: Rows | None = None
-        if sort.is_all_own and not self._refines_select:  # an alias has no name that tells it from others
+        if sort.is_all_own and not self._refines_select:  # An alias has no name that distinguishes it from others.
             rows = None if (runner := self._runner) is None else await runner.fetch_shape(shape, where, build, place)
         if rows is None:
             rows = await self.rows(build(), place)

@@ -1,4 +1,4 @@
-"""Orders of a list, and the cursors that stand behind one of its rows."""
+"""Orders of a list, and the cursors that point behind one of its rows."""
 
 import base64
 import binascii
@@ -37,14 +37,15 @@ from kernel.database import UtcDateTime
 
 
 class InvalidCursor(Exception):
-    """A cursor that was not made by this list, or was made by it in another order."""
+    """The cursor is not from this list, or from another order of it."""
 
 
 class _SortKey:
-    """A column of an order, and how its values travel in a cursor.
+    """A column of an order, and the representation of its values in a cursor.
 
-    Values of common types go as they are. Those of other types (Numeric, Enum, bytes, any TypeDecorator) go as the
-    driver gives them, around SQLAlchemy's conversion: it may round a value, or make an object of it.
+    Values of common types are written directly. Those of other types (Numeric, Enum, bytes, any TypeDecorator) are
+    written as the driver returns them, without SQLAlchemy's conversion, which may round a value or make an object of
+    it.
     """
 
     def __init__(self, column: InstrumentedAttribute[Any]) -> None:
@@ -67,17 +68,17 @@ class _SortKey:
         self.selected: ColumnElement[Any] = column.expression if self.is_exact else type_coerce(column, self.type)
 
     def encode(self, value: Any) -> Any:
-        """Return the value as JSON holds it."""
+        """Return the value in its JSON representation."""
         if self.is_exact or isinstance(value, bool | int | float | str):
             return value
         name = next(name for name, (kind, _, _) in _RAW.items() if isinstance(value, kind))
         return [name, _RAW[name][1](value)]
 
     def decode(self, value: Any, *, on_sqlite: bool) -> Any:
-        """Return the value that `encode` was given. Raises ValueError for what it cannot have given."""
+        """Return the value from its JSON representation. Raises ValueError for an invalid one."""
         if self._adapter is not None:
             return self._adapter.validate_python(value)
-        if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):  # a name, a text
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):  # A name, which is a text.
             if value[0] in _RAW and (value[0] == "bytes" or not on_sqlite):
                 return _RAW[value[0]][2](value[1])
         elif isinstance(value, bool | int | float | str):
@@ -88,7 +89,7 @@ class _SortKey:
 _MICROSECOND = timedelta(microseconds=1)
 _EXACT = (Integer, String, Date, DateTime, Time, Boolean, Uuid, Float)
 _SORTABLE = (*_EXACT, Numeric, Interval, LargeBinary)
-# What the drivers give and JSON has not: by name its type, and how it becomes text and comes back.
+# Types that drivers return and JSON does not have: by name, the type and its conversions to and from text.
 _RAW: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "bytes": (bytes, bytes.hex, bytes.fromhex),
     "decimal": (Decimal, str, Decimal),
@@ -103,7 +104,7 @@ _RAW: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "uuid": (UUID, str, UUID),
 }
 
-# Made once for each column that is sorted by: lists make their Sort at every request.
+# Created once for each sort column, because lists create their Sort at every request.
 _key_of = lru_cache(1000)(_SortKey)
 
 
@@ -114,7 +115,7 @@ class Sort:
     of another table need a `select()` that joins it, or a condition that does; an outer join makes them NULL.
     """
 
-    # The mapper of the rows, once it is known.
+    # The mapper of the rows, after it is known.
     _home: object = None
 
     def __init__(self, *columns: InstrumentedAttribute[Any], descending: bool = False) -> None:
@@ -123,44 +124,44 @@ class Sort:
         self.descending = descending
 
     def then(self, key: InstrumentedAttribute[Any]) -> "Sort":
-        """Return this order for the rows of a table, with ties broken by its primary key."""
+        """Return this order for the rows of a table, completed by its primary key."""
         return _total_order(self.columns, key, descending=self.descending)
 
     def is_own(self, column: InstrumentedAttribute[Any]) -> bool:
-        """Return whether a column is one of the rows' own table."""
+        """Return whether a column belongs to the table of the rows."""
         return column.parent is self._home
 
     @cached_property
     def is_all_own(self) -> bool:
-        """Return whether all columns are of the rows' own table."""
+        """Return whether all columns belong to the table of the rows."""
         return all(map(self.is_own, self.columns))
 
     def order_by(self) -> list[ColumnElement[Any]]:
-        """The ORDER BY clause."""
+        """Return the ORDER BY clause."""
         return [column.desc() if self.descending else column.asc() for column in self.columns]
 
     def after(self) -> ColumnElement[bool]:
-        """The condition for rows behind a position, which comes as parameters: see `position`."""
+        """Return the condition for rows behind a position, which is given as parameters: see `position`."""
         row = tuple_(*self.columns)
         names = zip(self.keys, self._parameters(), strict=True)
         position = tuple_(*(bindparam(name, type_=key.type) for key, name in names))
         return row < position if self.descending else row > position
 
     def position(self, cursor: str, *, on_sqlite: bool) -> dict[str, Any]:
-        """The parameters of `after` for rows behind `cursor`. Raises InvalidCursor."""
+        """Return the parameters of `after` for rows behind `cursor`. Raises InvalidCursor."""
         try:
             text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
             signature, *values = from_json(text)
             if signature != self.signature or len(values) != len(self.columns):
                 raise InvalidCursor
-            # As the column's own type, so that a moment is compared as a moment on SQLite, too.
+            # Values of the column's own type, so that SQLite, too, compares datetimes and not texts.
             typed = [key.decode(value, on_sqlite=on_sqlite) for key, value in zip(self.keys, values, strict=True)]
             return dict(zip(self._parameters(), typed, strict=True))
         except (binascii.Error, ValueError, TypeError, ArithmeticError, ValidationError):
             raise InvalidCursor from None
 
     def encode(self, values: Sequence[Any]) -> str:
-        """A cursor that stands behind the row with these values of the keys."""
+        """Return a cursor that points behind the row with these values of the keys."""
         encoded = [key.encode(value) for key, value in zip(self.keys, values, strict=True)]
         text = to_json([self.signature, *encoded], inf_nan_mode="constants")
         return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
@@ -170,7 +171,10 @@ class Sort:
 
     @cached_property
     def signature(self) -> str:
-        """The order as text: equal for equal orders only. Columns of other tables go with the name of their class."""
+        """Return the order as text, equal only for equal orders.
+
+        Columns of other tables include the name of their class.
+        """
         names = (column.key if self.is_own(column) else f"{column.parent}.{column.key}" for column in self.columns)
         return f"{'-' if self.descending else ''}{','.join(names)}"
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class LimitStatus(NamedTuple):
-    """How many requests a caller has left."""
+    """The result of counting a request."""
 
     is_over: bool
     remaining: int

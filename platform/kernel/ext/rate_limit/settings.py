@@ -1,4 +1,4 @@
-"""How many requests a caller may send, and how many it may have open."""
+"""The settings of rate limits and shares."""
 
 from ipaddress import ip_network
 

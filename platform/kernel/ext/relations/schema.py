@@ -56,7 +56,7 @@ class _Relation:
 
 @cache
 def _layout_of(model: Model, schema: type[BaseModel]) -> tuple[tuple[str, ...], tuple[_Relation, ...]]:
-    """The fields of a schema that are columns, and those that are relations. Raises TypeError."""
+    """Return the fields of a schema that are columns, and those that are relations. Raises TypeError."""
     relationships = inspect(model).relationships
     names = tuple(name for name in schema.model_fields if name not in relationships)
     related = (relationships[name] for name in schema.model_fields if name in relationships)

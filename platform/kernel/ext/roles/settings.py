@@ -6,7 +6,7 @@ from kernel.settings import SettingsGroup
 
 
 class RoleSettings(SettingsGroup):
-    """Whether modules have roles, and how they are called."""
+    """Settings of the PostgreSQL roles of modules."""
 
     model_config = SettingsConfigDict(env_prefix="DATABASE_")
 

@@ -1,4 +1,4 @@
-"""How many processes serve, which requests they refuse, and how they stop."""
+"""The settings of workers, limits and the stop."""
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict

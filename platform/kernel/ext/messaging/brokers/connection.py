@@ -81,7 +81,7 @@ class Link(ABC):
 
     @abstractmethod
     async def _attempt(self, message: Any) -> int:
-        """How often the message was delivered, this time included, as far as the broker knows."""
+        """Return how often the message was delivered, this time included, as far as the broker knows."""
 
     @abstractmethod
     async def _again(self, message: Any, pause_seconds: float) -> None:
