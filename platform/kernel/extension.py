@@ -47,6 +47,8 @@ GROUP = "kernel.extensions"
 # Functions that add an extension's commands to the command line `kernel`, under the extension's name. They are apart,
 # so that `kernel --help` does not import the extensions.
 COMMANDS_GROUP = "kernel.commands"
+# How the variables of extensions begin, each with the name of its extension. They stay reserved without the extension.
+VARIABLES_GROUP = "kernel.variables"
 
 Thing = TypeVar("Thing")
 
@@ -242,7 +244,7 @@ def load_extensions(root: Path) -> tuple[type[Extension], ...]:
     the product needs (`extensions`) and those that it does not want (`without-extensions`). Raises ExtensionError.
     """
     needed, unwanted = _choice(root / "pyproject.toml")
-    found, missing = installed()
+    found, missing, _ = installed()
     missing = {**missing, **{name: "it is listed in without-extensions" for name in unwanted if name in found}}
     found = {name: kind for name, kind in found.items() if name not in unwanted}
     if faults := [f"{name}: {missing.get(name, 'it is not installed')}" for name in needed if name not in found]:
@@ -262,18 +264,30 @@ def _choice(path: Path) -> tuple[Sequence[str], Collection[str]]:
     return table.get("extensions", ()), frozenset(table.get("without-extensions", ()))
 
 
+class Installed(NamedTuple):
+    """What the installed distributions declare."""
+
+    # By name.
+    extensions: Mapping[str, type[Extension]]
+    # Why the other extensions cannot be imported, by name.
+    missing: Mapping[str, str]
+    # The extensions, installed or not, by how their variables begin.
+    variables: Mapping[str, str]
+
+
 @cache
-def installed() -> tuple[dict[str, type[Extension]], dict[str, str]]:
+def installed() -> Installed:
     """Return the extensions that can be imported, and why the others cannot. Raises ExtensionError."""
     found, missing = {}, {}
-    for point in entry_points(group=GROUP):
+    points = entry_points()
+    for point in points.select(group=GROUP):
         try:
             kind = _load(point)
         except ModuleNotFoundError as error:
             missing[point.name] = _why(point, error)
         else:
             found[kind.name] = kind
-    return found, missing
+    return Installed(found, missing, {point.name: point.value for point in points.select(group=VARIABLES_GROUP)})
 
 
 def _load(point: EntryPoint) -> type[Extension]:

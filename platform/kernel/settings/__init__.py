@@ -4,14 +4,13 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pydantic_settings
 from pydantic import ValidationError
 
-from kernel.extension import Extension, load_extensions
+from kernel.extension import Extension, installed, load_extensions
 from kernel.settings.auth import AuthSettings
 from kernel.settings.database import DatabaseConfig, ModuleAddress, ModuleSettings
 from kernel.settings.groups import (
@@ -55,29 +54,6 @@ CORE_GROUPS: Mapping[str, type[SettingsGroup]] = {
     "server": ServerSettings,
     "auth": AuthSettings,
 }
-# How the variables of the platform's extensions begin. One that is set stops the start without its extension.
-OF_EXTENSIONS: Mapping[str, tuple[str, ...]] = {
-    "cache": ("DATABASE_READ_LAG_",),
-    "compression": ("SERVER_GZIP_",),
-    "fast": ("APPLICATION_COMPILED_", "DATABASE_DIRECT_STATEMENTS"),
-    "http2": ("HTTP_CLIENT_HTTP2",),
-    "http_resilience": (
-        "HTTP_CLIENT_BACKOFF_", "HTTP_CLIENT_CIRCUIT_", "HTTP_CLIENT_MAX_ANSWER_", "HTTP_CLIENT_MAX_ATTEMPTS",
-        "HTTP_CLIENT_MAX_BACKOFF_", "HTTP_CLIENT_MAX_CALLS_",
-    ),
-    "idempotency": ("IDEMPOTENCY_",),
-    "messaging": ("MESSAGING_",),
-    "pool": ("DATABASE_POOL_OVERFLOW_", "DATABASE_POOL_PING_", "DATABASE_POOL_SHARE_"),
-    "rate_limit": ("RATE_LIMIT_",),
-    "remote": ("INTERNAL_",),
-    "roles": ("DATABASE_ROLE_",),
-    "server": (
-        "SERVER_BACKLOG", "SERVER_CLOSE_", "SERVER_DRAIN_", "SERVER_GRACEFUL_", "SERVER_KEEP_ALIVE_", "SERVER_MAX_",
-        "SERVER_MINIMUM_", "SERVER_SLOW_", "SERVER_WORKER",
-    ),
-    "store": ("STORE_",),
-    "telemetry": ("TELEMETRY_",),
-}  # fmt: skip
 # The user and password of a URL, and its query.
 _CREDENTIALS = re.compile(r"(?<=://)\S*@")
 _QUERY = re.compile(r"(?<=\?)\S+")
@@ -96,7 +72,7 @@ def find_root(start: Path | None = None) -> Path:
 
 def is_reserved(module: str) -> bool:
     """Return whether the variables of a module with this name would be mistaken for others."""
-    ours = [*map(_prefix, CORE_GROUPS.values()), *chain(*OF_EXTENSIONS.values()), "OTEL_", "SECRETS_"]
+    ours = [*map(_prefix, CORE_GROUPS.values()), *installed().variables, "OTEL_", "SECRETS_"]
     return any(one.startswith(f"{module.upper()}_") for one in ours)
 
 
@@ -214,12 +190,12 @@ def _unknown(
 ) -> Iterator[Fault]:
     """Yield a fault for each variable that looks like a setting and is none, with its extension or the closest name."""
     known = {group.variable(field, prefix) for group, prefix in plan for field in group.model_fields}
-    prefixes = tuple(prefix for _, prefix in plan)
+    of_extensions, prefixes = installed().variables, tuple(prefix for _, prefix in plan)
     plain = [name for name in known if not name.startswith(prefixes)]
     for layer, name in ((one, name) for one in sources.layers for name in one.values):
         if name in known or name.split("__")[0] in known:
             continue
-        absent = [one for one, starts in OF_EXTENSIONS.items() if name.startswith(starts) and one not in in_use]
+        absent = [one for start, one in of_extensions.items() if name.startswith(start) and one not in in_use]
         candidates = known if name.startswith(prefixes) else plain
         meant = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6 if candidates is known else 0.85)
         if absent and layer.values[name]:

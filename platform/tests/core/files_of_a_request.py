@@ -49,10 +49,10 @@ def project_in(folder: Path, *, with_extensions: bool) -> Project:
     for name in ("modules", "migrations"):
         shutil.copytree(NOTES / name / "notes", folder / name / "notes", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "modules" / "__init__.py").touch()
-    unwanted = [] if with_extensions else sorted(installed()[0])
+    unwanted = [] if with_extensions else sorted(installed().extensions)
     (folder / "pyproject.toml").write_text(f"[tool.kernel]\nwithout-extensions = {unwanted}\n")
     # Without a relay, no work of its own enters a file while a request is traced.
-    quiet = {"MESSAGING_RELAY": "false"} if "messaging" in installed()[0] and with_extensions else {}
+    quiet = {"MESSAGING_RELAY": "false"} if "messaging" in installed().extensions and with_extensions else {}
     return project_for(folder, {"DATABASE_URL": f"sqlite:///{folder / 'data'}", "AUTH_ENABLED": "false", **quiet})
 
 

@@ -8,7 +8,6 @@ import pytest
 from kernel.application import create_app
 from kernel.errors import ProjectError
 from kernel.extension import installed, load_extensions
-from kernel.settings import OF_EXTENSIONS
 from kernel.testing import project_for
 from tests.core.installing import KERNEL, SAMPLES, declare, run_with
 from tests.core.project import MANIFEST, imported_alone, write_project
@@ -136,9 +135,9 @@ def test_a_setting_of_an_extension_that_is_off_stops_the_start(project: Path) ->
     assert "is a setting of the extension rate_limit, which is not in use" in message
 
 
-def test_the_table_of_variables_names_the_extension_of_each() -> None:
-    for kind in installed()[0].values():
-        starts = OF_EXTENSIONS.get(kind.name, ())
+def test_the_distribution_names_the_variables_of_each_extension() -> None:
+    for kind in installed().extensions.values():
+        starts = tuple(start for start, name in installed().variables.items() if name == kind.name)
         for group in kind.settings if kind.__module__.startswith("kernel.ext.") else ():
             others = [group.variable(field) for field in group.model_fields if field != "environment"]
             assert not [name for name in others if not name.startswith(starts)]
