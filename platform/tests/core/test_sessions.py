@@ -210,7 +210,7 @@ async def test_an_ended_session_raises_session_closed(words: Database, writes: b
 @pytest.mark.parametrize("writes", [False, True])
 @pytest.mark.parametrize("orm", [False, True])
 async def test_a_task_that_outlives_its_session_keeps_no_connection(words: Database, writes: bool, orm: bool) -> None:
-    seconds = 0.3 if words.writer.dialect.name == "sqlite" else 30.0  # SQLite's statements cannot be interrupted.
+    seconds = 0.1 if words.writer.dialect.name == "sqlite" else 30.0  # SQLite's statements cannot be interrupted.
     tasks = []
     for _ in range(6):
         with suppress(ZeroDivisionError):
@@ -218,10 +218,11 @@ async def test_a_task_that_outlives_its_session_keeps_no_connection(words: Datab
                 statement = slow(words, seconds)
                 work: Any = session.execute(statement) if orm else session.rows(statement)
                 tasks.append(asyncio.create_task(work))
-                await until_true(lambda: in_use(words))
+                await until_true(lambda: in_use(words) or tasks[-1].done())
                 raise ZeroDivisionError
     assert await drained(words) == 0
-    await asyncio.wait(tasks, timeout=40)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*tasks, return_exceptions=True)
     async with words.transaction() as session:
         await _driver(session)
 
