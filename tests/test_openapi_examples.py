@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field, StringConstraints
 
 from kernel.application import Application
-from kernel.fields import NoNul, RequestBody
+from kernel.ext.fields import NoNul, RequestBody
 
 _READABLE = re.compile(r"[\w .,:'@/-]+")
 

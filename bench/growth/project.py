@@ -46,7 +46,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, StringConstraints
 
-from kernel.fields import NoNul, Omittable, RequestBody
+from kernel.ext.fields import NoNul, Omittable, RequestBody
 
 Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), NoNul]
 Description = Annotated[str, StringConstraints(strip_whitespace=True, max_length=10_000), NoNul]
@@ -106,7 +106,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path{more_fastapi}
 
-{kernel_imports}from kernel.fields import Id
+{kernel_imports}from kernel.ext.fields import Id
 {repository_import}from modules.{name}.schemas import {schemas}
 
 router = APIRouter()

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from kernel import Unprocessable, for_caller, or_404, problems, requires, use
 from kernel.ext.conditional import Conditional, ExpectedVersions
+from kernel.ext.fields import Id
 from kernel.ext.idempotency import idempotent
 from kernel.ext.paging import Page
-from kernel.fields import Id
 from modules.events.repository import EventRepository
 from modules.events.schemas import EventIn, EventOut, EventPatch, EventQuery
 from modules.images.contract import Images

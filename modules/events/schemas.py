@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
+from kernel.ext.fields import Day, Id, IsLocalTime, LocalTime, NoNul, Omittable, RequestBody
 from kernel.ext.paging import PageRequest
-from kernel.fields import Day, Id, IsLocalTime, LocalTime, NoNul, Omittable, RequestBody
 
 Title = Annotated[
     str,

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
+from kernel.ext.fields import NoNul
 from kernel.ext.paging import PageRequest
-from kernel.fields import NoNul
 
 
 class Status(BaseModel):

@@ -13,9 +13,9 @@ from kernel import (
     requires,
 )
 from kernel.ext.conditional import Conditional, ExpectedVersions, matches
+from kernel.ext.fields import Id
 from kernel.ext.idempotency import idempotent
 from kernel.ext.paging import Page
-from kernel.fields import Id
 from modules.images.ranges import Unsatisfiable, requested
 from modules.images.repository import ImageRepository
 from modules.images.schemas import FORM_TYPES, THUMBNAIL_TYPE, ImageIn, ImageOut, ImagePatch, ImageQuery, StoredImage

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import UploadFile
 from pydantic import BaseModel, Field, StringConstraints
 
+from kernel.ext.fields import NoNul, Omittable, RequestBody
 from kernel.ext.paging import PageRequest
-from kernel.fields import NoNul, Omittable, RequestBody
 
 THUMBNAIL_TYPE = "image/webp"
 # The accepted types of the uploaded file, for OpenAPI.

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from kernel import Contract, ContractError, safe
 from kernel.ext.messaging import Message
 from kernel.ext.paging import Page
-from kernel.fields import Id
+from kernel.ext.fields import Id
 from modules.other.contract import Colour
 from modules.other.models import Entity
 from modules.things.models import Thing

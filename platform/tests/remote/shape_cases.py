@@ -28,7 +28,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from kernel.fields import Id, NoNul, RequestBody
+from kernel.ext.fields import Id, NoNul, RequestBody
 
 
 @std_dataclass(frozen=True)

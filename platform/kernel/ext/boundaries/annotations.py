@@ -18,7 +18,7 @@ _SPELLINGS = {
     "typing.AbstractSet": "collections.abc.Set",
     "typing_extensions.Self": "typing.Self",
 }
-_OUR_ALIASES = ("modules.", "kernel.fields.")
+_OUR_ALIASES = ("modules.", "kernel.ext.fields.")
 
 
 def spell(  # noqa: PLR0911  # one for each kind of expression

@@ -55,7 +55,7 @@ def why_not(name: str, *, has_arguments: bool) -> str | None:
     """Return why a type, by its full name, cannot be sent; None if it can."""
     if name in _CONTAINERS:
         return None if has_arguments else "does not name its element type"
-    if is_wire_type(name) or name.startswith("kernel.fields."):
+    if is_wire_type(name) or name.startswith("kernel.ext.fields."):
         return None
     origin = next((one for one in sorted(_ORIGINS, key=len, reverse=True) if f"{name}.".startswith(f"{one}.")), None)
     if origin is not None:

@@ -4,24 +4,22 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from kernel.fields import NoNul, Omittable, RequestBody
-
-Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), NoNul]
-Text = Annotated[str, StringConstraints(max_length=10_000), NoNul]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Text = Annotated[str, StringConstraints(max_length=10_000)]
 
 
-class NoteIn(RequestBody):
+class NoteIn(BaseModel):
     """A note to create."""
 
     title: Title
     text: Text = ""
 
 
-class NotePatch(RequestBody):
+class NotePatch(BaseModel):
     """The fields to change; fields that are left out stay as they are."""
 
-    title: Title = Omittable
-    text: Text = Omittable
+    title: Title = ""
+    text: Text = ""
 
 
 class NoteOut(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
-from kernel.fields import Day, Id, LocalTime, NoNul, Omittable, RequestBody
+from kernel.ext.fields import Day, Id, LocalTime, NoNul, Omittable, RequestBody
 
 
 class Body(RequestBody):

@@ -1,0 +1,9 @@
+"""The extension `fields`."""
+
+from kernel.extension import Extension
+
+
+class Fields(Extension):
+    """Types for the fields of requests and of contracts."""
+
+    name = "fields"
