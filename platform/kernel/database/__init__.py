@@ -3,7 +3,7 @@
 from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVersion
 from kernel.database.membership import any_of
 from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
-from kernel.database.pool import AsyncDBPool, Database, Placement, Usage, after_commit
+from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit
 from kernel.database.repository import BaseRepository
 from kernel.database.server_session import place_of
 
@@ -17,7 +17,6 @@ __all__ = [
     "ReadOnlySession",
     "StaleVersion",
     "Timestamps",
-    "Usage",
     "UtcDateTime",
     "Versioned",
     "after_commit",

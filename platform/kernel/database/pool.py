@@ -1,11 +1,11 @@
 """Where modules live: engines by URL, shared between modules, and each module's view of its own tables."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncpg
 from sqlalchemy import text
@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from kernel.database.engines import ConnectionPool, is_file, postgresql_engine, sqlite_engine
 from kernel.database.errors import PoolExhausted
 from kernel.database.runner import Rows
-from kernel.database.server_session import place_of
 from kernel.database.session import Action, ReadSession, Runnable, WriteSession, enter, leave
 from kernel.running import OnClassToo
 from kernel.settings import DatabaseConfig, ModuleSettings
@@ -159,17 +158,6 @@ async def _check(engine: AsyncEngine, options: Mapping[str, Any]) -> None:
         await connection.execute(text("SELECT 1"))
 
 
-class Usage(NamedTuple):
-    """How many connections are in use, idle and allowed, how many wait for one, and how many are above the size."""
-
-    name: str
-    in_use: int = 0
-    idle: int = 0
-    limit: int = 0
-    waiting: int = 0
-    overflow: int = 0
-
-
 def before_commit(session: AsyncSession, action: Action) -> None:
     """Run `action` as the last of the session's transaction; what it raises rolls all back. Raises as after_commit."""
     _transaction(session).before_commit.append(action)
@@ -226,13 +214,12 @@ class AsyncDBPool:
         self.on_engine: list[Callable[[AsyncEngine], None]] = []
         # Returns the engine through which a module (None: no module) uses a pool.
         self.engine_of_module: Callable[[str | None, AsyncEngine], AsyncEngine] = lambda _, engine: engine
-        # Each module that may hold only a share of its pool.
-        self.shares: Callable[[], Iterable[Usage]] = lambda: ()
         # Returns the database roles of a module; None on SQLite. Without it no module has roles of its own.
         self.roles: Callable[[str], ModuleRole | None] | None = None
         self.modules = modules or {}
         self._root = root or Path.cwd()
-        self._engines: dict[tuple[URL, bool], AsyncEngine] = {}
+        # By URL; a file of SQLite has a second one for its writer.
+        self.engines: dict[tuple[URL, bool], AsyncEngine] = {}
         self._databases: dict[str | None, Database] = {}
 
     def database(self, module: str | None = None) -> Database:
@@ -256,26 +243,16 @@ class AsyncDBPool:
         """Return where a module's tables live."""
         return Placement.of(module, self.config, self.modules.get(module or ""), self._root)
 
-    def usage(self) -> Iterator[Usage]:
-        """Yield the usage of the pools by database, with those of its readers and its writer added up."""
-        found: dict[str, Usage] = {}
-        for (url, _), engine in self._engines.items():
-            if isinstance(pool := engine.sync_engine.pool, ConnectionPool):
-                name, (in_use, *others) = place_of(url), pool.usage()
-                numbers = (in_use, *others, max(0, in_use - pool.size()))
-                found[name] = Usage(name, *map(sum, zip(found.get(name, Usage(name))[1:], numbers, strict=True)))
-        yield from found.values()
-
     async def close(self) -> None:
         """Close every connection. The pool can be used again afterwards."""
-        for engine in self._engines.values():
+        for engine in self.engines.values():
             await engine.dispose()
 
     def engine(self, url: URL, *, writes: bool) -> AsyncEngine:
         """Return the engine of a database, which all its modules share."""
         on_sqlite = url.get_backend_name() == "sqlite"
         key = (url, writes and on_sqlite)  # on PostgreSQL, reads and writes share one pool
-        if key not in self._engines:
+        if key not in self.engines:
             engine = (
                 sqlite_engine(url, self.config, self.pool_class, writes=writes)
                 if on_sqlite
@@ -283,5 +260,5 @@ class AsyncDBPool:
             )
             for listen in self.on_engine:
                 listen(engine)
-            self._engines[key] = engine
-        return self._engines[key]
+            self.engines[key] = engine
+        return self.engines[key]

@@ -18,6 +18,8 @@ from sqlalchemy.engine import URL
 
 from kernel.application import Application, create_app
 from kernel.database import Database
+from kernel.ext.pool.install import Quotas
+from kernel.ext.telemetry.database_connections import usage
 from kernel.ext.telemetry.meter import Meter
 from kernel.gauges import Gauge
 from kernel.testing import settings_for
@@ -167,13 +169,14 @@ async def test_connections_in_use_idle_and_above_the_size_and_waiting_callers_ar
     modules = [f"database_module_{what}" for what in ("in_use", "waiting", "overflow")]
     async with _served(tmp_path, write_shop(tmp_path), **variables) as (app, client):
         pool, ended = app.kernel.pool, asyncio.Event()
+        quotas = next(source for source in app.kernel.builder.gauges if isinstance(source, Quotas))
         shop, mail, shared = (pool.database(name) for name in ("shop", "mail", None))
 
         async def counted(in_use: int, waiting: int) -> None:
             async def look() -> bool:
-                own = next(one for one in pool.shares() if one.name == "shop")
-                [all_] = pool.usage()
-                return all_.in_use == in_use and all_.waiting + own.waiting == waiting
+                numbers = {gauge.name: dict(gauge.rows) for gauge in quotas.gauges()}
+                [all_] = usage(pool).values()
+                return all_.in_use == in_use and all_.waiting + numbers["database_module_waiting"]["shop",] == waiting
 
             await until(look)
 

@@ -12,4 +12,4 @@ class Pool(Extension):
     settings = (PoolSettings,)
 
     def configure(self, app: ApplicationBuilder) -> None:
-        install(app.pool, app.settings.group(PoolSettings))
+        app.gauges.append(install(app.pool, app.settings.group(PoolSettings)))

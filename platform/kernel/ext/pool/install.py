@@ -7,20 +7,21 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from kernel.database import AsyncDBPool, Usage
+from kernel.database import AsyncDBPool
 from kernel.database.server_session import quoted
 from kernel.ext.pool.bounded_pool import BoundedPool
 from kernel.ext.pool.quota import QUOTA, ModuleQuota, QuotaEngine
 from kernel.ext.pool.settings import PoolSettings
+from kernel.gauges import Gauge
 
 
-def install(pool: AsyncDBPool, settings: PoolSettings) -> None:
+def install(pool: AsyncDBPool, settings: PoolSettings) -> "Quotas":
     """Use bounded pools in `pool`, with a quota for each module that shares one. Call it before any engine exists."""
     quotas = Quotas(pool, settings)
     pool.pool_class = BoundedPool
     pool.on_engine.append(quotas.listen)
     pool.engine_of_module = quotas.engine_of_module
-    pool.shares = quotas.usage
+    return quotas
 
 
 class Quotas:
@@ -55,13 +56,36 @@ class Quotas:
         quota = self._quotas[key]
         return engine if quota is None else AsyncEngine(QuotaEngine(engine.sync_engine, quota))
 
-    def usage(self) -> Iterator[Usage]:
-        """Yield the usage of each module that may hold only a share of its pool."""
-        for (module, url), quota in self._quotas.items():
-            if quota is not None and (share := quota.share) is not None and url == self._pool.placement(module).url:
-                # The overflow that this module would cause without other modules.
-                overflow = max(0, share.in_use - self._pool.config.pool_size)
-                yield Usage(module, share.in_use, 0, share.limit, share.waiting, overflow)
+    async def refresh(self) -> None:
+        """Do nothing: the numbers are known."""
+
+    def gauges(self) -> Iterator[Gauge]:
+        """Yield the connections of each module that may hold only a share of its pool."""
+        shares = {
+            module: share
+            for (module, url), quota in self._quotas.items()
+            if quota is not None and (share := quota.share) is not None and url == self._pool.placement(module).url
+        }
+        size = self._pool.config.pool_size
+        for name, text, numbers in (
+            (
+                "in_use",
+                "Connections that a module holds of its share of the pool.",
+                [share.in_use for share in shares.values()],
+            ),
+            (
+                "waiting",
+                "Callers that wait for a part of their module's share.",
+                [share.waiting for share in shares.values()],
+            ),
+            (
+                "overflow",
+                "Connections of a module above the pool's size, were there no other module.",
+                [max(0, share.in_use - size) for share in shares.values()],
+            ),
+        ):
+            rows = [((module,), number) for module, number in zip(shares, numbers, strict=True)]
+            yield Gauge(f"database_module_{name}", text, ("module",), rows)
 
     def _quota(self, module: str, url: URL) -> ModuleQuota | None:
         """Return a module's quota in the pool of `url`; None if it needs neither a role nor a limit."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 
+from kernel.ext.telemetry.database_connections import database_connections
 from kernel.ext.telemetry.http_connections import http_connections
 from kernel.ext.telemetry.meter import BUCKETS, Meter
 from kernel.gauges import Gauge
@@ -14,7 +15,7 @@ from kernel.runtime import Kernel
 def families(kernel: Kernel, meter: Meter) -> Iterator[Metric]:
     """Yield every metric of this process."""
     yield _durations(kernel, meter)
-    for gauge in (*_of_application(kernel, meter), *_of_pools(kernel)):
+    for gauge in (*_of_application(kernel, meter), *database_connections(kernel.pool), *http_connections(kernel.http)):
         yield _family(gauge)
     for source in kernel.builder.gauges:
         yield from map(_family, source.gauges())
@@ -78,24 +79,3 @@ def _of_application(kernel: Kernel, meter: Meter) -> Iterator[Gauge]:
     yield Gauge("websocket_connections", "Open WebSockets.", (), [((), meter.websockets)])
     text = "By how much the event loop was late: the most since the last scrape."
     yield Gauge("event_loop_lag_seconds", text, (), [((), lag)])
-
-
-def _of_pools(kernel: Kernel) -> Iterator[Gauge]:
-    pools, shares = list(kernel.pool.usage()), list(kernel.pool.shares())
-    states = [((one.name, state), getattr(one, state)) for one in pools for state in ("in_use", "idle")]
-    yield Gauge("database_pool_connections", "Open connections.", ("database", "state"), states)
-    for name, text in (
-        ("limit", "The most connections that may be open."),
-        ("waiting", "Callers that wait for a connection."),
-        ("overflow", "Connections in use above the pool's size."),
-    ):
-        rows = [((one.name,), getattr(one, name)) for one in pools]
-        yield Gauge(f"database_pool_{name}", text, ("database",), rows)
-    for name, text in (
-        ("in_use", "Connections that a module holds of its share of the pool."),
-        ("waiting", "Callers that wait for a part of their module's share."),
-        ("overflow", "Connections of a module above the pool's size, were there no other module."),
-    ):
-        rows = [((one.name,), getattr(one, name)) for one in shares]
-        yield Gauge(f"database_module_{name}", text, ("module",), rows)
-    yield from http_connections(kernel.http)
