@@ -5,15 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
-from sqlalchemy import (
-    BindParameter,
-    ColumnElement,
-    Select,
-    bindparam,
-    inspect,
-    literal,
-    select,
-)
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, inspect, literal, select
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.visitors import replacement_traverse
 

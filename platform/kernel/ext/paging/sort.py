@@ -1,37 +1,17 @@
 """Orders of a list, and the cursors that point behind one of its rows."""
 
 import base64
-import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, AwareDatetime, ConfigDict, TypeAdapter
 from pydantic_core import from_json, to_json
-from sqlalchemy import (
-    Boolean,
-    ColumnElement,
-    Date,
-    DateTime,
-    Enum,
-    Float,
-    Integer,
-    Interval,
-    LargeBinary,
-    Numeric,
-    String,
-    Time,
-    TypeDecorator,
-    Uuid,
-    bindparam,
-    tuple_,
-    type_coerce,
-)
+from sqlalchemy import ColumnElement, TypeDecorator, bindparam, tuple_, type_coerce, types
 from sqlalchemy.orm import InstrumentedAttribute
-from sqlalchemy.types import NullType
 
 from kernel.database import UtcDateTime
 
@@ -58,21 +38,21 @@ class _SortKey:
         if not isinstance(stored, _SORTABLE):
             raise TypeError(f"{column} has the type {column.type!r}, by which pages cannot be sorted")
         self.is_exact = type(column.type) is UtcDateTime or (
-            isinstance(column.type, _EXACT) and not isinstance(column.type, Enum)
+            isinstance(column.type, _EXACT) and not isinstance(column.type, types.Enum)
         )
         self._adapter: TypeAdapter[Any] | None = None
         if self.is_exact:
             kind = AwareDatetime if isinstance(column.type, UtcDateTime) else column.type.python_type
             self._adapter = TypeAdapter(kind)
-        self.type = column.type if self.is_exact else NullType()
+        self.type = column.type if self.is_exact else types.NullType()
         self.selected: ColumnElement[Any] = column.expression if self.is_exact else type_coerce(column, self.type)
 
     def encode(self, value: Any) -> Any:
         """Return the value in its JSON representation."""
         if self.is_exact or isinstance(value, bool | int | float | str):
             return value
-        name = next(name for name, (kind, _, _) in _RAW.items() if isinstance(value, kind))
-        return [name, _RAW[name][1](value)]
+        name = type(value).__name__
+        return [name, _RAW[name].dump_python(value, mode="json")]
 
     def decode(self, value: Any, *, on_sqlite: bool) -> Any:
         """Return the value from its JSON representation. Raises ValueError for an invalid one."""
@@ -80,28 +60,19 @@ class _SortKey:
             return self._adapter.validate_python(value)
         if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str):  # A name, which is a text.
             if value[0] in _RAW and (value[0] == "bytes" or not on_sqlite):
-                return _RAW[value[0]][2](value[1])
+                return _RAW[value[0]].validate_json(to_json(value[1]))
         elif isinstance(value, bool | int | float | str):
             return value
         raise ValueError("not a value of a cursor")
 
 
-_MICROSECOND = timedelta(microseconds=1)
-_EXACT = (Integer, String, Date, DateTime, Time, Boolean, Uuid, Float)
-_SORTABLE = (*_EXACT, Numeric, Interval, LargeBinary)
-# Types that drivers return and JSON does not have: by name, the type and its conversions to and from text.
-_RAW: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
-    "bytes": (bytes, bytes.hex, bytes.fromhex),
-    "decimal": (Decimal, str, Decimal),
-    "datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
-    "date": (date, date.isoformat, date.fromisoformat),
-    "time": (time, time.isoformat, time.fromisoformat),
-    "timedelta": (
-        timedelta,
-        lambda value: str(value // _MICROSECOND),
-        lambda text: timedelta(microseconds=int(text)),
-    ),
-    "uuid": (UUID, str, UUID),
+_EXACT = (types.Integer, types.String, types.Date, types.DateTime, types.Time, types.Boolean, types.Uuid, types.Float)
+_SORTABLE = (*_EXACT, types.Numeric, types.Interval, types.LargeBinary)
+_HEX = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
+# Types that drivers return and JSON does not have, by the name that is beside the value's text in a cursor.
+_RAW: dict[str, TypeAdapter[Any]] = {
+    "Decimal": TypeAdapter(Annotated[Decimal, AllowInfNan()]),
+    **{kind.__name__: TypeAdapter(kind, config=_HEX) for kind in (bytes, datetime, date, time, timedelta, UUID)},
 }
 
 # Created once for each sort column, because lists create their Sort at every request.
@@ -157,7 +128,7 @@ class Sort:
             # Values of the column's own type, so that SQLite, too, compares datetimes and not texts.
             typed = [key.decode(value, on_sqlite=on_sqlite) for key, value in zip(self.keys, values, strict=True)]
             return dict(zip(self._parameters(), typed, strict=True))
-        except (binascii.Error, ValueError, TypeError, ArithmeticError, ValidationError):
+        except (ValueError, TypeError, ArithmeticError):
             raise InvalidCursor from None
 
     def encode(self, values: Sequence[Any]) -> str:
