@@ -25,6 +25,7 @@ from sqlalchemy.pool import (
 from sqlalchemy.util import await_only
 
 from kernel.database.errors import (
+    DRIVER_FAILURES,
     ConcurrentUse,
     DatabaseUnavailable,
     PoolExhausted,
@@ -47,14 +48,7 @@ _BUSY = "kernel.busy"
 ALL_IN_USE = "all connections of the database pool are in use"
 # What is raised where a connection should be: by the driver, or by SQLAlchemy around its errors. asyncpg takes the end
 # of a connection that comes at that moment for a mistake of its own.
-NO_CONNECTION = (
-    OSError,
-    TimeoutError,
-    EmulatedDBAPIException,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
+NO_CONNECTION = (*DRIVER_FAILURES, asyncpg.InternalClientError, EmulatedDBAPIException)
 
 
 class ConnectionPool(AsyncAdaptedQueuePool):
@@ -88,6 +82,15 @@ def is_file(url: URL) -> bool:
 
 def postgresql_engine(url: URL, config: DatabaseConfig, pool_class: type[ConnectionPool]) -> AsyncEngine:
     """Return one engine for reads and writes: they share its pool."""
+    of_driver: dict[str, Any] = {
+        "timeout": config.connect_timeout_seconds,
+        "command_timeout": config.command_timeout_seconds,
+        "connection_class": TruthfulConnection,
+    }
+    if config.pooler == "transaction":
+        # Without caches asyncpg and SQLAlchemy prepare statements without names, which other clients could have taken.
+        no_names = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+        of_driver |= {"connection_class": PooledConnection, **no_names}
     engine = create_async_engine(
         url,
         poolclass=pool_class,
@@ -98,23 +101,10 @@ def postgresql_engine(url: URL, config: DatabaseConfig, pool_class: type[Connect
         pool_pre_ping=config.pool_pre_ping,
         skip_autocommit_rollback=True,
         hide_parameters=True,  # an error in the log must not show what a caller sent
-        connect_args={"command_timeout": config.command_timeout_seconds, **driver_arguments(config)},
+        connect_args=of_driver,
     )
     _listen(engine)
     return engine
-
-
-def driver_arguments(config: DatabaseConfig) -> dict[str, Any]:
-    """Return what the driver needs to know for every connection to PostgreSQL."""
-    arguments: dict[str, Any] = {
-        "timeout": config.connect_timeout_seconds,
-        "connection_class": TruthfulConnection,
-    }
-    if config.pooler == "transaction":
-        # Without caches asyncpg and SQLAlchemy prepare statements without names, which other clients could have taken.
-        no_names = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-        arguments |= {"connection_class": PooledConnection, **no_names}
-    return arguments
 
 
 def sqlite_engine(url: URL, config: DatabaseConfig, pool_class: type[ConnectionPool], *, writes: bool) -> AsyncEngine:
@@ -122,13 +112,9 @@ def sqlite_engine(url: URL, config: DatabaseConfig, pool_class: type[ConnectionP
     options: dict[str, Any] = {"poolclass": StaticPool}
     if is_file(url):
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-        size = _SQLITE_WRITERS if writes else config.pool_size
-        options = {
-            "poolclass": pool_class,
-            "pool_size": size,
-            "max_overflow": 0 if writes else config.max_overflow,
-            "pool_timeout": config.pool_timeout_seconds,
-        }
+        size, overflow = (_SQLITE_WRITERS, 0) if writes else (config.pool_size, config.max_overflow)
+        options = {"poolclass": pool_class, "pool_size": size, "max_overflow": overflow}
+        options["pool_timeout"] = config.pool_timeout_seconds
     engine = create_async_engine(
         url,
         connect_args={
@@ -282,6 +268,7 @@ def _close_if_busy(_connection: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _handle_error(context: ExceptionContext) -> None:
+    """Note a failure, and give every sign of an outage one type; asyncpg raises some of them bare."""
     error = context.original_exception
     if context.connection is not None and not context.connection.closed:
         with suppress(NotImplementedError):  # SQLAlchemy asks for the server's version on a connection without `info`
@@ -289,13 +276,8 @@ def _handle_error(context: ExceptionContext) -> None:
             is_of_database = context.sqlalchemy_exception is not None  # not one of Python's before it was asked
             if is_of_database and not context.connection.in_nested_transaction():  # whose end undoes the failure
                 context.connection.info.setdefault(FAILED, error)
-    if isinstance(error, Exception):  # a cancellation stays one
-        _explain_outage(context, error)
-
-
-def _explain_outage(context: ExceptionContext, error: Exception) -> None:
-    """Give every sign of an outage during a statement one type; asyncpg raises some of them bare."""
-    if context.is_pre_ping:  # the pool handles these: it connects anew
+    # A cancellation stays one, and the pool handles the errors of its pings: it connects anew.
+    if not isinstance(error, Exception) or context.is_pre_ping:
         return
     if isinstance(error, OverflowError):
         raise out_of_range(error, context.statement) from error

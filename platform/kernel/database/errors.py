@@ -8,7 +8,8 @@ from sqlalchemy.exc import DataError, DBAPIError, EmulatedDBAPIException, SQLAlc
 from kernel.errors import ProjectError
 
 # Whatever a driver, or SQLAlchemy around it, raises where a command of ours cannot do its work on a database.
-FAILURES = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
+DRIVER_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+FAILURES = (*DRIVER_FAILURES, SQLAlchemyError)
 
 # PostgreSQL error codes (Appendix A of its manual) that mean "not now" rather than "not so": connection exceptions,
 # insufficient resources, operator intervention, lock not available.
@@ -128,7 +129,7 @@ def out_of_range(error: OverflowError, statement: str | None) -> DataError:
 def is_outage(error: BaseException) -> bool:
     """Return whether a driver's error means that the database is down, late, full, busy or shutting down."""
     code = code_of(error)
-    return isinstance(error, OSError | TimeoutError) or code.startswith(
+    return isinstance(error, OSError) or code.startswith(
         (*_UNAVAILABLE_CLASSES, *_UNAVAILABLE_CODES, *_SQLITE_UNAVAILABLE)
     )
 
@@ -148,7 +149,7 @@ def is_stale_plan(error: BaseException) -> bool:
 def reason_of(error: BaseException) -> str:
     """The driver's own words for what failed, without the statement and its values."""
     cause = getattr(error, "orig", None) or error
-    if isinstance(cause.__cause__, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+    if isinstance(cause.__cause__, DRIVER_FAILURES):
         cause = cause.__cause__
     return str(cause).strip() or ("no answer in time" if isinstance(cause, TimeoutError) else type(cause).__name__)
 

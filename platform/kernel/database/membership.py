@@ -18,12 +18,7 @@ def any_of(column: ColumnElement[Any] | InstrumentedAttribute[Any], values: Iter
     Use it instead of `column.in_(values)` where a caller chooses how many values there are. `in_` has one parameter
     for each: PostgreSQL takes 32,767 of them, and keeps a prepared statement for every number that occurs.
     """
-    return of_parameter(column, bindparam(None, list(values), type_=ListOf(column.type), unique=True))
-
-
-def of_parameter(column: ColumnElement[Any] | InstrumentedAttribute[Any], parameter: Any) -> ColumnElement[bool]:
-    """Return the condition that `column` has one of the values of a parameter with the type `ListOf(column.type)`."""
-    return _AnyOf(column, parameter)
+    return AnyOf(column, bindparam(None, list(values), type_=ListOf(column.type), unique=True))
 
 
 class ListOf(UserDefinedType[list[Any]]):
@@ -48,33 +43,25 @@ class ListOf(UserDefinedType[list[Any]]):
         return convert and (lambda values: [convert(value) for value in values or ()])
 
 
-class _AnyOf(FunctionElement[bool]):
+class AnyOf(FunctionElement[bool]):
+    """The condition that a column has one of the values of a parameter with the type `ListOf(column.type)`."""
+
     name = "any_of"
     inherit_cache = True
     type = Boolean()
 
 
-@compiles(_AnyOf, "postgresql")
-def _on_postgresql(element: _AnyOf, compiler: SQLCompiler, **options: Any) -> str:
-    column, values, stored = _parts(element, compiler, options)
-    if isinstance(stored, Integer):
-        values = f"string_to_array({values}, ',')::BIGINT[]"
-    return f"{column} = ANY ({values})"
-
-
-@compiles(_AnyOf, "sqlite")
-def _on_sqlite(element: _AnyOf, compiler: SQLCompiler, **options: Any) -> str:
-    column, values, stored = _parts(element, compiler, options)
+@compiles(AnyOf)
+def _compiled(element: AnyOf, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(clause, **options) for clause in element.clauses)
+    stored = _stored(next(iter(element.clauses)).type, compiler.dialect)
+    if compiler.dialect.name == "postgresql":
+        if isinstance(stored, Integer):
+            values = f"string_to_array({values}, ',')::BIGINT[]"
+        return f"{column} = ANY ({values})"
     if isinstance(stored, LargeBinary):
         column = f"hex({column})"  # JSON has no bytes
     return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608  # both are SQLAlchemy's own text
-
-
-def _parts(element: _AnyOf, compiler: SQLCompiler, options: dict[str, Any]) -> tuple[str, str, TypeEngine[Any]]:
-    """Return the text of the column and of the values, and the type that the database stores."""
-    column, values = element.clauses
-    texts = [compiler.process(clause, **options) for clause in (column, values)]
-    return texts[0], texts[1], _stored(column.type, compiler.dialect)
 
 
 def _stored(type_: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any]:

@@ -227,7 +227,7 @@ class History:
             self._make_folder()
             options = {"isolation_level": None, "timeout": self.config.migration_wait_seconds}
             engine = create_async_engine(self.placement.url, poolclass=NullPool, connect_args=options)
-            event.listen(engine.sync_engine, "begin", _begin_immediate)
+            event.listen(engine.sync_engine, "begin", lambda begun: begun.exec_driver_sql("BEGIN IMMEDIATE"))
             return engine
         session = {
             # In milliseconds. A statement that waits for a lock keeps everyone behind it waiting, too.
@@ -308,10 +308,6 @@ def _advice(error: BaseException, module: str) -> str:
     if code_of(getattr(error, "orig", None)) != "42P07" and "already exists" not in reason_of(error):
         return ""
     return f". If this module's tables were there before its migrations, run `kernel migrate {module} --stamp REVISION`"
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _escaped(path: Path) -> str:

@@ -33,9 +33,8 @@ class Placement:
     @classmethod
     def of(cls, module: str | None, config: DatabaseConfig, own: ModuleSettings | None, root: Path) -> "Placement":
         """Where `module` lives by the settings; without a module, the shared database itself."""
-        own_url = own.get_url() if own else None
-        if own is not None and own_url is not None:
-            url, read_url, direct_url = own_url, own.get_read_url() or own_url, own.get_direct_url() or own_url
+        if own is not None and (url := own.get_url()) is not None:
+            read_url, direct_url = own.get_read_url() or url, own.get_direct_url() or url
         else:
             url, read_url, direct_url = (
                 _file_of(module, one) for one in (config.get_url(), config.get_read_url(), config.get_direct_url())
@@ -57,28 +56,11 @@ def _absolute(url: URL, root: Path) -> URL:
     return url.set(database=str(root / str(url.database))) if is_file(url) else url
 
 
-class Sessions:
-    """Opens the sessions of one module. An extension may open others: see AsyncDBPool.sessions."""
-
-    def __init__(self, database: "Database") -> None:
-        self.database = database
-
-    def read(self) -> ReadSession:
-        """Return a session for reads."""
-        return ReadSession(self.database.reader, self.database.streaming)
-
-    def write(self) -> WriteSession:
-        """Return a session for one transaction."""
-        return WriteSession(self.database.writer)
-
-    async def run(self, statement: Runnable, params: Mapping[str, Any] | None) -> Rows:
-        """Return the rows of one statement that is a transaction of its own."""
-        async with self.database.transaction() as session:
-            return await session.rows(statement, params)
-
-
 class Database:
-    """One module's view of its database: it can name its own tables and no others."""
+    """One module's view of its database: it can name its own tables and no others.
+
+    An extension may open sessions of its own from a derived class, see AsyncDBPool.database_class.
+    """
 
     def __init__(self, pool: "AsyncDBPool", module: str | None) -> None:
         """Use the engines of the pool, or an extension's view of them."""
@@ -100,7 +82,14 @@ class Database:
         self.reader = own_reader.execution_options(**self._alone, **options)
         # PostgreSQL sends rows one by one in a transaction only; on SQLite that would keep the file from its writer.
         self.streaming = own_reader.execution_options(**options) if placement.schema else self.reader
-        self._sessions = pool.sessions(self)
+
+    def new_reader(self) -> ReadSession:
+        """Return a session for reads."""
+        return ReadSession(self.reader, self.streaming)
+
+    def new_writer(self) -> WriteSession:
+        """Return a session for one transaction."""
+        return WriteSession(self.writer)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
@@ -108,7 +97,7 @@ class Database:
 
         It takes a connection at its first statement, not before.
         """
-        session = self._sessions.write()
+        session = self.new_writer()
         session.values = self.values
         enter(session)
         try:
@@ -125,7 +114,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadSession]:
         """Open a session without a transaction: each statement sees what is committed when it runs."""
-        session = self._sessions.read()
+        session = self.new_reader()
         enter(session)
         try:
             yield session
@@ -135,7 +124,8 @@ class Database:
 
     async def run(self, statement: Runnable, params: Mapping[str, Any] | None = None) -> Rows:
         """Return the rows of one statement that is a transaction of its own."""
-        return await self._sessions.run(statement, params)
+        async with self.transaction() as session:
+            return await session.rows(statement, params)
 
     async def check(self) -> None:
         """Ask both databases for an answer, in no module's name.
@@ -207,9 +197,8 @@ class AsyncDBPool:
     ) -> None:
         self.config = config
         self.with_tables = with_tables
-        # The class of the pools, and of what opens sessions.
         self.pool_class: type[ConnectionPool] = ConnectionPool
-        self.sessions: type[Sessions] = Sessions
+        self.database_class: type[Database] = Database
         # Called with every new engine.
         self.on_engine: list[Callable[[AsyncEngine], None]] = []
         # Returns the engine through which a module (None: no module) uses a pool.
@@ -225,7 +214,7 @@ class AsyncDBPool:
     def database(self, module: str | None = None) -> Database:
         """Return the view of `module`; without one, of the shared database as it is."""
         if module not in self._databases:
-            self._databases[module] = Database(self, module)
+            self._databases[module] = self.database_class(self, module)
         return self._databases[module]
 
     @asynccontextmanager

@@ -45,18 +45,14 @@ async def connect_directly(url: URL, config: DatabaseConfig, variable: str) -> a
 
     Raises NoSession.
     """
-    place = place_of(url)
+    place, connection, is_session = place_of(url), None, False
     try:
         connection = await connect(url, config)
-    except FAILURES as error:
-        raise NoSession(f"the database {place} cannot be reached: {reason_of(error)}") from error
-    is_session = False
-    try:
         is_session = await is_own_session(connection, url, config)
     except FAILURES as error:
-        raise NoSession(f"the database {place} gave no answer: {reason_of(error)}") from error
+        raise NoSession(f"the database {place} cannot be reached: {reason_of(error)}") from error
     finally:
-        if not is_session:
+        if connection is not None and not is_session:
             connection.terminate()
     if not is_session:
         raise NoSession(

@@ -79,7 +79,7 @@ class SessionEngine(OptionEngine):
 class DatabaseSession(AsyncSession):
     """An AsyncSession of one module. After its end every use raises SessionClosed, and no connection is left with it.
 
-    An extension may open sessions of a derived class (see Sessions in kernel.database.pool).
+    An extension may open sessions of a derived class (see Database in kernel.database.pool).
     """
 
     # The session inside which this one was opened, by the same task or the task that started it.

@@ -5,7 +5,7 @@ from typing import Any
 from kernel.database import AsyncDBPool
 from kernel.ext.fast.access_log import access_log_for
 from kernel.ext.fast.endpoint import compile_endpoint
-from kernel.ext.fast.session import FastSessions
+from kernel.ext.fast.session import FastDatabase
 from kernel.ext.fast.settings import FastSettings
 from kernel.ext.fast.validation import bound_errors
 from kernel.extension import ApplicationBuilder, Extension
@@ -34,4 +34,4 @@ class Fast(Extension):
 
 def install(pool: AsyncDBPool) -> None:
     """Run statements of `pool` on the driver where possible. Call it before any engine exists."""
-    pool.sessions = FastSessions
+    pool.database_class = FastDatabase

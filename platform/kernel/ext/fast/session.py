@@ -13,9 +13,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.util import greenlet_spawn
 
-from kernel.database import BaseRepository, Database
+from kernel.database import AsyncDBPool, BaseRepository, Database
 from kernel.database.errors import ConcurrentUse, DatabaseUnavailable, SessionClosed, StalePlan, TransactionAborted
-from kernel.database.pool import Sessions
 from kernel.database.runner import Rows, StatementRunner
 from kernel.database.session import DatabaseSession, ReadSession, Runnable, WriteSession
 from kernel.database.statements import ID, Model
@@ -30,31 +29,31 @@ _MADE_LATE = frozenset({"sync_session", "_proxied", "_async_bind", "_async_binds
 Result = TypeVar("Result")
 
 
-class FastSessions(Sessions):
+class FastDatabase(Database):
     """Opens sessions that run statements on the driver where possible."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
+    def __init__(self, pool: AsyncDBPool, module: str | None) -> None:
+        super().__init__(pool, module)
         # A pooler in transaction mode keeps both steps of a statement on one server connection only in a transaction.
-        is_possible = not database.pooled_by_transaction
-        on_postgresql = database.writer.dialect.name == "postgresql"
-        is_bounded = isinstance(database.reader.sync_engine.pool, BoundedPool)
-        self._reads = DriverExecutor(database.reader.sync_engine) if is_possible and is_bounded else None
+        is_possible = not self.pooled_by_transaction
+        on_postgresql = self.writer.dialect.name == "postgresql"
+        is_bounded = isinstance(self.reader.sync_engine.pool, BoundedPool)
+        self._reads = DriverExecutor(self.reader.sync_engine) if is_possible and is_bounded else None
         # On SQLite only SQLAlchemy runs transactions: waiting for the file takes longer than the driver would save.
-        self._writes = DriverExecutor(database.writer.sync_engine) if is_possible and on_postgresql else None
+        self._writes = DriverExecutor(self.writer.sync_engine) if is_possible and on_postgresql else None
 
-    def read(self) -> ReadSession:
+    def new_reader(self) -> ReadSession:
         if self._reads is None:
-            return super().read()
-        return FastReadSession(self.database.reader, self._reads, self.database.streaming)
+            return super().new_reader()
+        return FastReadSession(self.reader, self._reads, self.streaming)
 
-    def write(self) -> WriteSession:
-        return super().write() if self._writes is None else FastWriteSession(self.database.writer, self._writes)
+    def new_writer(self) -> WriteSession:
+        return super().new_writer() if self._writes is None else FastWriteSession(self.writer, self._writes)
 
-    async def run(self, statement: Runnable, params: Mapping[str, Any] | None) -> Rows:
+    async def run(self, statement: Runnable, params: Mapping[str, Any] | None = None) -> Rows:
         """Return the rows of one statement: on PostgreSQL in a single round trip."""
         if self._writes is not None:
-            session = FastReadSession(self.database.writer, self._writes)
+            session = FastReadSession(self.writer, self._writes)
             if (rows := await session.fetch(statement, params)) is not None:
                 return rows
         return await super().run(statement, params)

@@ -12,7 +12,7 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.dml import ReturningDelete
 from sqlalchemy.util import LRUCache
 
-from kernel.database.membership import ListOf, of_parameter
+from kernel.database.membership import AnyOf, ListOf
 from kernel.database.statements import ID, Condition, Model, columns_of, primary_key_of, version_of
 
 # A parameter with a name that no column has.
@@ -48,7 +48,7 @@ def _row(model: Model, only: Condition, *, of_version: bool) -> list[ColumnEleme
     key, version = primary_key_of(model), version_of(model)
     conditions = [key == bindparam(ID, type_=key.type)] + ([] if only is None else [only])
     if of_version and version is not None:
-        conditions.append(of_parameter(version, bindparam(VERSIONS, type_=ListOf(version.type))))
+        conditions.append(AnyOf(version, bindparam(VERSIONS, type_=ListOf(version.type))))
     return conditions
 
 
