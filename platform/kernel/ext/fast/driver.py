@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import asyncpg
-from sqlalchemy import BindParameter
+from sqlalchemy import BindParameter, TextClause
 from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -58,11 +58,11 @@ class Statement:
             (compiled._within_exec_param_key_getter(column), default) for column, default in filled
         ]
         self._results: list[tuple[int, Convert]] | None = None
-        # Whether the text is the same for all values (IN has as many parameters as values), and no default needs a
-        # cursor.
-        self.runs_on_driver = not (compiled.post_compile_params or compiled.literal_execute_params) and all(
-            default.is_scalar or _is_plain(default) for _, default in self._defaults
-        )
+        # Whether the text is the same for all values (IN has as many parameters as values), SQLAlchemy knows the
+        # columns of the result (those of text() it learns from a cursor), and no default needs a cursor.
+        varies = compiled.post_compile_params or compiled.literal_execute_params
+        is_known = not varies and not isinstance(compiled.statement, TextClause)
+        self.runs_on_driver = is_known and all(default.is_scalar or _is_plain(default) for _, default in self._defaults)
 
     def arguments(self, params: Mapping[str, Any] | None, values: Values | None, collected: Any) -> list[Any]:
         """Return the values of the text's parameters in their order, converted for the driver."""
