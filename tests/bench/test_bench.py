@@ -131,7 +131,7 @@ def test_a_recipe_survives_json_with_all_its_bytes() -> None:
     assert png() in copy.request(0)[3]
 
 
-def test_no_request_of_a_turn_deletes_a_row_that_is_gone() -> None:
+def test_no_request_of_a_turn_deletes_a_deleted_row() -> None:
     scenario = SCENARIOS["delete"]
     recipe = recipe_for(scenario, 500)
     targets = {recipe.request(number)[1] for number in range(500)}
@@ -256,7 +256,7 @@ def test_the_report_shows_ratios_and_targets() -> None:
     assert "| read one | requests/s / control | ≥ 3.5 | 3.40 | **missed** |" in lines
 
 
-def test_a_load_with_errors_is_no_success() -> None:
+def test_a_load_with_errors_does_not_count_as_a_success() -> None:
     results = Results(MACHINE, OPTIONS)
     results.loads = [load("control", 0, 1000), load("ours", 0, 9000, failed=3)]
     assert "**errors 3 of 1000**" in results.markdown()

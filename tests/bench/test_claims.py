@@ -44,7 +44,7 @@ def test_the_file_for_programs_has_the_findings_and_what_they_depend_on(tmp_path
 @pytest.mark.parametrize(
     ("fulfilled", "expected"), [((True, True), "yes"), ((True, False), "partly"), ((False, False), "no")]
 )
-def test_a_claim_of_several_parts_holds_partly_if_only_some_do(fulfilled: tuple[bool, ...], expected: str) -> None:
+def test_a_claim_holds_partly_if_only_some_of_its_parts_hold(fulfilled: tuple[bool, ...], expected: str) -> None:
     assert verdict(*fulfilled) == expected
 
 
@@ -99,7 +99,7 @@ def test_an_answer_counts_when_it_is_complete(answer: bytes, status: int | None)
 
 
 @pytest.mark.integration
-async def test_callers_keep_their_connections_and_count_what_they_get() -> None:
+async def test_clients_keep_their_connections_and_count_their_responses() -> None:
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -26,7 +26,7 @@ def handlers(project: Path, module: str) -> list[str]:
     return [node.name for node in tree.body if isinstance(node, ast.AsyncFunctionDef)]
 
 
-def test_a_project_has_as_many_modules_and_routes_as_asked_for(tmp_path: Path) -> None:
+def test_a_project_has_the_requested_number_of_modules_and_routes(tmp_path: Path) -> None:
     project = write_project(tmp_path, modules=3, routes=10)
     names = sorted(folder.name for folder in (project / "modules").iterdir() if folder.is_dir())
     assert names == ["feature_000", "feature_001", "feature_002"]
@@ -74,7 +74,7 @@ async def test_a_project_of_three_modules_starts_and_answers(tmp_path: Path) -> 
                 assert (await client.get(item)).status_code == 404
 
 
-async def test_its_migration_makes_the_tables_of_its_models(tmp_path: Path) -> None:
+async def test_the_migration_of_a_module_creates_the_tables_of_its_models(tmp_path: Path) -> None:
     project = write_project(tmp_path, modules=1, routes=1)
     with imported_alone():
         app = create_app(settings_for(project, {"DATABASE_URL": f"sqlite:///{tmp_path / 'data'}"}))

@@ -120,9 +120,7 @@ def test_every_pod_has_the_secret_where_the_settings_look(pods: dict[str, dict[s
             assert mount == {"name": volume, "mountPath": DEFAULT_SECRETS_DIR, "readOnly": True}, name
 
 
-def test_the_login_that_serves_is_the_one_that_the_roles_are_given_to(
-    manifests: list[dict[str, Any]], pods: dict[str, dict[str, Any]]
-) -> None:
+def test_the_login_that_serves_gets_the_roles(manifests: list[dict[str, Any]], pods: dict[str, dict[str, Any]]) -> None:
     secrets = {one["metadata"]["name"]: one["stringData"] for one in manifests if one["kind"] == "Secret"}
     serving, migrating = (make_url(secrets[name]["DATABASE_URL"]) for name in ("application", "migrate"))
     [roles] = pods["migrate"]["initContainers"]
@@ -171,7 +169,7 @@ def test_only_named_sources_reach_a_pod(policy: dict[str, Any]) -> None:
             assert all(selector.get("matchLabels") for selector in peer.values())
 
 
-def test_a_pod_reaches_what_it_needs_and_never_the_metadata_service(policy: dict[str, Any]) -> None:
+def test_a_pod_reaches_the_services_that_it_needs_but_not_the_metadata_service(policy: dict[str, Any]) -> None:
     for rule in policy["egress"]:
         ports = {port["port"] for port in rule["ports"]}
         # Rules for all addresses allow only the ports of a database and of Redis.

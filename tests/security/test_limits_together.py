@@ -123,7 +123,7 @@ async def test_a_redis_that_hangs_costs_one_timeout_and_limits_still_hold(tmp_pa
     assert said(tmp_path, "does not answer") == said(tmp_path, "answers again") == 1
 
 
-async def test_a_redis_that_dies_and_comes_back_is_used_again(tmp_path: Path, redis: Redis) -> None:
+async def test_a_redis_that_restarts_is_used_again(tmp_path: Path, redis: Redis) -> None:
     with serving(tmp_path, STORE_URL=redis.url) as url:
         await until_there(url)
         assert statuses(await ask(url, 5)) == {200: 5}

@@ -37,7 +37,7 @@ def test_a_migration_is_written_applied_and_compared(shop: Path) -> None:
     assert run(shop, "migrate", "--check").returncode == 0
 
 
-def test_without_the_extension_a_check_says_that_models_were_not_compared(shop: Path) -> None:
+def test_without_the_extension_a_check_reports_that_models_were_not_compared(shop: Path) -> None:
     project = shop / "pyproject.toml"
     project.write_text(f"{project.read_text() if project.exists() else ''}\n{WITHOUT}")
     missing = run(shop, "migrate", "--check")

@@ -139,7 +139,7 @@ UNSEEN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", UNSEEN)
-def test_what_cannot_be_checked_is_a_finding_and_exits_with_2(copy: Path, case: str) -> None:
+def test_a_failed_check_is_a_finding_and_exits_with_2(copy: Path, case: str) -> None:
     with applied(copy, UNSEEN[case]):
         done = check(copy)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -255,7 +255,7 @@ def test_the_ledger_accepts_the_current_findings_only(copy: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_could_not_be_checked_is_never_accepted(copy: Path) -> None:
+def test_a_failed_check_cannot_be_accepted(copy: Path) -> None:
     with applied(copy, edit("", "modules/left/service.py", "def broken(:")):
         assert check(copy, "--baseline").returncode == 2
         assert check(copy).returncode == 2

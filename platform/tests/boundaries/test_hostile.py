@@ -88,7 +88,7 @@ def test_a_valid_migration_is_not_refused(found: set[str], number: int) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(UNREADABLE)))
-def test_the_documentation_lists_what_the_checks_cannot_read(found: set[str], number: int) -> None:
+def test_the_documentation_lists_the_code_that_the_checks_cannot_read(found: set[str], number: int) -> None:
     assert f"modules/left/repository/unreadable_{number}.py" not in found
     page = (Path(__file__).parents[3] / "docs/boundaries-data.md").read_text()
     assert list(UNREADABLE)[number] in " ".join(page.split())

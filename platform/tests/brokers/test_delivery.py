@@ -94,7 +94,7 @@ async def test_each_group_gets_each_message_and_its_processes_share_them(new_bro
     assert len(second)
 
 
-async def test_a_message_waits_for_the_first_group_that_wants_it(new_broker: NewBroker) -> None:
+async def test_a_message_waits_for_the_first_group_that_subscribes(new_broker: NewBroker) -> None:
     publisher = new_broker()
     await publisher.start()
     await publisher.send(b"early", NAME, "1")

@@ -54,7 +54,7 @@ async def test_a_read_of_a_known_version_has_no_body(
 
 
 @pytest.mark.parametrize(("known", "status"), [("*", 412), ('"3"', 200)])
-async def test_a_change_of_what_should_not_exist_is_refused(
+async def test_a_change_that_requires_a_missing_resource_is_refused(
     client: httpx2.AsyncClient, known: str, status: int
 ) -> None:
     assert (await client.put(BASE, headers={"If-None-Match": known})).status_code == status

@@ -188,7 +188,7 @@ def test_a_password_file_counts_as_a_password_in_production(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "DATABASE_READ_URL", "EVENTS_DATABASE_URL"])
 @pytest.mark.parametrize("seconds", ["0", "soon"])
-def test_a_timeout_that_is_none_is_a_settings_error(tmp_path: Path, variable: str, seconds: str) -> None:
+def test_an_invalid_timeout_is_a_settings_error(tmp_path: Path, variable: str, seconds: str) -> None:
     message = fault(tmp_path, **{variable: f"{_BASE}?connect_timeout={seconds}"})
     assert f"- {variable}: has a connect_timeout that is not a number of seconds above 0" in message
     assert "correct-horse" not in message

@@ -136,7 +136,7 @@ async def test_proxies_of_the_environment_are_ignored(
             assert (await opened.get_client().get(secure.url)).status_code == 200
 
 
-async def test_a_redirect_is_followed_only_when_asked(pool: Callable[..., HttpxRestClientPool]) -> None:
+async def test_a_redirect_is_followed_only_on_request(pool: Callable[..., HttpxRestClientPool]) -> None:
     async def handler(call: Call) -> Reply:
         return Reply(302, {"location": "/new"}) if call.path == "/old" else Reply()
 

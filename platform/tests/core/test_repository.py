@@ -179,7 +179,7 @@ async def test_ties_are_broken_by_key(users: UserRepository) -> None:
     assert [user.id for user in listed] == [1, 2, 3, 4]
 
 
-async def test_rows_come_in_the_order_that_is_asked_for(users: UserRepository) -> None:
+async def test_rows_have_the_requested_order(users: UserRepository) -> None:
     await users.create_many([{"email": str(number), "name": f"n{number}"} for number in range(4)])
     assert [user.id for user in await users.get_all(2, 1, User.name.desc())] == [3, 2]
 

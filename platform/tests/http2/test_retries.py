@@ -18,7 +18,7 @@ from tests.http_resilience.test_limits import (  # noqa: F401  # pytest runs the
 )
 from tests.http_resilience.test_retries import (  # noqa: F401  # as above
     test_a_slow_failed_response_does_not_delay_the_next_try,
-    test_both_protocols_are_retried_alike,
+    test_both_protocols_are_retried_equally,
 )
 
 pytestmark = pytest.mark.integration

@@ -89,7 +89,9 @@ async def test_an_answer_that_is_too_large_when_decompressed_is_not_kept_in_memo
         assert most < 20_000_000
 
 
-async def test_an_answer_that_fits_when_decompressed_is_read_whole(pool: Callable[..., HttpxRestClientPool]) -> None:
+async def test_a_response_below_the_limit_after_decompression_is_read_completely(
+    pool: Callable[..., HttpxRestClientPool],
+) -> None:
     async def handler(_call: Call) -> Reply:
         return Reply(200, {"content-encoding": "gzip"}, gzip.compress(b"x" * 1000))
 

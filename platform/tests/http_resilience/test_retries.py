@@ -83,7 +83,7 @@ async def test_a_response_that_a_retry_would_not_change_is_returned_at_once(
 
 
 @pytest.mark.parametrize("failure", [Reply(503), Drop()], ids=shown)
-async def test_both_protocols_are_retried_alike(
+async def test_both_protocols_are_retried_equally(
     pool: Callable[..., HttpxRestClientPool],
     tls_server: Callable[[Handler], HttpServer],
     failure: Reply | Drop,

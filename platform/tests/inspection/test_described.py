@@ -9,7 +9,7 @@ from kernel.settings import ModuleSettings, Settings, Sources
 from tests.core.test_settings import PRODUCTION, SECRET, load, write
 
 
-def test_settings_say_where_they_came_from_and_mask_secrets(tmp_path: Path) -> None:
+def test_the_command_settings_lists_sources_and_masks_secrets(tmp_path: Path) -> None:
     write(tmp_path, "env_files/.env", "LOG_LEVEL=INFO")
     shown = {one.name: one for one in describe(load(tmp_path, PRODUCTION))}
     assert (shown["LOG_LEVEL"].value, shown["LOG_LEVEL"].origin) == ("INFO", "env_files/.env")

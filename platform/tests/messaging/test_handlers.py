@@ -73,13 +73,13 @@ def _with_count(old: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("parses", ["true", "false"])
-def test_a_strict_message_reads_what_an_upcast_makes_of_json(parses: str) -> None:
+def test_a_strict_message_reads_the_json_of_an_upcast(parses: str) -> None:
     stored = f'{{"at": "2030-01-01T20:00:00Z", "parses": {parses}}}'
     assert Timed.from_stored(1, stored) == Timed(at=datetime(2030, 1, 1, 20, tzinfo=UTC), count=1)
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", True, 1.5])
-def test_a_version_that_is_no_whole_number_from_1_is_refused(version: Any) -> None:
+def test_a_version_must_be_a_positive_integer(version: Any) -> None:
     with pytest.raises(TypeError, match="must be a whole number from 1"):
 
         class Lost(Message, version=version):
@@ -98,7 +98,7 @@ def test_an_upcast_from_an_unknown_version_is_refused() -> None:
         upcast(Renamed, from_version=2)
 
 
-def test_a_key_that_is_no_field_is_refused() -> None:
+def test_a_key_that_is_not_a_field_is_refused() -> None:
     with pytest.raises(TypeError, match="has no field nobody"):
 
         class Lost(Message, key="nobody"):

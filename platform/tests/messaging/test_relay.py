@@ -182,7 +182,7 @@ async def cancel(message: OrderPlaced) -> None:
         assert await until(abandoned) == ["CancelledError: "]
 
 
-async def test_a_handler_that_takes_too_long_says_which_setting_ended_it(tmp_path: Path, empty_url: str) -> None:
+async def test_the_error_of_a_slow_handler_names_the_setting_that_ended_it(tmp_path: Path, empty_url: str) -> None:
     settings = {"MAIL_DELAY_SECONDS": "5", "MESSAGING_HANDLER_TIMEOUT_SECONDS": "0.2", "MESSAGING_MAX_ATTEMPTS": "1"}
     async with running_shop(tmp_path, empty_url, **settings) as (app, client):
         await client.post(URL, json={"number": 1})

@@ -68,7 +68,7 @@ class Newer(Message, version=2):
         (None, "PriceChanged: is not provided"),
     ],
 )
-async def test_a_subscriber_must_be_able_to_read_what_the_other_process_publishes(
+async def test_a_subscriber_must_be_able_to_read_the_messages_of_the_other_process(
     tmp_path: Path, published: type[Message] | None, said: str | None
 ) -> None:
     def change(descriptions: dict[str, Any]) -> None:

@@ -248,7 +248,7 @@ async def test_without_a_key_every_call_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("given", "status"), [({}, 200), ({"INTERNAL_SECRET": SECRET}, 401)])
-async def test_in_local_it_is_open_only_while_no_key_is_given(
+async def test_in_local_calls_are_unsigned_only_while_no_key_is_set(
     tmp_path: Path, given: dict[str, str], status: int
 ) -> None:
     local = {"ENVIRONMENT": "local", "INTERNAL_SECRET": ""} | given

@@ -53,7 +53,7 @@ def about_thing(said: str | None) -> str | None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=shown)
-def test_pydantic_reads_and_refuses_as_the_table_says(case: Case) -> None:
+def test_pydantic_reads_and_refuses_as_in_the_table(case: Case) -> None:
     sender, reader = TypeAdapter(case.sent), TypeAdapter(case.read)
     sent = sender.dump_json(sender.validate_json(case.witness), by_alias=True)
     if case.said is None or case.is_cautious:
@@ -144,7 +144,7 @@ def test_a_field_of_an_argument_is_removed_or_added(mine: Any, theirs: Any, effe
     assert (found.effect, found.reason) == (effect, said)
 
 
-def test_a_value_that_is_no_longer_sent_is_no_loss() -> None:
+def test_a_value_that_is_no_longer_sent_is_no_breaking_difference() -> None:
     found = differences("Prices", described(int, RedOrBlue), described(int, Red))
     assert [one.effect for one in found] == [Effect.ADDED]
 
@@ -201,7 +201,7 @@ def test_positions_of_arguments_matter_only_to_callers_in_the_same_code_base() -
 
 
 @pytest.mark.parametrize("version", [0, -1, "2", True, 1.5])
-def test_a_version_of_a_contract_that_is_no_whole_number_from_1_is_refused(version: Any) -> None:
+def test_a_version_of_a_contract_must_be_a_positive_integer(version: Any) -> None:
     with pytest.raises(TypeError, match="must be a whole number from 1"):
         described(int, int, version=version)
 

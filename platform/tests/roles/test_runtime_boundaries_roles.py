@@ -320,7 +320,7 @@ def roles_at(url: URL) -> list[Role]:
     return [Role(f"{url.database}.{name}", name, url, name, url) for name in MODULES]
 
 
-async def test_an_ordinary_user_who_may_create_roles_can_apply_and_take_them(
+async def test_an_ordinary_user_with_createrole_can_apply_and_take_the_roles(
     logins: tuple[URL, URL], extend: Extend
 ) -> None:
     migrating, serving = logins

@@ -82,7 +82,7 @@ def test_a_request_in_an_unknown_coding_is_refused_without_effect(served: Served
     assert {answer[:13] for answer in answers} == {b"HTTP/1.1 400 "}
 
 
-def test_a_trailer_is_no_header(served: Served) -> None:
+def test_a_trailer_does_not_count_as_a_header(served: Served) -> None:
     trailer = b"X-Request-ID: from-the-trailer\r\n\r\n"
     said = exchange(
         served,

@@ -155,7 +155,7 @@ async def test_a_server_without_denial_responses_gets_a_close(running: tuple[App
 
 
 @pytest.mark.parametrize(("router", "is_found"), [(PLAIN, False), (PLAIN + NESTED, True), (PLAIN + MOUNTED, True)])
-def test_a_server_is_told_whether_a_route_may_answer(tmp_path: Path, router: str, is_found: bool) -> None:
+def test_a_server_learns_whether_a_route_may_answer_a_websocket(tmp_path: Path, router: str, is_found: bool) -> None:
     with imported_alone():
         app = create_app(settings_for(write_project(tmp_path, {"talk/router.py": router}), {}))
     sockets = app.kernel.builder.websockets

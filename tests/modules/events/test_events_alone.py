@@ -58,7 +58,7 @@ async def test_events_without_an_image_do_not_call_images(client: httpx2.AsyncCl
 
 @pytest.mark.integration
 @pytest.mark.boots("events", dependencies="direct")
-async def test_with_its_direct_dependencies_it_asks_the_real_images(
+async def test_with_direct_dependencies_events_calls_the_real_images(
     application: Application, client: httpx2.AsyncClient, fakes: Fakes
 ) -> None:
     from tests.modules.images.pictures import picture  # noqa: PLC0415  # the others here can do without images

@@ -47,7 +47,7 @@ async def test_a_created_event_can_be_read_at_its_location(client: httpx2.AsyncC
     assert read.headers["etag"] == answer.headers["etag"] == '"1"'
 
 
-async def test_a_replacement_sets_what_is_left_out_to_its_default(client: httpx2.AsyncClient) -> None:
+async def test_a_replacement_sets_omitted_fields_to_their_defaults(client: httpx2.AsyncClient) -> None:
     event = await create(client, description="Loud")
     answer = await client.put(f"{URL_}/{event['id']}", json=CONCERT | {"title": "Play"})
     assert answer.status_code == 200
@@ -56,7 +56,7 @@ async def test_a_replacement_sets_what_is_left_out_to_its_default(client: httpx2
     assert answer.json()["updated_at"] > event["updated_at"]
 
 
-async def test_a_patch_changes_only_what_it_names(client: httpx2.AsyncClient) -> None:
+async def test_a_patch_changes_only_the_given_fields_of_an_event(client: httpx2.AsyncClient) -> None:
     event = await create(client, description="Loud")
     answer = await client.patch(f"{URL_}/{event['id']}", json={"location": "Paris"})
     assert answer.json() == event | {

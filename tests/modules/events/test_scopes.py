@@ -15,7 +15,7 @@ class TestBothWays:
     def variables(self, variables: dict[str, str], compiled: str) -> dict[str, str]:
         return {"APPLICATION_COMPILED_ENDPOINTS": compiled}
 
-    async def test_a_policy_holds(self, client: httpx2.AsyncClient, callers: Callers) -> None:
+    async def test_a_policy_applies(self, client: httpx2.AsyncClient, callers: Callers) -> None:
         reader = callers.headers("alice", "events:read")
         event = {"title": "Play", "date": "2030-05-01", "time": "20:00:00"}
         assert (await client.get("/api/v1/events")).status_code == 401

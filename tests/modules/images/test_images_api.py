@@ -152,7 +152,7 @@ async def test_a_deleted_image_is_not_found_and_its_bytes_are_deleted(
         (b"\xff\xd8\xff" + b"x" * 100, 422),
     ],
 )
-async def test_a_file_that_is_no_picture_is_refused_and_not_stored(
+async def test_a_file_that_is_not_a_picture_is_refused_and_not_stored(
     client: httpx2.AsyncClient, settings: Settings, data: bytes, status: int
 ) -> None:
     answer = await client.post(URL, files={"file": ("x.png", data, "image/png")})
