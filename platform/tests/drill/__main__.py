@@ -42,7 +42,7 @@ def drill(name: str, folder: Path, *, core_tests: bool, quick: bool, workers: in
     copy = Copy(folder / f"without-{name}", frozenset(with_dependents(extensions() if name == ALL else [name])))
     result = Result(name, copy.removed)
     copy.make()
-    start(copy, result)
+    start(copy, result, migrates=not quick)
     if result.starts:
         tier = "not slow and not integration" if quick else "not slow"
         run_tests(copy, result, "notes", "tests/notes", "-m", tier)
@@ -50,17 +50,20 @@ def drill(name: str, folder: Path, *, core_tests: bool, quick: bool, workers: in
             spread = ("-n", str(workers), "--maxschedchunk", "10")
             run_tests(copy, result, "core", "platform/tests/core", "-m", tier, *spread)
     result.seconds = time.monotonic() - began
+    outcome = "failed" if result.failures else "passed"
+    sys.stderr.write(f"without {name}: {outcome} after {result.seconds:.0f} s\n")
     return result
 
 
-def start(copy: Copy, result: Result) -> None:
-    """Start and check the copy, and record the first failure."""
+def start(copy: Copy, result: Result, *, migrates: bool = True) -> None:
+    """Start and check the copy, and record the first failure. The start applies the migrations, too."""
     lists = (",".join(sorted(names)) for names in (copy.present, copy.removed, copy.registered))
     script = HERE / "start.py"
     commands: list[tuple[str | Path, ...]] = [
         (copy.python, script, copy.folder, copy.folder / "data", *lists),
-        (copy.python.with_name("kernel"), "migrate"),
     ]
+    if migrates:
+        commands.append((copy.python.with_name("kernel"), "migrate"))
     if "boundaries" in copy.present:
         commands.append((copy.python.with_name("kernel"), "owners", "--write"))
         commands.append((copy.python.with_name("kernel"), "check"))
