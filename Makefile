@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--quiet --custom-compile-command "make lock"
 # The extras of platform-kernel that the application uses, and those for development (all brokers, all checks).
-RUNTIME := --extra api_docs --extra http2 --extra rate_limit --extra server --extra store --extra telemetry --extra websockets
+RUNTIME := --extra api_docs --extra bearer_tokens --extra http2 --extra rate_limit --extra remote --extra server --extra store --extra telemetry --extra websockets
 DEV := --extra all --extra boundaries --extra testing --group dev
 export UV_PYTHON := $(BIN)/python
 export UV_NO_CONFIG := 1

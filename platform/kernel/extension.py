@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
 
     from kernel.application import Application
-    from kernel.auth.bearer import TrustedKey
+    from kernel.auth.principal import Authentication
     from kernel.database import AsyncDBPool
     from kernel.database.migrations import TableInspector
     from kernel.gauges import GaugeSource
@@ -127,8 +127,8 @@ class ApplicationBuilder:
     access_log: "AccessLog | None" = None
     # None: a WebSocket route stops the start, and a handshake is refused.
     websockets: WebSocketServer | None = None
-    # Finds the keys of bearer tokens that are not the issuer's, by the tokens' `kid`.
-    token_keys: "dict[str, Callable[[], TrustedKey]]" = field(default_factory=dict)
+    # Identifies callers. None: every caller is the developer, and the start is refused if AUTH_ENABLED is on.
+    authentication: "Authentication | None" = None
     # Each completes the OpenAPI document.
     openapi_steps: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
     # Options of the FastAPI application.

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import structlog
 from fastapi import Depends
 
-from kernel.auth.bearer import BearerTokens
-from kernel.auth.principal import Authentication
+from kernel.auth.principal import Authentication, DeveloperOnly
 from kernel.database import AsyncDBPool, DatabaseUnavailable
 from kernel.database.errors import MigrationError, PoolExhausted
 from kernel.database.revisions import is_at_head
@@ -21,7 +20,7 @@ from kernel.modules.contracts import CallRule, Contract, local_client
 from kernel.modules.discovery import DiscoveredModule, discover
 from kernel.modules.manifest import ModuleContext
 from kernel.running import RUNNING
-from kernel.settings import Settings, SettingsError
+from kernel.settings import Fault, Settings, SettingsError
 from kernel.web.context import CurrentContext
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Kernel:
         for extension in self.extensions:
             self.builder.provide(extension)
             extension.configure(self.builder)
-        self.authentication: Authentication = BearerTokens(settings.auth, self.http, self.builder.token_keys)
+        self.authentication: Authentication = self.builder.authentication or DeveloperOnly()
         self.contexts = {module.name: self._context(module, rule) for module in modules}
         self.contracts: dict[type[Contract], Contract] = {
             **self.builder.contracts,
@@ -121,6 +120,9 @@ class Kernel:
     def _refuse(self) -> None:
         """Raise SettingsError with all that extensions have against the start."""
         faults = [fault for extension in self.extensions for fault in extension.check_start(self)]
+        if self.settings.auth.enabled and isinstance(self.authentication, DeveloperOnly):
+            problem = "is on, and no extension in use authenticates callers: install one, for instance bearer_tokens"
+            faults.append(Fault("AUTH_ENABLED", problem))
         if faults:
             raise SettingsError(faults)
 

@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from kernel.auth import jwks as keys
+from kernel.ext.bearer_tokens import jwks as keys
 from kernel.testing import booted
 from tests.core.https_server import Drop, Hang, Reply
 from tests.core.waiting import until

@@ -1,1 +1,1 @@
-"""Authentication and authorisation: principals, policies, bearer tokens."""
+"""Authentication and authorisation: principals and policies."""

@@ -10,8 +10,7 @@ from fastapi.security.base import SecurityBase
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
-from kernel.auth.bearer import unauthorized
-from kernel.auth.principal import Principal, principal_of
+from kernel.auth.principal import Principal, principal_of, unauthorized
 from kernel.web.context import Session
 from kernel.web.problems import Forbidden
 from kernel.web.routes import methods_of, paths_of, routes_of

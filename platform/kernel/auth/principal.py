@@ -6,6 +6,7 @@ from typing import Protocol
 from starlette.requests import HTTPConnection
 
 from kernel.web.context import request_context
+from kernel.web.problems import Unauthorized
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class Principal:
         return f"{self.issuer}|{self.subject}"
 
 
+DEVELOPER = Principal("developer", frozenset({"*"}))
+
+
 class Authentication(Protocol):
     """Identifies the caller of a request."""
 
@@ -48,3 +52,17 @@ async def principal_of(connection: HTTPConnection) -> Principal | None:
         context.principal = await context.kernel.authentication.identify(connection)
         context.is_identified = True
     return context.principal
+
+
+class DeveloperOnly:
+    """Implements Authentication without credentials: every caller is the developer."""
+
+    async def identify(self, connection: HTTPConnection) -> Principal:
+        """Return the developer."""
+        return DEVELOPER
+
+
+def unauthorized(error: str | None, detail: str) -> Unauthorized:
+    """Return a 401 with the challenge of RFC 6750, section 3. `error` is None if no token was sent."""
+    challenge = 'Bearer realm="api"' + (f', error="{error}"' if error else "")
+    return Unauthorized(detail, headers={"WWW-Authenticate": challenge})

@@ -11,10 +11,10 @@ import pydantic_settings
 from pydantic import ValidationError
 
 from kernel.extension import Extension, installed, load_extensions
-from kernel.settings.auth import AuthSettings
 from kernel.settings.database import DatabaseConfig, ModuleAddress, ModuleSettings
 from kernel.settings.groups import (
     ApplicationSettings,
+    AuthSettings,
     CorsSettings,
     HttpClientSettings,
     LogSettings,

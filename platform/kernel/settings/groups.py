@@ -209,3 +209,20 @@ class ServerSettings(SettingsGroup):
         if value and info.data.get("environment") is not Environment.LOCAL:
             raise ValueError("must be off outside local")
         return value
+
+
+class AuthSettings(SettingsGroup):
+    """Whether callers are authenticated. An extension that authenticates them has more with this prefix."""
+
+    model_config = SettingsConfigDict(env_prefix="AUTH_")
+
+    # If off, a caller without credentials is a developer with all scopes.
+    enabled: bool = Field(default_factory=lambda data: data.get("environment") is not Environment.LOCAL)
+
+    @field_validator("enabled")
+    @classmethod
+    def _is_on_in_production(cls, value: bool, info: Any) -> bool:
+        environment = info.data.get("environment")
+        if not value and environment in {Environment.UAT, Environment.PROD}:
+            raise ValueError(f"must not be off in {environment}: every caller would have all scopes")
+        return value

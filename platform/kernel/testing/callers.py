@@ -3,8 +3,7 @@
 from starlette.requests import HTTPConnection
 
 from kernel.application import Application
-from kernel.auth.bearer import unauthorized
-from kernel.auth.principal import Principal
+from kernel.auth.principal import Principal, unauthorized
 
 
 class Callers:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from kernel.application import create_app
-from kernel.extension import Extension
+from kernel.extension import Extension, installed
 from kernel.runtime import Kernel
 from kernel.testing import query, settings_for
 from tests.core.project import MANIFEST, MODELS, imported_alone, running_project, write_migration, write_project
@@ -258,6 +258,8 @@ async def test_cors_allows_listed_origins_only(root: Path) -> None:
 
 
 async def test_production_shows_no_docs(tmp_path: Path) -> None:
+    verifies_tokens = "bearer_tokens" in installed().extensions
+    issuer = {"AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "api"} if verifies_tokens else {}
     with imported_alone():
         write_project(tmp_path, {"plain/module.py": MANIFEST})
         app = create_app(
@@ -266,8 +268,7 @@ async def test_production_shows_no_docs(tmp_path: Path) -> None:
                 {
                     "ENVIRONMENT": "prod",
                     "DATABASE_URL": "postgresql://u:pw-1@h/d",
-                    "AUTH_ISSUER": "https://id.example",
-                    "AUTH_AUDIENCE": "api",
+                    **issuer,
                 },
             )
         )

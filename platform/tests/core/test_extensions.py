@@ -8,6 +8,7 @@ import pytest
 from kernel.application import create_app
 from kernel.errors import ProjectError
 from kernel.extension import installed, load_extensions
+from kernel.settings import CORE_GROUPS
 from kernel.testing import project_for
 from tests.core.installing import KERNEL, SAMPLES, declare, run_with
 from tests.core.project import MANIFEST, imported_alone, write_project
@@ -136,10 +137,11 @@ def test_a_setting_of_an_extension_that_is_off_stops_the_start(project: Path) ->
 
 
 def test_the_distribution_names_the_variables_of_each_extension() -> None:
+    of_core = {group.variable(field) for group in CORE_GROUPS.values() for field in group.model_fields}
     for kind in installed().extensions.values():
         starts = tuple(start for start, name in installed().variables.items() if name == kind.name)
         for group in kind.settings if kind.__module__.startswith("kernel.ext.") else ():
-            others = [group.variable(field) for field in group.model_fields if field != "environment"]
+            others = {group.variable(field) for field in group.model_fields} - of_core
             assert not [name for name in others if not name.startswith(starts)]
 
 

@@ -8,15 +8,14 @@ import pytest
 from kernel.settings import DatabaseConfig, ModuleSettings, Settings, SettingsError, Sources
 
 SECRET = "correct-horse-battery"
-ISSUER = {"AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "api"}
-PRODUCTION = {"ENVIRONMENT": "prod", "DATABASE_URL": f"postgresql://app:{SECRET}@db/app", **ISSUER}
+PRODUCTION = {"ENVIRONMENT": "prod", "DATABASE_URL": f"postgresql://app:{SECRET}@db/app"}
 
 
 def load(root: Path, variables: dict[str, str] | None = None) -> Settings:
     secrets = root / "secrets"
     secrets.mkdir(exist_ok=True)
     sources = Sources.read(root, {"SECRETS_DIR": str(secrets), **(variables or {})})
-    return Settings.load(sources, {"events": ModuleSettings})
+    return Settings.load(sources, {"events": ModuleSettings}, extensions=())
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -51,7 +50,7 @@ def test_each_layer_overrides_those_below_it(tmp_path: Path) -> None:
 def test_only_the_file_of_the_environment_is_read(tmp_path: Path) -> None:
     write(tmp_path, "env_files/.env.dev", "LOG_LEVEL=ERROR")
     assert load(tmp_path).log.level == "DEBUG"
-    assert load(tmp_path, {"ENVIRONMENT": "DEV", "DATABASE_URL": "sqlite:///x", **ISSUER}).log.level == "ERROR"
+    assert load(tmp_path, {"ENVIRONMENT": "DEV", "DATABASE_URL": "sqlite:///x"}).log.level == "ERROR"
 
 
 def test_the_environment_may_be_named_in_the_shared_file(tmp_path: Path) -> None:
@@ -253,7 +252,7 @@ ENVIRONMENTS = ("local", "dev", "uat", "prod")
 @pytest.mark.parametrize("cell", TABLE)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_each_environment_behaves_as_in_the_table(tmp_path: Path, cell: str, environment: str) -> None:
-    settings = load(tmp_path, {"ENVIRONMENT": environment, "DATABASE_URL": POSTGRESQL, **ISSUER})
+    settings = load(tmp_path, {"ENVIRONMENT": environment, "DATABASE_URL": POSTGRESQL})
     assert CELLS[cell](settings) == TABLE[cell][ENVIRONMENTS.index(environment)]
 
 
@@ -271,13 +270,7 @@ REFUSALS = [
     ("debug", {"APPLICATION_DEBUG": "1"}, ("", "", "APPLICATION_DEBUG", "APPLICATION_DEBUG")),
     ("auto-reload", {"SERVER_RELOAD": "1"}, ("", "SERVER_RELOAD", "SERVER_RELOAD", "SERVER_RELOAD")),
     ("no password", {"DATABASE_URL": "postgresql://u@h/d"}, ("", "", "DATABASE_URL", "DATABASE_URL")),
-    ("no issuer", {"AUTH_ISSUER": ""}, ("", "AUTH_ISSUER", "AUTH_ISSUER", "AUTH_ISSUER")),
-    ("no audience", {"AUTH_AUDIENCE": ""}, ("", "AUTH_AUDIENCE", "AUTH_AUDIENCE", "AUTH_AUDIENCE")),
     ("everybody may", {"AUTH_ENABLED": "false"}, ("", "", "AUTH_ENABLED", "AUTH_ENABLED")),
-    ("tokens over plain HTTP", {"AUTH_ISSUER": "http://id"}, ("", "", "AUTH_ISSUER", "AUTH_ISSUER")),
-    ("a role without a list", {"AUTH_ROLES": '{"editor": "x"}'}, ("AUTH_ROLES",) * 4),
-    ("shared keys", {"AUTH_ALGORITHMS": "HS256"}, ("AUTH_ALGORITHMS",) * 4),
-    ("unsigned tokens", {"AUTH_ALGORITHMS": "RS256,none"}, ("AUTH_ALGORITHMS",) * 4),
 ]
 
 
@@ -286,7 +279,7 @@ REFUSALS = [
 def test_each_environment_refuses_unsafe_settings(
     tmp_path: Path, environment: str, what: str, variables: dict[str, str], faulty: tuple[str, ...]
 ) -> None:
-    base = {"ENVIRONMENT": environment, **ISSUER} | ({} if what == "no database" else {"DATABASE_URL": POSTGRESQL})
+    base = {"ENVIRONMENT": environment} | ({} if what == "no database" else {"DATABASE_URL": POSTGRESQL})
     name = faulty[ENVIRONMENTS.index(environment)]
     if name:
         assert f"- {name}: " in faults(tmp_path, base | variables)
@@ -296,4 +289,4 @@ def test_each_environment_refuses_unsafe_settings(
 
 def test_a_socket_needs_no_password(tmp_path: Path) -> None:
     url = "postgresql://app@/app?host=/run/postgresql"
-    assert load(tmp_path, {"ENVIRONMENT": "prod", "DATABASE_URL": url, **ISSUER}).database.get_url().host is None
+    assert load(tmp_path, {"ENVIRONMENT": "prod", "DATABASE_URL": url}).database.get_url().host is None

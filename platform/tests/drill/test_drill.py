@@ -13,6 +13,7 @@ from tests.drill.copies import HERE, PROJECT, Copy, extensions, used_by, with_de
 WITHOUT_A_MODULE = {
     "api_docs",
     "autogenerate",
+    "bearer_tokens",
     "boundaries",
     "compression",
     "channel",

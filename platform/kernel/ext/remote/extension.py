@@ -23,6 +23,7 @@ class Remote(Extension):
 
     name = "remote"
     requires = ("channel", "openapi")
+    packages = ("jwt", "cryptography")
     settings = (InternalSettings,)
 
     def locate(self, sources: Sources, enabled: Collection[str] | None) -> Collection[str]:

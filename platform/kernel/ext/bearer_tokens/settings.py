@@ -3,22 +3,17 @@
 from collections.abc import Mapping
 
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import SettingsConfigDict
 
-from kernel.settings.groups import Names, SettingsGroup
-from kernel.settings.sources import Environment
+from kernel.settings import AuthSettings, Environment
+from kernel.settings.groups import Names
 
 _PRODUCTION = {Environment.UAT, Environment.PROD}
 _ALGORITHMS = {f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512)} | {"EdDSA"}
 
 
-class AuthSettings(SettingsGroup):
+class BearerSettings(AuthSettings):
     """Bearer tokens of an OpenID provider (JWT, RFC 9068). Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="AUTH_")
-
-    # If off, a caller without a token is a developer with all scopes. A token that is sent is always verified.
-    enabled: bool = Field(default_factory=lambda data: data.get("environment") is not Environment.LOCAL)
     # The expected `iss` of a token, exactly, and its expected `aud`, which identifies this application.
     issuer: str | None = Field(None, validate_default=True)
     audience: str | None = Field(None, validate_default=True)
@@ -50,13 +45,6 @@ class AuthSettings(SettingsGroup):
         if not value or not set(value) <= _ALGORITHMS:
             allowed = ", ".join(sorted(_ALGORITHMS))
             raise ValueError(f"must contain only {allowed}: other algorithms use a shared key or none")
-        return value
-
-    @field_validator("enabled")
-    @classmethod
-    def _is_on_in_production(cls, value: bool, info: ValidationInfo) -> bool:
-        if not value and info.data.get("environment") in _PRODUCTION:
-            raise ValueError(f"must not be off in {info.data['environment']}: every caller would have all scopes")
         return value
 
     @field_validator("issuer", "audience")

@@ -12,15 +12,12 @@ from typing import Any, NamedTuple
 import structlog
 from starlette.requests import HTTPConnection
 
-from kernel.auth.jwks import Keys
-from kernel.auth.principal import Principal
+from kernel.auth.principal import DEVELOPER, Principal, unauthorized
+from kernel.ext.bearer_tokens.jwks import Keys
+from kernel.ext.bearer_tokens.settings import BearerSettings
 from kernel.http_client import HttpxRestClientPool
-from kernel.settings import AuthSettings
-from kernel.web.problems import Unauthorized
 
 _log = structlog.get_logger("kernel.security")
-
-DEVELOPER = Principal("developer", frozenset({"*"}))
 
 _MAX_TOKEN_BYTES = 8192
 _MAX_SUBJECT = 255
@@ -46,13 +43,11 @@ class TrustedKey(NamedTuple):
 class BearerTokens:
     """Implements Authentication with signed JSON Web Tokens."""
 
-    def __init__(
-        self, settings: AuthSettings, http: HttpxRestClientPool, other_keys: Mapping[str, Callable[[], TrustedKey]]
-    ) -> None:
-        """Accept the tokens of AUTH_ISSUER, and those whose `kid` is in `other_keys`."""
+    def __init__(self, settings: BearerSettings, http: HttpxRestClientPool) -> None:
         self._settings = settings
         self._keys = Keys(settings, http)
-        self._other_keys = other_keys
+        # Finds keys that are not the issuer's, by the `kid` of their tokens.
+        self.other_keys: dict[str, Callable[[], TrustedKey]] = {}
         # Verified tokens by their hash, with the time until which they count.
         self._cache: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
@@ -86,7 +81,7 @@ class BearerTokens:
         try:
             header = jwt.get_unverified_header(token)
             key_id = str(header.get("kid", ""))
-            find = self._other_keys.get(key_id)
+            find = self.other_keys.get(key_id)
             trusted = find() if find is not None else await self._key_of_issuer(key_id)
             claims = jwt.decode(
                 token, trusted.key, trusted.algorithms, issuer=trusted.issuer, audience=trusted.audience,
@@ -112,12 +107,6 @@ class BearerTokens:
         return TrustedKey(found.key, settings.algorithms, settings.issuer, settings.audience)
 
 
-def unauthorized(error: str | None, detail: str) -> Unauthorized:
-    """Return a 401 with the challenge of RFC 6750, section 3. `error` is None if no token was sent."""
-    challenge = 'Bearer realm="api"' + (f', error="{error}"' if error else "")
-    return Unauthorized(detail, headers={"WWW-Authenticate": challenge})
-
-
 def _token_of(connection: HTTPConnection) -> bytes | None:
     """Return the bearer token of a request. Raises Unauthorized for two: a proxy may have checked the other one."""
     found = [value for name, value in connection.scope["headers"] if name == b"authorization"]
@@ -129,7 +118,7 @@ def _token_of(connection: HTTPConnection) -> bytes | None:
     return token.strip() if scheme.lower() == b"bearer" else None
 
 
-def _scopes(claims: Mapping[str, Any], settings: AuthSettings) -> Iterator[str]:
+def _scopes(claims: Mapping[str, Any], settings: BearerSettings) -> Iterator[str]:
     yield from _words(claims, settings.scopes_claim)
     for role in _words(claims, settings.roles_claim):
         yield from settings.roles.get(role, ())

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from kernel.ext.bearer_tokens.settings import BearerSettings
 from kernel.http_client import HttpxRestClientPool
-from kernel.settings import AuthSettings, without_credentials
+from kernel.settings import without_credentials
 from kernel.web.problems import Unavailable
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Keys:
     While the issuer does not answer, the keys that were fetched before remain valid.
     """
 
-    def __init__(self, settings: AuthSettings, http: HttpxRestClientPool) -> None:
+    def __init__(self, settings: BearerSettings, http: HttpxRestClientPool) -> None:
         self._settings = settings
         self._http = http
         self._keys: dict[str, PyJWK] = {}

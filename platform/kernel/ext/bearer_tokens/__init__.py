@@ -1,0 +1,1 @@
+"""Authenticates callers by bearer tokens of an OpenID provider."""
