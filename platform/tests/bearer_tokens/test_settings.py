@@ -21,7 +21,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize(("what", "variables", "faulty"), REFUSALS, ids=[row[0] for row in REFUSALS])
-def test_each_environment_refuses_what_is_unsafe_in_it(
+def test_each_environment_refuses_unsafe_settings(
     tmp_path: Path, environment: str, what: str, variables: dict[str, str], faulty: tuple[str, ...]
 ) -> None:
     base = {"ENVIRONMENT": environment, "DATABASE_URL": "postgresql://app:correct-horse@db/app", **ISSUER}
