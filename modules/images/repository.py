@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kernel import Principal
-from kernel.database import any_of
+from kernel.ext.membership import any_of
 from kernel.ext.paging import Page, PagedRepository, Sort
 from modules.images.models import Image, StorageIdentity
 from modules.images.schemas import ImageOut, ImageQuery, ImageSort

@@ -1,7 +1,6 @@
 """Databases: engines and sessions, repositories, and the columns that many tables share."""
 
 from kernel.database.errors import DatabaseUnavailable, ReadOnlySession, StaleVersion
-from kernel.database.membership import any_of
 from kernel.database.models import BigId, Timestamps, UtcDateTime, Versioned, new_metadata, utc_now
 from kernel.database.pool import AsyncDBPool, Database, Placement, after_commit
 from kernel.database.repository import BaseRepository
@@ -20,7 +19,6 @@ __all__ = [
     "UtcDateTime",
     "Versioned",
     "after_commit",
-    "any_of",
     "new_metadata",
     "place_of",
     "utc_now",

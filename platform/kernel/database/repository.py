@@ -1,10 +1,10 @@
 """The queries that every table needs. A module's repository derives from this and adds its own."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Select, Update, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, Update, func, insert, literal, literal_column, select, update
 from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import MultipleResultsFound
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,7 +12,6 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 
 from kernel.database import statements
 from kernel.database.errors import NotAllowed, ReadOnlySession, StaleVersion
-from kernel.database.membership import any_of
 from kernel.database.runner import Rows, StatementRunner
 from kernel.database.session import ReadSession
 
@@ -64,17 +63,6 @@ class BaseRepository(Generic[ModelType, IDType]):
             return await self.one(self.select().where(self._id == id_).order_by(None), into=into)
         statement = statements.by_id(self.model, into, self._seen)
         return await self._one(into, await self.rows(statement, {statements.ID: id_, **self.known}))
-
-    @overload
-    async def get_many(self, ids: Iterable[IDType]) -> list[ModelType]: ...
-    @overload
-    async def get_many(self, ids: Iterable[IDType], *, into: type[Schema]) -> list[Schema]: ...
-    async def get_many(
-        self, ids: Iterable[IDType], *, into: type[Schema] | None = None
-    ) -> list[ModelType] | list[Schema]:
-        """Return those rows of `ids` that exist, ordered by primary key. The ids are one parameter of one statement."""
-        statement = self.select().where(any_of(self._id, ids)).order_by(None).order_by(self._id)
-        return await (self.all(statement) if into is None else self.all(statement, into=into))
 
     @overload
     async def get_all(self, limit: int = ..., offset: int = ..., *order: Order) -> list[ModelType]: ...
@@ -276,7 +264,9 @@ class BaseRepository(Generic[ModelType, IDType]):
     def _row(self, id_: IDType, versions: Collection[int] | None) -> list[ColumnElement[bool]]:
         """Return the condition for a row to be changed."""
         version = statements.version_of(self.model)
-        conditions = [self._id == id_] + ([] if versions is None or version is None else [any_of(version, versions)])
+        conditions: list[ColumnElement[bool]] = [self._id == id_]
+        if versions is not None and version is not None:
+            conditions.append(statements.is_listed(version, literal(statements.listed(versions))))
         return conditions + ([] if self.own is None else [statements.with_values(self.own, self.known)])
 
     def _change(self, id_: IDType, versions: Collection[int] | None, values: Mapping[str, Any]) -> Update:

@@ -1,11 +1,11 @@
 """Properties of models, and of the schemas that are read from them, for repositories."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
-from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, inspect, literal, select
+from sqlalchemy import BindParameter, ColumnElement, Select, String, bindparam, inspect, literal, select
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute
 from sqlalchemy.sql.visitors import replacement_traverse
 
@@ -87,6 +87,16 @@ def by_id(model: Model, schema: type[BaseModel], only: Condition = None) -> Sele
     key = primary_key_of(model)
     statement = select(*columns_of(model, schema)).where(key == bindparam(ID, type_=key.type))
     return statement if only is None else statement.where(only)
+
+
+def listed(versions: Collection[int]) -> str:
+    """Return versions as one parameter, so that their number does not change the statement."""
+    return f",{','.join(map(str, versions))},"
+
+
+def is_listed(version: InstrumentedAttribute[int], versions: ColumnElement[str]) -> ColumnElement[bool]:
+    """Return the condition that a row has one of the `listed` versions."""
+    return versions.contains(literal(",") + version.expression.cast(String) + literal(","))
 
 
 def with_values(condition: ColumnElement[bool], values: Mapping[str, Any]) -> ColumnElement[bool]:

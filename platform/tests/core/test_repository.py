@@ -128,7 +128,6 @@ async def test_each_operation_is_one_statement(
     await counted(users.create_many([{"email": "c"}, {"email": "d"}]))
     await counted(users.get_by_id(created.id))
     await counted(users.get_by_id(created.id, into=UserName))
-    await counted(users.get_many([1, 2]))
     await counted(users.get_all())
     await counted(users.count())
     await counted(users.exists(1))
@@ -257,16 +256,6 @@ async def test_an_update_without_values_still_counts_as_a_change_of_a_versioned_
 
 
 @pytest.mark.parametrize("uses_orm", [False, True])
-async def test_forty_thousand_ids_are_one_statement(session: AsyncSession, *, uses_orm: bool) -> None:
-    tags = BaseRepository[Tag, int](Tag, session)
-    created = await tags.create(into=TagOut, label="red")
-    if uses_orm:
-        assert [tag.id for tag in await tags.get_many(range(40_000))] == [created.id]
-    else:
-        assert await tags.get_many(range(40_000), into=TagOut) == [created]
-
-
-@pytest.mark.parametrize("uses_orm", [False, True])
 async def test_the_number_of_expected_versions_does_not_change_the_statement(
     database: Database, seen_by_the_driver: list[str], *, uses_orm: bool
 ) -> None:
@@ -283,15 +272,6 @@ async def test_the_number_of_expected_versions_does_not_change_the_statement(
                 await users.delete(created.id, expected_version=[one + 100_000 for one in range(1, 3)])
     changes = {text for text in seen_by_the_driver if text.startswith(("UPDATE", "DELETE"))}
     assert len(changes) == 2
-
-
-async def test_the_number_of_ids_does_not_change_the_statement(
-    database: Database, seen_by_the_driver: list[str]
-) -> None:
-    async with database.read() as session:
-        for ids in ([], [1], range(9_000)):
-            await UserRepository(User, session).get_many(ids, into=UserName)
-    assert len(set(seen_by_the_driver)) == 1
 
 
 async def test_a_read_session_refuses_to_write(database: Database) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, mapped_column
 
 from kernel.database import Database, UtcDateTime, new_metadata
 from kernel.database.errors import violation_of
+from kernel.ext.membership import get_many
 from kernel.ext.paging import InvalidCursor, Page, PagedRepository, PageRequest, Sort
 from tests.core.databases import NewTables
 
@@ -238,7 +239,7 @@ async def test_the_order_of_a_page_replaces_that_of_an_overridden_select(
         assert await walked(books, Named, Sort(Book.name)) == [3, 2, 1]
         assert await walked(books, Named, None) == [1, 2, 3]
         assert [book.id for book in await books.get_all(into=Named)] == [1, 2, 3]
-        assert [book.id for book in await books.get_many([3, 1, 5], into=Named)] == [1, 3]
+        assert [book.id for book in await get_many(books, [3, 1, 5], into=Named)] == [1, 3]
         assert await books.get_by_id(2, into=Named) == Named(id=2, name="book 7")
         assert await books.exists(2)
         assert not await books.exists(5)

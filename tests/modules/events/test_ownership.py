@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from kernel import Principal
 from kernel.application import Application
 from kernel.database.errors import NotAllowed
+from kernel.ext.membership import get_many
 from kernel.testing import Callers, Fakes
 from modules.events.models import Event
 from modules.events.repository import EventRepository
@@ -179,7 +180,7 @@ async def test_no_method_of_the_repository_bypasses_the_rule(application: Applic
 
 async def _sees_only_the_event(bob: EventRepository, draft: int, event: int) -> None:
     assert (await bob.get_by_id(draft), await bob.get_by_id(draft, into=EventOut)) == (None, None)
-    assert [one.id for one in await bob.get_many([draft, event])] == [event]
+    assert [one.id for one in await get_many(bob, [draft, event])] == [event]
     assert [one.id for one in await bob.get_all()] == [event]
     assert (await bob.count(), await bob.exists(draft), await bob.exists(event)) == (1, False, True)
     assert [one.id for one in await bob.all(bob.select().where(Event.title == "Play"), into=EventOut)] == [event]

@@ -9,6 +9,7 @@ import pytest
 from kernel import Principal
 from kernel.application import Application
 from kernel.database.errors import NotAllowed
+from kernel.ext.membership import get_many
 from kernel.ext.messaging.testing import Messages
 from kernel.testing import Callers
 from modules.images.contract import ImageDeleted
@@ -163,7 +164,7 @@ async def _sees(bob: ImageRepository, image: int) -> None:
     one = await bob.get_by_id(image, into=StoredImage)
     assert one is not None
     assert await bob.referenced([one.content_key, "nothing"]) == {one.content_key}
-    assert [each.id for each in await bob.get_many([image])] == [image]
+    assert [each.id for each in await get_many(bob, [image])] == [image]
     assert [each.id for each in await bob.get_all(into=ImageOut)] == [image]
     assert [each.id for each in (await bob.find(ImageQuery())).items] == [image]
     assert (await bob.count(), await bob.exists(image)) == (1, True)

@@ -17,7 +17,7 @@ from kernel.database import AsyncDBPool, BaseRepository, Database
 from kernel.database.errors import ConcurrentUse, DatabaseUnavailable, SessionClosed, StalePlan, TransactionAborted
 from kernel.database.runner import Rows, StatementRunner
 from kernel.database.session import DatabaseSession, ReadSession, Runnable, WriteSession
-from kernel.database.statements import ID, Model
+from kernel.database.statements import ID, Model, listed
 from kernel.ext.fast import statements
 from kernel.ext.fast.driver import DriverExecutor, Statement, Values
 from kernel.ext.pool.bounded_pool import BoundedPool
@@ -156,7 +156,7 @@ class FastSession(DatabaseSession):
 def _row(repository: BaseRepository[Any, Any], id_: Any, versions: Collection[int] | None) -> dict[str, Any]:
     """Return the parameters that identify a row."""
     row = {ID: id_, **repository.known}
-    return row if versions is None else row | {statements.VERSIONS: list(versions)}
+    return row if versions is None else row | {statements.VERSIONS: listed(versions)}
 
 
 class FastReadSession(FastSession, ReadSession):

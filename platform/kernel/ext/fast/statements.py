@@ -6,14 +6,25 @@ from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import BindParameter, ColumnElement, Insert, Select, Update, bindparam, delete, insert, inspect, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Insert,
+    Select,
+    String,
+    Update,
+    bindparam,
+    delete,
+    insert,
+    inspect,
+    update,
+)
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.dml import ReturningDelete
 from sqlalchemy.util import LRUCache
 
-from kernel.database.membership import AnyOf, ListOf
-from kernel.database.statements import ID, Condition, Model, columns_of, primary_key_of, version_of
+from kernel.database.statements import ID, Condition, Model, columns_of, is_listed, primary_key_of, version_of
 
 # A parameter with a name that no column has.
 VERSIONS = "kernel__versions"
@@ -48,7 +59,7 @@ def _row(model: Model, only: Condition, *, of_version: bool) -> list[ColumnEleme
     key, version = primary_key_of(model), version_of(model)
     conditions = [key == bindparam(ID, type_=key.type)] + ([] if only is None else [only])
     if of_version and version is not None:
-        conditions.append(AnyOf(version, bindparam(VERSIONS, type_=ListOf(version.type))))
+        conditions.append(is_listed(version, bindparam(VERSIONS, type_=String())))
     return conditions
 
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import and_, exists, func, or_, select, update
 
-from kernel.database import any_of
 from kernel.ext.messaging.outbox import Outbox
 from kernel.ext.messaging.tables import State, clock
 
@@ -102,7 +101,7 @@ async def find(outbox: Outbox, states: Iterable[State], ids: Sequence[int] = ())
     """Return the newest rows in these states, or with these ids."""
     columns = outbox.table.c
     statement = select(outbox.table).order_by(columns.id.desc()).limit(_SHOWN)
-    statement = statement.where(any_of(columns.id, ids) if ids else any_of(columns.state, states))
+    statement = statement.where(columns.id.in_(ids) if ids else columns.state.in_(states))
     async with outbox.database.read() as session:
         return [dict(row) for row in (await session.execute(statement)).mappings()]
 
@@ -110,7 +109,7 @@ async def find(outbox: Outbox, states: Iterable[State], ids: Sequence[int] = ())
 async def retry(outbox: Outbox, ids: Sequence[int] = ()) -> list[int]:
     """Reset abandoned messages and make failed ones due, all or those with these ids. Return their ids."""
     columns = outbox.table.c
-    chosen = [any_of(columns.id, ids)] if ids else []
+    chosen = [columns.id.in_(ids)] if ids else []
     anew = update(outbox.table).where(columns.state == State.ABANDONED, *chosen)
     soon = update(outbox.table).where(columns.state == State.FAILED, *chosen).values(due_at=clock())
     anew = anew.values(state=State.PENDING, attempts=0, due_at=clock(), finished_at=None)

@@ -7,3 +7,4 @@ class Relations(Extension):
     """Reads related rows into the fields of a schema."""
 
     name = "relations"
+    requires = ("membership",)

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from sqlalchemy import BinaryExpression, inspect
 from sqlalchemy.orm import InstrumentedAttribute, RelationshipProperty
 
-from kernel.database import BaseRepository, any_of
+from kernel.database import BaseRepository
 from kernel.database.statements import Model, RowSchema, column_of, columns_of
+from kernel.ext.membership import any_of
 
 
 class RelatedSchema(RowSchema):

@@ -1,1 +1,1 @@
-"""Articles with comments, found by their words. This module uses the extensions fields, search and relations."""
+"""Articles with comments. This module uses the extensions membership, paging, relations and search."""

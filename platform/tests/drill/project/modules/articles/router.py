@@ -19,3 +19,12 @@ async def find_articles(
 ) -> Page[ArticleOut]:
     """Return the first articles that have all words of the query."""
     return await articles.find(query)
+
+
+@router.get("/chosen", dependencies=[public])
+async def read_articles(
+    ids: Annotated[list[int], Query(max_length=1000)],
+    articles: Annotated[ArticleRepository, with_session(ArticleRepository)],
+) -> list[ArticleOut]:
+    """Return the articles with these ids."""
+    return await articles.find_all(ids)

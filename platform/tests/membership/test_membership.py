@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pydantic import BaseModel
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from kernel.database import Database, UtcDateTime, any_of, new_metadata
+from kernel.database import BaseRepository, Database, UtcDateTime, new_metadata
+from kernel.ext.membership import any_of, get_many
 from tests.core.databases import NewTables
 
 
@@ -100,3 +103,48 @@ async def test_a_list_has_one_parameter_and_one_cached_statement(database: Datab
     assert short._generate_cache_key() == long._generate_cache_key()
     other_type = sa.select(_table.c.whole).where(any_of(_table.c.short, ["a"]))
     assert other_type._generate_cache_key() != short._generate_cache_key()
+
+
+class Base(DeclarativeBase):
+    metadata = new_metadata()
+
+
+class Tag(Base):
+    __tablename__ = "tags"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    label: Mapped[str]
+
+
+class TagOut(BaseModel):
+    id: int
+    label: str
+
+
+@pytest.fixture
+async def tagged(new_tables: NewTables) -> Database:
+    """A database with two tags."""
+    database = await new_tables(Base.metadata)
+    async with database.transaction() as session:
+        session.add_all([Tag(id=1, label="red"), Tag(id=3, label="blue")])
+    return database
+
+
+@pytest.mark.parametrize("uses_orm", [False, True])
+async def test_forty_thousand_ids_are_one_statement(
+    tagged: Database, seen_by_the_driver: list[str], *, uses_orm: bool
+) -> None:
+    async with tagged.read() as session:
+        tags = BaseRepository[Tag, int](Tag, session)
+        if uses_orm:
+            assert [tag.id for tag in await get_many(tags, reversed(range(40_000)))] == [1, 3]
+        else:
+            assert [tag.id for tag in await get_many(tags, reversed(range(40_000)), into=TagOut)] == [1, 3]
+    assert len(seen_by_the_driver) == 1
+
+
+async def test_the_number_of_ids_does_not_change_the_statement(tagged: Database, seen_by_the_driver: list[str]) -> None:
+    async with tagged.read() as session:
+        for ids in ([], [1], range(9_000)):
+            await get_many(BaseRepository[Tag, int](Tag, session), ids, into=TagOut)
+    assert len(set(seen_by_the_driver)) == 1

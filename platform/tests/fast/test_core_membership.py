@@ -1,3 +1,0 @@
-"""The core's tests of the same name, with the bounded pool and the driver's sessions (conftest.py)."""
-
-from tests.core.test_membership import *  # noqa: F403
