@@ -50,7 +50,7 @@ def test_an_extension_is_removed_with_those_that_require_it() -> None:
     assert with_dependents(["store"]) == {"store", "cache", "rate_limit"}
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_core_that_imports_a_removed_extension_fails_the_drill(tmp_path: Path) -> None:
     copy = Copy(tmp_path / "copy", frozenset({"cache"}))
     copy.make()
