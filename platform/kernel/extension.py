@@ -110,6 +110,8 @@ class ApplicationBuilder:
     # Outside the handling of errors and inside the request context, so that it sees every response as it is sent; the
     # first one is the outermost.
     outer_middleware: "list[Callable[[ASGIApp], ASGIApp]]" = field(default_factory=list)
+    # Around the application for requests with an Origin header, which web pages send; None: nothing.
+    for_web_pages: "Callable[[ASGIApp], ASGIApp] | None" = None
     # Around the dispatch of requests and inside the handling of errors; the first one is the outermost.
     middleware: "list[Callable[[ASGIApp], ASGIApp]]" = field(default_factory=list)
     # Each below its prefix.

@@ -15,7 +15,6 @@ from kernel.settings.database import DatabaseConfig, ModuleAddress, ModuleSettin
 from kernel.settings.groups import (
     ApplicationSettings,
     AuthSettings,
-    CorsSettings,
     HttpClientSettings,
     LogSettings,
     ServerSettings,
@@ -27,7 +26,6 @@ from kernel.settings.sources import Environment, Fault, SettingsError, Sources
 __all__ = [
     "ApplicationSettings",
     "AuthSettings",
-    "CorsSettings",
     "DatabaseConfig",
     "Environment",
     "Fault",
@@ -49,7 +47,6 @@ CORE_GROUPS: Mapping[str, type[SettingsGroup]] = {
     "application": ApplicationSettings,
     "database": DatabaseConfig,
     "http_client": HttpClientSettings,
-    "cors": CorsSettings,
     "log": LogSettings,
     "server": ServerSettings,
     "auth": AuthSettings,
@@ -84,7 +81,6 @@ class Settings:
     application: ApplicationSettings
     database: DatabaseConfig
     http_client: HttpClientSettings
-    cors: CorsSettings
     log: LogSettings
     server: ServerSettings
     auth: AuthSettings

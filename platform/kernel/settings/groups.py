@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -140,38 +140,6 @@ class HttpClientSettings(SettingsGroup):
     total_timeout_seconds: float = Field(30, gt=0)
     # A PEM file of certificates to trust in addition to the system's.
     ca_file: Path | None = None
-
-
-class CorsSettings(SettingsGroup):
-    """The web pages of other origins that may call the API."""
-
-    model_config = SettingsConfigDict(env_prefix="CORS_")
-
-    allow_origins: Names = Field(
-        default_factory=lambda data: ("*",) if data.get("environment") is Environment.LOCAL else ()
-    )
-    allow_methods: Names = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-    allow_headers: Names = (
-        "Authorization",
-        "Content-Type",
-        "Idempotency-Key",
-        "If-Match",
-        "If-None-Match",
-        "X-Request-ID",
-    )
-    expose_headers: Names = (
-        "ETag", "Idempotency-Replayed", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID"
-    )  # fmt: skip
-    allow_credentials: bool = False
-    max_age_seconds: int = Field(600, ge=0)
-
-    @model_validator(mode="after")
-    def _is_safe(self) -> "CorsSettings":
-        if "*" in self.allow_origins and self.environment is Environment.PROD:
-            raise ValueError("CORS_ALLOW_ORIGINS must not be * in prod: list the origins")
-        if "*" in self.allow_origins and self.allow_credentials:
-            raise ValueError("CORS_ALLOW_CREDENTIALS needs listed origins in CORS_ALLOW_ORIGINS, not *")
-        return self
 
 
 class LogSettings(SettingsGroup):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
@@ -55,22 +54,15 @@ class RequestContextMiddleware:
     """Gives each request its RequestContext, and completes its response. Pure ASGI."""
 
     def __init__(self, kernel: "Kernel", app: ASGIApp, access_log: AccessLog) -> None:
-        """Send requests of web pages (with an Origin header) to `app` through CORS, and all others straight to it."""
-        settings, cors = kernel.settings, kernel.settings.cors
+        """Send requests with an Origin header (of web pages) to `app` through what extensions put around it."""
+        settings = kernel.settings
         self.kernel = kernel
         self.app = app
         self.access_log = access_log
         self.observers = tuple(kernel.builder.observers)
         self._trace_of = kernel.builder.trace_of
-        self._cors = CORSMiddleware(
-            app,
-            allow_origins=cors.allow_origins,
-            allow_methods=cors.allow_methods,
-            allow_headers=cors.allow_headers,
-            expose_headers=cors.expose_headers,
-            allow_credentials=cors.allow_credentials,
-            max_age=cors.max_age_seconds,
-        )
+        around = kernel.builder.for_web_pages
+        self._for_web_pages = app if around is None else around(app)
         allowed_hosts = settings.server.allowed_hosts
         self._any_host = "*" in allowed_hosts
         self._hosts = frozenset((*allowed_hosts, *_LOOPBACK))
@@ -106,7 +98,7 @@ class RequestContextMiddleware:
         bound = bind_contextvars(request_id=request_id, module=None, **trace)  # the dispatcher sets the module
         try:
             if self._any_host or self.is_allowed(host):
-                await (self.app if origin is None else self._cors)(scope, receive, send_with_headers)
+                await (self.app if origin is None else self._for_web_pages)(scope, receive, send_with_headers)
             else:
                 refusal = answer(Request(scope), 400, UNKNOWN_HOST)
                 await refusal(scope, receive, send_with_headers)

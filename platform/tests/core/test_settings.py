@@ -152,7 +152,6 @@ def test_all_problems_are_reported_at_once_without_values(tmp_path: Path) -> Non
             "ENVIRONMENT": "prod",
             "DATABASE_URL": f"mysql://app:{SECRET}@db/app",
             "DATABASE_POOL_SIZE": SECRET,
-            "CORS_ALLOW_ORIGINS": "*",
             "APPLICATION_DEBUG": "true",
             "EVENTS_MAX_BODY_BYTES": "-1",
             "LOG_FORMT": SECRET,
@@ -161,7 +160,6 @@ def test_all_problems_are_reported_at_once_without_values(tmp_path: Path) -> Non
     for name in (
         "DATABASE_URL",
         "DATABASE_POOL_SIZE",
-        "CORS_ALLOW_ORIGINS",
         "APPLICATION_DEBUG",
         "EVENTS_MAX_BODY_BYTES",
         "LOG_FORMT",
@@ -232,8 +230,6 @@ CELLS = {
     "debug": lambda s: s.application.debug,
     "auto-reload": lambda s: s.server.reload,
     "docs": lambda s: s.application.openapi_url is not None,
-    "cors": lambda s: s.cors.allow_origins,
-    "credentials": lambda s: s.cors.allow_credentials,
     "logs": lambda s: (s.log.format, s.log.level),
     "migrates": lambda s: s.application.migrates_at_start,
 }
@@ -241,8 +237,6 @@ TABLE = {
     "debug": (True, True, False, False),
     "auto-reload": (True, False, False, False),
     "docs": (True, True, True, False),
-    "cors": (("*",), (), (), ()),
-    "credentials": (False, False, False, False),
     "logs": (("console", "DEBUG"), ("json", "INFO"), ("json", "INFO"), ("json", "INFO")),
     "migrates": (True, False, False, False),
 }
@@ -261,12 +255,6 @@ REFUSALS = [
     ("no database", {}, ("", "DATABASE_URL", "DATABASE_URL", "DATABASE_URL")),
     ("SQLite", {"DATABASE_URL": "sqlite:///data"}, ("", "", "", "DATABASE_URL")),
     ("SQLite of one module", {"EVENTS_DATABASE_URL": "sqlite:///x"}, ("", "", "", "EVENTS_DATABASE_URL")),
-    ("any origin", {"CORS_ALLOW_ORIGINS": "*"}, ("", "", "", "CORS_ALLOW_ORIGINS")),
-    (
-        "any origin with credentials",
-        {"CORS_ALLOW_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "1"},
-        ("CORS_ALLOW_CREDENTIALS", "CORS_ALLOW_CREDENTIALS", "CORS_ALLOW_CREDENTIALS", "CORS_ALLOW_ORIGINS"),
-    ),
     ("debug", {"APPLICATION_DEBUG": "1"}, ("", "", "APPLICATION_DEBUG", "APPLICATION_DEBUG")),
     ("auto-reload", {"SERVER_RELOAD": "1"}, ("", "SERVER_RELOAD", "SERVER_RELOAD", "SERVER_RELOAD")),
     ("no password", {"DATABASE_URL": "postgresql://u@h/d"}, ("", "", "DATABASE_URL", "DATABASE_URL")),

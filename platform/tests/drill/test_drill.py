@@ -17,6 +17,7 @@ WITHOUT_A_MODULE = {
     "boundaries",
     "compression",
     "channel",
+    "cors",
     "database_urls",
     "example_secrets",
     "fast",

@@ -40,6 +40,7 @@ class WebSockets(Extension):
     """Serves the WebSocket routes of modules."""
 
     name = "websockets"
+    requires = ("cors",)  # which names the origins
     packages = ("websockets",)
 
     def configure(self, app: ApplicationBuilder) -> None:

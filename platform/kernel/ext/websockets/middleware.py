@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
+from kernel.ext.cors.settings import CorsSettings
 from kernel.ext.websockets.errors import deny
 from kernel.web.context import RequestContext
 from kernel.web.middleware import UNKNOWN_HOST, Headers, RequestContextMiddleware
@@ -24,7 +25,7 @@ class WebSocketMiddleware:
     def __init__(self, outer: RequestContextMiddleware) -> None:
         """Share the kernel, the application, the access log and the headers of `outer`, which serves requests."""
         self._outer = outer
-        self._origins = frozenset(outer.kernel.settings.cors.allow_origins)
+        self._origins = frozenset(outer.kernel.settings.group(CorsSettings).allow_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outer, started_at = self._outer, time.perf_counter()

@@ -1,0 +1,1 @@
+"""Lets web pages of other origins call the API (CORS)."""
