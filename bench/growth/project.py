@@ -116,8 +116,7 @@ ItemId = Annotated[Id, Path()]
 
 _WITH_TABLE = {
     "more_fastapi": ", Query",
-    "kernel_imports": "from kernel import or_404, problems, with_session\n"
-    "from kernel.ext.conditional import ExpectedVersions\n"
+    "kernel_imports": "from kernel import ExpectedVersions, or_404, problems, with_session\n"
     "from kernel.ext.paging import Page, PageRequest\n",
     "schemas": "Fact, ItemIn, ItemOut, ItemPatch",
     "dependency": "Items = Annotated[ItemRepository, with_session(ItemRepository)]\n",

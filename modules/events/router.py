@@ -4,8 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from kernel import Unprocessable, for_caller, or_404, problems, requires, use
-from kernel.ext.conditional import Conditional, ExpectedVersions
+from kernel import Conditional, ExpectedVersions, Unprocessable, for_caller, or_404, problems, requires, use
 from kernel.ext.fields import Id
 from kernel.ext.idempotency import idempotent
 from kernel.ext.paging import Page

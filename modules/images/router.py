@@ -6,16 +6,18 @@ from fastapi import APIRouter, Form, Header, HTTPException, Path, Query, Request
 from starlette.responses import StreamingResponse
 
 from kernel import (
+    Conditional,
+    ExpectedVersions,
     for_caller,
     from_module,
     or_404,
     problems,
     requires,
 )
-from kernel.ext.conditional import Conditional, ExpectedVersions, matches
 from kernel.ext.fields import Id
 from kernel.ext.idempotency import idempotent
 from kernel.ext.paging import Page
+from kernel.web.conditional import matches
 from modules.images.ranges import Unsatisfiable, requested
 from modules.images.repository import ImageRepository
 from modules.images.schemas import FORM_TYPES, THUMBNAIL_TYPE, ImageIn, ImageOut, ImagePatch, ImageQuery, StoredImage

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kernel.runtime import Kernel as Kernel
     from kernel.runtime import TheKernel as TheKernel
     from kernel.settings import ModuleSettings as ModuleSettings
+    from kernel.web.conditional import Conditional as Conditional
+    from kernel.web.conditional import ExpectedVersions as ExpectedVersions
     from kernel.web.context import Session as Session
     from kernel.web.context import get_db as get_db
     from kernel.web.context import with_session as with_session
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: `kernel --help` loads no web framework, a repository no HTTP client.
 _HOMES = {
+    "Conditional": "web.conditional", "ExpectedVersions": "web.conditional",
     "Kernel": "runtime", "TheKernel": "runtime", "create_app": "application", "load_settings": "project",
     "Contract": "modules.contracts", "ContractError": "modules.contracts",
     "safe": "modules.contracts", "use": "modules.contracts",

@@ -16,8 +16,7 @@ ROUTER = """
 from typing import Annotated
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
-from kernel import NotFound, Principal, public, requires
-from kernel.ext.conditional import Conditional
+from kernel import Conditional, NotFound, Principal, public, requires
 from kernel.ext.cache import cached
 
 router = APIRouter()

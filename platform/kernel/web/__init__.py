@@ -1,1 +1,1 @@
-"""HTTP around the modules: request context, dispatch by prefix, sessions, problem details."""
+"""HTTP around the modules: request context, dispatch by prefix, sessions, problem details, conditional requests."""

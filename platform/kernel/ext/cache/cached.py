@@ -14,10 +14,10 @@ from starlette.routing import compile_path
 from kernel.auth.policy import Requires, calls_of, dependant_of, name_of
 from kernel.auth.principal import principal_of
 from kernel.ext.cache.response_cache import TAG_SECONDS, ResponseCache
-from kernel.ext.conditional import matches
 from kernel.ext.recorder import RecordedResponse, Replay, ResponseRecorder
 from kernel.ext.store.store import StoreUnavailable
 from kernel.modules.manifest import module_context
+from kernel.web.conditional import matches
 from kernel.web.context import request_context
 from kernel.web.routes import methods_of, routes_of
 

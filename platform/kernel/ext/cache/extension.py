@@ -16,7 +16,7 @@ class CacheExtension(Extension):
     """Caches responses for a while, in the store that all processes share or in this process."""
 
     name = "cache"
-    requires = ("conditional", "recorder", "store")
+    requires = ("recorder", "store")
     settings = (CacheSettings,)
 
     def configure(self, app: ApplicationBuilder) -> None:

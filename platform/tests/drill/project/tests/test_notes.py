@@ -33,7 +33,7 @@ async def test_notes_are_filtered_by_title(client: httpx2.AsyncClient) -> None:
 
 async def test_a_patch_changes_only_the_given_fields(client: httpx2.AsyncClient) -> None:
     place = (await client.post(NOTES, json={"title": "Milk", "text": "two litres"})).headers["location"]
-    changed = await client.patch(place, json={"title": "Oat milk"}, params={"version": 1})
+    changed = await client.patch(place, json={"title": "Oat milk"}, headers={"If-Match": '"1"'})
     assert changed.status_code == 200
     assert changed.json() | {"id": 0} == {"id": 0, "title": "Oat milk", "text": "two litres", "version": 2}
 
@@ -41,8 +41,8 @@ async def test_a_patch_changes_only_the_given_fields(client: httpx2.AsyncClient)
 async def test_a_patch_of_an_outdated_version_is_refused(client: httpx2.AsyncClient) -> None:
     place = (await client.post(NOTES, json={"title": "Milk"})).headers["location"]
     await client.patch(place, json={"title": "Oat milk"})
-    outdated = await client.patch(place, json={"title": "Butter"}, params={"version": 1})
-    assert outdated.status_code == 409
+    outdated = await client.patch(place, json={"title": "Butter"}, headers={"If-Match": '"1"'})
+    assert outdated.status_code == 412
     assert (await client.get(place)).json()["title"] == "Oat milk"
 
 
@@ -51,6 +51,12 @@ async def test_a_deleted_note_is_gone(client: httpx2.AsyncClient) -> None:
     assert (await client.delete(place)).status_code == 204
     gone = await client.get(place)
     assert (gone.status_code, gone.headers["content-type"]) == (404, "application/problem+json")
+
+
+async def test_a_known_version_is_answered_without_a_body(client: httpx2.AsyncClient) -> None:
+    created = await client.post(NOTES, json={"title": "Milk"})
+    known = await client.get(created.headers["location"], headers={"If-None-Match": created.headers["etag"]})
+    assert (known.status_code, known.content) == (304, b"")
 
 
 async def test_a_wrong_body_is_a_problem_that_names_the_field(client: httpx2.AsyncClient) -> None:

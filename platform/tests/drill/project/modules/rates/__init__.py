@@ -1,1 +1,1 @@
-"""Exchange rates, cached for a minute. This module uses the extensions cache and conditional."""
+"""Exchange rates, cached for a minute. This module uses the extension cache."""

@@ -2,9 +2,8 @@
 
 from fastapi import APIRouter
 
-from kernel import public
+from kernel import Conditional, public
 from kernel.ext.cache import cached
-from kernel.ext.conditional import Conditional
 
 router = APIRouter()
 

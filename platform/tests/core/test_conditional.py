@@ -6,16 +6,12 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from kernel.application import create_app
-from kernel.modules.discovery import DiscoveryError
-from kernel.testing import settings_for
-from tests.core.project import imported_alone, running_project, write_project
+from tests.core.project import running_project
 
 BASE = "/api/v1/things"
 ROUTER = """
 from fastapi import APIRouter
-from kernel import public
-from kernel.ext.conditional import Conditional, ExpectedVersions
+from kernel import Conditional, ExpectedVersions, public
 
 router = APIRouter(dependencies=[public])
 
@@ -69,10 +65,3 @@ async def test_the_versions_of_if_match_are_read(
 ) -> None:
     answer = await client.delete(BASE, headers={} if sent is None else {"If-Match": sent})
     assert answer.json() == expected
-
-
-def test_a_module_that_uses_it_does_not_start_without_it(tmp_path: Path) -> None:
-    with imported_alone():
-        settings = settings_for(write_project(tmp_path, {"things/router.py": ROUTER}), {})
-        with pytest.raises(DiscoveryError, match="conditional"):
-            create_app(settings, extensions=())
