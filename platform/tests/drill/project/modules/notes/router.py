@@ -5,13 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from kernel import Conditional, ExpectedVersions, or_404, problems, public, requires, with_session
-from kernel.fields import Id
 from modules.notes.repository import NoteRepository
 from modules.notes.schemas import NoteIn, NoteOut, NotePatch, NoteQuery
 
 router = APIRouter()
 
-NoteId = Annotated[Id, Path()]
+NoteId = Annotated[int, Path(ge=1, le=2**31)]
 Notes = Annotated[NoteRepository, with_session(NoteRepository)]
 
 
