@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.core.commands import invoke
 from tests.modules.events.processes import Deployment, Network
 from tests.modules.images.pictures import picture
 
@@ -50,12 +48,9 @@ async def test_each_has_its_own_modules(client: httpx2.AsyncClient, deployment: 
         assert (await images.post("/internal/contracts/images/get", json={"image_id": 1})).status_code == 401
 
 
-@pytest.mark.integration
 def test_the_command_shows_the_address_of_each_module(root: Path, deployment: Deployment) -> None:
     assert deployment.network is not None
-    variables = {"ENABLED_MODULES": "events", "IMAGES_URL": deployment.network.url}
-    command = [Path(sys.executable).with_name("kernel"), "modules", "--json"]
-    done = subprocess.run(command, cwd=root, env=os.environ | variables, capture_output=True, check=True)
+    done = invoke(root, "modules", "--json", ENABLED_MODULES="events", IMAGES_URL=deployment.network.url)
     events, images = json.loads(done.stdout)
     assert (events["name"], events["url"]) == ("events", None)
     assert (images["name"], images["provides"], images["url"]) == ("images", ["Images"], deployment.network.url)
