@@ -11,36 +11,20 @@ import pydantic_settings
 from pydantic import ValidationError
 
 from kernel.extension import Extension, installed, load_extensions
-from kernel.settings.database import DatabaseConfig, ModuleAddress, ModuleSettings
-from kernel.settings.groups import (
-    ApplicationSettings,
-    AuthSettings,
-    HttpClientSettings,
-    LogSettings,
-    ServerSettings,
-    SettingsGroup,
-    reading,
-)
-from kernel.settings.sources import Environment, Fault, SettingsError, Sources
-
-__all__ = [
-    "ApplicationSettings",
-    "AuthSettings",
-    "DatabaseConfig",
-    "Environment",
-    "Fault",
-    "HttpClientSettings",
-    "LogSettings",
-    "ModuleSettings",
-    "ServerSettings",
-    "Settings",
-    "SettingsError",
-    "SettingsGroup",
-    "Sources",
-    "find_root",
-    "is_reserved",
-    "without_credentials",
-]
+from kernel.settings.database import DatabaseConfig as DatabaseConfig
+from kernel.settings.database import ModuleAddress
+from kernel.settings.database import ModuleSettings as ModuleSettings
+from kernel.settings.groups import ApplicationSettings as ApplicationSettings
+from kernel.settings.groups import AuthSettings as AuthSettings
+from kernel.settings.groups import HttpClientSettings as HttpClientSettings
+from kernel.settings.groups import LogSettings as LogSettings
+from kernel.settings.groups import ServerSettings as ServerSettings
+from kernel.settings.groups import SettingsGroup as SettingsGroup
+from kernel.settings.groups import reading
+from kernel.settings.sources import Environment as Environment
+from kernel.settings.sources import Fault as Fault
+from kernel.settings.sources import SettingsError as SettingsError
+from kernel.settings.sources import Sources as Sources
 
 Group = TypeVar("Group", bound=SettingsGroup)
 CORE_GROUPS: Mapping[str, type[SettingsGroup]] = {

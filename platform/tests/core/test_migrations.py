@@ -54,12 +54,12 @@ async def test_after_an_upgrade_nothing_is_pending(histories: dict[str, History]
 
 
 async def test_a_downgrade_drops_everything_and_an_upgrade_restores_it(histories: dict[str, History]) -> None:
-    health = histories["health"]
-    await health.upgrade()
-    await health.downgrade("base")
-    assert await health.pending() == ["0001"]
-    await health.upgrade()
-    assert await health.pending() == []
+    history = next(iter(histories.values()))
+    await history.upgrade()
+    await history.downgrade("base")
+    assert await history.pending() == written(history)
+    await history.upgrade()
+    assert await history.pending() == []
 
 
 async def test_each_modules_version_table_is_beside_its_tables(histories: dict[str, History], empty_url: str) -> None:
@@ -137,14 +137,14 @@ async def test_an_application_in_local_migrates_by_itself(root: Path, empty_url:
 
 
 async def test_a_database_that_is_ahead_of_the_code_lets_the_old_code_start(histories: dict[str, History]) -> None:
-    health = histories["health"]
-    await health.upgrade()
-    engine = create_async_engine(health.placement.url)
+    history = next(iter(histories.values()))
+    await history.upgrade()
+    engine = create_async_engine(history.placement.url)
     async with engine.begin() as connection:
-        prefix = f"{health.placement.schema}." if health.placement.schema else ""
-        await connection.execute(text(f"UPDATE {prefix}alembic_version SET version_num = '0002'"))
+        prefix = f"{history.placement.schema}." if history.placement.schema else ""
+        await connection.execute(text(f"UPDATE {prefix}alembic_version SET version_num = '9999'"))
     await engine.dispose()
-    assert await health.pending() == []
+    assert await history.pending() == []
 
 
 async def test_a_migration_that_fails_half_way_changes_nothing(tmp_path: Path, empty_url: str) -> None:
