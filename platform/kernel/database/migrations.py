@@ -122,10 +122,13 @@ class History:
 
     def _alembic(self, options: Mapping[str, Any]) -> Config:
         config = Config(stdout=io.StringIO())
-        config.set_main_option("script_location", _escaped(_ENVIRONMENT))
-        config.set_main_option("version_locations", _escaped(self.folder))
-        config.set_main_option("path_separator", "newline")
-        config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
+        for name, value in {
+            "script_location": _ENVIRONMENT,
+            "version_locations": self.folder,
+            "path_separator": "newline",
+            "file_template": "%(rev)s_%(slug)s",
+        }.items():
+            config.set_main_option(name, str(value).replace("%", "%%"))
         config.attributes["options"] = {"target_metadata": self.metadata, **options}
         return config
 
@@ -308,7 +311,3 @@ def _advice(error: BaseException, module: str) -> str:
     if code_of(getattr(error, "orig", None)) != "42P07" and "already exists" not in reason_of(error):
         return ""
     return f". If this module's tables were there before its migrations, run `kernel migrate {module} --stamp REVISION`"
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("%", "%%")

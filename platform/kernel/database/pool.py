@@ -30,18 +30,6 @@ class Placement:
     # Past a pooler, for migrations and LISTEN.
     direct_url: URL
 
-    @classmethod
-    def of(cls, module: str | None, config: DatabaseConfig, own: ModuleSettings | None, root: Path) -> "Placement":
-        """Where `module` lives by the settings; without a module, the shared database itself."""
-        if own is not None and (url := own.get_url()) is not None:
-            read_url, direct_url = own.get_read_url() or url, own.get_direct_url() or url
-        else:
-            url, read_url, direct_url = (
-                _file_of(module, one) for one in (config.get_url(), config.get_read_url(), config.get_direct_url())
-            )
-        schema = module if url.get_backend_name() == "postgresql" else None
-        return cls(_absolute(url, root), _absolute(read_url, root), schema, _absolute(direct_url, root))
-
     @property
     def is_in_memory(self) -> bool:
         return self.url.get_backend_name() == "sqlite" and not is_file(self.url)
@@ -229,8 +217,15 @@ class AsyncDBPool:
     get_session = OnClassToo(_get_session, "pool")
 
     def placement(self, module: str | None) -> Placement:
-        """Return where a module's tables live."""
-        return Placement.of(module, self.config, self.modules.get(module or ""), self._root)
+        """Return where the tables of `module` are by the settings; without one, where the shared database is."""
+        config, own = self.config, self.modules.get(module or "")
+        if own is not None and (own_url := own.get_url()) is not None:
+            urls = (own_url, own.get_read_url() or own_url, own.get_direct_url() or own_url)
+        else:
+            url, read_url, direct_url = config.get_url(), config.get_read_url(), config.get_direct_url()
+            urls = (_file_of(module, url), _file_of(module, read_url), _file_of(module, direct_url))
+        url, read_url, direct_url = (_absolute(one, self._root) for one in urls)
+        return Placement(url, read_url, module if url.get_backend_name() == "postgresql" else None, direct_url)
 
     async def close(self) -> None:
         """Close every connection. The pool can be used again afterwards."""
