@@ -16,9 +16,7 @@ from fastapi.routing import (
     _IncludedRouter,
     iter_route_contexts,
 )
-from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Host, Mount, Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
 
 # The kinds of routes, with their subclasses, that FastAPI can include.
 _KNOWN = (Route, WebSocketRoute, Mount, Host, _FrontendRouteGroup, _IncludedRouter)
@@ -89,14 +87,7 @@ def rest_of(app: FastAPI, without: Collection[BaseRoute]) -> APIRouter:
 
 
 def _outer(app: FastAPI) -> APIRouter:
-    return APIRouter(
-        redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app, default=_not_found
-    )
-
-
-async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Raise 404, also for a WebSocket, which Starlette would answer with 403."""
-    raise HTTPException(404)
+    return APIRouter(redirect_slashes=app.router.redirect_slashes, dependency_overrides_provider=app)
 
 
 def served_copy(router: APIRouter) -> APIRouter:

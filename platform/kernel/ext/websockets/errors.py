@@ -38,6 +38,8 @@ class SocketErrors:
 
         async def send_noting(message: Message) -> None:
             nonlocal is_open, is_closed
+            if message["type"] == "websocket.close" and "endpoint" not in scope:
+                raise HTTPException(404)  # no route has this path; Starlette would answer 403
             is_open = is_open or message["type"] == "websocket.accept"
             is_closed = is_closed or message["type"] in {"websocket.close", "websocket.http.response.start"}
             await send(message)
