@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform, get_type_hints
@@ -60,8 +61,6 @@ class ContractError(Exception):
     raise pydantic's ValidationError.
     """
 
-    _form: ClassVar[type[BaseModel]]
-
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if taken := inspect.get_annotations(cls).keys() & {*dir(Exception), "fields", "form"}:
@@ -78,15 +77,12 @@ class ContractError(Exception):
         return f"{what} ({said})" if said else what
 
     @classmethod
+    @cache
     def form(cls) -> type[BaseModel]:
         """Return the fields as a model."""
-        if "_form" not in vars(cls):
-            hints = get_type_hints(cls, include_extras=True)
-            fields: dict[str, Any] = {
-                name: (hint, getattr(cls, name, ...)) for name, hint in hints.items() if name != "_form"
-            }
-            cls._form = create_model(cls.__name__, **fields)
-        return cls._form
+        hints = get_type_hints(cls, include_extras=True)
+        fields: dict[str, Any] = {name: (hint, getattr(cls, name, ...)) for name, hint in hints.items()}
+        return create_model(cls.__name__, **fields)
 
 
 class ContractUnavailable(Exception):

@@ -100,11 +100,19 @@ def discover(
     selected = [name for name in names if enabled is None or name in enabled]
     found = [module for name in selected if (module := _load(root, name, extensions, problems)) is not None]
     problems += _wrong_together(found, {*selected, *elsewhere}, names)
-    if problems:
-        raise DiscoveryError(dict.fromkeys(problems))
     by_name = {module.name: module for module in found}
     graph = {module.name: sorted(module.manifest.depends_on & by_name.keys()) for module in found}
-    return tuple(by_name[name] for name in TopologicalSorter(graph).static_order())
+    order: list[str] = []
+    try:
+        order += TopologicalSorter(graph).static_order()
+    except CycleError as error:
+        problems.append(
+            f"depends_on has a cycle: {' -> '.join(reversed(error.args[1]))}. "
+            "Replace one of these dependencies by a message, or move the shared part into a third module."
+        )
+    if problems:
+        raise DiscoveryError(dict.fromkeys(problems))
+    return tuple(by_name[name] for name in order)
 
 
 def contracts_of(root: Path, name: str) -> tuple[type[Contract], ...]:
@@ -121,9 +129,7 @@ def declared(root: Path, name: str) -> list[type]:
     if contract is None:
         return []
     parts = [part.name for part in pkgutil.iter_modules(getattr(contract, "__path__", ()), f"{contract.__name__}.")]
-    values = [value for file in (contract, *map(importlib.import_module, parts)) for value in vars(file).values()]
-    own = [value for value in values if isinstance(value, type) and value.__module__ in {contract.__name__, *parts}]
-    return list(dict.fromkeys(own))
+    return [one for file in (contract, *map(importlib.import_module, parts)) for one in _classes(file)]
 
 
 def _folders(modules: Path, elsewhere: Collection[str], problems: list[str]) -> Iterator[str]:
@@ -261,9 +267,11 @@ def _object(name: str, part: str, file: ModuleType | None, problems: list[str]) 
 
 
 def _classes(file: ModuleType | None) -> list[type]:
-    """Return the classes that a file defines, and not those that it imports."""
-    values = vars(file).values() if file is not None else ()
-    return [value for value in values if isinstance(value, type) and value.__module__ == getattr(file, "__name__", "")]
+    """Return the classes that a file defines, each once, and not those that it imports."""
+    if file is None:
+        return []
+    found = dict.fromkeys(value for value in vars(file).values() if isinstance(value, type))
+    return [one for one in found if one.__module__ == file.__name__]
 
 
 def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: list[str]) -> Iterator[str]:
@@ -281,11 +289,3 @@ def _wrong_together(found: list[DiscoveredModule], provided: set[str], names: li
             where = f"which is not in ENABLED_MODULES: add it, or set its address ({other.upper()}_URL=http://...)"
             what = where if other in names else "but there is no such module"
             yield f"modules/{module.name}/module.py depends on {other}, {what}."
-    known = {module.name for module in found}
-    try:
-        TopologicalSorter({module.name: module.manifest.depends_on & known for module in found}).prepare()
-    except CycleError as error:
-        yield (
-            f"depends_on has a cycle: {' -> '.join(reversed(error.args[1]))}. "
-            "Replace one of these dependencies by a message, or move the shared part into a third module."
-        )

@@ -14,7 +14,7 @@ def test_the_command_settings_lists_sources_and_masks_secrets(tmp_path: Path) ->
     shown = {one.name: one for one in describe(load(tmp_path, PRODUCTION))}
     assert (shown["LOG_LEVEL"].value, shown["LOG_LEVEL"].origin) == ("INFO", "env_files/.env")
     assert shown["DATABASE_URL"].origin == "environment"
-    assert shown["CORS_MAX_AGE_SECONDS"].origin == "default"
+    assert shown["LOG_FORMAT"].origin == "default"
     assert SECRET not in str(shown)
 
 
