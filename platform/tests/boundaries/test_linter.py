@@ -4,6 +4,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def test_the_boundary_checks_use_no_private_name(root: Path) -> None:
 
 
 def test_a_library_of_which_the_kernel_uses_a_private_name_has_an_upper_bound(root: Path) -> None:
-    declared = tomllib.loads((root / "platform/pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((root / "platform/pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
     bounded = {one.name for one in map(Requirement, declared) if any(each.operator == "<" for each in one.specifier)}
     used = {name.partition(".")[0] for name in private_names(root, "platform/kernel")}
     assert used, "this test has found no private name: it looks at the wrong files"

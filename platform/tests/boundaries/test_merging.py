@@ -53,14 +53,15 @@ def add(root: Path, module: str, contract: str = CONTRACT) -> None:
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a repository with two modules and the .gitattributes of this project."""
+    """Return a repository with two modules, and with .gitattributes and .gitignore of this project."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
         monkeypatch.delenv(name, raising=False)
     git(tmp_path, "init", "-q", "-b", "main")
     git(tmp_path, "config", "user.name", "Test")
     git(tmp_path, "config", "user.email", "test@example.org")
-    shutil.copy(root / ".gitattributes", tmp_path)
+    for name in (".gitattributes", ".gitignore"):
+        shutil.copy(root / name, tmp_path)
     for module in ("billing", "orders"):
         add(tmp_path, module)
     return tmp_path

@@ -63,7 +63,7 @@ def serving(root: Path, folder: Path, *arguments: str, **variables: str) -> Iter
     try:
         give_up_at = time.monotonic() + 30
         # Without certificates, which take 60 ms to read.
-        with httpx2.Client(timeout=2, trust_env=False, verify=False) as client:  # HTTP
+        with httpx2.Client(timeout=2, trust_env=False, verify=False) as client:
             while time.monotonic() < give_up_at and process.poll() is None:
                 try:
                     if client.get(f"{base}/health/startup").status_code == 200:
