@@ -15,6 +15,10 @@ router = APIRouter(dependencies=[public])
 @router.get("")
 async def read() -> int:
     return 1
+
+@router.get("/crash")
+async def crash() -> int:
+    raise RuntimeError
 """,
 }
 SHOP = "/api/v1/shop"
@@ -34,3 +38,9 @@ async def test_answers_vary_by_origin_once_with_and_without_one(tmp_path: Path) 
         for headers in ({}, {"origin": "https://app.example.org"}):
             answer = await client.get(SHOP, headers=headers)
             assert [value for name, value in answer.headers.multi_items() if name == "vary"] == ["Origin"]
+
+
+async def test_a_page_of_another_origin_can_read_an_unexpected_error(tmp_path: Path) -> None:
+    async with running_project(tmp_path, FILES) as (_, client):
+        answer = await client.get(f"{SHOP}/crash", headers={"origin": "https://app.example.org"})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (500, "*")
