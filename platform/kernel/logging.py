@@ -14,6 +14,11 @@ _warnings = structlog.get_logger("py.warnings")
 
 # The text of a warning may contain data of a caller.
 _MOST_TEXT = 500
+# Loggers that are kept to problems. SQLAlchemy logs each use of a connection under the class of the pool.
+_CHATTY = (
+    "aiosqlite", "alembic", "asyncio", "filelock", "hpack", "httpcore2", "httpx2", "kernel.database.engines", "PIL",
+    "python_multipart", "watchfiles"
+)  # fmt: skip
 _SECRET_NAMES = ("password", "secret", "token", "authorization", "cookie", "api_key")
 
 
@@ -61,19 +66,7 @@ def configure_logging(settings: LogSettings) -> None:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # kernel.web.middleware logs it with its id
-    for chatty in (
-        "aiosqlite",
-        "alembic",
-        "asyncio",
-        "filelock",
-        "PIL",
-        "httpcore2",
-        "httpx2",
-        "hpack",
-        "watchfiles",
-        "python_multipart",
-        "kernel.database.engines",  # SQLAlchemy logs each use of a connection under the class of the pool
-    ):
+    for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     for noisy in ("aio_pika", "aiormq", "nats"):  # while a broker is down they log many errors a second
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
