@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.core.commands import invoke
+
 BIN = Path(sys.executable).parent
 # Pages that name files and tests of this repository.
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md")
@@ -81,12 +83,11 @@ def test_the_hooks_before_a_commit_are_the_steps_of_make_check(root: Path) -> No
     assert {f".venv/bin/{step.strip()}" for step in steps} == {*entries} - {".venv/bin/towncrier build --draft"}
 
 
-@pytest.mark.integration
 def test_the_launch_configurations_start_commands_that_exist(root: Path) -> None:
     launch = json.loads((root / ".vscode" / "launch.json").read_text())
     [serve] = [one for one in launch["configurations"] if one["name"] == "Serve"]
     assert serve["program"] == "${workspaceFolder}/.venv/bin/kernel"
-    help_of = subprocess.run([BIN / "kernel", *serve["args"], "--help"], capture_output=True, text=True, check=False)
+    help_of = invoke(root, *serve["args"], "--help")
     assert help_of.returncode == 0, help_of.stderr
 
 

@@ -90,6 +90,7 @@ async def hold_connection(session: Session, seconds: float = 1) -> float:
 
 @router.get("/waited")
 async def wait(seconds: float = 1) -> float:
+    print("the request waits", flush=True)
     await asyncio.sleep(seconds)
     return seconds
 

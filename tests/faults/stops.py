@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -186,6 +187,10 @@ async def _has_started(here: Served, processes: int) -> bool:
     return here.journal.count("opened") >= processes
 
 
+async def _has_request(here: Served) -> bool:
+    return "the request waits" in here.said
+
+
 async def killed_supervisor(folder: Path, database_url: str, quick: bool) -> list[Result]:
     """kill -9 of the supervisor: its workers end too. (uvicorn's workers continue and hold the port.)"""
     times = 1 if quick else 3
@@ -233,7 +238,7 @@ async def budgets(folder: Path, database_url: str, quick: bool) -> list[Result]:
             await until_serving(here.port)
             async with httpx2.AsyncClient(timeout=30) as client:
                 asked = asyncio.create_task(client.get(f"{here.url}/api/v1/work/waited", params={"seconds": seconds}))
-                await asyncio.sleep(0.2)
+                await until(partial(_has_request, here))
                 began_at = time.monotonic()
                 for _ in range(signals):
                     process.terminate()
