@@ -19,6 +19,9 @@ from tests.core.commands import invoke
 pytestmark = pytest.mark.integration
 
 KERNEL = Path(sys.executable).parent / "kernel"
+needs_health = pytest.mark.skipif(
+    not (Path(__file__).parents[3] / "modules" / "health").exists(), reason="health was removed"
+)
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
@@ -95,6 +98,7 @@ def test_invalid_settings_end_every_command_with_all_errors_in_one_message(
     assert "hunter2" not in done.stderr
 
 
+@needs_health
 @pytest.mark.slow
 def test_migrate_creates_the_tables_and_check_reports_missing_ones(root: Path, tmp_path: Path) -> None:
     before = run(root, tmp_path, "migrate", "--check")
@@ -122,6 +126,7 @@ def test_a_taken_port_is_reported_in_one_sentence(root: Path, tmp_path: Path) ->
     assert "make run PORT=" in done.stderr
 
 
+@needs_health
 def test_a_server_prints_its_address_serves_and_stops_at_a_signal(root: Path, tmp_path: Path) -> None:
     with serving(root, tmp_path, "--no-reload", LOG_FORMAT="json") as (base, process):
         answer = httpx2.get(f"{base}/health/ready", headers={"x-request-id": "seen-in-the-log"}, trust_env=False)
@@ -136,6 +141,7 @@ def test_a_server_prints_its_address_serves_and_stops_at_a_signal(root: Path, tm
     assert (request["status"], request["path"], request["level"]) == (200, "/health/ready", "info")
 
 
+@needs_health
 @pytest.mark.slow
 def test_a_server_with_auto_reload_serves_too(root: Path, tmp_path: Path) -> None:
     with serving(root, tmp_path, "--reload") as (base, _):

@@ -381,24 +381,21 @@ async def test_opening_waits_for_a_sqlite_file_that_another_process_changes(tmp_
     await pool.close()
 
 
-async def test_two_processes_that_read_and_then_write_one_sqlite_file_lose_no_update(
-    tmp_path: Path, migrated_sqlite: Path
-) -> None:
+async def test_two_processes_that_read_and_then_write_one_sqlite_file_lose_no_update(tmp_path: Path) -> None:
     """Two pools are like two processes: they share only the file."""
-    (tmp_path / "health.db").write_bytes((migrated_sqlite / "health.db").read_bytes())
     pools = [pool_of(f"sqlite:///{tmp_path}") for _ in range(2)]
-    async with pools[0].get_session("health") as session:
+    async with pools[0].get_session("counts") as session:
         await session.execute(text("CREATE TABLE counter AS SELECT 0 AS value"))
 
     async def increment(pool: AsyncDBPool) -> None:
         for _ in range(50):
-            async with pool.get_session("health") as session:
+            async with pool.get_session("counts") as session:
                 value = await session.scalar(text("SELECT value FROM counter"))
                 await asyncio.sleep(0)
                 await session.execute(text("UPDATE counter SET value = :value"), {"value": int(value or 0) + 1})
 
     await asyncio.gather(*(increment(pool) for pool in pools))
-    async with pools[0].database("health").read() as session:
+    async with pools[0].database("counts").read() as session:
         assert await session.scalar(text("SELECT value FROM counter")) == 100
     for pool in pools:
         await pool.close()
@@ -422,16 +419,16 @@ async def test_a_request_to_a_database_that_is_down_is_answered_503(root: Path, 
             assert answer.headers["retry-after"] == "1"
 
 
-async def test_a_locked_sqlite_file_is_unavailable(root: Path, tmp_path: Path, migrated_sqlite: Path) -> None:
-    file = tmp_path / "health.db"
-    file.write_bytes((migrated_sqlite / "health.db").read_bytes())
+async def test_a_locked_sqlite_file_is_unavailable(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}"
     holder, waiter = pool_of(url), pool_of(url, busy_timeout_seconds=0.1)
-    async with holder.get_session("health") as session:
-        await session.execute(text("DELETE FROM incidents"))
+    async with holder.get_session("things") as session:
+        await session.execute(text("CREATE TABLE things AS SELECT 1 AS id"))
+    async with holder.get_session("things") as session:
+        await session.execute(text("DELETE FROM things"))
         with pytest.raises(DatabaseUnavailable):
-            async with waiter.get_session("health") as other:
-                await other.execute(text("DELETE FROM incidents"))
+            async with waiter.get_session("things") as other:
+                await other.execute(text("DELETE FROM things"))
     await holder.close()
     await waiter.close()
 

@@ -41,7 +41,9 @@ async def test_the_newest_revision_must_be_applied(tmp_path: Path, empty_url: st
 
 
 @pytest.mark.integration
-async def test_an_unreachable_database_raises_an_error(root: Path) -> None:
-    kernel = Kernel(settings_for(root, {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}))
-    with pytest.raises(DatabaseUnavailable):
-        await is_at_head(kernel.pool.database("health"), root / "migrations" / "health")
+async def test_an_unreachable_database_raises_an_error(tmp_path: Path) -> None:
+    with imported_alone():
+        root = write_project(write_migration(tmp_path, "shop"), {"shop/models.py": MODELS})
+        kernel = Kernel(settings_for(root, {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}))
+        with pytest.raises(DatabaseUnavailable):
+            await is_at_head(kernel.pool.database("shop"), root / "migrations" / "shop")

@@ -3,7 +3,7 @@
 from tests.core.lines import core
 
 # Lines outside `ext` and `testing` that are neither blank nor a comment. It may only shrink.
-_MOST = 4925
+_MOST = 4917
 
 
 def test_the_core_can_be_read_in_an_evening() -> None:
