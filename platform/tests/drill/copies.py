@@ -20,7 +20,7 @@ PLATFORM = HERE.parents[1]
 ROOT = PLATFORM.parent
 EXTENSIONS = PLATFORM / "kernel" / "ext"
 
-# The files of the repository that the core's tests need. The module health uses no extension.
+# The files of the repository that the core's tests need. The module health goes with the extensions that it uses.
 _COPIED = (
     "pyproject.toml",
     "conftest.py",
