@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 _LOOK_AT_THE_REPOSITORY = (
     *(f"platform/tests/core/test_{name}.py" for name in ("settings", "discovery", "application", "database")),
     "platform/tests/fast/test_endpoint.py",
-    "platform/tests/core/test_command.py::test_settings_are_shown_with_their_origin_and_without_secrets",
+    "platform/tests/inspection/test_command.py::test_settings_are_shown_with_their_origin_and_without_secrets",
     "platform/tests/core/test_size.py",
     "tests/deploy",
     "tests/modules",
