@@ -36,12 +36,6 @@ def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:
     return make
 
 
-@pytest.fixture
-def tls_server(authority: trustme.CA) -> Callable[[Handler], HttpServer]:
-    """Return a server that offers HTTP/2."""
-    return lambda handler: HttpServer(handler, tls_context(authority, "h2"))
-
-
 async def test_twenty_concurrent_http2_calls_share_one_connection(
     pool: Callable[..., HttpxRestClientPool], authority: trustme.CA
 ) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-import trustme
 
 from kernel.ext.http2.extension import install
 from kernel.http_client import HttpxRestClientPool
-from tests.core.https_server import Call, Handler, Hang, HttpServer, Reply, tls_context
+from tests.core.https_server import Call, Handler, Hang, HttpServer, Reply
 from tests.http_resilience.pools import retrying_pool
 from tests.http_resilience.test_limits import (  # noqa: F401  # pytest runs them here with the fixtures below
     test_a_slow_body_ends_at_the_deadline,
@@ -34,12 +33,6 @@ def pool(ca_file: Path) -> Callable[..., HttpxRestClientPool]:
         return made
 
     return make
-
-
-@pytest.fixture
-def tls_server(authority: trustme.CA) -> Callable[[Handler], HttpServer]:
-    """Return a server that offers HTTP/2."""
-    return lambda handler: HttpServer(handler, tls_context(authority, "h2"))
 
 
 async def test_a_call_that_timed_out_on_http2_does_not_fail_others(
