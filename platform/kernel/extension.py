@@ -267,7 +267,7 @@ def _choice(path: Path) -> tuple[Sequence[str], Collection[str]]:
 
 
 class Installed(NamedTuple):
-    """What the installed distributions declare."""
+    """The declarations of the installed distributions."""
 
     # By name.
     extensions: Mapping[str, type[Extension]]

@@ -46,8 +46,8 @@ _WAL_RETRY_SECONDS = 0.01
 # In what the pool remembers of a connection: SQLAlchemy is running a statement on it.
 _BUSY = "kernel.busy"
 ALL_IN_USE = "all connections of the database pool are in use"
-# What is raised where a connection should be: by the driver, or by SQLAlchemy around its errors. asyncpg takes the end
-# of a connection that comes at that moment for a mistake of its own.
+# The errors of a connection that cannot be made: the driver's, and SQLAlchemy's around them. asyncpg reports the end
+# of a connection at that moment as a mistake of its own.
 NO_CONNECTION = (*DRIVER_FAILURES, asyncpg.InternalClientError, EmulatedDBAPIException)
 
 

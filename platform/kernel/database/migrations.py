@@ -42,7 +42,7 @@ _NO_TIMEOUTS = """
 
 
 class Comparison(NamedTuple):
-    """What a comparison of models with tables has found, in words."""
+    """The result of a comparison of models with tables, in words."""
 
     differences: Sequence[str]
     not_compared: Sequence[str]

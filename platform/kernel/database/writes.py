@@ -1,4 +1,4 @@
-"""What a connection remembers of its transaction: if a statement has written or locked, and if one has failed."""
+"""Notes about the transaction of a connection: the first statement that wrote or locked, and the first that failed."""
 
 import re
 from functools import lru_cache
@@ -21,9 +21,9 @@ _WRITES = re.compile(
 
 @lru_cache(maxsize=1000)
 def what_it_writes(statement: str) -> str | None:
-    """What of it writes or locks, in a few words; None for one that only reads.
+    """Return the words of a statement that write or lock; None for one that only reads.
 
-    Whatever does not begin like a reading one is taken to write. A function that writes, called by SELECT, is not seen.
+    A statement that does not begin like a reading one counts as writing. A function that SELECT calls is not seen.
     """
     if not _READS.match(statement):
         return " ".join(statement.split()[:3])

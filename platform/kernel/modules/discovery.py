@@ -26,7 +26,7 @@ from kernel.settings import ModuleSettings, is_reserved
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _IMPORTS_EXTENSION = re.compile(r"^\s*(?:from|import) kernel\.ext\.(\w+)", re.MULTILINE)
 _ROUTER_CONFIG_KEYS = frozenset({"prefix", "tags"})
-# What a file of a module defines under its own name: the type, and an example for messages.
+# The object that a file of a module defines under the name of the file: its type, and an example for messages.
 _OBJECTS = {"module": (Module, 'Module(owner="your-team")'), "router": (APIRouter, "APIRouter()")}
 
 

@@ -1,4 +1,4 @@
-"""What each environment refuses of the settings of bearer tokens."""
+"""The settings of bearer tokens that each environment refuses."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from kernel.settings import Settings, SettingsError, Sources
 
 ISSUER = {"AUTH_ISSUER": "https://id.example", "AUTH_AUDIENCE": "api"}
 ENVIRONMENTS = ("local", "dev", "uat", "prod")
-# What each environment refuses: nothing (""), or with a fault that names the variable.
+# The fault of each environment, by the variable that it names; "" where the setting is accepted.
 REFUSALS = [
     ("no issuer", {"AUTH_ISSUER": ""}, ("", "AUTH_ISSUER", "AUTH_ISSUER", "AUTH_ISSUER")),
     ("no audience", {"AUTH_AUDIENCE": ""}, ("", "AUTH_AUDIENCE", "AUTH_AUDIENCE", "AUTH_AUDIENCE")),

@@ -23,7 +23,7 @@ def test_only_local_allows_every_origin_by_default(tmp_path: Path, environment: 
     assert not settings.allow_credentials
 
 
-# What each environment refuses: nothing (""), or with a fault that names the variable.
+# The fault of each environment, by the variable that it names; "" where the setting is accepted.
 REFUSALS = [
     ("any origin", {"CORS_ALLOW_ORIGINS": "*"}, ("", "", "", "CORS_ALLOW_ORIGINS")),
     (

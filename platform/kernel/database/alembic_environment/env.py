@@ -1,4 +1,4 @@
-"""What Alembic runs for every module's history; kernel.database.migrations gives it the connection and the tables."""
+"""The script that Alembic runs for each module. kernel.database.migrations passes the connection and the tables."""
 
 from alembic import context
 

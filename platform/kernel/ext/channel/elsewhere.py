@@ -1,4 +1,4 @@
-"""Which modules run in other processes."""
+"""The modules that run in other processes."""
 
 from collections.abc import Collection
 from pathlib import Path

@@ -7,7 +7,7 @@ from kernel.settings import SettingsGroup
 
 
 class FastSettings(SettingsGroup):
-    """Which of the faster ways are used."""
+    """The switches of the faster ways."""
 
     model_config = SettingsConfigDict(env_prefix="DATABASE_")
 

@@ -72,7 +72,7 @@ Documentation tools show "text" as an example; `Field(examples=["Summer concert"
 Day = Annotated[date, BeforeValidator(_day), Field(examples=["2030-12-31"])]
 """A day of the calendar."""
 
-# What JSON Schema calls `time` has a zone.
+# A `time` of JSON Schema has a zone.
 IsLocalTime = WithJsonSchema({"type": "string", "pattern": f"^{_TIME_PATTERN}$", "examples": ["20:00"]})
 """For a `time` that is answered: OpenAPI says of it what LocalTime says of one that is sent."""
 
@@ -83,7 +83,7 @@ Id = Annotated[int, Field(ge=1, le=2**53 - 1)]
 """A primary key, as far as every reader of JSON can tell one number from the next (RFC 8259, section 6)."""
 
 
-# What JSON calls the values that pydantic would turn into another type: `true` into 1, `"1"` into 1, 0 into a day.
+# The JSON names of values that pydantic would turn into another type: `true` into 1, `"1"` into 1, 0 into a day.
 _TURNED = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
